@@ -1,0 +1,1 @@
+"""Components: typed settings in, resources out. Nothing here opens a socket."""

@@ -1,0 +1,1 @@
+"""The agent: the sync engines that run in containers on the mirror host. No Pulumi here."""

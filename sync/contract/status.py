@@ -1,0 +1,110 @@
+"""The status record: one JSON document per job, the only thing that tells where a job stands.
+
+The agent writes it (atomically, at least once a second while it works); the provider, the page,
+the CLI and the metrics read it. Times are UTC. A number that is not known yet is null, never 0.
+"""
+
+from datetime import datetime
+from typing import Final, Literal, TypeAlias
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from sync.contract.layout import Job
+
+STATUS_VERSION: Final = 1
+Phase: TypeAlias = Literal["starting", "snapshot", "following", "idle", "paused", "failed"]
+NAMES_SHOWN: Final = 100
+ERRORS_SHOWN: Final = 10
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Amount(_Record):
+    """How much: items (chunks, flists or kernels) and bytes; null where it is not known."""
+
+    items: int | None = None
+    bytes: int | None = None
+
+
+class Lag(_Record):
+    """How far behind the master; all three are 0 when in sync, null before the first listing."""
+
+    items: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+
+
+class JobError(_Record):
+    """One thing that went wrong; `message` says what, where, and the remedy if there is one."""
+
+    at: AwareDatetime
+    message: str
+
+
+class NameList(_Record):
+    """How many names, and the first NAMES_SHOWN of them, sorted."""
+
+    count: int = 0
+    names: list[str] = Field(default_factory=list, max_length=NAMES_SHOWN)
+
+
+class MasterIdentity(_Record):
+    """Which master this job follows; a job refuses to go on when the identity changes.
+
+    identity is opaque and stable over a master's restarts; null until the first contact.
+    """
+
+    source: str
+    identity: str | None = None
+    seen_at: AwareDatetime | None = None
+
+
+class StatusRecord(_Record):
+    """Where a job stands. Field units are in the names; see the module for times and nulls.
+
+    phase: starting (no master contact yet), snapshot (first or catching-up pass), following
+    (flists: tailing the master), idle (users, kernels: waiting for next_at), paused (by the
+    operator, or by itself until `reason` goes away), failed (needs a person; `reason` says what
+    for, and the mirror goes on serving).
+    bootable_at: first time at which an official flist (users), a net link (kernels) or every
+    chunk of the snapshot (flists) was served. first_pass_at: end of the first complete pass.
+    details: job-specific counters and facts, sorted by name.
+    """
+
+    version: Literal[1] = STATUS_VERSION
+    job: Job
+    spec_digest: str | None
+    agent_version: str
+    phase: Phase
+    reason: str = ""
+    started_at: AwareDatetime
+    updated_at: AwareDatetime
+    ended_at: AwareDatetime | None = None
+    next_at: AwareDatetime | None = None
+    bootable_at: AwareDatetime | None = None
+    first_pass_at: AwareDatetime | None = None
+    last_success_at: AwareDatetime | None = None
+    done: Amount = Amount()
+    total: Amount = Amount()
+    cursor: str | None = None
+    lag: Lag = Lag()
+    rate_items_per_second: float | None = None
+    rate_bytes_per_second: float | None = None
+    eta_seconds: float | None = None
+    retries: int = 0
+    refused: NameList = NameList()
+    broken: NameList = NameList()
+    errors: list[JobError] = Field(default_factory=list, max_length=ERRORS_SHOWN)
+    master: MasterIdentity
+    details: dict[str, int | float | str] = Field(default_factory=dict)
+
+
+def is_stalled(record: StatusRecord, now: datetime, stall_seconds: float = 60) -> bool:
+    """Tell whether a record that claims to work has not been touched for stall_seconds.
+
+    The agent touches its record at least every 15 s in every phase, so an old one means that the
+    job is gone, hung, or the host was down.
+    """
+    return (now - record.updated_at).total_seconds() > stall_seconds

@@ -1,0 +1,1 @@
+"""Tests, and the sandbox they run in."""

@@ -1,0 +1,1 @@
+"""The sandbox: engine, plugins, upstream stand-ins, host: a whole small world."""
