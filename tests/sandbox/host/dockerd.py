@@ -1,0 +1,157 @@
+"""A Docker Engine for the sandbox: the one that answers, else a private one of our own.
+
+The private engine keeps its data below `.sandbox/` and listens on a socket below /run; it is
+started and ended by us, and nothing of the machine's own engine is touched.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+from docker.errors import DockerException
+from rich.console import Console
+
+from tests.sandbox.host import packages
+from tests.sandbox.host.processes import Background, wait_until
+
+PROJECT = Path(__file__).resolve().parents[3]
+SANDBOX = PROJECT / ".sandbox"
+_DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+_PROGRAMS = {"dockerd": "docker.io", "docker": "docker.io", "iptables": "iptables"}
+_APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
+
+
+@dataclass(frozen=True)
+class DockerEngine:
+    """Where an engine answers. private: it is ours (started by `ensure`)."""
+
+    url: str
+    version: str
+    private: bool
+
+
+def _key() -> str:
+    return hashlib.sha256(str(PROJECT).encode()).hexdigest()[:10]
+
+
+def private_directory() -> Path:
+    """Short path (a socket's is limited to 107 bytes) for the private engine's run files."""
+    return Path("/run") / f"gridhub-{_key()}"
+
+
+def private_url() -> str:
+    """DOCKER_HOST of the private engine."""
+    return f"unix://{private_directory() / 'docker.sock'}"
+
+
+def answering(url: str) -> DockerEngine | None:
+    """Return the engine at `url` if it answers within 5 s, else None."""
+    try:
+        client = docker.DockerClient(base_url=url, timeout=5)
+        try:
+            version = str(client.version()["Version"])
+        finally:
+            client.close()
+    except (DockerException, OSError):
+        return None
+    return DockerEngine(url, version, private=url == private_url())
+
+
+def find() -> DockerEngine | None:
+    """Return the engine to use: DOCKER_HOST's, the machine's, or our private one, if it answers."""
+    named = os.environ.get("DOCKER_HOST")
+    candidates = [named] if named else [_DEFAULT_SOCKET, private_url()]
+    for url in candidates:
+        engine = answering(url)
+        if engine is not None:
+            return engine
+    return None
+
+
+def _background() -> Background:
+    return Background("dockerd", SANDBOX / "run")
+
+
+def ensure(console: Console) -> DockerEngine:
+    """Return an engine that answers; start a private one where there is none.
+
+    Raises MissingPackageError or TimeoutError with the remedy or the engine's last words.
+    """
+    found = find()
+    if found is not None:
+        packages.ensure({"docker": "docker.io"}, console)
+        return found
+    packages.ensure(_needed(), console)
+    found = find()  # where systemd runs, Debian starts the engine it installs
+    if found is not None:
+        return found
+    console.print("No Docker Engine answers: starting a private one (ends with the sandbox).")
+    return start_private()
+
+
+def _needed() -> dict[str, str]:
+    if _APPARMOR.exists() and _APPARMOR.read_text().startswith("Y"):
+        # Without its parser an engine on a kernel with AppArmor starts no container.
+        return {**_PROGRAMS, "apparmor_parser": "apparmor"}
+    return _PROGRAMS
+
+
+def start_private() -> DockerEngine:
+    """Start the private engine and wait until it answers (30 s)."""
+    run = private_directory()
+    run.mkdir(parents=True, exist_ok=True)
+    run.chmod(0o711)
+    background = _background()
+    background.start(
+        [
+            _program("dockerd"),
+            f"--host={private_url()}",
+            f"--data-root={SANDBOX / 'docker'}",
+            f"--exec-root={run / 'exec'}",
+            f"--pidfile={run / 'dockerd.pid'}",
+            "--bridge=none",
+            # Published ports show the client's own IPv6 address only with ip6tables, which
+            # engines before 27 call experimental.
+            "--experimental",
+            "--ip6tables",
+        ],
+        {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+    )
+    wait_until(
+        lambda: answering(private_url()) is not None,
+        "the private Docker Engine",
+        60,
+        background.log,
+    )
+    engine = answering(private_url())
+    if engine is None:
+        raise TimeoutError("the private Docker Engine stopped answering")
+    return engine
+
+
+def _program(name: str) -> str:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or name
+
+
+def stop_private(*, remove_data: bool) -> bool:
+    """End the private engine; with remove_data also delete its images and containers."""
+    stopped = _background().stop(grace_seconds=30)
+    run = private_directory()
+    if run.exists():
+        _unmount_below(run)
+        shutil.rmtree(run, ignore_errors=True)
+    data = SANDBOX / "docker"
+    if remove_data and data.exists():
+        _unmount_below(data)
+        shutil.rmtree(data)
+    return stopped
+
+
+def _unmount_below(directory: Path) -> None:
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in sorted((m for m in mounts if m.startswith(f"{directory}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True, timeout=30)
