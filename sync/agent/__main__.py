@@ -1,0 +1,85 @@
+"""The agent's command line: run, verify, repair, status."""
+
+import argparse
+import importlib
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from sync.agent import logs
+from sync.agent.runtime import Directories, JobFailed, SpecFile, VerifyOptions, run_job
+from sync.contract import layout
+
+
+def _directories(options: argparse.Namespace) -> Directories:
+    given = {field.name: getattr(options, f"{field.name}_dir") for field in fields(Directories)}
+    return Directories(**{name: path for name, path in given.items() if path is not None})
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    numbers = (int(part), int(parts))
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise argparse.ArgumentTypeError(f"{text}: give N/M with 1 <= N <= M, such as 2/7")
+    return numbers
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the agent's command line."""
+    top = argparse.ArgumentParser(prog="python3 -m sync.agent", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    for command, text in (
+        ("run", "run a job until SIGTERM"),
+        ("verify", "compare what is mirrored with the record and the master; changes nothing"),
+        ("repair", "verify, and mend just what is wrong"),
+        ("status", "print the job's status record"),
+    ):
+        sub = commands.add_parser(command, help=text, description=text)
+        sub.add_argument("job", choices=layout.JOBS)
+        for field in fields(Directories):
+            option = f"--{field.name.replace('_', '-')}-dir"
+            sub.add_argument(option, type=Path, dest=f"{field.name}_dir", metavar="DIR")
+        if command in {"verify", "repair"}:
+            sub.add_argument("--part", type=_part, default=(1, 1), metavar="N/M")
+            sub.add_argument("--chunks", action="store_true", help="read every chunk")
+            sub.add_argument("--offline", action="store_true", help="ask the master nothing")
+    return top
+
+
+def _verify(options: argparse.Namespace) -> int:
+    directories = _directories(options)
+    loaded = SpecFile(directories.spec, options.job).load()
+    if loaded is None:
+        raise JobFailed(f"{directories.spec}: holds no spec.json; run `pulumi up` first")
+    engine = importlib.import_module(f"sync.agent.{options.job}")
+    part, parts = options.part
+    asked = VerifyOptions(part, parts, chunks=options.chunks, offline=options.offline)
+    report = getattr(engine, options.command)(loaded.spec, directories, asked)
+    for problem in report.problems:
+        print(f"{problem.name}: {problem.what}")
+    print(
+        f"{options.job}: {report.checked} checked, {len(report.problems)} wrong, "
+        f"{report.repaired} repaired"
+    )
+    return 1 if len(report.problems) > report.repaired else 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; returns the exit code: 0, or 1 where something is wrong."""
+    options = parser().parse_args(arguments)
+    if options.command == "run":
+        logs.start()
+        run_job(options.job, _directories(options))
+        return 0
+    try:
+        if options.command == "status":
+            print((_directories(options).state / layout.STATUS_FILE).read_text(encoding="utf-8"))
+            return 0
+        return _verify(options)
+    except (JobFailed, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

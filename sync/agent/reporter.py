@@ -1,0 +1,116 @@
+"""The owner of a job's status record: engines tell it what changed, it writes the file."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from sync.agent import durable
+from sync.contract.status import (
+    ERRORS_SHOWN,
+    NAMES_SHOWN,
+    JobError,
+    NameList,
+    StatusRecord,
+)
+
+_LOG = logging.getLogger(__name__)
+LEAST_INTERVAL_SECONDS: Final = 0.25
+LONGEST_INTERVAL_SECONDS: Final = 5.0
+_ERROR_CHARACTERS: Final = 500
+
+
+def utc_now() -> datetime:
+    """Return the time now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def name_list(names: Iterable[str]) -> NameList:
+    """Count all the names and keep the first of them, sorted."""
+    ordered = sorted(names)
+    return NameList(count=len(ordered), names=ordered[:NAMES_SHOWN])
+
+
+def read_record(path: Path) -> StatusRecord | None:
+    """Return the record in `path`, or None where there is none that this version can read."""
+    try:
+        return StatusRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+class Reporter:
+    """Holds the record and writes it: at most 4 times a second, at least every 5 s.
+
+    Every method may be called from any thread. A disk that is full never stops a job here: the
+    write is tried again with the next one.
+    """
+
+    def __init__(self, path: Path, record: StatusRecord) -> None:
+        self._path = path
+        self._record = record
+        self._condition = threading.Condition()
+        self._dirty = True
+        self._closed = False
+        self._thread = threading.Thread(target=self._write_until_closed, name="status", daemon=True)
+        self._thread.start()
+
+    @property
+    def record(self) -> StatusRecord:
+        """The record as it is now (frozen; nothing in it changes later)."""
+        with self._condition:
+            return self._record
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the record. Raises pydantic.ValidationError for what is no field."""
+        with self._condition:
+            fields = {name: getattr(self._record, name) for name in StatusRecord.model_fields}
+            self._record = StatusRecord.model_validate(fields | changes)
+            self._dirty = True
+            self._condition.notify()
+
+    def error(self, message: str) -> None:
+        """Log `message` and keep it among the last errors of the record."""
+        _LOG.error(message)
+        shown = JobError(at=utc_now(), message=message[:_ERROR_CHARACTERS])
+        with self._condition:
+            self.update(errors=[*self._record.errors, shown][-ERRORS_SHOWN:])
+
+    def flush(self) -> None:
+        """Write the record now."""
+        with self._condition:
+            record = self._record.model_copy(update={"updated_at": utc_now()})
+            self._record = record
+            self._dirty = False
+        try:
+            durable.replace_bytes((record.model_dump_json() + "\n").encode(), self._path)
+        except OSError as error:
+            _LOG.warning("status record not written: %s", error)
+
+    def close(self) -> None:
+        """Write the record a last time and end the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join(LONGEST_INTERVAL_SECONDS)
+        self.flush()
+
+    def _write_until_closed(self) -> None:
+        written_at = 0.0
+        while True:
+            with self._condition:
+                self._condition.wait_for(
+                    lambda: self._dirty or self._closed, LONGEST_INTERVAL_SECONDS
+                )
+                pause = written_at + LEAST_INTERVAL_SECONDS - time.monotonic()
+                if pause > 0:
+                    self._condition.wait_for(lambda: self._closed, pause)
+                if self._closed:
+                    return
+            self.flush()
+            written_at = time.monotonic()
