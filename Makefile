@@ -26,3 +26,23 @@ lint: $(STAMP) ## ruff (rules and format) and strict types
 .PHONY: test
 test: $(STAMP) ## Run every test
 	$(PY) -m pytest
+
+.PHONY: sandbox
+sandbox: $(STAMP) ## Bring up a whole mirror here: master, Docker, stack; watch it sync
+	@$(PY) -m tests.sandbox up
+
+.PHONY: sandbox-status
+sandbox-status: $(STAMP) ## Tell where the sandbox stands
+	@$(PY) -m tests.sandbox status
+
+.PHONY: sandbox-boot
+sandbox-boot: $(STAMP) ## Boot every flist from the sandbox's mirror, over IPv4 and IPv6
+	@$(PY) -m tests.sandbox boot
+
+.PHONY: sandbox-change
+sandbox-change: $(STAMP) ## Give the sandbox's master a new flist and a new kernel
+	@$(PY) -m tests.sandbox change
+
+.PHONY: sandbox-down
+sandbox-down: $(STAMP) ## Remove everything that the sandbox made, and nothing else
+	@$(PY) -m tests.sandbox down

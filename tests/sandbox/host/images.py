@@ -5,6 +5,7 @@ program is the same. The stand-ins are one Debian base (mmdebstrap) with this pr
 own servers on top; they speak the same protocols on the same ports and paths.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -123,8 +124,7 @@ def _pull(client: docker.DockerClient, service: Service, console: Console) -> Se
 
 
 def _ensure_base(client: docker.DockerClient, console: Console) -> str:
-    recipe = hashlib.sha256(" ".join(BASE_PACKAGES).encode()).hexdigest()[:12]
-    name = f"localhost/gridhub-base:{recipe}"
+    name = _base_name()
     try:
         client.images.get(name)
     except ImageNotFound:
@@ -132,6 +132,11 @@ def _ensure_base(client: docker.DockerClient, console: Console) -> str:
         packages.ensure({"mmdebstrap": "mmdebstrap"}, console)
         _bootstrap_debian(client, name)
     return name
+
+
+def _base_name() -> str:
+    recipe = hashlib.sha256(" ".join(BASE_PACKAGES).encode()).hexdigest()[:12]
+    return f"localhost/gridhub-base:{recipe}"
 
 
 def _bootstrap_debian(client: docker.DockerClient, name: str) -> None:
@@ -219,12 +224,11 @@ def _dockerfile(service: Service, base: str) -> str:
 
 
 def remove(url: str) -> None:
-    """Remove the images that `ensure` made from the engine at `url` (a base in use stays)."""
+    """Remove the images that `ensure` made from the engine at `url`, and no others."""
     client = docker.DockerClient(base_url=url, timeout=120)
     try:
-        for image in client.images.list():
-            for tag in image.tags:
-                if tag.startswith("localhost/gridhub-"):
-                    client.images.remove(tag, force=True)
+        for name in [*(reference(service) for service in REAL), _base_name()]:
+            with contextlib.suppress(ImageNotFound):
+                client.images.remove(name)
     finally:
         client.close()
