@@ -1,0 +1,417 @@
+"""A blocking connection to one namespace of a 0-db."""
+
+import hashlib
+import re
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from sync.agent.zdb.errors import (
+    ZdbAuthError,
+    ZdbConnectionError,
+    ZdbError,
+    ZdbProtocolError,
+    ZdbReplyError,
+    ZdbTimeoutError,
+)
+from sync.agent.zdb.protocol import (
+    MAX_KEY_BYTES,
+    MAX_PAYLOAD_BYTES,
+    Limits,
+    Reply,
+    ReplyParser,
+    Status,
+    command_name,
+    encode,
+    expect_bytes,
+    expect_int,
+    expect_list,
+)
+from sync.agent.zdb.records import Cursor, Entry, NamespaceInfo, ScanPage
+from sync.contract.spec import ZdbEndpoint
+
+NO_MORE_DATA: Final = "No more data"
+# zdbd does not drain its edge-triggered socket when a read ends exactly on a request boundary;
+# the requests behind it hang until more bytes come (socket_epoll.c, redis_chunk_read).
+NUDGE_SECONDS: Final = 0.15
+# A reply that trickles in slower than this, after the time-out, never ends.
+SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
+_PING: Final = encode(b"PING")
+_WINDOW_BYTES: Final = 256 << 10
+_RECEIVE_BYTES: Final = 256 << 10
+_MGET_KEYS: Final = 50
+
+
+def open_socket(endpoint: ZdbEndpoint, timeout_seconds: float) -> socket.socket:
+    """Connect with TCP_NODELAY; raise ZdbConnectionError naming host and port."""
+    where = f"{endpoint.host}:{endpoint.port}"
+    try:
+        connected = socket.create_connection((endpoint.host, endpoint.port), timeout_seconds)
+    except TimeoutError as error:
+        raise ZdbTimeoutError(f"0-db {where}: no connection in {timeout_seconds:g} s") from error
+    except OSError as error:
+        raise ZdbConnectionError(f"0-db {where}: {error.strerror or error}") from error
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connected
+
+
+class ZdbConnection:
+    """One connection, one namespace; not to be shared between threads.
+
+    Every method raises ZdbError; after any but ZdbReplyError the connection is closed.
+    """
+
+    def __init__(
+        self, connected: socket.socket, where: str, timeout_seconds: float, limits: Limits
+    ) -> None:
+        self._socket = connected
+        self._where = where
+        self._timeout_seconds = timeout_seconds
+        self._parser = ReplyParser(self._receive, limits)
+        # One element per request on the wire: False stands for a PING of ours to swallow.
+        self._awaited: deque[bool] = deque()
+        self._nudge = True
+        self._deadline = 0.0
+        self._received_bytes = 0
+        self.namespace = ""
+
+    @classmethod
+    def open(
+        cls,
+        endpoint: ZdbEndpoint,
+        password: str | None = None,
+        timeout_seconds: float = 30,
+        limits: Limits | None = None,
+    ) -> Self:
+        """Connect, become admin where a password is given, and select the namespace.
+
+        timeout_seconds: for connecting, and for silence while a reply is awaited.
+        Raises ZdbConnectionError, ZdbAuthError (password or namespace refused), ZdbError.
+        """
+        where = f"{endpoint.host}:{endpoint.port}"
+        connected = open_socket(endpoint, timeout_seconds)
+        connection = cls(connected, where, timeout_seconds, limits or Limits())
+        try:
+            if password is not None:
+                connection.authenticate(password)
+            connection.select(endpoint.namespace, password)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; more than once does no harm."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """For select()."""
+        return self._socket.fileno()
+
+    # Requests and replies
+
+    def call(self, *arguments: bytes) -> Reply:
+        """Send one request, return its reply; an error reply is raised as ZdbReplyError."""
+        (reply,) = self.pipeline([arguments])
+        if isinstance(reply, ZdbReplyError):
+            raise ZdbReplyError(reply.reason, command_name(arguments))
+        return reply
+
+    def pipeline(self, requests: Iterable[Sequence[bytes]]) -> Iterator[Reply]:
+        """Send requests and yield their replies in order, error replies among them.
+
+        About 256 KB of requests are on the wire at once. The iterator has to be exhausted.
+        """
+        on_wire: deque[int] = deque()
+        on_wire_bytes = 0
+        for request in requests:
+            data = encode(*request)
+            while on_wire and on_wire_bytes + len(data) > _WINDOW_BYTES:
+                yield self._reply()
+                on_wire_bytes -= on_wire.popleft()
+            self._send(data)
+            on_wire.append(len(data))
+            on_wire_bytes += len(data)
+        for _ in on_wire:
+            yield self._reply()
+
+    def _send(self, data: bytes, *, is_request: bool = True) -> None:
+        try:
+            self._socket.settimeout(self._timeout_seconds)
+            self._socket.sendall(data)
+        except OSError as error:
+            self.close()
+            raise self._lost(error) from error
+        self._awaited.append(is_request)
+
+    def _reply(self) -> Reply:
+        self._deadline = time.monotonic() + self._timeout_seconds
+        self._received_bytes = 0
+        try:
+            while not self._awaited.popleft():
+                self._swallow_pong()
+            return self._parser.reply()
+        except (ZdbProtocolError, ZdbConnectionError) as error:
+            self.close()
+            raise type(error)(f"0-db {self._where}: {error}") from error
+
+    def _swallow_pong(self) -> None:
+        reply = self._parser.reply()
+        if not isinstance(reply, Status):
+            raise ZdbProtocolError("answered PING with something else")
+
+    def _receive(self) -> bytes:
+        while True:
+            left = self._deadline + self._received_bytes / SLOWEST_BYTES_PER_SECOND
+            left -= time.monotonic()
+            if left <= 0:
+                raise ZdbTimeoutError(f"no complete reply in {self._timeout_seconds:g} s")
+            may_nudge = self._nudge and False not in self._awaited
+            self._socket.settimeout(min(left, NUDGE_SECONDS) if may_nudge else left)
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except TimeoutError:
+                if may_nudge:
+                    self._send(_PING, is_request=False)
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            if not data:
+                raise ZdbConnectionError("closed the connection")
+            self._received_bytes += len(data)
+            return data
+
+    def _lost(self, error: OSError) -> ZdbConnectionError:
+        return ZdbConnectionError(f"connection lost: {error.strerror or error}")
+
+    # Session
+
+    def authenticate(self, password: str) -> None:
+        """Become admin; raise ZdbAuthError when the password is wrong."""
+        try:
+            self.call(b"AUTH", b"SECURE", self._proof(password))
+        except ZdbReplyError as error:
+            # Without an admin password every client is admin already.
+            if error.reason != "Authentication disabled":
+                raise ZdbAuthError(
+                    f"0-db {self._where} refused the admin password ({error.reason})"
+                ) from error
+
+    def select(self, namespace: str, password: str | None = None) -> None:
+        """Change to a namespace, to write where a password is given.
+
+        Raises ZdbAuthError when there is no such namespace or it refuses the password.
+        """
+        arguments = [b"SELECT", namespace.encode()]
+        if password is not None:
+            arguments += [b"SECURE", self._proof(password)]
+        try:
+            self.call(*arguments)
+        except ZdbReplyError as error:
+            raise ZdbAuthError(
+                f"0-db {self._where}: namespace {namespace!r} refused ({error.reason})"
+            ) from error
+        self.namespace = namespace
+
+    def _proof(self, password: str) -> bytes:
+        challenge = self.call(b"AUTH", b"SECURE", b"CHALLENGE")
+        if not isinstance(challenge, Status):
+            raise ZdbProtocolError(f"0-db {self._where}: no challenge")
+        digest = hashlib.sha1(f"{challenge}:{password}".encode(), usedforsecurity=False)
+        return digest.hexdigest().encode()
+
+    # Reading
+
+    def exists(self, keys: Sequence[bytes]) -> list[bool]:
+        """Tell for each key whether the namespace has it."""
+        replies = self._all([(b"EXISTS", key) for key in keys])
+        return [expect_int(reply, "EXISTS") == 1 for reply in replies]
+
+    def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Payloads of the keys, None for one that is not there."""
+        groups = [keys[at : at + _MGET_KEYS] for at in range(0, len(keys), _MGET_KEYS)]
+        replies = self._all([(b"MGET", *group) for group in groups])
+        payloads: list[bytes | None] = []
+        for group, reply in zip(groups, replies, strict=True):
+            items = expect_list(reply, "MGET")
+            if len(items) != len(group):
+                self.close()
+                raise ZdbProtocolError(f"MGET of {len(group)} keys gave {len(items)} replies")
+            payloads += [item if isinstance(item, bytes) else None for item in items]
+        return payloads
+
+    def get(self, key: bytes) -> bytes | None:
+        """Payload of a key, None if it is not there."""
+        reply = self.call(b"GET", key)
+        return None if reply is None else expect_bytes(reply, "GET")
+
+    def scan(self, cursor: Cursor | None = None) -> ScanPage | None:
+        """Entries after the cursor (None: from the first) in index order; None at the end.
+
+        Raises ZdbReplyError ("Invalid key format") for a cursor that is not this namespace's.
+        """
+        return self._scan(b"SCAN", cursor)
+
+    def rscan(self, cursor: Cursor | None = None) -> ScanPage | None:
+        """Entries before the cursor (None: from the last), backwards; None at the start."""
+        return self._scan(b"RSCAN", cursor)
+
+    def _scan(self, command: bytes, cursor: Cursor | None) -> ScanPage | None:
+        try:
+            reply = self.call(command, cursor.raw) if cursor else self.call(command)
+        except ZdbReplyError as error:
+            if error.reason == NO_MORE_DATA:
+                return None
+            raise
+        return scan_page(reply)
+
+    def keycur(self, keys: Sequence[bytes]) -> list[Cursor | None]:
+        """Return the cursor of each key, None for one that is not there."""
+        replies = self.pipeline([(b"KEYCUR", key) for key in keys])
+        return [Cursor(reply) if isinstance(reply, bytes) else None for reply in replies]
+
+    def dbsize(self) -> int:
+        """Count the keys of the namespace."""
+        return expect_int(self.call(b"DBSIZE"), "DBSIZE")
+
+    def nsinfo(self, namespace: str | None = None) -> NamespaceInfo:
+        """Facts about a namespace, this connection's if none is named."""
+        name = (namespace or self.namespace).encode()
+        text = expect_bytes(self.call(b"NSINFO", name), "NSINFO")
+        return NamespaceInfo.parse(text.decode("utf-8", "replace"))
+
+    def info(self) -> dict[str, str]:
+        """Facts about the server, among them instance_id and boot_time."""
+        text = expect_bytes(self.call(b"INFO"), "INFO").decode("utf-8", "replace")
+        return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+
+    def namespaces(self) -> list[str]:
+        """Names of all namespaces of the server."""
+        items = expect_list(self.call(b"NSLIST"), "NSLIST")
+        return [expect_bytes(item, "NSLIST").decode("utf-8", "replace") for item in items]
+
+    def wait_for(self, command: str, seconds: float) -> bool:
+        """Block until another client runs `command` in this namespace; False after `seconds`.
+
+        seconds: 0.1 to 1800.
+        """
+        self._nudge = False
+        kept = self._timeout_seconds
+        self._timeout_seconds = seconds + kept
+        try:
+            self.call(b"WAIT", command.encode(), b"%d" % int(seconds * 1000))
+        except ZdbReplyError as error:
+            if error.reason == "Timeout":
+                return False
+            raise
+        finally:
+            self._nudge = True
+            self._timeout_seconds = kept
+        return True
+
+    # Writing
+
+    def set(self, key: bytes, payload: bytes, timestamp: int | None = None) -> bool:
+        """Store a payload; False where the namespace had this payload already.
+
+        timestamp: unix seconds, for an admin; without it the server's own time.
+        """
+        return self.set_many([(key, payload, timestamp)])[0]
+
+    def set_many(self, items: Iterable[tuple[bytes, bytes, int | None]]) -> list[bool]:
+        """Store (key, payload, timestamp) in order; see `set` for what is returned of each."""
+        replies = self._all(_set_request(*item) for item in items)
+        return [reply is not None for reply in replies]
+
+    def delete(self, key: bytes) -> bool:
+        """Remove a key; False where there was none."""
+        return self.delete_many([key])[0]
+
+    def delete_many(self, keys: Iterable[bytes]) -> list[bool]:
+        """Remove keys; False for each that was not there."""
+        removed: list[bool] = []
+        failed: ZdbReplyError | None = None
+        for reply in self.pipeline((b"DEL", key) for key in keys):
+            removed.append(not isinstance(reply, ZdbReplyError))
+            if isinstance(reply, ZdbReplyError) and reply.reason != "Key not found":
+                failed = failed or ZdbReplyError(reply.reason, "DEL")
+        if failed:
+            raise failed
+        return removed
+
+    def _all(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
+        """Collect a pipeline's replies; the first error reply is raised once all have come."""
+        replies: list[Reply] = []
+        failed: ZdbReplyError | None = None
+        for reply in self.pipeline(requests):
+            if isinstance(reply, ZdbReplyError):
+                failed = failed or reply
+            replies.append(reply)
+        if failed:
+            raise failed
+        return replies
+
+    # Namespaces, as admin
+
+    def namespace_create(self, namespace: str) -> bool:
+        """Create a namespace; False where it exists already."""
+        if namespace in self.namespaces():
+            return False
+        self.call(b"NSNEW", namespace.encode())
+        return True
+
+    def namespace_set(self, namespace: str, setting: str, value: str) -> None:
+        """NSSET: password ("*" clears it), public ("0", "1"), maxsize (bytes), lock, worm."""
+        self.call(b"NSSET", namespace.encode(), setting.encode(), value.encode())
+
+    def namespace_protect(self, namespace: str, password: str) -> None:
+        """Let all read a namespace and only those with the password write it.
+
+        password: at most 63 bytes. The default namespace is protected by zdbd's own --protect.
+        """
+        if not re.fullmatch(r"[!-~]{1,63}", password) or password == "*":  # noqa: S105
+            raise ZdbError("a namespace password is 1 to 63 printable ASCII characters, not '*'")
+        self.namespace_set(namespace, "password", password)
+        self.namespace_set(namespace, "public", "1")
+
+
+def _set_request(key: bytes, payload: bytes, timestamp: int | None) -> tuple[bytes, ...]:
+    if not 0 < len(key) <= MAX_KEY_BYTES:
+        raise ZdbError(f"a key of {len(key)} bytes; 0-db takes 1 to {MAX_KEY_BYTES}")
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ZdbError(f"a payload of {len(payload)} bytes; 0-db takes up to {MAX_PAYLOAD_BYTES}")
+    request = (b"SET", key, payload)
+    return request if timestamp is None else (*request, b"%d" % timestamp)
+
+
+def scan_page(reply: Reply) -> ScanPage:
+    """Read a reply of SCAN or RSCAN; raise ZdbProtocolError where it is not shaped as one."""
+    parts = expect_list(reply, "SCAN")
+    if len(parts) != 2:  # noqa: PLR2004
+        raise ZdbProtocolError(f"SCAN: expected a cursor and a list, got {len(parts)} parts")
+    entries = [_entry(item) for item in expect_list(parts[1], "SCAN")]
+    return ScanPage(Cursor(expect_bytes(parts[0], "SCAN cursor")), entries)
+
+
+def _entry(item: Reply) -> Entry:
+    match item:
+        case [bytes(key), int(length), int(timestamp)] if (
+            0 < len(key) <= MAX_KEY_BYTES and 0 <= length <= MAX_PAYLOAD_BYTES
+        ):
+            return Entry(key, length, timestamp)
+    raise ZdbProtocolError("SCAN: an entry that is not (key, length, timestamp) within limits")

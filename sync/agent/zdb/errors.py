@@ -1,0 +1,30 @@
+"""One family of exceptions for everything that can go wrong with a 0-db."""
+
+
+class ZdbError(Exception):
+    """A 0-db could not be reached, refused, or answered what it must not; `str()` says which."""
+
+
+class ZdbConnectionError(ZdbError):
+    """The connection could not be made or was lost: trying again may help."""
+
+
+class ZdbTimeoutError(ZdbConnectionError):
+    """Nothing, or too little, came in time: trying again may help."""
+
+
+class ZdbProtocolError(ZdbError):
+    """The bytes that came are no 0-db's, or pass a limit: trying again does not help."""
+
+
+class ZdbReplyError(ZdbError):
+    """The server answered an error; `reason` is its text without the leading dash."""
+
+    def __init__(self, reason: str, command: str = "") -> None:
+        super().__init__(f"{command}: {reason}" if command else reason)
+        self.reason = reason
+        self.command = command
+
+
+class ZdbAuthError(ZdbError):
+    """The password or the namespace was refused: a person has to correct the settings."""

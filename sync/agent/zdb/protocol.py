@@ -1,0 +1,176 @@
+"""RESP as 0-db speaks it: requests encoded, replies parsed within limits (0-db: zdbd/redis.c)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
+
+MAX_KEY_BYTES: Final = 255
+MAX_PAYLOAD_BYTES: Final = 8 << 20
+MAX_ARGUMENTS: Final = 1024
+MAX_KEYS: Final = MAX_ARGUMENTS - 1
+
+
+class Status(str):
+    """A simple string reply (+OK), as opposed to a payload."""
+
+    __slots__ = ()
+
+
+Reply: TypeAlias = "bytes | int | Status | ZdbReplyError | list[Reply] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a reply may be at most; past it the connection is given up."""
+
+    line_bytes: int = 1024
+    bulk_bytes: int = MAX_PAYLOAD_BYTES
+    array_items: int = 65_536
+    depth: int = 3
+    reply_bytes: int = 512 << 20
+
+
+def encode(*arguments: bytes) -> bytes:
+    """One request: an array of bulk strings."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
+    return b"".join(parts)
+
+
+class ReplyParser:
+    """Takes replies, one by one, out of a stream of bytes.
+
+    receive: returns the next bytes, never none (it raises when there are no more).
+    """
+
+    def __init__(self, receive: Callable[[], bytes], limits: Limits | None = None) -> None:
+        self._receive = receive
+        self._limits = limits or Limits()
+        self._buffer = bytearray()
+        self._taken = 0
+        self._budget = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes received and not parsed yet."""
+        return len(self._buffer) - self._taken
+
+    def reply(self) -> Reply:
+        """Parse one reply; errors of the server are returned, not raised (a pipeline goes on).
+
+        Raises ZdbProtocolError for what is no RESP or passes a limit.
+        """
+        self._budget = self._limits.reply_bytes
+        return self._reply(self._limits.depth)
+
+    def _reply(self, depth: int) -> Reply:
+        line = self._line()
+        kind, rest = line[:1], line[1:]
+        if kind == b"$":
+            return self._bulk(self._number(rest, "length", self._limits.bulk_bytes))
+        if kind == b":":
+            return self._number(rest, "number", (1 << 63) - 1)
+        if kind == b"*":
+            return self._array(self._number(rest, "count", self._limits.array_items), depth)
+        text = rest.decode("ascii", "replace")
+        if kind == b"+":
+            return Status(text)
+        if kind == b"-":
+            return ZdbReplyError(text)
+        raise ZdbProtocolError(
+            f"not a 0-db: the reply starts with {bytes(line[:16])!r}; check host and port"
+        )
+
+    def _bulk(self, length: int) -> bytes | None:
+        if length == -1:
+            return None
+        self._spend(length)
+        body = self._exactly(length + 2)
+        if body[-2:] != b"\r\n":
+            raise ZdbProtocolError("a payload does not end where its length says")
+        return body[:-2]
+
+    def _array(self, count: int, depth: int) -> Reply:
+        if count == -1:
+            return None
+        if depth == 0:
+            raise ZdbProtocolError("arrays nested deeper than any 0-db does")
+        return [self._reply(depth - 1) for _ in range(count)]
+
+    def _number(self, digits: bytes, what: str, largest: int) -> int:
+        plain = digits[1:] if digits[:1] == b"-" else digits
+        if not plain.isdigit():
+            raise ZdbProtocolError(f"a {what} that is no number: {digits[:32]!r}")
+        number = int(digits)
+        if what != "number" and number < -1:
+            raise ZdbProtocolError(f"a negative {what}: {number}")
+        if abs(number) > largest:
+            raise ZdbProtocolError(f"a {what} of {number} passes the limit of {largest}")
+        return number
+
+    def _spend(self, count: int) -> None:
+        self._budget -= count
+        if self._budget < 0:
+            raise ZdbProtocolError(
+                f"a reply passes the limit of {self._limits.reply_bytes} bytes; ask for fewer keys"
+            )
+
+    def _line(self) -> bytes:
+        limit = self._limits.line_bytes
+        start = self._taken
+        while (end := self._buffer.find(b"\r\n", start)) < 0:
+            if self.buffered_bytes > limit:
+                raise ZdbProtocolError(f"a line of more than {limit} bytes: not a 0-db")
+            start = max(self._taken, len(self._buffer) - 1)
+            shift = self._more()
+            start -= shift
+        if end - self._taken > limit:
+            raise ZdbProtocolError(f"a line of more than {limit} bytes: not a 0-db")
+        line = bytes(self._buffer[self._taken : end])
+        self._taken = end + 2
+        self._spend(len(line))
+        return line
+
+    def _exactly(self, count: int) -> bytes:
+        while self.buffered_bytes < count:
+            self._more()
+        data = bytes(memoryview(self._buffer)[self._taken : self._taken + count])
+        self._taken += count
+        return data
+
+    def _more(self) -> int:
+        """Receive; return by how much what is buffered moved to the front."""
+        shift = self._taken
+        if shift:
+            del self._buffer[:shift]
+            self._taken = 0
+        self._buffer += self._receive()
+        return shift
+
+
+def expect_list(reply: Reply, what: str) -> list[Reply]:
+    """Return the reply if it is an array, else raise ZdbProtocolError naming `what`."""
+    if not isinstance(reply, list):
+        raise ZdbProtocolError(f"{what}: expected an array, got {type(reply).__name__}")
+    return reply
+
+
+def expect_bytes(reply: Reply, what: str) -> bytes:
+    """Return the reply if it is a payload, else raise ZdbProtocolError naming `what`."""
+    if not isinstance(reply, bytes):
+        raise ZdbProtocolError(f"{what}: expected bytes, got {type(reply).__name__}")
+    return reply
+
+
+def expect_int(reply: Reply, what: str) -> int:
+    """Return the reply if it is a number, else raise ZdbProtocolError naming `what`."""
+    if not isinstance(reply, int):
+        raise ZdbProtocolError(f"{what}: expected a number, got {type(reply).__name__}")
+    return reply
+
+
+def command_name(arguments: Sequence[bytes]) -> str:
+    """Name the command in messages; never its arguments (they may be secret)."""
+    return arguments[0].decode("ascii", "replace")
