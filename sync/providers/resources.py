@@ -1,0 +1,291 @@
+"""The resources a stack declares about its mirror host; each is thin over a provider.
+
+`host` is everywhere the mapping of `connection.HostConnection` (dockerHost, sshKeyPath,
+knownHostsPath, helperImage). A changed host is an update in place, never a replacement: the
+same mirror reached in another way.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import pulumi
+from pulumi.dynamic import Resource
+
+from sync.contract.layout import Job
+from sync.providers.agent_bundle import AgentBundleProvider, bundle_path
+from sync.providers.host_directories import HostDirectoriesProvider
+from sync.providers.host_files import HostFilesProvider
+from sync.providers.jobs import RECORDED, JobProvider
+from sync.providers.preflight import PreflightProvider
+from sync.providers.stack_secrets import KINDS, StackSecretProvider
+
+Host: TypeAlias = pulumi.Input[Mapping[str, pulumi.Input[str]]]
+Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
+ResourceOptions: TypeAlias = pulumi.ResourceOptions | None
+
+
+class HostDirectories(Resource, module="gridhub", name="HostDirectories"):
+    """The data root and its directories, each with owner and mode.
+
+    directories: [{path (relative to root), uid, mode}], parents first; gid equals uid.
+    purge: on delete, also remove them with all they hold; otherwise delete keeps everything.
+    """
+
+    root: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: Host,
+        root: str,
+        directories: Sequence[Mapping[str, Any]],
+        purge: bool = False,
+        opts: ResourceOptions = None,
+    ) -> None:
+        inputs = {
+            "host": host,
+            "root": root,
+            "directories": [dict(directory) for directory in directories],
+            "purge": purge,
+            "drift": None,
+        }
+        super().__init__(HostDirectoriesProvider(), name, inputs, opts)
+
+
+class StackSecret(Resource, module="gridhub", name="StackSecret"):
+    """One generated secret; kept over every update until its rotation counter changes.
+
+    kind: one of stack_secrets.KINDS. value: the secret, marked so in the state.
+    """
+
+    value: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        stack: str,
+        kind: str,
+        rotation: int = 0,
+        opts: ResourceOptions = None,
+    ) -> None:
+        inputs = {"stack": stack, "kind": kind, "rotation": rotation, "value": None}
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["value"])
+        options = pulumi.ResourceOptions.merge(opts, secret)
+        super().__init__(StackSecretProvider(), name, inputs, options)
+
+
+class StackSecrets(pulumi.ComponentResource):
+    """Every secret of a stack, one resource each, so that a rotation touches only its own.
+
+    rotation: {zdbAdmin, hubKey, hubSeed, bootstrapToken, guestToken} to a counter; raise one to
+    have that secret generated anew. All five attributes are secret outputs.
+    """
+
+    zdb_admin_password: pulumi.Output[str]
+    hub_private_key: pulumi.Output[str]
+    hub_seed: pulumi.Output[str]
+    bootstrap_api_token: pulumi.Output[str]
+    guest_token: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        stack: str,
+        rotation: Mapping[str, int] | None = None,
+        opts: ResourceOptions = None,
+    ) -> None:
+        """Raise ValueError when rotation names a secret that does not exist."""
+        super().__init__("gridhub:index:StackSecrets", name, None, opts)
+        counters = rotation or {}
+        if unknown := sorted(set(counters) - set(KINDS)):
+            raise ValueError(f"rotation: unknown secrets {unknown}; known are {sorted(KINDS)}")
+        values = {
+            kind: StackSecret(
+                f"{name}-{kind}",
+                stack=stack,
+                kind=kind,
+                rotation=counters.get(kind, 0),
+                opts=pulumi.ResourceOptions(parent=self),
+            ).value
+            for kind in KINDS
+        }
+        self.zdb_admin_password = values["zdbAdmin"]
+        self.hub_private_key = values["hubKey"]
+        self.hub_seed = values["hubSeed"]
+        self.bootstrap_api_token = values["bootstrapToken"]
+        self.guest_token = values["guestToken"]
+        self.register_outputs({})
+
+
+class HostFiles(Resource, module="gridhub", name="HostFiles"):
+    """Small files on the host (configuration, secrets), written atomically.
+
+    files: [{path (relative to root), uid, mode, content (text, may be secret)}]. The outputs
+    name the files and their digests (secret), never what they hold; `drift` says what changed on
+    the host.
+    """
+
+    drift: pulumi.Output[list[str]]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: Host,
+        root: str,
+        files: Sequence[Mapping[str, Any]],
+        opts: ResourceOptions = None,
+    ) -> None:
+        inputs = {
+            "host": host,
+            "root": root,
+            "files": pulumi.Output.secret([dict(file) for file in files]),
+            "written": None,
+            "digests": None,
+            "drift": None,
+        }
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["digests"])
+        super().__init__(
+            HostFilesProvider(), name, inputs, pulumi.ResourceOptions.merge(opts, secret)
+        )
+
+
+class AgentBundle(Resource, module="gridhub", name="AgentBundle"):
+    """The agent's directory on the host: our sources and the locked wheels, named by `digest`.
+
+    digest: of `agent_bundle.agent_digest()`. path: absolute, on the host, known in a preview.
+    """
+
+    path: pulumi.Output[str]
+    digest: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: Host,
+        root: str,
+        digest: str,
+        opts: ResourceOptions = None,
+    ) -> None:
+        inputs = {
+            "host": host,
+            "root": root,
+            "digest": digest,
+            "path": bundle_path(root, digest),
+            "platform": None,
+            "drift": None,
+        }
+        super().__init__(AgentBundleProvider(), name, inputs, opts)
+
+
+class _JobSync(Resource, module="gridhub", name="JobSync"):
+    """What the three jobs share; see JobProvider for what the operations do."""
+
+    job: ClassVar[Job]
+    phase: pulumi.Output[str]
+    healthy: pulumi.Output[bool]
+    summary: pulumi.Output[str]
+    reason: pulumi.Output[str]
+    done: pulumi.Output[dict[str, Any]]
+    total: pulumi.Output[dict[str, Any]]
+    lag: pulumi.Output[dict[str, Any]]
+    cursor: pulumi.Output[str | None]
+    errors: pulumi.Output[list[str]]
+    master: pulumi.Output[dict[str, Any]]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        host: Host,
+        root: str,
+        spec: Mapping[str, Any],
+        agent_version: str,
+        container_name: str,
+        ready: Ready = "started",
+        ready_timeout_seconds: float = 120,
+        purge: bool = False,
+        opts: ResourceOptions = None,
+    ) -> None:
+        inputs: dict[str, Any] = {
+            "host": host,
+            "root": root,
+            "job": self.job,
+            "spec": dict(spec),
+            "agentVersion": agent_version,
+            "containerName": container_name,
+            "ready": ready,
+            "readyTimeoutSeconds": ready_timeout_seconds,
+            "purge": purge,
+        }
+        recorded = dict.fromkeys(RECORDED)
+        super().__init__(JobProvider(), name, {**recorded, **inputs}, opts)
+
+
+class UsersSync(_JobSync, module="gridhub", name="UsersSync"):
+    """Repositories, flists, links and tags, followed by the host's users job."""
+
+    job: ClassVar[Job] = "users"
+
+
+class KernelsSync(_JobSync, module="gridhub", name="KernelsSync"):
+    """Kernels and net links, followed by the host's kernels job."""
+
+    job: ClassVar[Job] = "kernels"
+
+
+class FlistsSync(_JobSync, module="gridhub", name="FlistsSync"):
+    """Every chunk of the master's 0-db namespace, followed by the host's flists job."""
+
+    job: ClassVar[Job] = "flists"
+
+
+class Preflight(Resource, module="gridhub", name="Preflight"):
+    """What the host must be before the first change; create fails with all findings at once.
+
+    limits: {cores, memoryBytes, freeBytes, dockerVersion}. ports: [{address, port}] to be bound
+    on the host. addresses: those the stack publishes on. names: [{name, addresses}] that should
+    resolve to them. upstream: [{name, host, port}] to be reachable from the host.
+    own_containers: names of this stack's containers, which may hold the ports already.
+    root_is_mount: the data root must be a mount. dns_managed: the stack sets its own records, so
+    a name that points elsewhere is only told. ignore: checks whose errors count as warnings.
+    """
+
+    findings: pulumi.Output[list[str]]
+
+    def __init__(  # noqa: PLR0913  one argument per thing that is checked
+        self,
+        name: str,
+        *,
+        host: Host,
+        root: str,
+        limits: Mapping[str, Any],
+        ports: Sequence[Mapping[str, Any]] = (),
+        addresses: Sequence[str] = (),
+        names: Sequence[Mapping[str, Any]] = (),
+        upstream: Sequence[Mapping[str, Any]] = (),
+        own_containers: Sequence[str] = (),
+        root_is_mount: bool = False,
+        dns_managed: bool = False,
+        ignore: Sequence[str] = (),
+        opts: ResourceOptions = None,
+    ) -> None:
+        inputs = {
+            "host": host,
+            "root": root,
+            "limits": dict(limits),
+            "ports": [dict(port) for port in ports],
+            "addresses": list(addresses),
+            "names": [dict(entry) for entry in names],
+            "upstream": [dict(entry) for entry in upstream],
+            "ownContainers": list(own_containers),
+            "rootIsMount": root_is_mount,
+            "dnsManaged": dns_managed,
+            "ignore": list(ignore),
+            "findings": None,
+        }
+        super().__init__(PreflightProvider(), name, inputs, opts)

@@ -1,0 +1,70 @@
+"""A stack's own secrets: generated once, kept, rotated one by one."""
+
+import base64
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
+
+_TOKEN_BYTES: Final = 32
+
+
+def _token() -> str:
+    return secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def _hub_seed() -> str:
+    return base64.b64encode(secrets.token_bytes(_TOKEN_BYTES)).decode()
+
+
+def _hub_private_key() -> str:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    return base64.b64encode(X25519PrivateKey.generate().private_bytes_raw()).decode()
+
+
+# What a stack generates: the zdb admin password (shell and command-line safe), the hub's x25519
+# key (base64) and 32-byte seed (base64), the bootstrap API token, the hub's guest token.
+KINDS: Final[Mapping[str, Callable[[], str]]] = {
+    "zdbAdmin": _token,
+    "hubKey": _hub_private_key,
+    "hubSeed": _hub_seed,
+    "bootstrapToken": _token,
+    "guestToken": _token,
+}
+
+
+def _record(props: Mapping[str, Any], value: str) -> dict[str, Any]:
+    return {
+        "stack": props["stack"],
+        "kind": props["kind"],
+        "rotation": props["rotation"],
+        "value": value,
+    }
+
+
+class StackSecretProvider(ResourceProvider):
+    """Generates one secret; a changed `rotation` generates it anew, nothing else does."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Generate the secret."""
+        value = KINDS[props["kind"]]()
+        return CreateResult(f"{props['stack']}/{props['kind']}", _record(props, value))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Tell a change of the counter (or of the stack's name, which keeps the secret)."""
+        changed = [key for key in ("stack", "rotation") if _olds.get(key) != _news.get(key)]
+        replaced = ["kind"] if _olds.get("kind") != _news.get("kind") else []
+        return DiffResult(changes=bool(changed or replaced), replaces=replaced)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Generate anew if the counter changed; the whole record either way."""
+        kept = _olds.get("rotation") == _news["rotation"] and _olds.get("value")
+        return UpdateResult(_record(_news, kept or KINDS[_news["kind"]]()))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Return what the state holds: there is no other copy."""
+        return ReadResult(id_, _record(props, props["value"]))
