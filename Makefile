@@ -24,8 +24,28 @@ lint: $(STAMP) ## ruff (rules and format) and strict types
 	$(VENV)/bin/mypy .
 
 .PHONY: test
-test: $(STAMP) ## Run every test
-	$(PY) -m pytest
+test: $(STAMP) ## Run every test (starts a private Docker Engine where none answers)
+	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest
+
+.PHONY: soak
+soak: $(STAMP) ## Run the long forms: hundreds of kills and faults (an hour)
+	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest -m soak
+
+.PHONY: bench
+bench: $(STAMP) ## Measure against upstream's algorithms and the limits; build/bench/results.json
+	$(PY) -m tests.bench
+
+.PHONY: bench-small
+bench-small: $(STAMP) ## The same in seconds, without bars, so that it cannot rot
+	$(PY) -m tests.bench --small
+
+.PHONY: compare
+compare: $(STAMP) ## Hold the sandbox's engine to the real one (or to its recorded results)
+	$(PY) -m tests.sandbox.compare run
+
+.PHONY: pin-images
+pin-images: $(STAMP) ## Fill the image digests of a stack: make pin-images STACK=stacks/Pulumi.x.yaml
+	$(PY) -m sync.providers.pin_images $(STACK)
 
 .PHONY: sandbox
 sandbox: $(STAMP) ## Bring up a whole mirror here: master, Docker, stack; watch it sync
