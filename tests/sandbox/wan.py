@@ -1,0 +1,411 @@
+"""A wide-area network on one machine: a TCP relay that delays, limits, cuts and hangs.
+
+In a test:  with Relay(("127.0.0.1", 9900), Link(rtt_seconds=0.03)) as relay: … relay.address …
+By hand:    python -m tests.sandbox.wan --target 127.0.0.1:9900 --rtt-ms 30
+
+It adds delay without throttling: bytes are moved in large pieces, at most every half millisecond
+while there is delay, so that a second of it costs little of the core it shares with the measured.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Final, Literal, Self, TypeAlias
+
+Address: TypeAlias = tuple[str, int]
+Direction: TypeAlias = Literal["down", "up"]
+
+_PIECE_BYTES: Final = 256 << 10
+_TICK_SECONDS: Final = 0.0005
+# In flight per direction and connection where nothing else limits it: memory has an end.
+_CAP_BYTES: Final = 256 << 20
+_LONGEST_QUEUE_SECONDS: Final = 0.05
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True)
+class Link:
+    """What the network between client and target is like.
+
+    rtt_seconds: added to a round trip, half in each direction. bandwidth_bytes_per_second: of each
+    direction, shared by all connections. window_bytes: what one connection may have in flight.
+    """
+
+    rtt_seconds: float = 0.0
+    bandwidth_bytes_per_second: float | None = None
+    window_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a connection once `after_bytes` of one direction have passed.
+
+    kind: truncate (orderly end), reset (RST to both), hang (open, nothing passes any more).
+    direction: down is target to client. times: to how many connections it happens.
+    """
+
+    kind: Literal["truncate", "reset", "hang"]
+    after_bytes: int = 0
+    direction: Direction = "down"
+    times: int = 1
+
+
+@dataclass
+class _Pipe:
+    """One direction of one connection: pieces on their way, each with its due time."""
+
+    source: socket.socket
+    sink: socket.socket
+    direction: Direction
+    queue: deque[tuple[float, memoryview]] = field(default_factory=deque)
+    queued_bytes: int = 0
+    acknowledgements: deque[tuple[float, int]] = field(default_factory=deque)
+    in_flight_bytes: int = 0
+    passed_bytes: int = 0
+    ended: bool = False
+    closed: bool = False
+
+
+class _Connection:
+    def __init__(self, client: socket.socket, target: socket.socket) -> None:
+        self.client = client
+        self.target = target
+        self.up = _Pipe(client, target, "up")
+        self.down = _Pipe(target, client, "down")
+        self.hung = False
+
+    @property
+    def pipes(self) -> tuple[_Pipe, _Pipe]:
+        return self.up, self.down
+
+    def close(self, *, reset: bool = False) -> None:
+        for end in (self.client, self.target):
+            with contextlib.suppress(OSError):
+                if reset:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                end.close()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class Relay:
+    """A relay on a thread of its own; a context manager. `link` and `fault` may be set any time.
+
+    target: where connections go to. listen: where they come from (port 0: any free one).
+    """
+
+    def __init__(
+        self, target: Address, link: Link | None = None, listen: Address = ("127.0.0.1", 0)
+    ) -> None:
+        self.target = target
+        self.link = link or Link()
+        self.fault: Fault | None = None
+        self.refusing = False
+        self.accepted = 0
+        self._link_free_at: dict[Direction, float] = {"up": 0.0, "down": 0.0}
+        self._connections: set[_Connection] = set()
+        self._commands: deque[str] = deque()
+        self._listener = socket.create_server(listen, family=_family(listen[0]), backlog=128)
+        self._listener.setblocking(False)
+        self.address: Address = self._listener.getsockname()[:2]
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self.serve, name="wan", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """End the relay and every connection through it."""
+        self._stopping.set()
+        self._wake()
+
+    def reset_all(self) -> None:
+        """Reset every connection that there is now."""
+        self._command("reset")
+
+    def hang_all(self) -> None:
+        """Let every connection that there is now hang: it stays open, nothing passes."""
+        self._command("hang")
+
+    def _command(self, command: str) -> None:
+        self._commands.append(command)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"!")
+
+    def serve(self) -> None:
+        """Relay until stop(); what the thread runs."""
+        try:
+            while not self._stopping.is_set():
+                self._turn()
+        finally:
+            for connection in list(self._connections):
+                connection.close(reset=True)
+            for end in (self._listener, self._wake_reader, self._wake_writer):
+                end.close()
+            self._selector.close()
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        events = self._selector.select(self._patience(now))
+        now = time.monotonic()
+        for key, _ in events:
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj is self._wake_reader:
+                self._obey()
+        for connection in list(self._connections):
+            self._move(connection, now)
+        if events and self.link.rtt_seconds > 0:
+            time.sleep(_TICK_SECONDS)
+
+    def _patience(self, now: float) -> float | None:
+        """Seconds until something is due though no socket tells; None: nothing is."""
+        due: list[float] = []
+        for connection in self._connections:
+            for pipe in connection.pipes:
+                due += [pipe.queue[0][0]] if pipe.queue else []
+                due += [pipe.acknowledgements[0][0]] if pipe.acknowledgements else []
+        if not due:
+            return None
+        return max(_TICK_SECONDS, min(due) - now)
+
+    def _obey(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_reader.recv(4096)
+        while self._commands:
+            command = self._commands.popleft()
+            for connection in list(self._connections):
+                if command == "reset":
+                    self._drop(connection, reset=True)
+                else:
+                    connection.hung = True
+                    self._watch(connection)
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        self.accepted += 1
+        try:
+            if self.refusing:
+                raise ConnectionRefusedError
+            target = socket.create_connection(self.target, 5)
+        except OSError:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            client.close()
+            return
+        for end in (client, target):
+            end.setblocking(False)
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = _Connection(client, target)
+        self._connections.add(connection)
+        for end in (client, target):
+            self._selector.register(end, selectors.EVENT_READ)
+
+    def _move(self, connection: _Connection, now: float) -> None:
+        if connection.hung:
+            return
+        try:
+            for pipe in connection.pipes:
+                self._take_in(pipe, now)
+                self._give_out(connection, pipe, now)
+                if connection.hung or connection not in self._connections:
+                    return
+        except OSError:
+            self._drop(connection, reset=True)
+            return
+        if connection.up.closed and connection.down.closed:
+            self._drop(connection, reset=False)
+            return
+        self._watch(connection)
+
+    def _room(self, pipe: _Pipe, now: float) -> int:
+        while pipe.acknowledgements and pipe.acknowledgements[0][0] <= now:
+            pipe.in_flight_bytes -= pipe.acknowledgements.popleft()[1]
+        if self.link.bandwidth_bytes_per_second is not None:
+            queue_seconds = self._link_free_at[pipe.direction] - now
+            if queue_seconds > _LONGEST_QUEUE_SECONDS:
+                return 0
+        return (self.link.window_bytes or _CAP_BYTES) - pipe.in_flight_bytes
+
+    def _take_in(self, pipe: _Pipe, now: float) -> None:
+        while not pipe.ended and (room := self._room(pipe, now)) > 0:
+            try:
+                data = pipe.source.recv(min(room, _PIECE_BYTES))
+            except BlockingIOError:
+                return
+            if not data:
+                pipe.ended = True
+                return
+            pipe.queue.append((self._due(pipe.direction, len(data), now), memoryview(data)))
+            pipe.queued_bytes += len(data)
+            pipe.in_flight_bytes += len(data)
+
+    def _due(self, direction: Direction, count: int, now: float) -> float:
+        sent_at = now
+        if self.link.bandwidth_bytes_per_second is not None:
+            started_at = max(now, self._link_free_at[direction])
+            sent_at = started_at + count / self.link.bandwidth_bytes_per_second
+            self._link_free_at[direction] = sent_at
+        return sent_at + self.link.rtt_seconds / 2
+
+    def _give_out(self, connection: _Connection, pipe: _Pipe, now: float) -> None:
+        while pipe.queue and pipe.queue[0][0] <= now:
+            due, piece = pipe.queue[0]
+            allowed = self._allowed(pipe, len(piece))
+            if allowed == 0:
+                self._apply_fault(connection)
+                return
+            try:
+                sent = pipe.sink.send(piece[:allowed])
+            except BlockingIOError:
+                return
+            pipe.passed_bytes += sent
+            pipe.queued_bytes -= sent
+            pipe.acknowledgements.append((now + self.link.rtt_seconds / 2, sent))
+            if sent < len(piece):
+                pipe.queue[0] = (due, piece[sent:])
+            else:
+                pipe.queue.popleft()
+        if pipe.ended and not pipe.queue and not pipe.closed:
+            pipe.closed = True
+            with contextlib.suppress(OSError):
+                pipe.sink.shutdown(socket.SHUT_WR)
+
+    def _allowed(self, pipe: _Pipe, count: int) -> int:
+        fault = self.fault
+        if fault is None or fault.direction != pipe.direction:
+            return count
+        return max(0, min(count, fault.after_bytes - pipe.passed_bytes))
+
+    def _apply_fault(self, connection: _Connection) -> None:
+        fault = self.fault
+        if fault is None:
+            return
+        left = fault.times - 1
+        self.fault = (
+            Fault(fault.kind, fault.after_bytes, fault.direction, left) if left > 0 else None
+        )
+        if fault.kind == "hang":
+            connection.hung = True
+            self._watch(connection)
+        else:
+            self._drop(connection, reset=fault.kind == "reset")
+
+    def _watch(self, connection: _Connection) -> None:
+        """Ask the selector for just what can be acted on, so that the loop never spins."""
+        now = time.monotonic()
+        for end, incoming, outgoing in (
+            (connection.client, connection.up, connection.down),
+            (connection.target, connection.down, connection.up),
+        ):
+            wanted = 0
+            if not connection.hung:
+                if not incoming.ended and self._room(incoming, now) > 0:
+                    wanted |= selectors.EVENT_READ
+                if outgoing.queue and outgoing.queue[0][0] <= now:
+                    wanted |= selectors.EVENT_WRITE
+            self._set_events(end, wanted)
+
+    def _set_events(self, end: socket.socket, wanted: int) -> None:
+        known = self._selector.get_map().get(end)
+        if known is None and wanted:
+            self._selector.register(end, wanted)
+        elif known is not None and not wanted:
+            self._selector.unregister(end)
+        elif known is not None and known.events != wanted:
+            self._selector.modify(end, wanted)
+
+    def _drop(self, connection: _Connection, *, reset: bool) -> None:
+        for end in (connection.client, connection.target):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(end)
+        connection.close(reset=reset)
+        self._connections.discard(connection)
+
+
+@contextlib.contextmanager
+def relay_process(target: Address, link: Link) -> Iterator[Address]:
+    """Run a relay as a process of its own (for benches: no share of our interpreter lock)."""
+    command = [sys.executable, "-m", "tests.sandbox.wan", "--target", f"{target[0]}:{target[1]}"]
+    command += ["--rtt-ms", str(link.rtt_seconds * 1000)]
+    if link.bandwidth_bytes_per_second is not None:
+        command += ["--bandwidth", str(link.bandwidth_bytes_per_second)]
+    if link.window_bytes is not None:
+        command += ["--window", str(link.window_bytes)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        if process.stdout is None:
+            raise RuntimeError("the relay has no output")
+        told = json.loads(process.stdout.readline())
+        yield told["host"], told["port"]
+    finally:
+        process.terminate()
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def main() -> None:
+    """Relay until SIGTERM or SIGINT; the first line of output tells where, as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sandbox.wan", description=__doc__)
+    parser.add_argument("--target", type=_address, required=True, help="host:port, [v6]:port")
+    parser.add_argument("--listen", type=_address, default=("127.0.0.1", 0))
+    parser.add_argument("--rtt-ms", type=float, default=0)
+    parser.add_argument("--bandwidth", type=float, help="bytes per second of each direction")
+    parser.add_argument("--window", type=int, help="bytes in flight of one connection")
+    arguments = parser.parse_args()
+    link = Link(arguments.rtt_ms / 1000, arguments.bandwidth, arguments.window)
+    relay = Relay(arguments.target, link, arguments.listen)
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        relay.stop()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    host, port = relay.address
+    print(json.dumps({"host": host, "port": port, "pid": os.getpid()}), flush=True)
+    relay.serve()
+
+
+if __name__ == "__main__":
+    main()
