@@ -1,0 +1,608 @@
+"""What zdbd answers to each command (0-db, zdbd/commands_*.c), with its own words."""
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tests.sandbox.services.zdb.disk import DiskNamespace
+from tests.sandbox.services.zdb.namespace import MAX_KEY_BYTES, NIL, Namespace
+from tests.sandbox.services.zdb.store import DEFAULT_NAMESPACE, Store
+
+_NAMESPACE_MAX_BYTES: Final = 128
+_PASSWORD_MAX_BYTES: Final = 128
+_WAIT_MIN_MS, _WAIT_MAX_MS = 100, 30 * 60 * 1000
+_SHA1_HEX: Final = 40
+_MIB: Final = 1 << 20
+
+Arguments = list[bytes]
+
+
+@dataclass
+class Session:
+    """What the server remembers of one client."""
+
+    namespace: Namespace
+    admin: bool
+    writable: bool
+    nonce: str | None = None
+    waiting_for: str | None = None
+    waiting_until: float = 0.0
+    closing: bool = False
+
+
+class RefusedError(Exception):
+    """A command that is answered with an error; str() is the text without its minus sign."""
+
+
+def session(store: Store) -> Session:
+    """Begin with a client that has just connected."""
+    settings = store.settings
+    return Session(store.default, settings.admin is None, not settings.protect)
+
+
+class Commands:
+    """Executes requests on a store; the caller holds the store's lock."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.executed = 0
+        self.failed = 0
+        self.unauthorized = 0
+        self._names: dict[bytes, str | None] = {}
+
+    def resolve(self, word: bytes) -> str | None:
+        """Return the command a word stands for; zdbd takes the first that begins with it."""
+        if word not in self._names:
+            text = word.decode("latin-1").upper()
+            self._names[word] = next((name for name in _ORDER if name.startswith(text)), None)
+        return self._names[word]
+
+    def run(self, client: Session, arguments: Arguments) -> bytes:
+        """Execute one request; b"" where the reply comes later (WAIT)."""
+        if self.store.namespaces.get(client.namespace.name) is not client.namespace:
+            client.closing = True
+            return b"-Your active namespace is not available anymore (probably removed).\r\n"
+        name = self.resolve(arguments[0])
+        handler = _HANDLERS.get(name or "")
+        if handler is None:
+            self.failed += 1
+            return b"-Command not supported\r\n"
+        self.executed += 1
+        try:
+            return handler(self, client, arguments)
+        except RefusedError as refused:
+            return f"-{refused}\r\n".encode()
+
+    # -- reads -------------------------------------------------------------------------------
+
+    def mget(self, client: Session, keys: list[bytes] | tuple[bytes, ...]) -> bytes:
+        """Answer MGET."""
+        _not_frozen(client)
+        return b"*%d\r\n%b" % (len(keys), b"".join(client.namespace.replies(keys)))
+
+    def _mget(self, client: Session, arguments: Arguments) -> bytes:
+        if len(arguments) < 2:
+            raise RefusedError("Invalid arguments")
+        if any(len(key) > MAX_KEY_BYTES for key in arguments[1:]):
+            raise RefusedError("Invalid key")
+        return self.mget(client, arguments[1:])
+
+    def _get(self, client: Session, arguments: Arguments) -> bytes:
+        return client.namespace.replies([_key(client, arguments)])[0]
+
+    def _exists(self, client: Session, arguments: Arguments) -> bytes:
+        return b":%d\r\n" % (_key(client, arguments) in client.namespace)
+
+    def _check(self, client: Session, arguments: Arguments) -> bytes:
+        key = _key(client, arguments)
+        if key not in client.namespace:
+            return NIL
+        return b":%d\r\n" % client.namespace.intact(key)
+
+    def _length(self, client: Session, arguments: Arguments) -> bytes:
+        entry = client.namespace.entry(_key(client, arguments))
+        return NIL if entry is None else b":%d\r\n" % entry.length
+
+    def _keytime(self, client: Session, arguments: Arguments) -> bytes:
+        entry = client.namespace.entry(_key(client, arguments))
+        return NIL if entry is None else b":%d\r\n" % entry.timestamp
+
+    def _keycur(self, client: Session, arguments: Arguments) -> bytes:
+        _count(arguments, 2)
+        _not_frozen(client)
+        cursor = client.namespace.cursor_of(arguments[1])
+        if cursor is None:
+            raise RefusedError("Key not found")
+        return b"$%d\r\n%b\r\n" % (len(cursor), cursor)
+
+    def _scan(self, client: Session, arguments: Arguments) -> bytes:
+        _not_frozen(client)
+        after = self._cursor(client, arguments, start=-1)
+        return _page(client.namespace, client.namespace.page(after))
+
+    def _rscan(self, client: Session, arguments: Arguments) -> bytes:
+        _not_frozen(client)
+        before = self._cursor(client, arguments, start=client.namespace.log_length)
+        return _page(client.namespace, client.namespace.page_back(before))
+
+    def _cursor(self, client: Session, arguments: Arguments, start: int) -> int:
+        if len(arguments) == 1:
+            return start
+        try:
+            return client.namespace.position(arguments[1])
+        except ValueError:
+            raise RefusedError("Invalid key format") from None
+
+    # -- writes ------------------------------------------------------------------------------
+
+    def sets(self, client: Session, writes: list[tuple[bytes, bytes, int | None]]) -> list[bytes]:
+        """Answer consecutive SETs; a run is cut where single answers differ."""
+        replies: list[bytes] = []
+        namespace = client.namespace
+        plain = client.writable and not (namespace.locked or namespace.worm)
+        limited = namespace.maxsize_bytes or not plain
+        if limited or (not client.admin and any(stamp is not None for _, _, stamp in writes)):
+            return [self._set_one(client, write) for write in writes]
+        now = int(time.time())
+        stamped = [(key, payload, now if at is None else at) for key, payload, at in writes]
+        seen: set[bytes] = set()
+        run: list[tuple[bytes, bytes, int]] = []
+        for write in stamped:
+            if write[0] in seen:
+                replies += namespace.set_many(run)
+                seen, run = set(), []
+            seen.add(write[0])
+            run.append(write)
+        return replies + namespace.set_many(run)
+
+    def _set_one(self, client: Session, write: tuple[bytes, bytes, int | None]) -> bytes:
+        key, payload, stamp = write
+        extra = [] if stamp is None else [b"%d" % stamp]
+        try:
+            return self._set(client, [b"SET", key, payload, *extra])
+        except RefusedError as refused:
+            return f"-{refused}\r\n".encode()
+
+    def _set(self, client: Session, arguments: Arguments) -> bytes:
+        stamp = int(time.time())
+        if len(arguments) == 4:
+            self._admin(client)
+            stamp = _number(arguments[3])
+        elif len(arguments) != 3:
+            raise RefusedError("Unexpected arguments")
+        key, payload = arguments[1], arguments[2]
+        if len(key) > MAX_KEY_BYTES:
+            raise RefusedError("Key too large")
+        _writable(client)
+        self._may_store(client.namespace, key, payload)
+        return client.namespace.set_many([(key, payload, stamp)])[0]
+
+    def _may_store(self, namespace: Namespace, key: bytes, payload: bytes) -> None:
+        old = namespace.entry(key)
+        if old is not None and namespace.worm:
+            raise RefusedError("Namespace is protected by worm mode")
+        limit = namespace.maxsize_bytes
+        if limit and namespace.payload_bytes + len(payload) > limit + (old.length if old else 0):
+            raise RefusedError("No space left on this namespace")
+        if not key:
+            raise RefusedError("Invalid argument, key needed")
+
+    def _del(self, client: Session, arguments: Arguments) -> bytes:
+        stamp = int(time.time())
+        if len(arguments) == 3:
+            self._admin(client)
+            stamp = _number(arguments[2])
+        else:
+            _count(arguments, 2)
+        if len(arguments[1]) > MAX_KEY_BYTES:
+            raise RefusedError("Invalid key")
+        _writable(client)
+        if arguments[1] not in client.namespace:
+            raise RefusedError("Key not found")
+        if client.namespace.worm:
+            raise RefusedError("Cannot delete a key when namespace is in worm mode")
+        client.namespace.delete(arguments[1], stamp)
+        return b"+OK\r\n"
+
+    # -- namespaces --------------------------------------------------------------------------
+
+    def _dbsize(self, client: Session, _: Arguments) -> bytes:
+        return b":%d\r\n" % len(client.namespace)
+
+    def _nslist(self, _: Session, __: Arguments) -> bytes:
+        names = [name.encode() for name in self.store.namespaces]
+        return b"*%d\r\n" % len(names) + b"".join(map(_bulk, names))
+
+    def _nsinfo(self, client: Session, arguments: Arguments) -> bytes:
+        _count(arguments, 2)
+        namespace = self._namespace(arguments[1])
+        return _bulk(_description(self.store, namespace, admin=client.admin).encode())
+
+    def _nsnew(self, client: Session, arguments: Arguments) -> bytes:
+        self._admin(client)
+        _count(arguments, 2)
+        name = _namespace_name(arguments[1])
+        if name in {".", "..", DEFAULT_NAMESPACE} or "/" in name:
+            raise RefusedError("This name is not allowed")
+        if name in self.store.namespaces:
+            raise RefusedError("This namespace is not available")
+        self.store.create(name)
+        return b"+OK\r\n"
+
+    def _nsdel(self, client: Session, arguments: Arguments) -> bytes:
+        self._admin(client)
+        _count(arguments, 2)
+        name = _namespace_name(arguments[1])
+        if name == DEFAULT_NAMESPACE:
+            raise RefusedError("Cannot remove default namespace")
+        if name not in self.store.namespaces:
+            raise RefusedError("This namespace doesn't exists")
+        if self.store.namespaces[name] is client.namespace:
+            raise RefusedError("Cannot remove namespace you're currently using.")
+        self.store.remove(name)
+        return b"+OK\r\n"
+
+    def _nsset(self, client: Session, arguments: Arguments) -> bytes:
+        self._admin(client)
+        _count(arguments, 4)
+        if len(arguments[3]) > 63:
+            raise RefusedError("Argument too long")
+        namespace = self._namespace(arguments[1])
+        _configure(namespace, arguments[2].decode("latin-1"), arguments[3].decode("latin-1"))
+        if isinstance(namespace, DiskNamespace) and namespace.name != DEFAULT_NAMESPACE:
+            namespace.save_settings()
+        return b"+OK\r\n"
+
+    def _select(self, client: Session, arguments: Arguments) -> bytes:
+        if len(arguments) < 2:
+            raise RefusedError("Invalid argument")
+        namespace = self._namespace(arguments[1])
+        client.writable = _select_rights(client, namespace, arguments[2:])
+        client.namespace = namespace
+        return b"+OK\r\n"
+
+    def _nsjump(self, client: Session, _: Arguments) -> bytes:
+        self._admin(client)
+        client.namespace.rotate()
+        return b"+OK\r\n"
+
+    def _flush(self, client: Session, _: Arguments) -> bytes:
+        namespace = client.namespace
+        if namespace.public or namespace.password is None:
+            raise RefusedError("Flushing public namespace denied")
+        if isinstance(namespace, DiskNamespace):
+            namespace.flush()
+        else:
+            namespace.clear()
+        return b"+OK\r\n"
+
+    def _namespace(self, word: bytes) -> Namespace:
+        name = _namespace_name(word)
+        if name not in self.store.namespaces:
+            raise RefusedError("Namespace not found")
+        return self.store.namespaces[name]
+
+    # -- system ------------------------------------------------------------------------------
+
+    def _ping(self, _: Session, __: Arguments) -> bytes:
+        return b"+PONG\r\n"
+
+    def _time(self, _: Session, __: Arguments) -> bytes:
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        return b"*2\r\n" + _bulk(b"%d" % seconds) + _bulk(b"%d" % (rest // 1000))
+
+    def _stop(self, _: Session, __: Arguments) -> bytes:
+        raise RefusedError("Unauthorized")
+
+    def _asterisk(self, _: Session, __: Arguments) -> bytes:
+        raise RefusedError("This is not a valid command")
+
+    def _auth(self, client: Session, arguments: Arguments) -> bytes:
+        if len(arguments) == 2:
+            return self._auth_plain(client, arguments[1])
+        if len(arguments) == 3:
+            return self._auth_secure(client, arguments)
+        raise RefusedError("Unexpected arguments")
+
+    def _auth_plain(self, client: Session, password: bytes) -> bytes:
+        if self.store.settings.admin is None:
+            raise RefusedError("Authentication disabled")
+        if not password:
+            raise RefusedError("Invalid argument")
+        if len(password) > _PASSWORD_MAX_BYTES:
+            raise RefusedError("Password too long")
+        if password != self.store.settings.admin.encode():
+            raise RefusedError("Access denied")
+        client.admin = True
+        return b"+OK\r\n"
+
+    def _auth_secure(self, client: Session, arguments: Arguments) -> bytes:
+        if not arguments[1] or not arguments[2]:
+            raise RefusedError("Invalid argument")
+        if not _prefix(arguments[1], "SECURE"):
+            raise RefusedError("Only SECURE extra method supported")
+        if _prefix(arguments[2], "CHALLENGE"):
+            client.nonce = secrets.token_hex(8)
+            return f"+{client.nonce}\r\n".encode()
+        if self.store.settings.admin is None:
+            raise RefusedError("Authentication disabled")
+        nonce = _challenged(client, arguments[2])
+        client.nonce = None
+        if arguments[2] != _answer(nonce, self.store.settings.admin):
+            raise RefusedError("Access denied")
+        client.admin = True
+        return b"+OK\r\n"
+
+    def _wait(self, client: Session, arguments: Arguments) -> bytes:
+        if len(arguments) not in {2, 3}:
+            raise RefusedError("Invalid arguments")
+        name = self.resolve(arguments[1])
+        if name is None:
+            raise RefusedError("Unknown command to watch")
+        timeout_ms = 5000
+        if len(arguments) == 3:
+            timeout_ms = _number(arguments[2]) if len(arguments[2]) <= 16 else 0
+        if not _WAIT_MIN_MS <= timeout_ms <= _WAIT_MAX_MS:
+            raise RefusedError("Invalid timeout")
+        client.waiting_for = name
+        client.waiting_until = time.monotonic() + timeout_ms / 1000
+        return b""
+
+    def _info(self, _: Session, __: Arguments) -> bytes:
+        uptime = int(time.time()) - self.store.booted_at
+        text = (
+            "# server\nserver_name: 0-db (zdb)\nserver_revision: stand-in\n"
+            "engine_revision: stand-in\n"
+            f"instance_id: {id(self.store) & 0xFFFFFFFF}\nboot_time: {self.store.booted_at}\n"
+            f"uptime: {uptime}\n\n# internals\nsequential_key_size: 8\n"
+            "data_version: 3\nindex_version: 4\n\n# stats\n"
+            f"commands_executed: {self.executed}\ncommands_failed: {self.failed}\n"
+            f"commands_unauthorized: {self.unauthorized}\n"
+        )
+        return _bulk(text.encode())
+
+    def _data(self, client: Session, arguments: Arguments) -> bytes:
+        self._admin(client)
+        if len(arguments) < 2 or arguments[1].upper() != b"RAW":
+            raise RefusedError("Unknown DATA subcommand")
+        if len(arguments) < 4:
+            raise RefusedError("Missing arguments")
+        try:
+            raw = client.namespace.raw(_number(arguments[2]), _number(arguments[3]))
+        except EOFError:
+            raise RefusedError("EOF") from None
+        except FileNotFoundError:
+            raise RefusedError("Invalid Request") from None
+        if raw is None or not raw.payload:
+            tombstone = raw is not None and raw.payload is None
+            raise RefusedError("Unexpected Internal Error" if tombstone else "Invalid Request")
+        head = b"*6\r\n%b:%d\r\n" % (_bulk(raw.key), raw.previous)
+        crc = b"$10\r\n0x%08x\r\n" % crc32c(raw.payload)
+        return b"%b%b:0\r\n:%d\r\n%b" % (head, crc, raw.timestamp, _bulk(raw.payload))
+
+    def _admin(self, client: Session) -> None:
+        if not client.admin:
+            self.unauthorized += 1
+            raise RefusedError("Permission denied")
+
+
+Handler = Callable[[Commands, Session, Arguments], bytes]
+
+# In zdbd's order: a shorter word means the first command that begins with it. Those that this
+# stand-in does not answer stand here too, so that no word means something else than upstream.
+_TABLE: Final[tuple[tuple[str, Handler | None], ...]] = (
+    ("*", Commands._asterisk),
+    ("WAIT", Commands._wait),
+    ("MIRROR", None),
+    ("MASTER", None),
+    ("PING", Commands._ping),
+    ("TIME", Commands._time),
+    ("AUTH", Commands._auth),
+    ("HOOKS", None),
+    ("INDEX", None),
+    ("DATA", Commands._data),
+    ("SET", Commands._set),
+    ("SETX", Commands._set),
+    ("GET", Commands._get),
+    ("MGET", Commands._mget),
+    ("DEL", Commands._del),
+    ("EXISTS", Commands._exists),
+    ("CHECK", Commands._check),
+    ("SCAN", Commands._scan),
+    ("SCANX", Commands._scan),
+    ("RSCAN", Commands._rscan),
+    ("KSCAN", None),
+    ("HISTORY", None),
+    ("KEYCUR", Commands._keycur),
+    ("LENGTH", Commands._length),
+    ("KEYTIME", Commands._keytime),
+    ("INFO", Commands._info),
+    ("STOP", Commands._stop),
+    ("DBSIZE", Commands._dbsize),
+    ("NSNEW", Commands._nsnew),
+    ("NSDEL", Commands._nsdel),
+    ("NSLIST", Commands._nslist),
+    ("NSSET", Commands._nsset),
+    ("NSINFO", Commands._nsinfo),
+    ("NSJUMP", Commands._nsjump),
+    ("SELECT", Commands._select),
+    ("RELOAD", None),
+    ("FLUSH", Commands._flush),
+)
+_ORDER: Final = tuple(name for name, _ in _TABLE)
+_HANDLERS: Final = {name: handler for name, handler in _TABLE if handler is not None}
+
+
+def _bulk(data: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def _page(namespace: Namespace, page: tuple[int, int, bytes] | None) -> bytes:
+    if page is None:
+        return b"-No more data\r\n"
+    last, count, items = page
+    return b"*2\r\n%b*%d\r\n%b" % (_bulk(namespace.cursor(last)), count, items)
+
+
+def _count(arguments: Arguments, expected: int) -> None:
+    if len(arguments) != expected:
+        raise RefusedError("Unexpected arguments")
+    if not all(arguments):
+        raise RefusedError("Invalid argument")
+
+
+def _key(client: Session, arguments: Arguments) -> bytes:
+    _count(arguments, 2)
+    if len(arguments[1]) > MAX_KEY_BYTES:
+        raise RefusedError("Invalid key")
+    _not_frozen(client)
+    return arguments[1]
+
+
+def _not_frozen(client: Session) -> None:
+    if client.namespace.locked == 2:
+        raise RefusedError("Namespace is temporarily frozen (read-write disabled)")
+
+
+def _writable(client: Session) -> None:
+    if not client.writable:
+        raise RefusedError("Namespace is in read-only mode")
+    _not_frozen(client)
+    if client.namespace.locked:
+        raise RefusedError("Namespace is temporarily locked (read-only)")
+
+
+def _number(word: bytes) -> int:
+    digits = word.strip()
+    kept = len(digits) - len(digits.lstrip(b"0123456789"))
+    return int(digits[:kept] or b"0")
+
+
+def _prefix(word: bytes, full: str) -> bool:
+    return full.startswith(word.decode("latin-1").upper())
+
+
+def _namespace_name(word: bytes) -> str:
+    if len(word) > _NAMESPACE_MAX_BYTES:
+        raise RefusedError("Namespace too long")
+    return word.decode("utf-8", "surrogateescape")
+
+
+def _answer(nonce: str, password: str) -> bytes:
+    return hashlib.sha1(f"{nonce}:{password}".encode(), usedforsecurity=False).hexdigest().encode()
+
+
+def _challenged(client: Session, answer: bytes) -> str:
+    if client.nonce is None:
+        raise RefusedError("No CHALLENGE requested, secure authentication not available")
+    if len(answer) != _SHA1_HEX:
+        raise RefusedError("Invalid hash length")
+    return client.nonce
+
+
+def _select_rights(client: Session, namespace: Namespace, credentials: Arguments) -> bool:
+    """Whether the client may write there; RefusedError when it may not even read."""
+    if namespace.password is None:
+        return True
+    if not credentials:
+        if not namespace.public:
+            raise RefusedError("Namespace protected and private")
+        return False
+    if len(credentials) == 1:
+        if credentials[0] != namespace.password.encode():
+            raise RefusedError("Access denied")
+        return True
+    if len(credentials) > 2:
+        raise RefusedError("Too many arguments")
+    if not _prefix(credentials[0], "SECURE"):
+        raise RefusedError("Only SECURE extra method supported")
+    nonce = _challenged(client, credentials[1])
+    if credentials[1] != _answer(nonce, namespace.password):
+        raise RefusedError("Access denied")
+    return True
+
+
+def _configure(namespace: Namespace, name: str, value: str) -> None:
+    if name == "mode":
+        raise RefusedError("This server instance is configured to use a single runtime mode")
+    if name in {"lock", "freeze"}:
+        namespace.locked = {"lock": 1, "freeze": 2}[name] if value[0] == "1" else 0
+        return
+    if namespace.name == DEFAULT_NAMESPACE:
+        raise RefusedError("Cannot update default namespace")
+    if name == "maxsize":
+        namespace.maxsize_bytes = _number(value.encode())
+    elif name == "password":
+        namespace.password = None if value == "*" else value
+    elif name == "public":
+        namespace.public = value[0] == "1"
+    elif name == "worm":
+        namespace.worm = value[0] == "1"
+    else:
+        raise RefusedError("Invalid property")
+
+
+def _description(store: Store, namespace: Namespace, *, admin: bool) -> str:
+    file, offset = namespace.end
+    lines: dict[str, object] = {
+        "name": namespace.name,
+        "entries": len(namespace),
+        "public": _yes(namespace.public),
+        "worm": _yes(namespace.worm),
+        "locked": _yes(bool(namespace.locked)),
+        "password": _yes(namespace.password is not None),
+        "data_size_bytes": namespace.payload_bytes,
+        "data_size_mb": f"{namespace.payload_bytes / _MIB:.2f}",
+        "data_limits_bytes": namespace.maxsize_bytes,
+        "index_size_bytes": namespace.index_bytes,
+        "index_size_kb": f"{namespace.index_bytes / 1024:.2f}",
+        "next_internal_id": f"0x{namespace.log_length:08x}",
+        "mode": "userkey",
+        "stats_index_io_errors": 0,
+        "stats_index_io_error_last": 0,
+        "stats_index_faults": 0,
+        "stats_data_io_errors": 0,
+        "stats_data_io_error_last": 0,
+        "stats_data_faults": 0,
+    }
+    if namespace.maxsize_bytes:
+        lines["space_available"] = namespace.maxsize_bytes - namespace.payload_bytes
+    free = os.statvfs(store.settings.data or "/")
+    for kind in ("index", "data"):
+        lines[f"{kind}_disk_freespace_bytes"] = free.f_bsize * free.f_bavail
+        lines[f"{kind}_disk_freespace_mb"] = f"{free.f_bsize * free.f_bavail / _MIB:.2f}"
+    if admin:
+        lines["data_path"] = store.settings.data or ""
+        lines["index_path"] = store.settings.index or ""
+        lines["data_current_id"] = file
+        lines["data_current_offset"] = offset
+    return "# namespace\n" + "".join(f"{name}: {value}\n" for name, value in lines.items())
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"
+
+
+def _crc32c_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        word = byte
+        for _ in range(8):
+            word = word >> 1 ^ (0x82F63B78 if word & 1 else 0)
+        table.append(word)
+    return tuple(table)
+
+
+_CRC32C: Final = _crc32c_table()
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C with init 0 and no final xor, as 0-db stores it (libzdb/crc32.c)."""
+    word = 0
+    for byte in data:
+        word = word >> 8 ^ _CRC32C[(word ^ byte) & 0xFF]
+    return word

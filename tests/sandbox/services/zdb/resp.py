@@ -1,0 +1,183 @@
+"""RESP as zdbd reads it: arrays of bulk strings, cut out of a stream quickly.
+
+Runs of MGET with 16-byte keys and of SET are recognised by their fixed layout and come out as one
+request: they are what a mirror sends by the hundred thousand.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+MAX_ARGUMENTS: Final = 1024
+MAX_PAYLOAD_BYTES: Final = 8 << 20
+_MAX_LINE_BYTES: Final = 64
+_KEY_STRIDE: Final = 23  # `$16`, line end, 16 bytes, line end
+_SET_HEADS: Final = (b"*4\r\n$3\r\nSET\r\n$16\r\n", b"*3\r\n$3\r\nSET\r\n$16\r\n")
+_MGET_HEAD: Final = b"\r\n$4\r\nMGET\r\n"
+
+
+class ProtocolError(ValueError):
+    """The stream is not a RESP request; str() is zdbd's text. fatal: it ends the connection."""
+
+    def __init__(self, text: str, *, fatal: bool) -> None:
+        super().__init__(text)
+        self.fatal = fatal
+
+
+@dataclass(frozen=True)
+class Command:
+    """One request: its arguments, the first being the command's name."""
+
+    arguments: list[bytes]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """One MGET."""
+
+    keys: list[bytes] | tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Consecutive SETs: key, payload, timestamp (None: now)."""
+
+    writes: list[tuple[bytes, bytes, int | None]]
+
+
+Request = Command | Fetch | Sets
+
+
+class Parser:
+    """Cuts requests out of the bytes a client sends; keeps the incomplete rest."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[Request]:
+        """Yield every request completed by these bytes; raises ProtocolError."""
+        buffer = self._rest + data if self._rest else data
+        self._rest = b""
+        position = 0
+        try:
+            while position < len(buffer):
+                request, position = _next(buffer, position)
+                if request is None:
+                    break
+                yield request
+        finally:
+            self._rest = buffer[position:]
+
+    def forget(self) -> None:
+        """Drop what is left of the stream."""
+        self._rest = b""
+
+
+def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
+    writes, end = _sets(buffer, position)
+    if writes:
+        return Sets(writes), end
+    fetch, end = _mget(buffer, position)
+    if fetch is not None:
+        return fetch, end
+    arguments, end = _array(buffer, position)
+    if arguments is None:
+        return None, position
+    return Command(arguments), end
+
+
+def _sets(buffer: bytes, position: int) -> tuple[list[tuple[bytes, bytes, int | None]], int]:
+    writes: list[tuple[bytes, bytes, int | None]] = []
+    find, size = buffer.find, len(buffer)
+    while buffer.startswith(_SET_HEADS, position):
+        key = position + 18
+        line = find(b"\r\n", key + 19, key + 30)
+        if line < 0 or buffer[key + 18] != 0x24:
+            break
+        digits = buffer[key + 19 : line]
+        if not digits.isdigit():
+            break
+        payload = line + 2
+        end = payload + int(digits)
+        if end + 2 > size or end - payload > MAX_PAYLOAD_BYTES:
+            break
+        if buffer[position + 1] == 0x33:
+            writes.append((buffer[key : key + 16], buffer[payload:end], None))
+            position = end + 2
+            continue
+        line = find(b"\r\n", end + 3, end + 8)
+        if line < 0:
+            break
+        stop = find(b"\r\n", line + 2, line + 24)
+        stamp = buffer[line + 2 : stop]
+        if stop < 0 or not stamp.isdigit() or buffer[end + 3 : line] != b"%d" % len(stamp):
+            break
+        writes.append((buffer[key : key + 16], buffer[payload:end], int(stamp)))
+        position = stop + 2
+    return writes, position
+
+
+@lru_cache(maxsize=2048)
+def _keys_struct(count: int) -> struct.Struct:
+    return struct.Struct("5x16s2x" * count)
+
+
+def _mget(buffer: bytes, position: int) -> tuple[Fetch | None, int]:
+    head = buffer.find(_MGET_HEAD, position, position + 6 + len(_MGET_HEAD))
+    if head < 0 or not buffer[position + 1 : head].isdigit():
+        return None, position
+    count = int(buffer[position + 1 : head]) - 1
+    start = head + len(_MGET_HEAD)
+    end = start + count * _KEY_STRIDE
+    if not 1 <= count < MAX_ARGUMENTS or end > len(buffer):
+        return None, position
+    body = buffer[start:end]
+    frame = zip(b"$16\r\n\r\n", (0, 1, 2, 3, 4, 21, 22), strict=True)
+    if any(body[at::_KEY_STRIDE].count(byte) != count for byte, at in frame):
+        return None, position
+    return Fetch(_keys_struct(count).unpack(body)), end
+
+
+def _array(buffer: bytes, position: int) -> tuple[list[bytes] | None, int]:
+    count, at = _header(buffer, position, b"*", "Malformed request, array expected", fatal=True)
+    if count is None:
+        return None, position
+    if count == 0:
+        raise ProtocolError("Missing arguments", fatal=False)
+    if count > MAX_ARGUMENTS:
+        raise ProtocolError("Too many arguments", fatal=False)
+    arguments = []
+    for _ in range(count):
+        length, at = _header(buffer, at, b"$", "Malformed query string", fatal=False)
+        if length is None:
+            return None, position
+        if length > MAX_PAYLOAD_BYTES:
+            raise ProtocolError("Payload too big", fatal=True)
+        if at + length + 2 > len(buffer):
+            return None, position
+        arguments.append(buffer[at : at + length])
+        at += length + 2
+    return arguments, at
+
+
+def _header(
+    buffer: bytes, at: int, sign: bytes, complaint: str, *, fatal: bool
+) -> tuple[int | None, int]:
+    """Read a count or length line: its value (None: not yet complete) and where the next line starts."""
+    line = buffer.find(b"\n", at, at + _MAX_LINE_BYTES)
+    if line < 0:
+        if len(buffer) - at >= _MAX_LINE_BYTES:
+            raise ProtocolError(complaint, fatal=True)
+        return None, at
+    if buffer[at : at + 1] != sign:
+        raise ProtocolError(complaint, fatal=fatal)
+    return _atoi(buffer[at + 1 : line]), line + 1
+
+
+def _atoi(text: bytes) -> int:
+    """C's atoi, of non-negative numbers: leading digits, else 0."""
+    digits = text.strip()
+    kept = len(digits) - len(digits.lstrip(b"0123456789"))
+    return int(digits[:kept] or b"0")
