@@ -1,1 +1,1 @@
-"""Components: typed settings in, resources out. Nothing here opens a socket."""
+"""What the stack declares: typed settings in, Pulumi resources out. Nothing here opens a socket."""

@@ -1,0 +1,170 @@
+"""From what the stack file says to `Settings`, or to every reason why not.
+
+Pulumi hands the program one string per top-level key: plain text, or JSON where the stack file
+holds a list or a mapping. Each key is checked on its own, so that one wrong key does not hide
+another; the rules that span keys run on all that are right.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
+
+from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from components.settings.model import Settings
+from components.settings.problems import Problem, SettingsError
+from components.settings.rules import combination_problems
+
+PROJECT: Final = "gridhub"
+_FIELDS: Final[dict[str, tuple[str, FieldInfo]]] = {
+    str(info.alias): (name, info) for name, info in Settings.model_fields.items()
+}
+_REMEDIES: Final = {
+    "domain": "pulumi config set domain grid.example.org",
+    "publicAddresses": "pulumi config set --path publicAddresses.ipv4[0] 203.0.113.10",
+    "images": "make pin-images",
+}
+_EXPECTED: Final = {
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+}
+
+
+def load() -> Settings:
+    """Read the running program's configuration; raise SettingsError with all that is wrong."""
+    values = {**get_config_env(), **CONFIG.get()}
+    return parse(values, get_config_secret_keys_env())
+
+
+def parse(values: Mapping[str, Any], secret_keys: Collection[str] = ()) -> Settings:
+    """Return the settings in `values` (full keys, `gridhub:domain`) or raise SettingsError.
+
+    values: as Pulumi gives them; keys of other projects are ignored. secret_keys: full keys whose
+    value the stack file holds encrypted.
+    """
+    given = {
+        key.partition(":")[2]: value
+        for key, value in sorted(values.items())
+        if key.partition(":")[0] == PROJECT and not _absent(value)
+    }
+    problems = [*_unknown(given), *_plain_secrets(given, secret_keys)]
+    right: dict[str, Any] = {}
+    for key, (name, info) in _FIELDS.items():
+        try:
+            right[name] = _value(key, info, given)
+        except _KeyProblemsError as error:
+            problems += error.problems
+    problems += combination_problems(right)
+    if problems:
+        raise SettingsError(problems)
+    return Settings.model_construct(**right)
+
+
+class _KeyProblemsError(Exception):
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__()
+        self.problems = problems
+
+
+def _absent(value: Any) -> bool:
+    """An empty value is how the schema in Pulumi.yaml writes "no default"."""
+    return value in ("", "{}", "null")
+
+
+def _unknown(given: Mapping[str, Any]) -> Iterator[Problem]:
+    for key in given:
+        if key not in _FIELDS:
+            yield Problem(key, "is not a setting", _nearest(key, _FIELDS))
+
+
+def _nearest(key: str, known: Collection[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(key, known, n=1, cutoff=0.6)
+    meant = f"did you mean `{near[0]}`? " if near else ""
+    return f"{meant}docs/configuration.md lists them all"
+
+
+def _plain_secrets(given: Mapping[str, Any], secret_keys: Collection[str]) -> Iterator[Problem]:
+    for key, (_, info) in _FIELDS.items():
+        if is_secret(info) and key in given and f"{PROJECT}:{key}" not in secret_keys:
+            remedy = f"`pulumi config set --secret {key}` and revoke the one that was readable"
+            yield Problem(key, "is a secret in plain text", remedy)
+
+
+def is_secret(info: FieldInfo) -> bool:
+    """Tell whether the stack file must hold this setting encrypted."""
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get("secret") is True
+
+
+def _value(key: str, info: FieldInfo, given: Mapping[str, Any]) -> Any:
+    if key not in given:
+        if info.is_required():
+            remedy = f"`{_REMEDIES[key]}`"
+            raise _KeyProblemsError([Problem(key, "is required and not set", remedy)])
+        return info.get_default(call_default_factory=True)
+    adapter: TypeAdapter[Any] = TypeAdapter(_annotation(info))
+    try:
+        return adapter.validate_json(_as_json(adapter, given[key]), strict=True)
+    except ValidationError as error:
+        problems = [_problem(key, detail) for detail in error.errors(include_url=False)]
+        raise _KeyProblemsError(problems) from None
+
+
+def _annotation(info: FieldInfo) -> Any:
+    from typing import Annotated
+
+    metadata = tuple(info.metadata)
+    return Annotated[(info.annotation, *metadata)] if metadata else info.annotation
+
+
+def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:
+    """Text stays text where the setting is text; elsewhere it is the JSON that Pulumi made."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if _is_textual(adapter):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return json.dumps(value)
+    return value
+
+
+def _is_textual(adapter: TypeAdapter[Any]) -> bool:
+    schema = adapter.json_schema()
+    branches = schema.get("anyOf", [schema])
+    return any(branch.get("type") == "string" for branch in branches)
+
+
+def _problem(key: str, detail: Any) -> Problem:
+    path = ".".join([key, *(str(part) for part in detail["loc"] if part != "[key]")])
+    kind = detail["type"]
+    shown = _shown(detail["input"])
+    if kind == "extra_forbidden":
+        return Problem(path, "is not a setting", "docs/configuration.md lists them all")
+    if kind == "missing":
+        remedy = f"`{_REMEDIES[key]}`" if key in _REMEDIES else "add it to the stack file"
+        return Problem(path, "is required and not set", remedy)
+    if kind == "value_error":
+        message, _, remedy = str(detail["ctx"]["error"]).partition("; ")
+        return Problem(path, f"{shown} {message}", remedy)
+    if kind in _EXPECTED:
+        return Problem(path, f"{_EXPECTED[kind]}, not {shown}")
+    message = detail["msg"].replace("Input should be", "must be")
+    return Problem(path, f"{message}, not {shown}")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    longest = 60
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -1,0 +1,335 @@
+"""The settings: one field per key of the stack file, with type, default and effect.
+
+Keys are camelCase in the stack file. Sizes are in the unit that the key ends with (Mb, Gb: powers
+of 1024; Bytes; Seconds; Days). The descriptions here are the only ones: `docs/configuration.md`
+and the config section of `Pulumi.yaml` are written from them.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from components.settings.base import Section, default_of
+from components.settings.jobs import FlistsSettings, KernelsSettings, UsersSettings
+from components.settings.values import (
+    AbsolutePath,
+    CertificateAuthority,
+    DataRoot,
+    DockerHost,
+    Domain,
+    Email,
+    Host,
+    HttpUrl,
+    ImageReference,
+    Ipv4,
+    Ipv4Subnet,
+    Ipv6,
+    Ipv6Subnet,
+    PlainName,
+    Port,
+)
+
+Mode: TypeAlias = Literal["mirror", "detached", "standalone"]
+Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
+Counter: TypeAlias = Annotated[int, Field(ge=0)]
+
+
+class HostSettings(Section):
+    """The machine that the mirror runs on."""
+
+    docker: DockerHost = Field(
+        "unix:///var/run/docker.sock",
+        description="Docker Engine: `unix:///PATH`, or `ssh://USER@HOST[:PORT]` for a remote one.",
+    )
+    ssh_key_path: AbsolutePath | None = Field(
+        None, description="Private key file for `ssh://`; its path is kept, never its content."
+    )
+    known_hosts_path: AbsolutePath | None = Field(
+        None, description="known_hosts file that pins the host's key; checking is never off."
+    )
+
+
+class NetworkSettings(Section):
+    """The stack's own Docker network; both families, each with a subnet of its own."""
+
+    ipv4_subnet: Ipv4Subnet | None = Field(
+        None, description="Private IPv4 subnet, /16 to /28; derived from the stack's name if unset."
+    )
+    ipv6_subnet: Ipv6Subnet | None = Field(
+        None, description="IPv6 subnet, /48 to /112; a ULA derived from the stack's name if unset."
+    )
+
+
+class BindSettings(Section):
+    """The host's addresses that the public ports are bound to."""
+
+    ipv4: list[Ipv4] = Field(["0.0.0.0"], description="IPv4 addresses to listen on.")  # noqa: S104
+    ipv6: list[Ipv6] = Field(["::"], description="IPv6 addresses to listen on.")
+
+
+class PortSettings(Section):
+    """The public ports."""
+
+    http: Port = Field(80, description="Plain HTTP: what booting nodes ask; the rest redirects.")
+    https: Port = Field(443, description="HTTPS for hub and bootstrap.")
+    zdb: Port = Field(9900, description="0-db, read-only for all without the admin password.")
+    metrics: Port | None = Field(
+        None, description="Prometheus metrics of the edge, on the host's loopback; unset: none."
+    )
+
+
+class PublicAddressSettings(Section):
+    """The addresses under which the world reaches the host: what DNS records will say."""
+
+    ipv4: list[Ipv4] = Field([], description="For A records.")
+    ipv6: list[Ipv6] = Field([], description="For AAAA records.")
+
+
+class DnsSettings(Section):
+    """Who sets the DNS records, and which."""
+
+    provider: Literal["none", "cloudflare"] = Field(
+        "none", description="`cloudflare` sets the records; `none`: the output `dnsRecords` lists them."
+    )
+    kind: Literal["individual", "wildcard"] = Field(
+        "individual", description="`hub.` and `bootstrap.` of the domain, or one `*.` for all."
+    )
+    zone_id: str | None = Field(None, description="Cloudflare's id of the zone.")
+    ttl: int = Field(
+        1, ge=1, le=86400, description="Seconds that resolvers may keep a record; 1: automatic."
+    )
+    proxied: bool = Field(
+        default=False, description="Cloudflare's proxy in front of HTTP; 0-db then needs another name."
+    )
+    api_url: HttpUrl | None = Field(
+        None, description="Another API endpoint (tests); unset: Cloudflare's."
+    )
+
+
+class AcmeSettings(Section):
+    """Where the certificates come from."""
+
+    email: Email | None = Field(
+        None, description="Contact of the ACME account; required unless `ca` is `internal`."
+    )
+    ca: CertificateAuthority = Field(
+        "letsencrypt",
+        description="`letsencrypt`, `letsencrypt-staging`, an ACME directory's https URL, or "
+        "`internal`: a CA of the edge's own, which no client knows (sandbox).",
+    )
+
+
+class ImageSettings(Section):
+    """The service images, each pinned: by digest, or, if built on the host, by image id."""
+
+    zdb: ImageReference = Field(description="0-db: has /bin/zdb, /bin/sh and busybox.")
+    hub: ImageReference = Field(description="0-hub: serves port 5555, reads /hub/src/config.py.")
+    bootstrap: ImageReference | None = Field(
+        None, description="0-bootstrap: port 5555, reads /bootstrap/config.py."
+    )
+    caddy: ImageReference = Field(description="Caddy 2.6 or later, with busybox.")
+    python: ImageReference = Field(description="Python 3.11: runs the sync agents.")
+
+
+class ServiceLimits(Section):
+    """What one container may take of the host."""
+
+    memory_mb: int = Field(
+        256, ge=32, description="Memory, and memory plus swap: the container gets no swap."
+    )
+    processes: int = Field(
+        256, ge=16, description="Processes and threads of the service's user (ulimit nproc)."
+    )
+    log_size_mb: int = Field(10, ge=1, description="Size at which the container's log rotates.")
+    log_files: int = Field(3, ge=1, le=100, description="Rotated logs kept.")
+
+
+class LimitSettings(Section):
+    """Limits per service."""
+
+    zdb: ServiceLimits = Field(
+        default_of(ServiceLimits, memoryMb=2048),
+        description="0-db keeps its index in memory: about 50 bytes a chunk.",
+    )
+    hub: ServiceLimits = Field(default_of(ServiceLimits, memoryMb=1024), description="0-hub.")
+    bootstrap: ServiceLimits = Field(
+        default_of(ServiceLimits, memoryMb=1024),
+        description="0-bootstrap; its /tmp, where it builds boot media, counts.",
+    )
+    caddy: ServiceLimits = Field(default_of(ServiceLimits, memoryMb=512), description="Caddy.")
+    users: ServiceLimits = Field(
+        default_of(ServiceLimits, memoryMb=512), description="The users job."
+    )
+    kernels: ServiceLimits = Field(
+        default_of(ServiceLimits, memoryMb=256), description="The kernels job."
+    )
+    flists: ServiceLimits = Field(
+        default_of(ServiceLimits, memoryMb=1024), description="The flists job."
+    )
+
+
+class ZdbEndpointSettings(Section):
+    """A 0-db namespace of someone else."""
+
+    host: Host = Field(description="Name or address (IPv6 without brackets).")
+    port: Port = Field(9900, description="TCP port.")
+    namespace: PlainName = Field("default", description="Namespace.")
+
+
+class SourceSettings(Section):
+    """The master: any hub, bootstrap and 0-db, also those of another mirror."""
+
+    hub: HttpUrl = Field("https://hub.grid.tf", description="Base URL of the master's hub.")
+    bootstrap: HttpUrl = Field(
+        "https://bootstrap.grid.tf", description="Base URL of the master's bootstrap server."
+    )
+    zdb: ZdbEndpointSettings = Field(
+        default_of(ZdbEndpointSettings, host="hub.grid.tf"), description="The master's chunks."
+    )
+
+
+class ZdbSettings(Section):
+    """This mirror's own 0-db."""
+
+    publish_host: Host | None = Field(
+        None, description="Name that flists give to nodes for it; unset: `hub.` of the domain."
+    )
+    publish_port: Port | None = Field(
+        None, description="Port that flists give to nodes; unset: `ports.zdb`."
+    )
+    datasize_mb: int = Field(
+        256, ge=1, le=4096, description="Size at which 0-db starts another data file."
+    )
+
+
+class HubSettings(Section):
+    """What the hub's own configuration says."""
+
+    official_repositories: list[PlainName] = Field(
+        [
+            "tf-official-apps",
+            "tf-dockers",
+            "tf-autobuilder",
+            "tf-bootable",
+            "tf-zos",
+            "tf-solutions",
+            "tf-elevated",
+            "tf-official-vms",
+        ],
+        description="Repositories shown on top of the hub's page.",
+    )
+    guest_access: bool = Field(
+        default=False, description="Writable modes: accept the generated guest token as user guest."
+    )
+    users_map: dict[PlainName, str] = Field(
+        {}, description="Writable modes: repository to the ThreeFold Connect account that owns it."
+    )
+
+
+class BootstrapSettings(Section):
+    """The bootstrap server."""
+
+    enabled: bool = Field(
+        default=True, description="Whether it runs here; if not, no kernels are synced either."
+    )
+    run_modes: dict[PlainName, str] = Field(
+        {"prod": "production", "test": "testing", "dev": "development", "qa": "qa network"},
+        description="Run modes it offers, with their titles in the boot menu.",
+    )
+
+
+class PreflightSettings(Section):
+    """What the host must have before anything is changed."""
+
+    cores: int = Field(2, ge=0, description="Processor cores.")
+    memory_mb: int = Field(4096, ge=0, description="Memory.")
+    free_space_gb: float = Field(1024, ge=0, description="Space (free or ours) at the data root.")
+    data_root_is_mount: bool = Field(
+        default=False, description="Refuse a data root on the system's own file system."
+    )
+    check_source: bool = Field(default=True, description="Refuse when the master does not answer.")
+    check_dns: bool = Field(
+        default=True, description="Report DNS names that point to another host (no error)."
+    )
+
+
+class RotationSettings(Section):
+    """Generated secrets: raise a counter by one and the next `up` makes that one anew."""
+
+    zdb_admin: Counter = Field(0, description="0-db's admin password; restarts 0-db and its users.")
+    hub_key: Counter = Field(0, description="The hub's x25519 key; restarts the hub.")
+    hub_seed: Counter = Field(
+        0, description="Seed of the hub's API tokens, which all end; restarts the hub."
+    )
+    bootstrap_token: Counter = Field(0, description="Bootstrap's API token; restarts bootstrap.")
+    guest_token: Counter = Field(0, description="The hub's guest token; restarts the hub.")
+
+
+class Settings(Section):
+    """Everything under `gridhub:` in a stack file."""
+
+    domain: Domain = Field(
+        description="The mirror's domain: serves `hub.DOMAIN` and `bootstrap.DOMAIN`."
+    )
+    mode: Mode = Field(
+        "mirror",
+        description="`mirror` follows a master, read-only; `detached` keeps what was mirrored, ends "
+        "the sync and accepts uploads; `standalone` is an own hub from the start.",
+    )
+    mode_confirmation: Counter = Field(
+        0,
+        description="Raise by one to allow, once, the way back to `mirror`, which can lose local "
+        "uploads.",
+    )
+    production: bool = Field(
+        default=False,
+        description="Protects what holds data from deletion, and refuses settings for trying out.",
+    )
+    data_root: DataRoot = Field(
+        "/srv", description="Folder on the host with all of the stack's data; one stack, one root."
+    )
+    host: HostSettings = Field(default_of(HostSettings), description="Docker host.")
+    network: NetworkSettings = Field(default_of(NetworkSettings), description="Docker network.")
+    bind: BindSettings = Field(default_of(BindSettings), description="Addresses to listen on.")
+    ports: PortSettings = Field(default_of(PortSettings), description="Ports to listen on.")
+    public_addresses: PublicAddressSettings = Field(
+        description="Addresses of the host in the Internet."
+    )
+    dns: DnsSettings = Field(default_of(DnsSettings), description="DNS records.")
+    dns_api_token: str | None = Field(
+        None,
+        description="Cloudflare API token that may edit the zone. Secret: set it with --secret.",
+        json_schema_extra={"secret": True},
+    )
+    acme: AcmeSettings = Field(default_of(AcmeSettings), description="Certificates.")
+    images: ImageSettings = Field(description="Service images, pinned.")
+    limits: LimitSettings = Field(default_of(LimitSettings), description="Limits per service.")
+    source: SourceSettings = Field(default_of(SourceSettings), description="The master.")
+    zdb: ZdbSettings = Field(default_of(ZdbSettings), description="0-db.")
+    hub: HubSettings = Field(default_of(HubSettings), description="0-hub.")
+    bootstrap: BootstrapSettings = Field(
+        default_of(BootstrapSettings), description="0-bootstrap."
+    )
+    users: UsersSettings = Field(default_of(UsersSettings), description="The users job.")
+    kernels: KernelsSettings = Field(default_of(KernelsSettings), description="The kernels job.")
+    flists: FlistsSettings = Field(default_of(FlistsSettings), description="The flists job.")
+    ready: Ready = Field(
+        "started",
+        description="What `up` waits for: jobs `started`; something `bootable`; a complete "
+        "`first-pass`; `in-sync`.",
+    )
+    ready_timeout_seconds: int = Field(
+        300, ge=1, le=86400, description="How long `up` waits for `ready`."
+    )
+    health_interval_seconds: int = Field(
+        10, ge=1, le=300, description="Time between two health checks of a container."
+    )
+    preflight: PreflightSettings = Field(
+        default_of(PreflightSettings), description="Requirements on the host."
+    )
+    rotation: RotationSettings = Field(
+        default_of(RotationSettings), description="Rotation of generated secrets."
+    )
+    purge: bool = Field(
+        default=False, description="`destroy` also deletes the data below the data root."
+    )

@@ -1,0 +1,165 @@
+"""The kinds of value a setting can have, each with the sentence that says what is wrong with it."""
+
+import ipaddress
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Final, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from sync.contract.names import RefusedNameError, checked
+
+_LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN: Final = re.compile(rf"({_LABEL}\.)+{_LABEL}")
+_HOST: Final = re.compile(rf"({_LABEL}\.)*{_LABEL}", re.IGNORECASE)
+_EMAIL: Final = re.compile(rf"[A-Za-z0-9._%+-]+@({_LABEL}\.)+{_LABEL}", re.IGNORECASE)
+_REPOSITORY: Final = r"[a-z0-9]+([._-][a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+_TAG: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_BY_DIGEST: Final = re.compile(rf"{_REPOSITORY}(:{_TAG})?@sha256:[0-9a-f]{{64}}")
+_LOCAL: Final = re.compile(rf"localhost/{_REPOSITORY}:{_TAG}")
+# Folders of the system itself: a data root there would take over what is not ours.
+_SYSTEM: Final = frozenset(
+    "/ /bin /boot /dev /etc /home /lib /lib64 /opt /proc /root /run /sbin /sys /tmp /usr /var".split()
+)
+SMALLEST_IPV4: Final = 28
+LARGEST_IPV4: Final = 16
+SMALLEST_IPV6: Final = 112
+LARGEST_IPV6: Final = 48
+
+
+def _domain(value: str) -> str:
+    if not _DOMAIN.fullmatch(value) or value.rsplit(".", 1)[1].isdigit():
+        raise ValueError("is not a domain name; give it in lower case, as in grid.example.org")
+    return value
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value) and not _is_address(value):
+        raise ValueError("is neither a host name nor an IP address (IPv6 without brackets)")
+    return value
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _email(value: str) -> str:
+    if not _EMAIL.fullmatch(value):
+        raise ValueError("is not an e-mail address")
+    return value
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("is not an http:// or https:// URL without query")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a user name or password")
+    return value.rstrip("/")
+
+
+def _authority(value: str) -> str:
+    if value in {"letsencrypt", "letsencrypt-staging", "internal"}:
+        return value
+    if not value.startswith("https://") or not urlsplit(value).hostname:
+        raise ValueError("is not letsencrypt, letsencrypt-staging, internal or an https:// URL")
+    return value
+
+
+def _docker_host(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
+        return value
+    if parts.scheme == "ssh" and parts.hostname and parts.username and parts.path in {"", "/"}:
+        if parts.password:
+            raise ValueError("must not hold a password; use a key (host.sshKeyPath)")
+        return value.rstrip("/")
+    raise ValueError("is not unix:///PATH or ssh://USER@HOST[:PORT]")
+
+
+def _absolute(value: str) -> str:
+    path = PurePosixPath(value)
+    if not path.is_absolute() or ".." in path.parts or "\0" in value:
+        raise ValueError("is not an absolute path without `..`")
+    return str(path)
+
+
+def _data_root(value: str) -> str:
+    path = _absolute(value)
+    if path in _SYSTEM:
+        raise ValueError("is a folder of the system; choose one of its own, such as /srv")
+    if not re.fullmatch(r"[A-Za-z0-9._/-]+", path):
+        raise ValueError("holds characters other than letters, digits and ._-/")
+    return path
+
+
+def _image(value: str) -> str:
+    if not _BY_DIGEST.fullmatch(value) and not _LOCAL.fullmatch(value):
+        raise ValueError(
+            "is not pinned; give NAME@sha256:DIGEST (`make pin-images` prints them), "
+            "or localhost/NAME:TAG for an image built on the host"
+        )
+    return value
+
+
+def _ipv4(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError:
+        raise ValueError("is not an IPv4 address") from None
+
+
+def _ipv6(value: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(value))
+    except ValueError:
+        raise ValueError("is not an IPv6 address") from None
+
+
+def _ipv4_subnet(value: str) -> str:
+    try:
+        network = ipaddress.IPv4Network(value)
+    except ValueError:
+        raise ValueError("is not an IPv4 subnet such as 10.99.0.0/24") from None
+    if not network.is_private or not LARGEST_IPV4 <= network.prefixlen <= SMALLEST_IPV4:
+        raise ValueError("is not a private subnet of /16 to /28")
+    return str(network)
+
+
+def _ipv6_subnet(value: str) -> str:
+    try:
+        network = ipaddress.IPv6Network(value)
+    except ValueError:
+        raise ValueError("is not an IPv6 subnet such as fd00:9900::/64") from None
+    if not LARGEST_IPV6 <= network.prefixlen <= SMALLEST_IPV6:
+        raise ValueError("is not a subnet of /48 to /112")
+    return str(network)
+
+
+def _plain_name(value: str) -> str:
+    try:
+        return checked(value, "setting")
+    except RefusedNameError:
+        raise ValueError("is not a plain name (letters, digits, ._+@:~=,-)") from None
+
+
+Domain = Annotated[str, AfterValidator(_domain)]
+Host = Annotated[str, AfterValidator(_host)]
+Email = Annotated[str, AfterValidator(_email)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+CertificateAuthority = Annotated[str, AfterValidator(_authority)]
+DockerHost = Annotated[str, AfterValidator(_docker_host)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+DataRoot = Annotated[str, AfterValidator(_data_root)]
+ImageReference = Annotated[str, AfterValidator(_image)]
+Ipv4 = Annotated[str, AfterValidator(_ipv4)]
+Ipv6 = Annotated[str, AfterValidator(_ipv6)]
+Ipv4Subnet = Annotated[str, AfterValidator(_ipv4_subnet)]
+Ipv6Subnet = Annotated[str, AfterValidator(_ipv6_subnet)]
+PlainName = Annotated[str, AfterValidator(_plain_name)]
+Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
