@@ -201,7 +201,7 @@ def _context(service: Service, base: str) -> bytes:
 
 
 def _sources() -> dict[str, bytes]:
-    roots = ("tests/sandbox/services", "tests/sandbox/upstream")
+    roots = ("tests/sandbox/services", "tests/sandbox/flist", "tests/sandbox/upstream")
     paths = [PROJECT / "tests/__init__.py", PROJECT / "tests/sandbox/__init__.py"]
     for root in roots:
         paths += sorted((PROJECT / root).rglob("*.py"))
