@@ -21,6 +21,8 @@ STACK = "sandbox"
 DOMAIN = "gridhub.test"
 ROOT = Path("/srv/gridhub-sandbox")
 HTTPS_PORT = 8443
+# The committed stack file names this socket; it leads to whichever engine is in use.
+SOCKET = Path("/run/gridhub-sandbox/docker.sock")
 # The passphrase guards throw-away secrets of a throw-away stack; a real stack has its own.
 _PASSPHRASE = "sandbox"
 _SYNC_SECONDS = 180
@@ -52,6 +54,7 @@ def up(console: Console) -> None:
     engine = dockerd.ensure(console)
     owner = "private" if engine.private else "the machine's"
     console.print(f"Docker Engine {engine.version} ({owner}) at {engine.url}")
+    _link_socket(engine)
     made = images.ensure(engine.url, console)
     kinds = ", ".join(f"{image.service}: {image.kind}" for image in made)
     console.print(f"Service images: {kinds}")
@@ -71,6 +74,15 @@ def up(console: Console) -> None:
         f"Up in {finished - started:.0f} s, {finished - ready:.0f} s of it "
         "after packages and images were there."
     )
+
+
+def _link_socket(engine: dockerd.DockerEngine) -> None:
+    scheme, _, path = engine.url.partition("://")
+    if scheme != "unix":
+        raise RuntimeError(f"the sandbox needs an engine on a unix socket, not {engine.url}")
+    SOCKET.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    SOCKET.unlink(missing_ok=True)
+    SOCKET.symlink_to(path)
 
 
 def _select(place: pulumi.Workspace) -> None:
@@ -192,7 +204,7 @@ def down(console: Console) -> None:
         images.remove(engine.url)
     if dockerd.stop_private(remove_data=True):
         console.print("Private Docker Engine ended.")
-    for directory in (ROOT, SANDBOX):
+    for directory in (ROOT, SANDBOX, SOCKET.parent):
         if directory.exists():
             shutil.rmtree(directory)
     console.print("The sandbox is gone.")
