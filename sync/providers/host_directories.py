@@ -1,7 +1,96 @@
-"""The directories of a mirror on its host."""
+"""The data root and its directories on the host."""
 
-from pulumi.dynamic import ResourceProvider
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
+
+from sync.providers import survey
+from sync.providers.host import DataRootGoneError, connect
+from sync.providers.props import changed_inputs, integer
+
+_INPUTS = ("host", "root", "directories", "purge")
+
+
+def _entries(props: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": entry["path"],
+            "uid": integer(entry["uid"]),
+            "mode": integer(entry.get("mode", 0o755)),
+        }
+        for entry in props["directories"]
+    ]
+
+
+def _record(props: Mapping[str, Any], drift: list[str]) -> dict[str, Any]:
+    return {**{key: props[key] for key in _INPUTS}, "drift": drift}
+
+
+def _drift(props: Mapping[str, Any], seen: survey.Survey) -> list[str]:
+    return [
+        words for entry in _entries(props) if (words := _difference(entry, seen.paths)) is not None
+    ]
+
+
+def _difference(entry: Mapping[str, Any], paths: Mapping[str, survey.PathState]) -> str | None:
+    state = paths.get(entry["path"])
+    if state is None:
+        return f"{entry['path']}: missing"
+    if state.kind != "directory":
+        return f"{entry['path']}: not a directory"
+    if (state.uid, state.mode) != (entry["uid"], entry["mode"]):
+        return (
+            f"{entry['path']}: belongs to {state.uid}, mode {state.mode:o} instead of "
+            f"{entry['uid']}, {entry['mode']:o}"
+        )
+    return None
 
 
 class HostDirectoriesProvider(ResourceProvider):
-    """Makes, owns and (asked to) purges the directories below a data root."""
+    """Makes and owns directories; adopts those that exist, with their contents."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Make what is missing; safe to repeat."""
+        return CreateResult(f"{props['root']}#directories", self._apply(props))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Make what is missing or owned wrongly; directories no longer listed stay."""
+        return UpdateResult(self._apply(_news))
+
+    def _apply(self, props: dict[str, Any]) -> dict[str, Any]:
+        host = connect(props["host"])
+        request = {"directories": _entries(props)}
+        host.as_root("make_directories", props["root"], request, create_root=True)
+        survey.forget()
+        return _record(props, [])
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Tell which directories are gone or owned otherwise."""
+        seen = survey.survey(props, [entry["path"] for entry in _entries(props)])
+        if not any(entry["path"] in seen.paths for entry in _entries(props)):
+            return ReadResult(None, {})
+        return ReadResult(id_, _record(props, _drift(props, seen)))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Tell changed inputs and drift; another root is another resource."""
+        if drift := _olds.get("drift"):
+            pulumi.log.info(f"directories on the host drifted: {'; '.join(drift)}")
+        replaces = ["root"] if _olds.get("root") != _news.get("root") else []
+        changed = changed_inputs(_INPUTS, _olds, _news)
+        return DiffResult(changes=bool(changed or drift), replaces=replaces)
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Keep everything, unless the stack says purge."""
+        if not _props.get("purge"):
+            return
+        paths = [entry["path"] for entry in _entries(_props)]
+        try:
+            connect(_props["host"]).as_root("purge", _props["root"], {"paths": paths})
+        except DataRootGoneError:
+            return
+        finally:
+            survey.forget()

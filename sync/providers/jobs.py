@@ -1,17 +1,213 @@
-"""The three sync jobs in the stack: spec out, status record back."""
+"""The three sync jobs in the stack: spec out, status record back.
 
-from typing import Final
+One provider serves users, kernels and flists. It copies no data: it writes the job's spec to the
+host, where the agent's container picks it up, and brings the status record back as outputs.
+"""
 
-from pulumi.dynamic import ResourceProvider
+import base64
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
-RECORDED: Final = (
-    *("phase", "healthy", "summary", "reason", "readyState", "runningAgent", "specDigest"),
-    *("startedAt", "updatedAt", "endedAt", "nextAt", "bootableAt", "firstPassAt"),
-    *("lastSuccessAt", "done", "total", "cursor", "lag", "rateItemsPerSecond"),
-    *("rateBytesPerSecond", "etaSeconds", "retries", "refused", "broken", "errors", "master"),
-    *("details", "container"),
+import pulumi
+from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    ResourceProvider,
+    UpdateResult,
 )
+from pydantic import TypeAdapter, ValidationError
+
+from sync.contract import layout
+from sync.contract import spec as contract
+from sync.contract.layout import Job
+from sync.providers import job_view
+from sync.providers.host import DataRootGoneError, connect
+from sync.providers.job_wait import Wanted, wait_until_ready, wait_until_stopped
+from sync.providers.job_words import RECORDED, recorded, trouble
+from sync.providers.props import changed_inputs, normal, unknown
+
+__all__ = ["RECORDED", "JobProvider"]
+
+Spec: TypeAlias = contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec
+# `readyTimeoutSeconds` is left out: how long an earlier run would have waited is no change.
+_COMPARED: Final[tuple[str, ...]] = (
+    "host",
+    "root",
+    "job",
+    "agentVersion",
+    "containerName",
+    "ready",
+    "purge",
+)
+_INPUTS: Final[tuple[str, ...]] = (*_COMPARED, "spec", "readyTimeoutSeconds")
+_RESTART_SECONDS: Final = 60
+_ADAPTER: Final[TypeAdapter[Spec]] = TypeAdapter(contract.JobSpec)
+
+
+def parse_spec(props: Mapping[str, Any]) -> Spec:
+    """Return the typed spec of a resource's inputs; pydantic.ValidationError names wrong keys."""
+    return _ADAPTER.validate_python(normal(props["spec"]))
+
+
+def spec_path(job: Job) -> str:
+    """Path of the job's spec below the data root."""
+    return f"{layout.job_spec_dir(job)}/{layout.SPEC_FILE}"
 
 
 class JobProvider(ResourceProvider):
-    """Writes a job's spec, waits as asked, records its status."""
+    """Installs a job's spec, waits as asked, records the mirror's state, repairs what failed."""
+
+    serialize_as_secret_always = False
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Name every wrong key of the spec; what a preview does not know yet is not judged."""
+        inputs = {key: news[key] for key in _INPUTS if key in news}
+        if unknown(news.get("spec")):
+            return CheckResult(inputs, [])
+        try:
+            spec = parse_spec(news)
+        except ValidationError as error:
+            failures = [
+                CheckFailure(f"spec.{'.'.join(str(part) for part in entry['loc'])}", entry["msg"])
+                for entry in error.errors()
+            ]
+            return CheckResult(inputs, failures)
+        wrong = (
+            [CheckFailure("spec.job", f"is {spec.job}, not {news['job']}")]
+            if spec.job != news["job"]
+            else []
+        )
+        return CheckResult(inputs, wrong)
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Write the spec and wait as asked; a job that runs with this very spec is adopted."""
+        return CreateResult(f"{props['root']}#{props['job']}", self._apply(props))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Write the spec if it differs, restart a job that failed or stalled, wait as asked."""
+        return UpdateResult(self._apply(_news))
+
+    def _apply(self, props: Mapping[str, Any]) -> dict[str, Any]:
+        spec = parse_spec(props)
+        seen = job_view.view(props, fresh=True)
+        if seen.files[spec.job].spec != spec:
+            self._write_spec(props, spec)
+        self._repair(props, spec.job, seen)
+        job_view.forget()
+        wanted = Wanted(spec, props["agentVersion"], props["containerName"], props["ready"])
+        state = wait_until_ready(
+            wanted, lambda: job_view.view(props, fresh=True), float(props["readyTimeoutSeconds"])
+        )
+        return {**_record(props), "readyState": state}
+
+    def _write_spec(self, props: Mapping[str, Any], spec: Spec) -> None:
+        content = base64.b64encode(contract.canonical(spec)).decode()
+        file = {"path": spec_path(spec.job), "uid": 0, "mode": 0o644, "content": content}
+        connect(props["host"]).as_root("write_files", props["root"], {"files": [file]})
+
+    def _repair(self, props: Mapping[str, Any], job: Job, seen: job_view.JobsView) -> None:
+        name = props["containerName"]
+        wrong = trouble(seen.files[job], seen.containers.get(name), seen.now)
+        if wrong is None or wrong.phase == "missing":
+            return  # a container that is missing is made by its own resource
+        pulumi.log.info(f"{job}: {wrong.words}; restarting it")
+        connect(props["host"]).run_docker("restart", name, timeout_seconds=_RESTART_SECONDS)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Record where the job stands now; a job whose spec is gone is not installed."""
+        if not job_view.view(props).files[props["job"]].spec_written:
+            return ReadResult(None, {})
+        return ReadResult(id_, {**_record(props), "readyState": props.get("readyState")})
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Tell spec changes, an older agent, a failed, stalled or missing job, nothing else."""
+        job = _news.get("job") or _olds.get("job")
+        other_master = _master_changed(_olds, _news)
+        reasons = _repairs(_olds, _news)
+        for reason in [*other_master, *reasons]:
+            pulumi.log.info(f"{job}: {reason}")
+        replaces = ["spec"] if other_master else []
+        replaces += ["root"] if _olds.get("root") != _news.get("root") else []
+        changed = changed_inputs(_COMPARED, _olds, _news) or _spec_changed(_olds, _news)
+        return DiffResult(
+            changes=bool(changed or reasons or replaces),
+            replaces=replaces,
+            delete_before_replace=True,
+        )
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Stop the job and keep what it mirrored; purge also drops the job's own memory.
+
+        The published data belong to the directories: only their purge removes them.
+        """
+        job: Job = _props["job"]
+        host = connect(_props["host"])
+        try:
+            host.as_root("remove_files", _props["root"], {"paths": [spec_path(job)]})
+            wait_until_stopped(
+                job, _props["containerName"], lambda: job_view.view(_props, fresh=True)
+            )
+            if _props.get("purge"):
+                host.as_root("empty", _props["root"], {"paths": [layout.job_state_dir(job)]})
+        except DataRootGoneError:
+            return
+        finally:
+            job_view.forget()
+
+
+def _record(props: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs and what is seen on the host now, without readyState."""
+    seen = job_view.view(props)
+    job: Job = props["job"]
+    files = seen.files[job]
+    drift = "" if files.spec == parse_spec(props) else "the spec on the host was changed"
+    return {
+        **{key: props[key] for key in _INPUTS},
+        **recorded(job, props["containerName"], seen),
+        "specDrift": drift,
+    }
+
+
+def _spec_changed(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
+    if unknown(news.get("spec")):
+        return True
+    try:
+        return parse_spec(olds) != parse_spec(news)
+    except (KeyError, ValidationError):
+        return True  # a spec of an earlier version of the program
+
+
+def _master_changed(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
+    """Say that another master is followed and what that does to the data; empty if it is not."""
+    before = normal((olds.get("spec") or {}).get("source"))
+    after = normal((news.get("spec") or {}).get("source"))
+    if before is None or unknown(after) or before == after:
+        return []
+    words = (
+        f"another master, {_source(before)} becomes {_source(after)}: the job is replaced; what "
+        "was mirrored stays on the host and is served until the new master's first pass has "
+        "judged it"
+    )
+    return [words]
+
+
+def _source(source: Any) -> str:
+    if isinstance(source, Mapping):
+        return f"{source.get('host')}:{source.get('port', 9900)}/{source.get('namespace', '')}"
+    return str(source)
+
+
+def _repairs(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
+    """Why an unchanged spec must be applied again, in words."""
+    reasons = []
+    if olds.get("healthy") is False:
+        reasons.append(f"{olds.get('reason')}; pulumi up repairs it")
+    if drift := olds.get("specDrift"):
+        reasons.append(f"{drift}; pulumi up writes it anew")
+    running, wanted = olds.get("runningAgent"), news.get("agentVersion")
+    if running and not unknown(wanted) and running != wanted:
+        reasons.append(f"agent {running} runs, {wanted} is wanted")
+    return reasons

@@ -197,7 +197,7 @@ class _JobSync(Resource, module="gridhub", name="JobSync"):
     errors: pulumi.Output[list[str]]
     master: pulumi.Output[dict[str, Any]]
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the inputs of a job
         self,
         name: str,
         *,

@@ -1,0 +1,147 @@
+"""How a stack reaches its mirror host: the connection's settings, results and failures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"
+OUTPUT_LIMIT_BYTES: Final = 8 << 20
+
+
+class HostError(Exception):
+    """The host, or the way to it, refused; `str()` says what, where, and the remedy."""
+
+
+class HostUnreachableError(HostError):
+    """The host did not answer, or refused the connection."""
+
+
+class HostKeyError(HostError):
+    """The host's key is unknown, or not the pinned one: nothing was sent."""
+
+
+class HostLoginError(HostError):
+    """The host refused our key, or the key can not be used."""
+
+
+class HostDockerError(HostError):
+    """Docker on the host is missing, not running, or closed to this user."""
+
+
+class HostSpaceError(HostError):
+    """The host has no space left."""
+
+
+class HostSessionsError(HostError):
+    """The SSH server takes no further session or connection."""
+
+
+class HostTimeoutError(HostError):
+    """A command on the host took longer than it may; its effect is not known."""
+
+
+@dataclass(frozen=True)
+class HostConnection:
+    """Settings of the connection; the mapping that every resource takes as `host`.
+
+    docker_host: `unix:///path` (this machine) or `ssh://user@host[:port]`. ssh_key_path: private
+    key; empty lets the SSH agent answer. known_hosts_path: the project's pinned host keys.
+    helper_image: image with Python 3.11 that runs our one-shot operations on the host.
+    """
+
+    docker_host: str
+    ssh_key_path: str = ""
+    known_hosts_path: str = ""
+    helper_image: str = ""
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, Any]) -> "HostConnection":
+        """Read the camelCase mapping that is stored in a resource's inputs."""
+        return cls(
+            docker_host=str(props["dockerHost"]),
+            ssh_key_path=str(props.get("sshKeyPath") or ""),
+            known_hosts_path=str(props.get("knownHostsPath") or ""),
+            helper_image=str(props.get("helperImage") or ""),
+        )
+
+    @property
+    def remote(self) -> bool:
+        """Whether the host is reached by SSH."""
+        return self.docker_host.startswith("ssh://")
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """user, host (name or address, IPv6 without brackets) and port of an `ssh://` URL."""
+
+    user: str
+    host: str
+    port: int = 22
+
+    @classmethod
+    def parse(cls, url: str) -> "SshAddress":
+        """Parse `ssh://user@host[:port]`; HostError names what is wrong with it."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 22
+        except ValueError as error:
+            raise HostError(f"host {url!r} is not ssh://user@host[:port]: {error}") from error
+        if parts.scheme != "ssh" or not parts.hostname or parts.password:
+            raise HostError(f"host {url!r} is not ssh://user@host[:port]")
+        return cls(parts.username or "root", parts.hostname, port)
+
+    @property
+    def known_hosts_name(self) -> str:
+        """The host as known_hosts files name it (OpenSSH sshd(8), SSH_KNOWN_HOSTS FORMAT)."""
+        return self.host if self.port == 22 else f"[{self.host}]:{self.port}"  # noqa: PLR2004
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ssh://{self.user}@{host}" + ("" if self.port == 22 else f":{self.port}")  # noqa: PLR2004
+
+
+@dataclass(frozen=True)
+class Command:
+    """One program to run on the host.
+
+    stdin: pieces written to it in order (a bundle is streamed so). output_limit_bytes bounds
+    stdout and stderr each; more is an error.
+    """
+
+    argv: Sequence[str]
+    stdin: Iterable[bytes] = ()
+    timeout_seconds: float = 60
+    output_limit_bytes: int = OUTPUT_LIMIT_BYTES
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command left: exit status (negative: killed by that signal), stdout, stderr."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def error_text(self) -> str:
+        """The end of stderr, for a message."""
+        return self.stderr.decode(errors="replace").strip()[-2000:]
+
+
+class Transport(Protocol):
+    """Runs commands on the host; safe to share between threads."""
+
+    def run(self, command: Command) -> Completed:
+        """Run to the end; HostError for everything that kept it from running."""
+        ...
+
+    def close(self) -> None:
+        """End the connection."""
+        ...
+
+
+def expand(path: str) -> Path:
+    """Path of a key or known_hosts file: `~` expanded, relative to the project's directory."""
+    return Path(path).expanduser()

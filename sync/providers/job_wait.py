@@ -1,0 +1,134 @@
+"""Waiting until a job is as far as the stack asks, with a bound and with progress told."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import pulumi
+
+from sync.contract import spec as contract
+from sync.contract.layout import Job
+from sync.contract.status import StatusRecord
+from sync.providers.job_view import JobsView
+from sync.providers.job_words import summary, trouble
+
+_POLL_SECONDS: Final = 0.5
+_LONGEST_POLL_SECONDS: Final = 3.0
+_PROGRESS_SECONDS: Final = 5.0
+# How long a record may say "failed" before it is believed: it may be of the time before a restart.
+_FAILED_SECONDS: Final = 6.0
+_STOP_SECONDS: Final = 20.0
+
+See = Callable[[], JobsView]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to wait for. ready: started, bootable, first-pass or in-sync."""
+
+    spec: contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec
+    agent_version: str
+    container_name: str
+    ready: str
+
+
+def reached(wanted: Wanted, record: StatusRecord | None) -> bool:
+    """Tell whether the record shows the wanted spec in effect, and as far as asked."""
+    if record is None or record.phase == "failed":
+        return False
+    in_effect = (record.spec_digest, record.agent_version)
+    if in_effect != (contract.digest(wanted.spec), wanted.agent_version):
+        return False
+    if wanted.ready == "started" or wanted.spec.paused:
+        return True
+    if wanted.ready == "bootable":
+        return record.bootable_at is not None
+    if record.first_pass_at is None:
+        return False
+    return wanted.ready == "first-pass" or record.lag.items == 0
+
+
+class _Progress:
+    """Tells the job's state at most every few seconds, and only when it moved."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._last = ""
+        self._told_at = time.monotonic()
+
+    def tell(self, words: str) -> None:
+        now = time.monotonic()
+        if words != self._last and now - self._told_at >= _PROGRESS_SECONDS:
+            self._last, self._told_at = words, now
+            pulumi.log.info(f"{self._job}: {words}")
+
+
+def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
+    """Wait at most limit_seconds; returns what was reached or not, for the record.
+
+    Running out of time is told as a warning and recorded: the job goes on by itself, and the
+    resource is not lost by it.
+    """
+    job = wanted.spec.job
+    progress = _Progress(job)
+    deadline = time.monotonic() + limit_seconds
+    failed_since: float | None = None
+    poll_seconds = _POLL_SECONDS
+    while True:
+        seen = see()
+        record = seen.files[job].record
+        if reached(wanted, record):
+            return _reached_words(wanted)
+        words = _state(wanted, seen)
+        now = time.monotonic()
+        failed_since = (failed_since or now) if record and record.phase == "failed" else None
+        if failed_since is not None and now - failed_since > _FAILED_SECONDS:
+            return _told(job, f"{wanted.ready}: not reached, {words}")
+        if now >= deadline:
+            return _told(
+                job,
+                f"{wanted.ready}: not reached within {limit_seconds:g} s, {words}; the job goes "
+                "on by itself: pulumi refresh records where it stands",
+            )
+        progress.tell(words)
+        time.sleep(max(0.0, min(poll_seconds, deadline - now)))
+        poll_seconds = min(poll_seconds * 1.2, _LONGEST_POLL_SECONDS)
+
+
+def _reached_words(wanted: Wanted) -> str:
+    if wanted.spec.paused and wanted.ready != "started":
+        return f"{wanted.ready}: not waited for, the job is paused"
+    return f"{wanted.ready}: reached"
+
+
+def _told(job: Job, words: str) -> str:
+    pulumi.log.warn(f"{job}: {words}")
+    return words
+
+
+def _state(wanted: Wanted, seen: JobsView) -> str:
+    files = seen.files[wanted.spec.job]
+    wrong = trouble(files, seen.containers.get(wanted.container_name), seen.now)
+    if wrong is not None:
+        return wrong.words
+    if files.record is None:
+        return "no status record yet"
+    if files.record.agent_version != wanted.agent_version:
+        return f"agent {files.record.agent_version} still runs"
+    return summary(wanted.spec.job, files.record)
+
+
+def wait_until_stopped(job: Job, container_name: str, see: See) -> None:
+    """Wait (bounded) until the agent noticed that its spec is gone, or its container ended."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline:
+        seen = see()
+        container = seen.containers.get(container_name)
+        record = seen.files[job].record
+        if container is None or not container.running or record is None:
+            return
+        if record.phase == "starting":
+            return
+        time.sleep(_POLL_SECONDS)
+    pulumi.log.warn(f"{job}: the agent did not stop within {_STOP_SECONDS:g} s; its container does")

@@ -1,0 +1,131 @@
+"""A job's recorded state in words that a reviewer of a preview understands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sync.contract.layout import Job
+from sync.contract.status import StatusRecord, is_stalled
+from sync.providers.job_view import ContainerState, JobFiles, JobsView
+
+_ITEMS: Final[Mapping[Job, str]] = {"users": "flists", "kernels": "kernels", "flists": "chunks"}
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+_THOUSAND: Final = 1000
+
+# Outputs that JobProvider judges by what the stack asked for; the others are seen on the host.
+JUDGED: Final = ("readyState", "specDrift")
+RECORDED: Final = (
+    *JUDGED,
+    *("phase", "healthy", "summary", "reason", "runningAgent", "specDigest"),
+    *("startedAt", "updatedAt", "endedAt", "nextAt", "bootableAt", "firstPassAt"),
+    *("lastSuccessAt", "done", "total", "cursor", "lag", "rateItemsPerSecond"),
+    *("rateBytesPerSecond", "etaSeconds", "retries", "refused", "broken", "errors", "master"),
+    *("details", "container"),
+)
+
+
+def bytes_in_words(count: float) -> str:
+    """1234567 is `1.2 MB` (decimal units)."""
+    amount = float(count)
+    for unit in _UNITS:
+        if amount < _THOUSAND or unit == _UNITS[-1]:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= _THOUSAND
+    return f"{count} B"
+
+
+def _amount(done: int | None, total: int | None, unit: str) -> str:
+    if done is None:
+        return f"no {unit} yet"
+    return f"{done} {unit}" if total is None else f"{done} of {total} {unit}"
+
+
+def summary(job: Job, record: StatusRecord) -> str:
+    """One line: phase, done of total, lag, refused and broken names."""
+    words = [f"{record.phase}{f' ({record.reason})' if record.reason else ''}"]
+    words.append(_amount(record.done.items, record.total.items, _ITEMS[job]))
+    if record.done.bytes is not None:
+        words.append(bytes_in_words(record.done.bytes))
+    if record.lag.items is not None:
+        behind = f"{record.lag.items} {_ITEMS[job]} behind"
+        words.append(behind if record.lag.items else "in sync")
+    for kind, names in (("refused", record.refused), ("broken", record.broken)):
+        if names.count:
+            words.append(f"{names.count} {kind}")
+    return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a job needs a repair. phase: missing, stopped, failed or stalled."""
+
+    phase: str
+    words: str
+
+
+def trouble(files: JobFiles, container: ContainerState | None, now: datetime) -> Trouble | None:
+    """Tell what is wrong with the job as it was seen at `now` (the host's clock), if anything."""
+    if container is None:
+        return Trouble("missing", "its container is missing")
+    if not container.running:
+        killed = ", killed for memory" if container.oom_killed else ""
+        ended = f"{container.status} (exit code {container.exit_code}{killed})"
+        return Trouble("stopped", f"its container is {ended}")
+    if files.record is None:
+        return Trouble("missing", "it has written no status record")
+    wrong = _record_trouble(files.record, now)
+    if wrong is None and container.health == "unhealthy":
+        return Trouble("failed", "its container is unhealthy")
+    return wrong
+
+
+def _record_trouble(record: StatusRecord, now: datetime) -> Trouble | None:
+    if record.phase == "failed":
+        return Trouble("failed", f"it failed: {record.reason}")
+    if is_stalled(record, now):
+        age = (now - record.updated_at).total_seconds()
+        return Trouble("stalled", f"it stalled: its record is {age:.0f} s old")
+    return None
+
+
+def recorded(job: Job, name: str, seen: JobsView) -> dict[str, Any]:
+    """Return the outputs of a job's resource: its status record, with a verdict in words.
+
+    name: of its container. Every key of RECORDED but readyState and specDrift is there.
+    """
+    files = seen.files[job]
+    container = seen.containers.get(name)
+    outs: dict[str, Any] = {key: None for key in RECORDED if key not in JUDGED}
+    if files.record is not None:
+        outs |= _of_record(job, files.record)
+    wrong = trouble(files, container, seen.now)
+    if wrong is not None:
+        before = f"; before that: {outs['summary']}" if outs["summary"] else ""
+        outs |= {"phase": wrong.phase, "reason": wrong.words, "summary": wrong.words + before}
+    outs["healthy"] = wrong is None
+    outs["container"] = _container_words(container)
+    return outs
+
+
+def _container_words(container: ContainerState | None) -> str:
+    if container is None:
+        return "missing"
+    health = f" ({container.health})" if container.health else ""
+    return f"{container.status}{health}"
+
+
+def _of_record(job: Job, record: StatusRecord) -> dict[str, Any]:
+    data = record.model_dump(mode="json")
+    camel = {_camel(key): value for key, value in data.items()}
+    camel["runningAgent"] = camel.pop("agentVersion")
+    camel["errors"] = [f"{error['at']} {error['message']}" for error in data["errors"]]
+    camel["master"] = {_camel(key): value for key, value in data["master"].items()}
+    camel["lag"] = dict(data["lag"])
+    camel["summary"] = summary(job, record)
+    return {key: camel[key] for key in RECORDED if key in camel}
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)

@@ -1,0 +1,56 @@
+"""One look at the host, shared by all resources that are read at about the same time.
+
+A refresh reads every resource of a stack in one process, each on its own thread. What they look at
+is gathered by one command and kept for a few seconds; every change that we make forgets it.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+KEPT_SECONDS: Final = 5.0
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class _Seen(Generic[Value]):
+    at: float
+    value: Value
+
+
+class Once(Generic[Key, Value]):
+    """Remembers the value of a key for KEPT_SECONDS; only one thread fetches a key at a time."""
+
+    def __init__(self, fetch: Callable[[Key], Value], kept_seconds: float = KEPT_SECONDS) -> None:
+        self._fetch = fetch
+        self._kept_seconds = kept_seconds
+        self._guard = threading.Lock()
+        self._locks: dict[Key, threading.Lock] = {}
+        self._seen: dict[Key, _Seen[Value]] = {}
+        self._generation = 0
+
+    def get(self, key: Key) -> Value:
+        """Return the remembered value, or fetch it; an exception is not remembered."""
+        with self._guard:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            with self._guard:
+                seen = self._seen.get(key)
+                generation = self._generation
+            started = time.monotonic()
+            if seen is not None and started - seen.at < self._kept_seconds:
+                return seen.value
+            value = self._fetch(key)
+            with self._guard:
+                if generation == self._generation:
+                    self._seen[key] = _Seen(started, value)
+            return value
+
+    def forget(self) -> None:
+        """Drop every value, and what is being fetched right now: something was changed."""
+        with self._guard:
+            self._generation += 1
+            self._seen.clear()
