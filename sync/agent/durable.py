@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 PUBLIC_MODE: Final = 0o644
+STAGING: Final = ".gridhub"
 TEMPORARY_PREFIX: Final = ".gridhub-part-"
 
 
@@ -33,14 +34,25 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def temporary_for(path: Path) -> Path:
-    """Name of the unfinished file beside `path`: hidden, and on the same file system."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(6).hex()}")
+def temporary_in(directory: Path) -> Path:
+    """Return a new name for an unfinished file in `directory`."""
+    return directory / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
 
 
-def is_temporary(name: str) -> bool:
-    """Tell whether `name` is one that `temporary_for` gives (left by a killed process)."""
-    return name.startswith(TEMPORARY_PREFIX)
+def staging_directory(root: Path) -> Path:
+    """Return the folder below `root` for unfinished files, made and emptied.
+
+    A service that lists `root/x` never meets a half file there (0-hub fails on a name that goes
+    away while it lists), and 0700 keeps the services out. Same file system, so rename works.
+    """
+    staging = root / STAGING
+    staging.mkdir(mode=0o700, exist_ok=True)
+    staging.chmod(0o700)
+    with os.scandir(staging) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
+    return staging
 
 
 def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) -> None:
@@ -58,7 +70,7 @@ def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) 
 
 def publish_bytes(data: bytes, path: Path) -> None:
     """Write `data` durably and atomically as `path`. Raises OSError."""
-    temporary = temporary_for(path)
+    temporary = temporary_in(path.parent)
     try:
         temporary.write_bytes(data)
         publish(temporary, path)
@@ -68,7 +80,7 @@ def publish_bytes(data: bytes, path: Path) -> None:
 
 def replace_bytes(data: bytes, path: Path) -> None:
     """Write `data` atomically, without waiting for the disk: for what is written all the time."""
-    temporary = temporary_for(path)
+    temporary = temporary_in(path.parent)
     try:
         temporary.write_bytes(data)
         temporary.chmod(PUBLIC_MODE)
@@ -77,9 +89,9 @@ def replace_bytes(data: bytes, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def publish_link(target: str, path: Path) -> None:
+def publish_link(target: str, path: Path, staging: Path) -> None:
     """Make `path` a symbolic link to `target`, atomically, whatever non-directory it was before."""
-    temporary = temporary_for(path)
+    temporary = temporary_in(staging)
     try:
         temporary.symlink_to(target)
         temporary.replace(path)
@@ -93,17 +105,6 @@ def remove(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
         sync_directory(path.parent)
-
-
-def remove_temporaries(directory: Path) -> int:
-    """Remove what killed processes left in `directory` (not below it); returns how many."""
-    removed = 0
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if is_temporary(entry.name) and not entry.is_dir(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
-                removed += 1
-    return removed
 
 
 def require_free_space(directory: Path, floor_bytes: int, wanted_bytes: int = 0) -> None:

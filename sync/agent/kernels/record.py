@@ -1,0 +1,117 @@
+"""What the kernels job knows about each kernel on disk: /state/kernels.sqlite."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Final, Self
+
+DATABASE: Final = "kernels.sqlite"
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS kernel(
+  name TEXT PRIMARY KEY,
+  updated_seconds REAL,        -- the master's, as listed
+  modified_seconds REAL,       -- Last-Modified of the file
+  size_bytes INTEGER,
+  md5 TEXT,
+  recheck INTEGER NOT NULL,    -- changed within seconds of the listing: ask again
+  missing_since REAL           -- dropped by the master, kept by retention
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS net(
+  mode TEXT PRIMARY KEY,
+  size_bytes INTEGER,
+  modified_seconds REAL,
+  target TEXT,
+  md5 TEXT,
+  missing_passes INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class KernelRecord:
+    """A kernel as published: the master's times and the file's size and MD5 (hex)."""
+
+    name: str
+    updated_seconds: float | None
+    modified_seconds: float | None
+    size_bytes: int | None
+    md5: str | None
+    recheck: bool = False
+    missing_since: float | None = None
+
+
+@dataclass(frozen=True)
+class NetRecord:
+    """A published net link: what HEAD said of the master's, and the kernel that it names.
+
+    target: None where the master serves a file of its own, which then has the MD5 md5.
+    """
+
+    mode: str
+    size_bytes: int | None
+    modified_seconds: float | None
+    target: str | None
+    md5: str | None = None
+    missing_passes: int = 0
+
+
+class Record:
+    """The database. One thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA busy_timeout=30000")
+        self._db.executescript(_SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def kernels(self) -> dict[str, KernelRecord]:
+        """Return every record by name."""
+        rows = self._db.execute("SELECT * FROM kernel")
+        return {row[0]: KernelRecord(*row) for row in rows}
+
+    def put(self, kernel: KernelRecord) -> None:
+        """Insert or replace one record."""
+        values = astuple(kernel)
+        self._db.execute("INSERT OR REPLACE INTO kernel VALUES(?,?,?,?,?,?,?)", values)
+
+    def forget(self, name: str) -> None:
+        """Drop one record."""
+        self._db.execute("DELETE FROM kernel WHERE name=?", (name,))
+
+    def net(self) -> dict[str, NetRecord]:
+        """Return every published net link by run mode."""
+        rows = self._db.execute("SELECT * FROM net")
+        return {row[0]: NetRecord(*row) for row in rows}
+
+    def put_net(self, net: NetRecord) -> None:
+        """Insert or replace one net link."""
+        self._db.execute("INSERT OR REPLACE INTO net VALUES(?,?,?,?,?,?)", astuple(net))
+
+    def forget_net(self, mode: str) -> None:
+        """Drop one net link."""
+        self._db.execute("DELETE FROM net WHERE mode=?", (mode,))
+
+    def number(self, name: str) -> float:
+        """Return a number kept under `name`, 0 where there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return float(row[0]) if row else 0.0
+
+    def set_number(self, name: str, value: float) -> None:
+        """Keep a number under `name`."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
+
+
+@contextlib.contextmanager
+def opened(state: Path) -> Iterator[Record]:
+    """Open the record in the job's state directory."""
+    with Record(state / DATABASE) as record:
+        yield record
