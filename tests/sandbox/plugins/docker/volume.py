@@ -1,0 +1,83 @@
+"""`docker:index/volume:Volume` on a Docker Engine."""
+
+from __future__ import annotations
+
+import time
+
+from docker.errors import DockerException
+
+from tests.sandbox.plugins.conversion import State
+from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message, is_gone
+from tests.sandbox.plugins.docker.container_request import value_of
+from tests.sandbox.plugins.docker.other_schemas import VOLUME
+from tests.sandbox.plugins.resource import ResourceError
+from tests.sandbox.plugins.schema import ResourceSchema
+
+# How long a removal waits for the containers that use the volume.
+_REMOVE_SECONDS = 30
+_REMOVE_POLL_SECONDS = 0.5
+
+
+class VolumeHandler:
+    """Volumes of one Docker host."""
+
+    def __init__(self, host: DockerHost) -> None:
+        self._host = host
+
+    @property
+    def schema(self) -> ResourceSchema:
+        """The attributes of a volume."""
+        return VOLUME
+
+    def create(self, planned: State) -> str:
+        """Create a volume, or take the one of that name that is there, as the daemon does."""
+        try:
+            made = self._host.client().create_volume(
+                name=value_of(planned, "name"),
+                driver=value_of(planned, "driver"),
+                driver_opts=value_of(planned, "driver_opts"),
+                labels={e["label"]: e["value"] for e in planned["labels"]} or None,
+            )
+        except DockerException as error:
+            raise ResourceError(f"Unable to create volume: {daemon_message(error)}") from error
+        return str(made["Name"])
+
+    def read(self, identity: str, state: State) -> tuple[str, State] | None:
+        """What is seen of the volume, or None when it is gone."""
+        try:
+            inspected = self._host.client().inspect_volume(identity)
+        except DockerException as error:
+            if is_gone(error):
+                return None
+            raise ResourceError(f"Unable to inspect volume: {daemon_message(error)}") from error
+        labels = inspected["Labels"] or {}
+        return identity, {
+            "name": inspected["Name"],
+            "labels": [{"label": key, "value": labels[key]} for key in sorted(labels)],
+            "driver": inspected["Driver"],
+            "driver_opts": inspected["Options"] or {},
+            "mountpoint": inspected["Mountpoint"],
+        }
+
+    def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:
+        """No attribute of a local volume changes in place."""
+        return None
+
+    def delete(self, identity: str, state: State) -> None:
+        """Remove the volume, once no container uses it."""
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        while True:
+            try:
+                self._host.client().remove_volume(identity, force=True)
+            except DockerException as error:
+                message = daemon_message(error)
+                if "volume is in use" not in message:
+                    raise ResourceError(message) from error
+                if time.monotonic() >= deadline:
+                    raise ResourceError(
+                        "timeout while waiting for state to become 'removed' "
+                        f"(last state: 'in_use', timeout: {_REMOVE_SECONDS}s)"
+                    ) from error
+                time.sleep(_REMOVE_POLL_SECONDS)
+            else:
+                return

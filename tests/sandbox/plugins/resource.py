@@ -1,0 +1,74 @@
+"""What a resource's handler is: the part of a plugin that talks to the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from tests.sandbox.engine.values import UNKNOWN
+from tests.sandbox.plugins.conversion import State
+from tests.sandbox.plugins.schema import Attribute, Fields, Kind, ResourceSchema
+
+
+class ResourceError(Exception):
+    """An operation that failed, in the words of the real plugin."""
+
+
+class PartialError(ResourceError):
+    """A create that failed after the resource came to exist: it must be kept in the state."""
+
+    def __init__(self, identity: str, message: str) -> None:
+        super().__init__(message)
+        self.identity = identity
+
+
+class Handler(Protocol):
+    """One resource type's operations; states are in Terraform's shape (see conversion)."""
+
+    @property
+    def schema(self) -> ResourceSchema:
+        """The attributes of the type."""
+
+    def create(self, planned: State) -> str:
+        """Create the resource and return its id; raises ResourceError or PartialError."""
+
+    def read(self, identity: str, state: State) -> tuple[str, State] | None:
+        """The id and what is seen of the live resource, or None when it is gone."""
+
+    def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:
+        """Apply a change in place; what it returns is seen of the resource afterwards."""
+
+    def delete(self, identity: str, state: State) -> None:
+        """Delete the resource; it is no error if it is gone."""
+
+
+def applied(planned: Mapping[str, Any], seen: Mapping[str, Any], fields: Fields) -> State:
+    """The state after an operation: what was planned, and what was seen where nothing was.
+
+    Terraform keeps a planned set as planned, and does not tell null from empty where the plan
+    has said which.
+    """
+    return {name: _applied(planned.get(name), seen.get(name), a) for name, a in fields.items()}
+
+
+def _applied(planned: Any, seen: Any, attribute: Attribute) -> Any:
+    if planned is UNKNOWN:
+        return _unseen(attribute) if seen is None else seen
+    if seen is None:
+        return planned
+    if attribute.kind is Kind.SET and planned is not None:
+        return planned
+    collection = attribute.is_array or attribute.kind is Kind.MAP
+    if collection and not seen and not planned:
+        return planned
+    return seen
+
+
+def _unseen(attribute: Attribute) -> Any:
+    """A value that was to be computed and was not: arrays are empty then."""
+    return [] if attribute.is_array else None
+
+
+def refreshed(state: Mapping[str, Any], seen: Mapping[str, Any], fields: Fields) -> State:
+    """The state after a read: what is recorded, overlaid with what is seen."""
+    return {name: seen[name] if name in seen else state.get(name) for name in fields}

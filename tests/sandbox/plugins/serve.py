@@ -1,0 +1,65 @@
+"""A stand-in plugin as a process: it serves on loopback, prints its port, and ends with its parent.
+
+An engine starts a plugin as a child and ends it when it is done; should the engine be killed, the
+plugin notices that it has another parent and ends by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from concurrent import futures
+
+import grpc
+from pulumi.runtime.proto import provider_pb2_grpc
+
+from tests.sandbox.plugins.provider import Plugin, Provider
+
+_WORKERS = 16
+_MESSAGE_BYTES = 400 * 1024 * 1024
+_PARENT_POLL_SECONDS = 1.0
+_STOP_SECONDS = 2.0
+
+
+def plugin_named(name: str) -> Plugin:
+    """The stand-in of this name."""
+    if name == "docker":
+        from tests.sandbox.plugins.docker.plugin import DockerPlugin
+
+        return DockerPlugin()
+    raise SystemExit(f"no stand-in plugin is named {name!r}; there is: docker")
+
+
+def start(plugin: Plugin) -> tuple[grpc.Server, int]:
+    """Serve a plugin on a free port of loopback; the caller stops the server."""
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=_WORKERS),
+        options=[
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+        ],
+    )
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Provider(plugin), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, port
+
+
+def main(arguments: list[str]) -> int:
+    """Serve the named plugin until the parent is gone or a signal comes."""
+    if not arguments:
+        print("usage: python -m tests.sandbox.plugins NAME [ENGINE_ADDRESS]", file=sys.stderr)
+        return 2
+    parent = os.getppid()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    server, port = start(plugin_named(arguments[0]))
+    print(port, flush=True)
+    while not ended.wait(_PARENT_POLL_SECONDS):
+        if os.getppid() != parent:
+            break
+    server.stop(_STOP_SECONDS)
+    return 0
