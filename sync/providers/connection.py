@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"
 OUTPUT_LIMIT_BYTES: Final = 8 << 20
 
 

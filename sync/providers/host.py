@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from sync.providers.connection import (
-    DEFAULT_SOCKET,
     Command,
     Completed,
     HostConnection,
@@ -70,10 +69,9 @@ class Host:
 
     def docker(self, *arguments: str) -> list[str]:
         """Argument list of the docker CLI on the host."""
-        host = self.connection.docker_host
-        if self.connection.remote or host == DEFAULT_SOCKET:
-            return ["docker", *arguments]
-        return ["docker", "--host", host, *arguments]
+        if self.connection.remote:
+            return ["docker", *arguments]  # the user's own default over there
+        return ["docker", "--host", self.connection.docker_host, *arguments]
 
     def run_docker(self, *arguments: str, timeout_seconds: float = 60) -> str:
         """Run a docker command that must succeed and return its stdout."""

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import pulumi
 
+from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
 from sync.contract.status import StatusRecord
@@ -19,23 +21,29 @@ _PROGRESS_SECONDS: Final = 5.0
 # How long a record may say "failed" before it is believed: it may be of the time before a restart.
 _FAILED_SECONDS: Final = 6.0
 _STOP_SECONDS: Final = 20.0
+# What the agent's runtime says while there is no spec.
+_WAITING_FOR_SPEC: Final = f"waiting for {layout.SPEC_FILE}"
 
 See = Callable[[], JobsView]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to wait for. ready: started, bootable, first-pass or in-sync."""
+    """What to wait for. ready: started, bootable, first-pass or in-sync.
+
+    restarted_at: host's time of a restart of ours; a record of before it shows the former life.
+    """
 
     spec: contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec
     agent_version: str
     container_name: str
     ready: str
+    restarted_at: datetime | None = None
 
 
-def reached(wanted: Wanted, record: StatusRecord | None) -> bool:
+def reached(wanted: Wanted, record: StatusRecord) -> bool:
     """Tell whether the record shows the wanted spec in effect, and as far as asked."""
-    if record is None or record.phase == "failed":
+    if wanted.restarted_at is not None and record.started_at < wanted.restarted_at:
         return False
     in_effect = (record.spec_digest, record.agent_version)
     if in_effect != (contract.digest(wanted.spec), wanted.agent_version):
@@ -78,9 +86,10 @@ def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
     while True:
         seen = see()
         record = seen.files[job].record
-        if reached(wanted, record):
+        wrong = trouble(seen.files[job], seen.containers.get(wanted.container_name), seen.now)
+        if wrong is None and record is not None and reached(wanted, record):
             return _reached_words(wanted)
-        words = _state(wanted, seen)
+        words = wrong.words if wrong is not None else _state(wanted, record)
         now = time.monotonic()
         failed_since = (failed_since or now) if record and record.phase == "failed" else None
         if failed_since is not None and now - failed_since > _FAILED_SECONDS:
@@ -107,16 +116,12 @@ def _told(job: Job, words: str) -> str:
     return words
 
 
-def _state(wanted: Wanted, seen: JobsView) -> str:
-    files = seen.files[wanted.spec.job]
-    wrong = trouble(files, seen.containers.get(wanted.container_name), seen.now)
-    if wrong is not None:
-        return wrong.words
-    if files.record is None:
+def _state(wanted: Wanted, record: StatusRecord | None) -> str:
+    if record is None:
         return "no status record yet"
-    if files.record.agent_version != wanted.agent_version:
-        return f"agent {files.record.agent_version} still runs"
-    return summary(wanted.spec.job, files.record)
+    if record.agent_version != wanted.agent_version:
+        return f"agent {record.agent_version} still runs"
+    return summary(wanted.spec.job, record)
 
 
 def wait_until_stopped(job: Job, container_name: str, see: See) -> None:
@@ -128,7 +133,7 @@ def wait_until_stopped(job: Job, container_name: str, see: See) -> None:
         record = seen.files[job].record
         if container is None or not container.running or record is None:
             return
-        if record.phase == "starting":
+        if record.phase == "starting" and record.reason == _WAITING_FOR_SPEC:
             return
         time.sleep(_POLL_SECONDS)
     pulumi.log.warn(f"{job}: the agent did not stop within {_STOP_SECONDS:g} s; its container does")

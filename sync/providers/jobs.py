@@ -6,6 +6,7 @@ host, where the agent's container picks it up, and brings the status record back
 
 import base64
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 import pulumi
@@ -95,9 +96,10 @@ class JobProvider(ResourceProvider):
         seen = job_view.view(props, fresh=True)
         if seen.files[spec.job].spec != spec:
             self._write_spec(props, spec)
-        self._repair(props, spec.job, seen)
+        restarted_at = self._repair(props, spec.job, seen)
         job_view.forget()
-        wanted = Wanted(spec, props["agentVersion"], props["containerName"], props["ready"])
+        version, container = props["agentVersion"], props["containerName"]
+        wanted = Wanted(spec, version, container, props["ready"], restarted_at)
         state = wait_until_ready(
             wanted, lambda: job_view.view(props, fresh=True), float(props["readyTimeoutSeconds"])
         )
@@ -108,13 +110,17 @@ class JobProvider(ResourceProvider):
         file = {"path": spec_path(spec.job), "uid": 0, "mode": 0o644, "content": content}
         connect(props["host"]).as_root("write_files", props["root"], {"files": [file]})
 
-    def _repair(self, props: Mapping[str, Any], job: Job, seen: job_view.JobsView) -> None:
+    def _repair(
+        self, props: Mapping[str, Any], job: Job, seen: job_view.JobsView
+    ) -> datetime | None:
+        """Restart a job in trouble; returns the host's time of that, None where none was needed."""
         name = props["containerName"]
         wrong = trouble(seen.files[job], seen.containers.get(name), seen.now)
         if wrong is None or wrong.phase == "missing":
-            return  # a container that is missing is made by its own resource
+            return None  # a container that is missing is made by its own resource
         pulumi.log.info(f"{job}: {wrong.words}; restarting it")
         connect(props["host"]).run_docker("restart", name, timeout_seconds=_RESTART_SECONDS)
+        return seen.now
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Record where the job stands now; a job whose spec is gone is not installed."""

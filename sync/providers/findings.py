@@ -1,0 +1,282 @@
+"""What a preflight found: pure judgement of the host's facts against what the stack needs."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from sync.providers.job_words import bytes_in_words
+
+_PUBLISHED: Final = re.compile(r"(\[?[0-9a-fA-F.:]+\]?):(\d+)->")
+_UPSTREAM_NAMES: Final = frozenset({"0-db", "0-hub", "0-bootstrap", "caddy"})
+_UPSTREAM_IMAGES: Final = "ghcr.io/threefoldtech/0-"
+_COMPOSE_LABEL: Final = "com.docker.compose.project="
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with the host. check: its name, to be ignored by."""
+
+    level: Literal["error", "warning"]
+    check: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.check}: {self.message}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container on the host. published: (address, port) bound on the host."""
+
+    name: str
+    image: str
+    labels: str
+    running: bool
+    published: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def from_listing(cls, entry: Mapping[str, str]) -> "Container":
+        """Read one line of `docker ps --format '{{json .}}'`."""
+        return cls(
+            name=entry["Names"],
+            image=entry["Image"],
+            labels=entry.get("Labels", ""),
+            running=entry.get("State", "") == "running",
+            published=tuple(
+                (address.strip("[]") if address != ":::" else "::", int(port))
+                for address, port in _PUBLISHED.findall(entry.get("Ports", ""))
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the probe saw on the host (preflight_probe.facts) and what Docker told."""
+
+    cores: int
+    memory_bytes: int
+    root: Mapping[str, Any]
+    listening: tuple[tuple[str, int], ...]
+    foreign_addresses: tuple[str, ...]
+    resolved: Mapping[str, list[str]]
+    unreachable: Mapping[str, str]
+    docker_version: str = ""
+    containers: tuple[Container, ...] = ()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the stack needs. first: nothing of this stack is on the host yet."""
+
+    root: str
+    cores: int = 2
+    memory_bytes: int = 4 << 30
+    free_bytes: int = 10**12
+    docker_version: str = "20.10"
+    ports: tuple[tuple[str, int], ...] = ()
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    upstream: Mapping[str, str] = field(default_factory=dict)
+    own_containers: tuple[str, ...] = ()
+    root_is_mount: bool = False
+    dns_managed: bool = False
+    first: bool = True
+
+
+def judge(facts: Facts, needs: Needs, ignore: tuple[str, ...] = ()) -> list[Finding]:
+    """Return every finding, errors first; a check in `ignore` yields warnings only."""
+    found = [finding for check in _CHECKS for finding in check(facts, needs)]
+    weighed = [
+        Finding("warning", f.check, f.message, f.remedy) if f.check in ignore else f for f in found
+    ]
+    return sorted(weighed, key=lambda finding: finding.level)
+
+
+def _size(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    if facts.cores < needs.cores:
+        yield Finding(
+            "error",
+            "cores",
+            f"the host has {facts.cores}, {needs.cores} are needed",
+            "take a larger host, or lower preflight.cores",
+        )
+    if facts.memory_bytes < needs.memory_bytes:
+        yield Finding(
+            "error",
+            "memory",
+            f"the host has {bytes_in_words(facts.memory_bytes)}, "
+            f"{bytes_in_words(needs.memory_bytes)} are needed",
+            "add memory, or lower preflight.memoryBytes",
+        )
+
+
+def _space(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    free = int(facts.root["free_bytes"])
+    if free >= needs.free_bytes:
+        return
+    yield Finding(
+        # What is missing later on may be what this very mirror has filled.
+        "error" if needs.first else "warning",
+        "space",
+        f"{needs.root} has {bytes_in_words(free)} free, {bytes_in_words(needs.free_bytes)} "
+        "are needed",
+        "mount larger storage at the data root, or lower preflight.freeBytes",
+    )
+
+
+def _data_root(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    root = facts.root
+    if root["is_link"] or not root["is_directory"]:
+        yield Finding(
+            "error",
+            "data-root",
+            f"{needs.root} is {'a symbolic link' if root['is_link'] else 'no directory'}",
+            "mount the storage there instead, or name another dataRoot",
+        )
+    if root["read_only"]:
+        yield Finding(
+            "error",
+            "data-root",
+            f"{needs.root} is on a read-only file system",
+            "mount it read-write (see dmesg for why it may have become read-only)",
+        )
+    if needs.root_is_mount and not root["is_mount"]:
+        yield Finding(
+            "error",
+            "mount",
+            f"{needs.root} is not a mount point, yet the stack says that it is one",
+            "mount the storage there (and add it to /etc/fstab), or unset dataRootIsMount",
+        )
+
+
+def _docker(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    if _version(facts.docker_version) < _version(needs.docker_version):
+        yield Finding(
+            "error",
+            "docker",
+            f"Docker Engine is {facts.docker_version}, {needs.docker_version} is needed",
+            "upgrade it on the host (apt install docker.io, or Docker's own packages)",
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0].split("-")[0]))
+
+
+def _ports(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    ours = [c for c in facts.containers if c.name in needs.own_containers]
+    others = [c for c in facts.containers if c.name not in needs.own_containers and c.running]
+    held = [place for container in ours for place in container.published]
+    for place in needs.ports:
+        holder = next(
+            (c.name for c in others if any(_overlap(place, other) for other in c.published)), None
+        )
+        taken = [other for other in facts.listening if _overlap(place, other) and other not in held]
+        if holder is None and not taken:
+            continue
+        who = f"container {holder}" if holder else f"a program on {_place(taken[0])}"
+        yield Finding(
+            "error",
+            "ports",
+            f"{_place(place)} is taken by {who}",
+            "stop it (`ss -ltnp` on the host names programs), or bind another address or port",
+        )
+
+
+def _overlap(wanted: tuple[str, int], held: tuple[str, int]) -> bool:
+    if wanted[1] != held[1]:
+        return False
+    one, two = ipaddress.ip_address(wanted[0]), ipaddress.ip_address(held[0])
+    if one == two or "::" in (str(one), str(two)):
+        return True  # a socket on :: takes IPv4 as well, unless it says otherwise
+    return one.version == two.version and (one.is_unspecified or two.is_unspecified)
+
+
+def _place(place: tuple[str, int]) -> str:
+    return f"[{place[0]}]:{place[1]}" if ":" in place[0] else f"{place[0]}:{place[1]}"
+
+
+def _addresses(facts: Facts, _needs: Needs) -> Iterator[Finding]:
+    for address in facts.foreign_addresses:
+        yield Finding(
+            "error",
+            "addresses",
+            f"the host has no address {address}",
+            "correct the stack's addresses, or configure it on the host (`ip address`)",
+        )
+
+
+def _names(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    for name, addresses in sorted(needs.names.items()):
+        found = facts.resolved.get(name) or []
+        elsewhere = sorted(set(found) - set(addresses))
+        if elsewhere:
+            yield Finding(
+                "warning" if needs.dns_managed else "error",
+                "dns",
+                f"{name} points to {', '.join(elsewhere)}, not to {', '.join(addresses)}",
+                "this stack sets it" if needs.dns_managed else "correct its A and AAAA records",
+            )
+        elif not found and not needs.dns_managed:
+            yield Finding(
+                "warning",
+                "dns",
+                f"{name} does not resolve",
+                "set the records that the stack's output dnsRecords lists",
+            )
+
+
+def _compose(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    for container in facts.containers:
+        if container.name in needs.own_containers or not _is_upstream(container):
+            continue
+        yield Finding(
+            "error" if container.running else "warning",
+            "compose",
+            f"container {container.name} of an upstream deployment is in the way",
+            "end that deployment with `docker compose down` in its folder (its data stay)",
+        )
+
+
+def _is_upstream(container: Container) -> bool:
+    by_compose = _COMPOSE_LABEL in container.labels and container.name in _UPSTREAM_NAMES
+    return by_compose or (
+        container.image.startswith(_UPSTREAM_IMAGES) and container.name in _UPSTREAM_NAMES
+    )
+
+
+def _leftovers(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    for container in facts.containers:
+        if needs.first and container.name in needs.own_containers:
+            yield Finding(
+                "warning",
+                "containers",
+                f"container {container.name} exists already, and the stack does not know it",
+                f"if its creation fails: docker rm --force {container.name} (the data stay)",
+            )
+
+
+def _upstream(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    for name, problem in sorted(facts.unreachable.items()):
+        yield Finding(
+            "error",
+            "master",
+            f"{name} ({needs.upstream.get(name, '')}) can not be reached from the host: {problem}",
+            "correct the source, or open the host's way out to it",
+        )
+
+
+_CHECKS: Final[tuple[Callable[[Facts, Needs], Iterator[Finding]], ...]] = (
+    _size,
+    _space,
+    _data_root,
+    _docker,
+    _ports,
+    _addresses,
+    _names,
+    _compose,
+    _leftovers,
+    _upstream,
+)

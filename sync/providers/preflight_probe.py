@@ -1,0 +1,134 @@
+"""What runs on the mirror host to see whether it will do: facts only, nothing is changed.
+
+Only the standard library of Python 3.11: this file is sent on stdin to a one-shot container that
+shares the host's network and has its file system mounted read-only at /host. One length-prefixed
+JSON request in, one JSON object {"result": facts} out.
+"""
+
+import ipaddress
+import json
+import os
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HOST = Path("/host")
+_CONNECT_SECONDS = 5.0
+_LISTENING = "0A"  # TCP_LISTEN, include/net/tcp_states.h
+
+
+def facts(request: dict[str, Any]) -> dict[str, Any]:
+    """Gather everything at once; names and masters are asked in parallel."""
+    with ThreadPoolExecutor(16) as pool:
+        reached = pool.map(_reach, request["upstream"])
+        resolved = pool.map(_resolve, request["names"])
+        return {
+            "cores": os.cpu_count() or 1,
+            "memory_bytes": _memory_bytes(),
+            "root": _root(request["root"]),
+            "listening": [*_listening("tcp"), *_listening("tcp6")],
+            "foreign_addresses": [a for a in request["addresses"] if not _is_local(a)],
+            "resolved": dict(zip(request["names"], resolved, strict=True)),
+            "unreachable": {
+                entry["name"]: problem
+                for entry, problem in zip(request["upstream"], reached, strict=True)
+                if problem
+            },
+        }
+
+
+def _memory_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _root(root: str) -> dict[str, Any]:
+    path = HOST / root.lstrip("/")
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    space = os.statvfs(existing)
+    return {
+        "exists": path.exists(),
+        "is_directory": path.is_dir() or not path.exists(),
+        "is_link": path.is_symlink(),
+        "is_mount": path.is_mount(),
+        "free_bytes": space.f_bavail * space.f_frsize,
+        "read_only": _mounted_read_only(root),
+    }
+
+
+def _mounted_read_only(root: str) -> bool:
+    """Whether the file system that holds root is read-only on the host (its own mount table)."""
+    best, options = "", ""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _device, mount, _kind, flags, *_rest = line.split()
+        if not mount.startswith(str(HOST)):
+            continue
+        on_host = mount.removeprefix(str(HOST)) or "/"
+        inside = root == on_host or root.startswith(on_host.rstrip("/") + "/")
+        if inside and len(on_host) > len(best):
+            best, options = on_host, flags
+    # Our own view of / is read-only by mount; one below it says what the host says.
+    return best not in ("", "/") and "ro" in options.split(",")
+
+
+def _listening(family: str) -> list[list[Any]]:
+    """Listening sockets as [address, port] (Documentation/networking/proc_net_tcp)."""
+    found = []
+    for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
+        _number, local, _remote, state, *_rest = line.split()
+        if state == _LISTENING:
+            address, port = local.split(":")
+            found.append([_address(address), int(port, 16)])
+    return found
+
+
+def _address(hexadecimal: str) -> str:
+    words = [
+        int(hexadecimal[i : i + 8], 16).to_bytes(4, sys.byteorder)
+        for i in range(0, len(hexadecimal), 8)
+    ]
+    return str(ipaddress.ip_address(b"".join(words)))
+
+
+def _is_local(address: str) -> bool:
+    """Whether the host has the address: only then can a socket be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as datagram:
+            datagram.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _resolve(name: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return sorted({str(entry[4][0]) for entry in found})
+
+
+def _reach(upstream: dict[str, Any]) -> str:
+    try:
+        with socket.create_connection((upstream["host"], upstream["port"]), _CONNECT_SECONDS):
+            return ""
+    except OSError as error:
+        return str(error.strerror or error)
+
+
+def main() -> None:
+    """Read one request from stdin, write the facts to stdout."""
+    stream = sys.stdin.buffer
+    request = json.loads(stream.read(int(stream.readline())))
+    json.dump({"result": facts(request)}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
