@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 
 from sync.providers.job_words import bytes_in_words
 
-_PUBLISHED: Final = re.compile(r"(\[?[0-9a-fA-F.:]+\]?):(\d+)->")
+# `0.0.0.0:80->80/tcp, :::80->80/tcp, 127.0.0.1:8000-8001->8000-8001/tcp`; later `[::]:80->…`.
+_PUBLISHED: Final = re.compile(r"(\[?[0-9a-fA-F.:]+\]?):(\d+)(?:-(\d+))?->")
 _UPSTREAM_NAMES: Final = frozenset({"0-db", "0-hub", "0-bootstrap", "caddy"})
 _UPSTREAM_IMAGES: Final = "ghcr.io/threefoldtech/0-"
 _COMPOSE_LABEL: Final = "com.docker.compose.project="
@@ -46,8 +47,9 @@ class Container:
             labels=entry.get("Labels", ""),
             running=entry.get("State", "") == "running",
             published=tuple(
-                (address.strip("[]") if address != ":::" else "::", int(port))
-                for address, port in _PUBLISHED.findall(entry.get("Ports", ""))
+                (address.strip("[]"), port)
+                for address, first, last in _PUBLISHED.findall(entry.get("Ports", ""))
+                for port in range(int(first), int(last or first) + 1)
             ),
         )
 
@@ -162,7 +164,8 @@ def _docker(facts: Facts, needs: Needs) -> Iterator[Finding]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", text.split("+")[0].split("-")[0]))
+    plain = re.match(r"[\d.]+", text)
+    return tuple(int(number) for number in re.findall(r"\d+", plain[0] if plain else ""))
 
 
 def _ports(facts: Facts, needs: Needs) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ _INPUTS: Final[tuple[str, ...]] = (
 )
 _PROBE_OPTIONS: Final = (
     "--network=host",
-    "--mount=type=bind,source=/,target=/host,readonly,bind-propagation=rslave",
+    "--mount=type=bind,source=/,target=/host,readonly",
 )
 
 

@@ -63,22 +63,18 @@ def _root(root: str) -> dict[str, Any]:
 
 
 def _mounted_read_only(root: str) -> bool:
-    """Whether the file system that holds root is read-only on the host (its own mount table)."""
+    """Whether the file system that holds root is read-only: as the host's init sees it."""
     best, options = "", ""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
+    for line in (HOST / "proc/1/mounts").read_text().splitlines():
         _device, mount, _kind, flags, *_rest = line.split()
-        if not mount.startswith(str(HOST)):
-            continue
-        on_host = mount.removeprefix(str(HOST)) or "/"
-        inside = root == on_host or root.startswith(on_host.rstrip("/") + "/")
-        if inside and len(on_host) > len(best):
-            best, options = on_host, flags
-    # Our own view of / is read-only by mount; one below it says what the host says.
-    return best not in ("", "/") and "ro" in options.split(",")
+        inside = root == mount or root.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, options = mount, flags
+    return "ro" in options.split(",")
 
 
 def _listening(family: str) -> list[list[Any]]:
-    """Listening sockets as [address, port] (Documentation/networking/proc_net_tcp)."""
+    """Return listening sockets as [address, port] (Documentation/networking/proc_net_tcp)."""
     found = []
     for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
         _number, local, _remote, state, *_rest = line.split()
