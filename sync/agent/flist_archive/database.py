@@ -1,0 +1,157 @@
+"""The database inside a flist (0-flist: database_sqlite.c): read, and its backend rewritten.
+
+The file comes from a stranger: it is opened read-only and immutable, its schema must be the two
+plain tables and nothing else (no view, trigger, index or virtual table that SQLite would run),
+functions are refused, sizes and steps are limited.
+"""
+
+import contextlib
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from sync.agent.flist_archive.capnp import chunk_keys
+from sync.agent.flist_archive.errors import FlistError
+from sync.contract.spec import ZdbEndpoint
+
+MAX_VALUE_BYTES: Final = 64 << 20
+MAX_KEYS: Final = 16 << 20
+_MAX_BACKEND_BYTES: Final = 4096
+_STEPS_PER_CALL: Final = 100_000
+_MAX_CALLS: Final = 20_000
+_ALLOWED: Final = frozenset({sqlite3.SQLITE_READ, sqlite3.SQLITE_SELECT, sqlite3.SQLITE_PRAGMA})
+_COLUMN: Final = r'"?(?:key|value)"?\s+(?:VARCHAR\s*\(\s*\d+\s*\)|TEXT|BLOB)(?:\s+PRIMARY KEY)?'
+_TABLE: Final = re.compile(
+    rf'\s*CREATE TABLE "?(entries|metadata)"?\s*\(\s*{_COLUMN}\s*,\s*{_COLUMN}\s*\)\s*',
+    re.IGNORECASE | re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a flist says that its chunks are."""
+
+    host: str
+    port: int
+    namespace: str
+
+    def names(self, endpoint: ZdbEndpoint) -> bool:
+        """Tell whether this is the 0-db namespace of a spec."""
+        return (self.host, self.port, self.namespace) == (
+            endpoint.host,
+            endpoint.port,
+            endpoint.namespace,
+        )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the mirror needs to know of a flist: where its chunks are, and their keys."""
+
+    backend: Backend | None
+    keys: frozenset[bytes]
+
+
+def _limited(database: sqlite3.Connection) -> None:
+    limits = {
+        sqlite3.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
+        sqlite3.SQLITE_LIMIT_SQL_LENGTH: 4096,
+        sqlite3.SQLITE_LIMIT_COLUMN: 16,
+        sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 16,
+        sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+        sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
+        sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+    }
+    for limit, value in limits.items():
+        database.setlimit(limit, value)
+    calls = iter(range(_MAX_CALLS))
+    database.set_progress_handler(lambda: next(calls, None) is None, _STEPS_PER_CALL)
+    for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0"):
+        database.execute(f"PRAGMA {pragma}")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    uri = f"file:{quote(str(path))}?{mode}"
+    try:
+        database = sqlite3.connect(uri, uri=True, isolation_level=None)
+    except sqlite3.Error as error:
+        raise FlistError(f"sqlite: {error}") from error
+    try:
+        _limited(database)
+        _check_schema(database)
+        yield database
+    except (sqlite3.Error, OverflowError) as error:
+        raise FlistError(f"sqlite: {error}") from error
+    finally:
+        database.close()
+
+
+def _check_schema(database: sqlite3.Connection) -> None:
+    tables: set[str] = set()
+    for kind, name, sql in database.execute("SELECT type, name, sql FROM sqlite_schema"):
+        if kind == "index" and sql is None and str(name).startswith("sqlite_autoindex_"):
+            continue
+        found = _TABLE.fullmatch(str(sql)) if kind == "table" else None
+        if found is None:
+            raise FlistError(f"sqlite: unexpected {kind} {str(name)[:80]!r} in the schema")
+        tables.add(found.group(1).lower())
+    if tables != {"entries", "metadata"}:
+        raise FlistError("sqlite: needs the tables entries and metadata")
+
+
+def _authorize(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+
+
+def read(path: Path) -> Contents:
+    """Read a flist's database. Raises FlistError."""
+    with _opened(path, "mode=ro&immutable=1") as database:
+        database.set_authorizer(_authorize)
+        return Contents(_backend(database), _keys(database))
+
+
+def _keys(database: sqlite3.Connection) -> frozenset[bytes]:
+    keys: set[bytes] = set()
+    for (value,) in database.execute("SELECT value FROM entries"):
+        if not isinstance(value, bytes):
+            raise FlistError("sqlite: an entry that is no blob")
+        keys.update(chunk_keys(value))
+        if len(keys) > MAX_KEYS:
+            raise FlistError(f"names more than {MAX_KEYS} chunks")
+    return frozenset(keys)
+
+
+def _backend(database: sqlite3.Connection) -> Backend | None:
+    row = database.execute("SELECT value FROM metadata WHERE key='backend'").fetchone()
+    if row is None:
+        return None
+    text = row[0].decode("utf-8", "replace") if isinstance(row[0], bytes) else str(row[0])
+    if len(text) > _MAX_BACKEND_BYTES:
+        raise FlistError("metadata.backend is too long")
+    try:
+        data = json.loads(text)
+        host, port = str(data["host"]), int(data.get("port", 9900))
+        return Backend(host, port, str(data.get("namespace") or "default"))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FlistError(f"metadata.backend is not understood: {error!r}") from error
+
+
+def rewrite_backend(path: Path, backend: ZdbEndpoint) -> None:
+    """Make a flist's database name `backend`: equal input and backend give equal bytes.
+
+    Raises FlistError.
+    """
+    text = json.dumps(
+        {"host": backend.host, "namespace": backend.namespace, "port": backend.port},
+        sort_keys=True,
+    )
+    with _opened(path, "mode=rw") as database:
+        database.execute("PRAGMA journal_mode=OFF")
+        database.execute("PRAGMA synchronous=OFF")
+        database.execute("REPLACE INTO metadata(key, value) VALUES('backend', ?)", (text,))

@@ -1,0 +1,5 @@
+"""What is wrong with a flist."""
+
+
+class FlistError(ValueError):
+    """Bytes that are no flist, or one that would cost more than the limits allow."""
