@@ -158,7 +158,7 @@ class DiskNamespace(Namespace):
             return False
         file, start, length = place
         head = start - len(key) - _RECORD.size
-        crc = _RECORD.unpack(os.pread(self._files[file], _RECORD.size, head))[4]
+        crc: int = _RECORD.unpack(os.pread(self._files[file], _RECORD.size, head))[4]
         return zlib.crc32(os.pread(self._files[file], length, start)) == crc
 
     # -- writing -----------------------------------------------------------------------------

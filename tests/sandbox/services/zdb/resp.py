@@ -165,7 +165,7 @@ def _array(buffer: bytes, position: int) -> tuple[list[bytes] | None, int]:
 def _header(
     buffer: bytes, at: int, sign: bytes, complaint: str, *, fatal: bool
 ) -> tuple[int | None, int]:
-    """Read a count or length line: its value (None: not yet complete) and where the next line starts."""
+    """Read a count or length: its value (None: not yet complete), where the next line starts."""
     line = buffer.find(b"\n", at, at + _MAX_LINE_BYTES)
     if line < 0:
         if len(buffer) - at >= _MAX_LINE_BYTES:

@@ -1,0 +1,170 @@
+"""The archive: a tar.gz with one SQLite file, flistdb.sqlite3.
+
+Source: 0-flist, libflist/archive.c, database_sqlite.c, metadata.c.
+"""
+
+import gzip
+import io
+import json
+import sqlite3
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.sandbox.flist.capnp import EncodingError
+from tests.sandbox.flist.tree import Access, Directory, path_key
+
+_DATABASE: Final = "flistdb.sqlite3"
+_TABLES: Final = (
+    "CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB);"
+    "CREATE TABLE metadata (key VARCHAR(64) PRIMARY KEY, value TEXT);"
+)
+
+
+class FormatError(ValueError):
+    """Bytes that are no flist."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a flist's chunks are (its metadata `backend`)."""
+
+    host: str
+    port: int = 9900
+    namespace: str = "default"
+
+    def encode(self) -> str:
+        """Return the JSON that stands in the archive."""
+        return json.dumps({"host": self.host, "port": self.port, "namespace": self.namespace})
+
+
+@dataclass(frozen=True)
+class Flist:
+    """The objects of a flist by key, and its metadata by name."""
+
+    entries: dict[str, bytes]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, directories: list[Directory], access: dict[str, Access]) -> "Flist":
+        """Build from directories and the access records that they name."""
+        entries = {directory.key: directory.encode() for directory in directories}
+        entries |= {key: record.encode() for key, record in access.items()}
+        return cls(entries)
+
+    # -- content -----------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> Backend | None:
+        """Where the chunks are, None where the archive does not say."""
+        text = self.metadata.get("backend")
+        if text is None:
+            return None
+        try:
+            found = json.loads(text)
+            return Backend(str(found["host"]), int(found["port"]), str(found["namespace"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"metadata backend {text[:80]!r} is no 0-db") from error
+
+    def directory(self, path: str = "") -> Directory:
+        """Return a directory by its path."""
+        return self._directory(path_key(path), path)
+
+    def _directory(self, key: str, path: str) -> Directory:
+        if key not in self.entries:
+            raise FormatError(f"directory {path!r} is not in the archive")
+        try:
+            return Directory.decode(self.entries[key])
+        except (EncodingError, IndexError) as error:
+            raise FormatError(f"directory {path!r}: {error}") from error
+
+    def access(self, key: str) -> Access:
+        """Return an access record by its key."""
+        if key not in self.entries:
+            raise FormatError(f"access record {key!r} is not in the archive")
+        return Access.decode(self.entries[key])
+
+    def walk(self) -> Iterator[Directory]:
+        """Yield every directory, parents first."""
+        waiting = [""]
+        seen = set()
+        while waiting:
+            path = waiting.pop()
+            if path in seen:
+                raise FormatError(f"directory {path!r} contains itself")
+            seen.add(path)
+            directory = self.directory(path)
+            yield directory
+            waiting += [
+                f"{path}/{inode.name}".lstrip("/")
+                for inode in directory.inodes
+                if inode.kind == "directory"
+            ]
+
+    def chunk_keys(self) -> set[bytes]:
+        """Return the 0-db key of every chunk."""
+        return {
+            chunk.id
+            for directory in self.walk()
+            for inode in directory.inodes
+            for chunk in inode.chunks
+        }
+
+    # -- bytes -------------------------------------------------------------------------------
+
+    def encode(self) -> bytes:
+        """Return the archive; equal content gives equal bytes."""
+        return gzip.compress(_tar(self._database()), compresslevel=6, mtime=0)
+
+    def _database(self) -> bytes:
+        with sqlite3.connect(":memory:") as database:
+            database.executescript(_TABLES)
+            database.executemany("INSERT INTO entries VALUES (?, ?)", sorted(self.entries.items()))
+            database.executemany(
+                "INSERT INTO metadata VALUES (?, ?)", sorted(self.metadata.items())
+            )
+            database.commit()
+            return database.serialize()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Flist":
+        """Read an archive; raises FormatError."""
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as tar:
+                return cls._read_database(_member(tar))
+        except (tarfile.TarError, OSError, EOFError, sqlite3.Error, ValueError) as error:
+            raise FormatError(f"no flist: {error}") from error
+
+    @classmethod
+    def _read_database(cls, image: bytes) -> "Flist":
+        database = sqlite3.connect(":memory:")
+        try:
+            database.deserialize(image)
+            entries = dict(database.execute("SELECT key, value FROM entries"))
+            metadata = dict(database.execute("SELECT key, value FROM metadata"))
+        finally:
+            database.close()
+        return cls(entries, metadata)
+
+
+def _member(tar: tarfile.TarFile) -> bytes:
+    for member in tar:
+        if member.isfile() and member.name.removeprefix("./") == _DATABASE:
+            content = tar.extractfile(member)
+            if content is not None:
+                return content.read()
+    raise FormatError(f"the archive holds no {_DATABASE}")
+
+
+def _tar(database: bytes) -> bytes:
+    """Return a tar as libtar's tar_append_tree makes it: the directory, then the file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        top = tarfile.TarInfo(".")
+        top.type, top.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(top)
+        member = tarfile.TarInfo(f"./{_DATABASE}")
+        member.size, member.mode = len(database), 0o644
+        tar.addfile(member, io.BytesIO(database))
+    return out.getvalue()
