@@ -75,7 +75,7 @@ class Needs:
 
     root: str
     cores: int = 2
-    memory_bytes: int = 4 << 30
+    memory_bytes: int = 4 * 10**9
     free_bytes: int = 10**12
     docker_version: str = "20.10"
     ports: tuple[tuple[str, int], ...] = ()

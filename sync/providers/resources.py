@@ -142,7 +142,7 @@ class HostFiles(Resource, module="gridhub", name="HostFiles"):
         inputs = {
             "host": host,
             "root": root,
-            "files": pulumi.Output.secret([dict(file) for file in files]),
+            "files": [dict(file) for file in files],
             "written": None,
             "digests": None,
             "drift": None,

@@ -6,6 +6,7 @@ stops before our key is offered.
 
 import contextlib
 import errno
+import logging
 import shlex
 import socket
 import threading
@@ -38,6 +39,8 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 # Sessions of ours at once: sshd's MaxSessions is 10 by default and Docker's client has its own.
 _SESSIONS: Final = 4
 _KEEPALIVE_SECONDS: Final = 15
+# Its messages come with tracebacks, and on stderr; what they say is in our errors.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 _PIN = "python -m sync.providers.known_hosts pin"
 
 
@@ -240,9 +243,9 @@ def _failure(connection: HostConnection, address: SshAddress, error: Exception) 
         )
     if _too_busy(error, text):
         return HostSessionsError(
-            f"{address}: the SSH server ended the connection before it began ({text}): too many "
-            "connections at once; run pulumi with --parallel 4, or raise MaxStartups in the "
-            "host's sshd_config"
+            f"{address}: the SSH server ended the connection before it began, or does not greet "
+            f"({text}): too many connections at once? Run pulumi with --parallel 4, or raise "
+            "MaxStartups in the host's sshd_config"
         )
     return HostUnreachableError(f"{address}: SSH failed: {text or type(error).__name__}")
 
@@ -250,7 +253,11 @@ def _failure(connection: HostConnection, address: SshAddress, error: Exception) 
 def _too_busy(error: Exception, text: str) -> bool:
     if isinstance(error, ConnectionResetError | EOFError | BrokenPipeError):
         return True
-    return "banner" in text or getattr(error, "errno", None) == errno.ECONNRESET
+    return (
+        "banner" in text
+        or "No existing session" in text
+        or getattr(error, "errno", None) == errno.ECONNRESET
+    )
 
 
 class _Conversation:

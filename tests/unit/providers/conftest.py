@@ -1,0 +1,92 @@
+"""A mirror host for provider tests: Docker on this machine, reached locally or by SSH."""
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.errors import ImageNotFound
+from rich.console import Console
+
+from sync.contract import layout
+from sync.providers import job_view, survey
+from tests.sandbox.host import dockerd, images, sshd
+
+_DEVELOPMENT_IMAGE = "localhost/gridhub-base:dev"
+
+
+@pytest.fixture(scope="session")
+def engine_url() -> str:
+    engine = dockerd.find()
+    if engine is None:
+        pytest.skip("no Docker Engine answers")
+    return engine.url
+
+
+@pytest.fixture(scope="session")
+def helper_image(engine_url: str) -> str:
+    client = docker.DockerClient(base_url=engine_url, timeout=60)
+    try:
+        client.images.get(_DEVELOPMENT_IMAGE)
+    except ImageNotFound:
+        made = images.ensure(engine_url, Console(file=io.StringIO()))
+        return next(image.reference for image in made if image.service == "python")
+    finally:
+        client.close()
+    return _DEVELOPMENT_IMAGE
+
+
+@pytest.fixture
+def local_host(engine_url: str, helper_image: str) -> dict[str, str]:
+    return {"dockerHost": engine_url, "helperImage": helper_image}
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> str:
+    return str(tmp_path / "srv")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    yield
+    survey.forget()
+    job_view.forget()
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[sshd.Sshd]:
+    if reason := sshd.missing():
+        pytest.skip(reason)
+    socket_path = Path(engine_url.removeprefix("unix://"))
+    if socket_path.resolve().stat().st_gid == 0:
+        pytest.skip(f"{socket_path} belongs to group root: there is no docker group to join")
+    member, stranger = f"hub-in-{os.getpid()}", f"hub-out-{os.getpid()}"
+    with ExitStack() as stack:
+        stack.enter_context(sshd.temporary_user(member, socket_path=socket_path))
+        stack.enter_context(sshd.temporary_user(stranger, socket_path=None))
+        settings = sshd.SshdSettings(("root", member, stranger), docker_host=engine_url)
+        directory = tmp_path_factory.mktemp("sshd")
+        yield stack.enter_context(sshd.running(directory, settings))
+
+
+@pytest.fixture
+def docker_member(ssh_server: sshd.Sshd) -> str:
+    return next(name for name in ssh_server.users if name.startswith("hub-in-"))
+
+
+@pytest.fixture
+def stranger(ssh_server: sshd.Sshd) -> str:
+    return next(name for name in ssh_server.users if name.startswith("hub-out-"))
+
+
+def directories(host: Mapping[str, str], root: str) -> dict[str, Any]:
+    """Return inputs of HostDirectories: the whole layout, numbers as the engine gives them."""
+    listed = [
+        {"path": entry.path, "uid": float(entry.uid), "mode": float(entry.mode)}
+        for entry in layout.directories(hub_writes=False)
+    ]
+    return {"host": dict(host), "root": root, "directories": listed, "purge": True}
