@@ -83,7 +83,8 @@ class UsersSettings(_JobSettings):
     """The users job: repositories, flists, links and tags."""
 
     rewrite_backend: bool = Field(
-        default=True, description="Published flists name this mirror's 0-db instead of the master's."
+        default=True,
+        description="Published flists name this mirror's 0-db instead of the master's.",
     )
     allowed_backends: list[BackendSettings] = Field(
         [], description="Further 0-dbs that flists may take their chunks from."

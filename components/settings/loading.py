@@ -6,8 +6,11 @@ another; the rules that span keys run on all that are right.
 """
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 from pydantic import TypeAdapter, ValidationError
@@ -41,20 +44,26 @@ _EXPECTED: Final = {
 def load() -> Settings:
     """Read the running program's configuration; raise SettingsError with all that is wrong."""
     values = {**get_config_env(), **CONFIG.get()}
-    return parse(values, get_config_secret_keys_env())
+    return parse(values, get_config_secret_keys_env(), os.environ)
 
 
-def parse(values: Mapping[str, Any], secret_keys: Collection[str] = ()) -> Settings:
+def parse(
+    values: Mapping[str, Any],
+    secret_keys: Collection[str] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Settings:
     """Return the settings in `values` (full keys, `gridhub:domain`) or raise SettingsError.
 
     values: as Pulumi gives them; keys of other projects are ignored. secret_keys: full keys whose
-    value the stack file holds encrypted.
+    value the stack file holds encrypted. environment: DOCKER_HOST fills host.docker, and a
+    CLOUDFLARE_API_TOKEN makes dnsApiToken superfluous.
     """
     given = {
         key.partition(":")[2]: value
         for key, value in sorted(values.items())
         if key.partition(":")[0] == PROJECT and not _absent(value)
     }
+    given |= _engine_of(environment, given)
     problems = [*_unknown(given), *_plain_secrets(given, secret_keys)]
     right: dict[str, Any] = {}
     for key, (name, info) in _FIELDS.items():
@@ -62,6 +71,7 @@ def parse(values: Mapping[str, Any], secret_keys: Collection[str] = ()) -> Setti
             right[name] = _value(key, info, given)
         except _KeyProblemsError as error:
             problems += error.problems
+    problems += _missing_token(right, environment)
     problems += combination_problems(right)
     if problems:
         raise SettingsError(problems)
@@ -74,8 +84,29 @@ class _KeyProblemsError(Exception):
         self.problems = problems
 
 
+def _engine_of(environment: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the host setting with the environment's engine, where neither names another."""
+    host = given.get("host", "{}")
+    try:
+        known = json.loads(host) if isinstance(host, str) else host
+    except ValueError:
+        return {}
+    if not isinstance(known, dict) or "docker" in known or not environment.get("DOCKER_HOST"):
+        return {}
+    return {"host": json.dumps({**known, "docker": environment["DOCKER_HOST"]})}
+
+
+def _missing_token(right: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[Problem]:
+    dns = right.get("dns")
+    if dns is None or dns.provider != "cloudflare" or "dns_api_token" not in right:
+        return
+    if not right["dns_api_token"] and not environment.get("CLOUDFLARE_API_TOKEN"):
+        remedy = "`pulumi config set --secret dnsApiToken`, or set CLOUDFLARE_API_TOKEN"
+        yield Problem("dnsApiToken", "is required with dns.provider cloudflare", remedy)
+
+
 def _absent(value: Any) -> bool:
-    """An empty value is how the schema in Pulumi.yaml writes "no default"."""
+    """Tell an empty value, which is how the schema in Pulumi.yaml writes "no default"."""
     return value in ("", "{}", "null")
 
 
@@ -86,8 +117,6 @@ def _unknown(given: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _nearest(key: str, known: Collection[str]) -> str:
-    from difflib import get_close_matches
-
     near = get_close_matches(key, known, n=1, cutoff=0.6)
     meant = f"did you mean `{near[0]}`? " if near else ""
     return f"{meant}docs/configuration.md lists them all"
@@ -121,8 +150,6 @@ def _value(key: str, info: FieldInfo, given: Mapping[str, Any]) -> Any:
 
 
 def _annotation(info: FieldInfo) -> Any:
-    from typing import Annotated
-
     metadata = tuple(info.metadata)
     return Annotated[(info.annotation, *metadata)] if metadata else info.annotation
 

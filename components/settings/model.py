@@ -39,7 +39,8 @@ class HostSettings(Section):
 
     docker: DockerHost = Field(
         "unix:///var/run/docker.sock",
-        description="Docker Engine: `unix:///PATH`, or `ssh://USER@HOST[:PORT]` for a remote one.",
+        description="Docker Engine: `unix:///PATH`, or `ssh://USER@HOST[:PORT]` for a remote one; "
+        "unset: DOCKER_HOST of the environment, else the local socket.",
     )
     ssh_key_path: AbsolutePath | None = Field(
         None, description="Private key file for `ssh://`; its path is kept, never its content."
@@ -89,7 +90,8 @@ class DnsSettings(Section):
     """Who sets the DNS records, and which."""
 
     provider: Literal["none", "cloudflare"] = Field(
-        "none", description="`cloudflare` sets the records; `none`: the output `dnsRecords` lists them."
+        "none",
+        description="`cloudflare` sets the records; `none`: the output `dnsRecords` lists them.",
     )
     kind: Literal["individual", "wildcard"] = Field(
         "individual", description="`hub.` and `bootstrap.` of the domain, or one `*.` for all."
@@ -99,7 +101,8 @@ class DnsSettings(Section):
         1, ge=1, le=86400, description="Seconds that resolvers may keep a record; 1: automatic."
     )
     proxied: bool = Field(
-        default=False, description="Cloudflare's proxy in front of HTTP; 0-db then needs another name."
+        default=False,
+        description="Cloudflare's proxy in front of HTTP; 0-db then needs another name.",
     )
     api_url: HttpUrl | None = Field(
         None, description="Another API endpoint (tests); unset: Cloudflare's."
@@ -189,7 +192,7 @@ class SourceSettings(Section):
 
 
 class ZdbSettings(Section):
-    """This mirror's own 0-db."""
+    """The mirror's own 0-db."""
 
     publish_host: Host | None = Field(
         None, description="Name that flists give to nodes for it; unset: `hub.` of the domain."
@@ -243,13 +246,19 @@ class PreflightSettings(Section):
 
     cores: int = Field(2, ge=0, description="Processor cores.")
     memory_mb: int = Field(4096, ge=0, description="Memory.")
-    free_space_gb: float = Field(1024, ge=0, description="Space (free or ours) at the data root.")
+    free_space_gb: float = Field(1024, ge=0, description="Free space at the data root.")
     data_root_is_mount: bool = Field(
         default=False, description="Refuse a data root on the system's own file system."
     )
     check_source: bool = Field(default=True, description="Refuse when the master does not answer.")
     check_dns: bool = Field(
-        default=True, description="Report DNS names that point to another host (no error)."
+        default=True, description="Look whether the DNS names lead to this host."
+    )
+    docker_version: str = Field(
+        "20.10", pattern=r"^[0-9]+(\.[0-9]+)*$", description="Oldest Docker Engine."
+    )
+    ignore: list[PlainName] = Field(
+        [], description="Checks whose errors count as warnings, by the names that findings give."
     )
 
 
@@ -273,8 +282,8 @@ class Settings(Section):
     )
     mode: Mode = Field(
         "mirror",
-        description="`mirror` follows a master, read-only; `detached` keeps what was mirrored, ends "
-        "the sync and accepts uploads; `standalone` is an own hub from the start.",
+        description="`mirror` follows a master, read-only; `detached` keeps what was mirrored, "
+        "ends the sync and accepts uploads; `standalone` is an own hub from the start.",
     )
     mode_confirmation: Counter = Field(
         0,
@@ -298,7 +307,8 @@ class Settings(Section):
     dns: DnsSettings = Field(default_of(DnsSettings), description="DNS records.")
     dns_api_token: str | None = Field(
         None,
-        description="Cloudflare API token that may edit the zone. Secret: set it with --secret.",
+        description="Cloudflare API token that may edit the zone; unset: CLOUDFLARE_API_TOKEN of "
+        "the environment, which then stays out of the state.",
         json_schema_extra={"secret": True},
     )
     acme: AcmeSettings = Field(default_of(AcmeSettings), description="Certificates.")
@@ -307,9 +317,7 @@ class Settings(Section):
     source: SourceSettings = Field(default_of(SourceSettings), description="The master.")
     zdb: ZdbSettings = Field(default_of(ZdbSettings), description="0-db.")
     hub: HubSettings = Field(default_of(HubSettings), description="0-hub.")
-    bootstrap: BootstrapSettings = Field(
-        default_of(BootstrapSettings), description="0-bootstrap."
-    )
+    bootstrap: BootstrapSettings = Field(default_of(BootstrapSettings), description="0-bootstrap.")
     users: UsersSettings = Field(default_of(UsersSettings), description="The users job.")
     kernels: KernelsSettings = Field(default_of(KernelsSettings), description="The kernels job.")
     flists: FlistsSettings = Field(default_of(FlistsSettings), description="The flists job.")
@@ -322,7 +330,7 @@ class Settings(Section):
         300, ge=1, le=86400, description="How long `up` waits for `ready`."
     )
     health_interval_seconds: int = Field(
-        10, ge=1, le=300, description="Time between two health checks of a container."
+        10, ge=1, le=59, description="Time between two health checks of a container."
     )
     preflight: PreflightSettings = Field(
         default_of(PreflightSettings), description="Requirements on the host."

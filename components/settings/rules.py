@@ -49,7 +49,10 @@ def combination_problems(right: Mapping[str, Any]) -> list[Problem]:
 def _ssh_needs_key_and_pin(settings: Settings) -> Found:
     host = settings.host
     remote = host.docker.startswith("ssh://")
-    for key, value in (("sshKeyPath", host.ssh_key_path), ("knownHostsPath", host.known_hosts_path)):
+    for key, value in (
+        ("sshKeyPath", host.ssh_key_path),
+        ("knownHostsPath", host.known_hosts_path),
+    ):
         if remote and value is None:
             remedy = f"pulumi config set --path host.{key} /PATH"
             yield Problem(f"host.{key}", "is required with an ssh:// host", f"`{remedy}`")
@@ -93,7 +96,9 @@ def _public_addresses_exist(settings: Settings) -> Found:
         for address in addresses:
             if ip_address(address).is_unspecified:
                 yield Problem(
-                    f"publicAddresses.{family}", f"{address} is no host's address", "name the real one"
+                    f"publicAddresses.{family}",
+                    f"{address} is no host's address",
+                    "name the real one",
                 )
 
 
@@ -131,12 +136,6 @@ def _cloudflare_is_whole(settings: Settings) -> Found:
                 "dns.zoneId",
                 "is required with dns.provider cloudflare",
                 "`pulumi config set --path dns.zoneId ID` (the zone's overview page shows it)",
-            )
-        if not settings.dns_api_token:
-            yield Problem(
-                "dnsApiToken",
-                "is required with dns.provider cloudflare",
-                "`pulumi config set --secret dnsApiToken`",
             )
         return
     for key, value in (("zoneId", dns.zone_id), ("apiUrl", dns.api_url), ("proxied", dns.proxied)):
@@ -176,7 +175,9 @@ def _certificates_have_a_contact(settings: Settings) -> Found:
         )
     if settings.production and acme.ca in {"internal", "letsencrypt-staging"}:
         yield Problem(
-            "acme.ca", f"{acme.ca} is trusted by no client, so not for production", "use letsencrypt"
+            "acme.ca",
+            f"{acme.ca} is trusted by no client, so not for production",
+            "use letsencrypt",
         )
 
 
@@ -219,7 +220,9 @@ def _waiting_needs_running_jobs(settings: Settings) -> Found:
                 "resume it, or set ready to started",
             )
     if not any(job.enabled for job in jobs.values()):
-        yield Problem("ready", f"{settings.ready} waits for jobs, and none is enabled", "use started")
+        yield Problem(
+            "ready", f"{settings.ready} waits for jobs, and none is enabled", "use started"
+        )
 
 
 @_rule("bootstrap", "kernels", "mode", "images")
@@ -239,7 +242,9 @@ def _run_modes_agree(settings: Settings) -> Found:
     kernels = settings.kernels
     for mode in sorted(set(kernels.net_links) - set(kernels.run_modes)):
         yield Problem(
-            f"kernels.netLinks.{mode}", "is not one of kernels.runModes", "add it there, or remove it"
+            f"kernels.netLinks.{mode}",
+            "is not one of kernels.runModes",
+            "add it there, or remove it",
         )
     for mode in sorted(set(kernels.run_modes) - set(settings.bootstrap.run_modes)):
         yield Problem(

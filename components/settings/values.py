@@ -19,9 +19,11 @@ _TAG: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 _BY_DIGEST: Final = re.compile(rf"{_REPOSITORY}(:{_TAG})?@sha256:[0-9a-f]{{64}}")
 _LOCAL: Final = re.compile(rf"localhost/{_REPOSITORY}:{_TAG}")
 # Folders of the system itself: a data root there would take over what is not ours.
-_SYSTEM: Final = frozenset(
-    "/ /bin /boot /dev /etc /home /lib /lib64 /opt /proc /root /run /sbin /sys /tmp /usr /var".split()
+_SYSTEM_FOLDERS: Final = (
+    *("bin", "boot", "dev", "etc", "home", "lib", "lib64", "opt", "proc", "root", "run"),
+    *("sbin", "sys", "tmp", "usr", "var"),
 )
+_SYSTEM: Final = frozenset(["/", *(f"/{name}" for name in _SYSTEM_FOLDERS)])
 SMALLEST_IPV4: Final = 28
 LARGEST_IPV4: Final = 16
 SMALLEST_IPV6: Final = 112

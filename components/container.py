@@ -1,0 +1,222 @@
+"""One way to declare a container: pinned, limited, without privileges, with a health check.
+
+What `docs/containers.md` promises of every container is done here, once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import pulumi
+import pulumi_docker as docker
+
+from components.naming import Naming
+from components.settings.model import ServiceLimits
+from sync.contract.layout import under
+from sync.providers import HostFiles
+
+# The docker plugin reports a change of these as applied and leaves the container as it was.
+NOT_APPLIED_IN_PLACE: Final = ("healthcheck", "init", "tmpfs")
+_HEALTH_TIMEOUT_SECONDS: Final = 10
+_HEALTH_RETRIES: Final = 3
+# How long `up` waits for a container's first good health check.
+_WAIT_SECONDS: Final = 120
+_OPEN_FILES: Final = 65536
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder or file of the host in the container; source: absolute path on the host."""
+
+    source: pulumi.Input[str]
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True)
+class PublishedPort:
+    """A port of the container at an address of the host."""
+
+    address: str
+    external: int
+    internal: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where all of a stack goes: its host, data root and network.
+
+    connection: how the dynamic resources reach the host. after: what must have succeeded before
+    anything on the host is touched.
+    """
+
+    naming: Naming
+    connection: Mapping[str, str]
+    root: str
+    network_name: pulumi.Input[str]
+    health_interval_seconds: int
+    after: tuple[pulumi.Resource, ...]
+
+    def options(self, parent: pulumi.Resource, *after: pulumi.Resource) -> pulumi.ResourceOptions:
+        """Return the options of a child that also waits for `after`."""
+        return pulumi.ResourceOptions(parent=parent, depends_on=[*self.after, *after])
+
+    def path(self, relative: str) -> str:
+        """Return the absolute path on the host of a path below the data root."""
+        return under(self.root, relative)
+
+
+@dataclass(frozen=True)
+class HostFile:
+    """A small file below the data root; path: relative to it."""
+
+    path: str
+    uid: int
+    content: pulumi.Input[str]
+    mode: int = 0o400
+
+
+def write_files(
+    name: str, placement: Placement, files: Sequence[HostFile], parent: pulumi.Resource
+) -> HostFiles:
+    """Declare files on the host, written atomically and readable by their owner only."""
+    return HostFiles(
+        name,
+        host=dict(placement.connection),
+        root=placement.root,
+        files=[
+            {"path": file.path, "uid": file.uid, "mode": file.mode, "content": file.content}
+            for file in sorted(files, key=lambda file: file.path)
+        ],
+        opts=placement.options(parent),
+    )
+
+
+@dataclass(frozen=True)
+class ContainerConfig:
+    """What differs between containers.
+
+    image_id: pins the image. health: test in Docker's form (CMD or CMD-SHELL first). tmpfs: path
+    to mount options. capabilities: added to none. revision: what a restart must follow that the
+    other fields do not show (digests of configuration without secrets, rotation counters).
+    """
+
+    service: str
+    image_id: pulumi.Input[str]
+    uid: int
+    limits: ServiceLimits
+    health: Sequence[str]
+    command: Sequence[str] | None = None
+    entrypoint: Sequence[str] | None = None
+    mounts: Sequence[Mount] = ()
+    ports: Sequence[PublishedPort] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    tmpfs: Mapping[str, str] = field(default_factory=lambda: {"/tmp": "size=16m,mode=1777"})  # noqa: S108
+    capabilities: Sequence[str] = ()
+    revision: Mapping[str, str] = field(default_factory=dict)
+    stop_seconds: int = 30
+    working_dir: str | None = None
+
+
+def declare(
+    name: str,
+    placement: Placement,
+    config: ContainerConfig,
+    opts: pulumi.ResourceOptions,
+) -> docker.Container:
+    """Declare the container; it is known in the stack's network under its service's name."""
+    limits = config.limits
+    forced = pulumi.ResourceOptions(
+        delete_before_replace=True, replace_on_changes=list(NOT_APPLIED_IN_PLACE)
+    )
+    return docker.Container(
+        name,
+        name=placement.naming.container(config.service),
+        hostname=config.service,
+        image=config.image_id,
+        command=list(config.command) if config.command is not None else None,
+        entrypoints=list(config.entrypoint) if config.entrypoint is not None else None,
+        working_dir=config.working_dir,
+        envs=[f"{key}={value}" for key, value in sorted(config.environment.items())],
+        user=f"{config.uid}:{config.uid}",
+        read_only=True,
+        privileged=False,
+        capabilities=docker.ContainerCapabilitiesArgs(
+            adds=sorted(config.capabilities) or None, drops=["ALL"]
+        ),
+        security_opts=["no-new-privileges:true"],
+        memory=limits.memory_mb,
+        memory_swap=limits.memory_mb,
+        ulimits=_ulimits(limits),
+        log_driver="json-file",
+        log_opts={"max-file": str(limits.log_files), "max-size": f"{limits.log_size_mb}m"},
+        tmpfs=dict(sorted(config.tmpfs.items())),
+        volumes=_volumes(config.mounts),
+        ports=_ports(config.ports),
+        network_mode="bridge",
+        networks_advanced=[
+            docker.ContainerNetworksAdvancedArgs(
+                name=placement.network_name, aliases=[config.service]
+            )
+        ],
+        labels=_labels({**placement.naming.labels(), **_revision(config)}),
+        healthcheck=_healthcheck(config.health, placement.health_interval_seconds),
+        init=True,
+        restart="unless-stopped",
+        must_run=True,
+        wait=True,
+        wait_timeout=_WAIT_SECONDS,
+        stop_timeout=config.stop_seconds,
+        destroy_grace_seconds=config.stop_seconds,
+        opts=pulumi.ResourceOptions.merge(opts, forced),
+    )
+
+
+def _revision(config: ContainerConfig) -> dict[str, str]:
+    shown = {f"gridhub.revision.{key}": value for key, value in config.revision.items()}
+    return {"gridhub.service": config.service, **shown}
+
+
+def _labels(labels: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
+    return [
+        docker.ContainerLabelArgs(label=label, value=value)
+        for label, value in sorted(labels.items())
+    ]
+
+
+def _ulimits(limits: ServiceLimits) -> list[docker.ContainerUlimitArgs]:
+    # The plugin has no pids limit; nproc counts the processes and threads of the service's uid.
+    wanted = {"nofile": _OPEN_FILES, "nproc": limits.processes}
+    return [
+        docker.ContainerUlimitArgs(name=name, soft=value, hard=value)
+        for name, value in sorted(wanted.items())
+    ]
+
+
+def _volumes(mounts: Sequence[Mount]) -> list[docker.ContainerVolumeArgs]:
+    return [
+        docker.ContainerVolumeArgs(
+            host_path=mount.source, container_path=mount.target, read_only=mount.read_only
+        )
+        for mount in sorted(mounts, key=lambda mount: mount.target)
+    ]
+
+
+def _ports(ports: Sequence[PublishedPort]) -> list[docker.ContainerPortArgs] | None:
+    ordered = sorted(ports, key=lambda port: (port.external, port.address))
+    return [
+        docker.ContainerPortArgs(
+            internal=port.internal, external=port.external, ip=port.address, protocol="tcp"
+        )
+        for port in ordered
+    ] or None
+
+
+def _healthcheck(test: Sequence[str], interval_seconds: int) -> docker.ContainerHealthcheckArgs:
+    return docker.ContainerHealthcheckArgs(
+        tests=list(test),
+        interval=f"{interval_seconds}s",
+        timeout=f"{_HEALTH_TIMEOUT_SECONDS}s",
+        start_period=f"{_HEALTH_TIMEOUT_SECONDS}s",
+        retries=_HEALTH_RETRIES,
+    )

@@ -1,0 +1,102 @@
+"""The edge: Caddy in front of hub and bootstrap, with certificates, logs and metrics."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pulumi
+
+from components.caddyfile import LOG_MOUNT, METRICS_PORT, CaddyfileConfig, caddyfile
+from components.container import (
+    ContainerConfig,
+    HostFile,
+    Mount,
+    Placement,
+    PublishedPort,
+    declare,
+    write_files,
+)
+from components.settings.model import ServiceLimits
+from sync.contract.layout import CADDY_CONFIG, CADDY_DATA, CADDY_LOG, CONFIG, UID_CADDY
+
+HTTP_PORT: Final = 80
+HTTPS_PORT: Final = 443
+CONFIG_DIRECTORY: Final = f"{CONFIG}/caddy"
+HEALTH: Final = (
+    "CMD-SHELL",
+    f"busybox wget -q -T 5 -O /dev/null http://127.0.0.1:{METRICS_PORT}/healthz",
+)
+
+
+@dataclass(frozen=True)
+class EdgeConfig:
+    """addresses: of the host, both families. metrics_port: on the host's loopback, or none."""
+
+    placement: Placement
+    image_id: pulumi.Input[str]
+    limits: ServiceLimits
+    addresses: Sequence[str]
+    http_port: int
+    https_port: int
+    metrics_port: int | None
+    caddyfile: CaddyfileConfig
+
+
+class Edge(pulumi.ComponentResource):
+    """The Caddy container and its Caddyfile.
+
+    Its data folder holds the certificates and their keys; it outlives the container.
+    """
+
+    def __init__(
+        self, name: str, config: EdgeConfig, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("gridhub:index:Edge", name, None, opts)
+        text = caddyfile(config.caddyfile)
+        file = HostFile(f"{CONFIG_DIRECTORY}/Caddyfile", UID_CADDY, text)
+        self.files = write_files(f"{name}-config", config.placement, [file], self)
+        self.container = declare(
+            f"{name}-container",
+            config.placement,
+            _container(config, text),
+            config.placement.options(self, self.files),
+        )
+        self.register_outputs({"container": self.container.name})
+
+
+def _published(config: EdgeConfig) -> list[PublishedPort]:
+    pairs = ((config.http_port, HTTP_PORT), (config.https_port, HTTPS_PORT))
+    ports = [
+        PublishedPort(address, external, internal)
+        for address in config.addresses
+        for external, internal in pairs
+    ]
+    if config.metrics_port is not None:
+        loopback = ("127.0.0.1", "::1")
+        ports += [PublishedPort(host, config.metrics_port, METRICS_PORT) for host in loopback]
+    return ports
+
+
+def _container(config: EdgeConfig, text: str) -> ContainerConfig:
+    path = config.placement.path
+    return ContainerConfig(
+        service="caddy",
+        image_id=config.image_id,
+        uid=UID_CADDY,
+        limits=config.limits,
+        health=HEALTH,
+        command=("caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"),
+        mounts=(
+            Mount(path(CONFIG_DIRECTORY), "/etc/caddy"),
+            Mount(path(CADDY_DATA), "/data", read_only=False),
+            Mount(path(CADDY_CONFIG), "/config", read_only=False),
+            Mount(path(CADDY_LOG), LOG_MOUNT, read_only=False),
+        ),
+        ports=_published(config),
+        environment={"HOME": "/data", "XDG_CONFIG_HOME": "/config", "XDG_DATA_HOME": "/data"},
+        # Low ports need none here; but the official image's binary carries this one as a file
+        # capability, and the kernel refuses to run it where it can not be had.
+        capabilities=("NET_BIND_SERVICE",),
+        revision={"config": hashlib.sha256(text.encode()).hexdigest()[:16]},
+    )

@@ -1,0 +1,199 @@
+"""The Docker host: provider, images, the stack's network, the folders below the data root."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pulumi
+import pulumi_docker as docker
+
+from components.naming import Naming
+from components.settings.model import HostSettings, ImageSettings, NetworkSettings
+from sync.contract.layout import directories
+from sync.providers import HostDirectories
+
+SERVICES: Final = ("zdb", "hub", "bootstrap", "caddy", "python")
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """naming: the stack's. helper_image: the one that host operations run in (python)."""
+
+    naming: Naming
+    host: HostSettings
+    helper_image: str
+
+
+def connection(config: HostConfig) -> dict[str, str]:
+    """Return the mapping that every dynamic resource takes as `host`."""
+    host = config.host
+    return {
+        "dockerHost": host.docker,
+        "sshKeyPath": host.ssh_key_path or "",
+        "knownHostsPath": host.known_hosts_path or "",
+        "helperImage": pullable(config.helper_image),
+    }
+
+
+def docker_provider(name: str, config: HostConfig) -> docker.Provider:
+    """Return the provider for the stack's Docker Engine; over SSH the host's key is pinned."""
+    return docker.Provider(name, host=config.host.docker, ssh_opts=ssh_options(config.host))
+
+
+def ssh_options(host: HostSettings) -> list[str] | None:
+    """Return ssh's options for an ssh:// host; None for a local one."""
+    if not host.docker.startswith("ssh://"):
+        return None
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": "20",
+        "IdentitiesOnly": "yes",
+        "ServerAliveInterval": "15",
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": str(host.known_hosts_path),
+    }
+    flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+    return ["-i", str(host.ssh_key_path), *flags]
+
+
+def pullable(reference: str) -> str:
+    """Return an image reference without its tag where a digest says what is meant.
+
+    The engine knows a pulled image as NAME@DIGEST only, so a tag in between would not be found.
+    """
+    name, at, digest = reference.partition("@")
+    if not at:
+        return reference
+    path, slash, last = name.rpartition("/")
+    return f"{path}{slash}{last.partition(':')[0]}@{digest}"
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """images: the pinned references. bootstrap: whether a bootstrap server runs here."""
+
+    images: ImageSettings
+    bootstrap: bool
+
+
+class Images(pulumi.ComponentResource):
+    """The service images on the host; `ids` maps a service to the image id that pins it.
+
+    It pulls, and never builds or removes: an image may be another stack's too.
+    """
+
+    ids: Mapping[str, pulumi.Output[str]]
+
+    def __init__(
+        self, name: str, config: ImagesConfig, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("gridhub:index:Images", name, None, opts)
+        references = {
+            service: str(getattr(config.images, service))
+            for service in SERVICES
+            if service != "bootstrap" or config.bootstrap
+        }
+        self.resources = {
+            service: docker.RemoteImage(
+                f"{name}-{service}",
+                name=pullable(reference),
+                keep_locally=True,
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+            for service, reference in references.items()
+        }
+        self.ids = {service: image.image_id for service, image in self.resources.items()}
+        self.register_outputs({"ids": dict(self.ids)})
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """naming: names and derives the subnets that the settings leave open. after: what precedes."""
+
+    naming: Naming
+    network: NetworkSettings
+    after: tuple[pulumi.Resource, ...]
+
+
+class Network(pulumi.ComponentResource):
+    """The stack's one Docker network, with both families.
+
+    It isolates the stack's services from other stacks; it does not keep them from the Internet,
+    which the sync jobs need.
+    """
+
+    network_name: pulumi.Output[str]
+    ipv4_subnet: str
+    ipv6_subnet: str
+
+    def __init__(
+        self, name: str, config: NetworkConfig, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("gridhub:index:Network", name, None, opts)
+        naming, network = config.naming, config.network
+        self.ipv4_subnet = network.ipv4_subnet or naming.ipv4_subnet()
+        self.ipv6_subnet = network.ipv6_subnet or naming.ipv6_subnet()
+        self.network = docker.Network(
+            f"{name}-bridge",
+            name=naming.prefix,
+            driver="bridge",
+            internal=False,
+            ipv6=True,
+            ipam_configs=[
+                docker.NetworkIpamConfigArgs(subnet=subnet)
+                for subnet in (self.ipv4_subnet, self.ipv6_subnet)
+            ],
+            labels=[
+                docker.NetworkLabelArgs(label=label, value=value)
+                for label, value in sorted(naming.labels().items())
+            ],
+            # The name is taken until the old one is gone.
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=list(config.after), delete_before_replace=True
+            ),
+        )
+        self.network_name = self.network.name
+        self.register_outputs({"networkName": self.network_name})
+
+
+@dataclass(frozen=True)
+class DataRootConfig:
+    """hub_writes: the hub publishes itself, so the public folder is its own. purge: see settings.
+
+    after: what must have succeeded before the first folder is made.
+    """
+
+    connection: Mapping[str, str]
+    root: str
+    hub_writes: bool
+    purge: bool
+    protect: bool
+    after: tuple[pulumi.Resource, ...]
+
+
+class DataRoot(pulumi.ComponentResource):
+    """The folders below the data root, each owned by the one uid that writes it."""
+
+    def __init__(
+        self, name: str, config: DataRootConfig, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("gridhub:index:DataRoot", name, None, opts)
+        self.directories = HostDirectories(
+            f"{name}-directories",
+            host=dict(config.connection),
+            root=config.root,
+            directories=owned_directories(hub_writes=config.hub_writes),
+            purge=config.purge,
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=list(config.after), protect=config.protect
+            ),
+        )
+        self.register_outputs({"root": config.root})
+
+
+def owned_directories(*, hub_writes: bool) -> Sequence[Mapping[str, Any]]:
+    """Return the layout's table as the provider takes it."""
+    return [
+        {"path": entry.path, "uid": entry.uid, "mode": entry.mode}
+        for entry in directories(hub_writes=hub_writes)
+    ]

@@ -1,0 +1,322 @@
+"""The whole mirror: what a stack declares, in the order in which it comes to be."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import pulumi
+
+from components.agents import Agents, AgentsConfig
+from components.bootstrap import Bootstrap, BootstrapConfig
+from components.caddyfile import CaddyfileConfig
+from components.container import Placement
+from components.dns import Dns, DnsConfig
+from components.edge import Edge, EdgeConfig
+from components.host import (
+    DataRoot,
+    DataRootConfig,
+    HostConfig,
+    Images,
+    ImagesConfig,
+    Network,
+    NetworkConfig,
+    connection,
+    docker_provider,
+)
+from components.hub import Hub, HubConfig, HubSecrets
+from components.naming import Naming
+from components.settings import Settings
+from components.specs import job_specs, published_zdb
+from components.zdb import Zdb, ZdbConfig
+from sync.contract.layout import JOBS
+from sync.providers import Preflight, StackSecrets
+from sync.providers.mode_guard import ModeGuard
+
+SERVICES = ("zdb", "hub", "bootstrap", "caddy")
+
+
+@dataclass(frozen=True)
+class MirrorConfig:
+    """naming: of the stack. agent_digest: of the agent's sources and lock."""
+
+    naming: Naming
+    settings: Settings
+    agent_digest: str
+
+    @property
+    def rotation(self) -> dict[str, int]:
+        """Counters of the generated secrets, by the names that StackSecrets uses."""
+        return self.settings.rotation.model_dump(by_alias=True)
+
+    @property
+    def listen(self) -> list[str]:
+        """Every address of the host that public ports are bound to, IPv4 first."""
+        return [*self.settings.bind.ipv4, *self.settings.bind.ipv6]
+
+    def url(self, host: str) -> str:
+        """HTTPS URL of a host name of the stack, as the outside sees it."""
+        port = self.settings.ports.https
+        return f"https://{host}" if port == 443 else f"https://{host}:{port}"  # noqa: PLR2004
+
+
+class Mirror(pulumi.ComponentResource):
+    """A hub mirror on one host, with its DNS records.
+
+    One stack is one mirror; it does not know of others, and a fleet is many stacks.
+    """
+
+    def __init__(
+        self, name: str, config: MirrorConfig, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        host = HostConfig(config.naming, config.settings.host, config.settings.images.python)
+        provider = docker_provider("docker", host)
+        providers = pulumi.ResourceOptions(providers=[provider])
+        super().__init__(
+            "gridhub:index:Mirror", name, None, pulumi.ResourceOptions.merge(opts, providers)
+        )
+        self.config = config
+        self._connection = connection(host)
+        self.guard = self._guard()
+        self.secrets = self._secrets()
+        self.images = self._images()
+        self.preflight = self._preflight()
+        self.data_root = self._data_root()
+        self.network = self._network()
+        self.placement = self._placement()
+        self.zdb = self._zdb()
+        self.hub = self._hub()
+        self.bootstrap = self._bootstrap() if config.settings.bootstrap.enabled else None
+        self.edge = self._edge()
+        self.agents = self._agents()
+        self.dns = self._dns()
+        self.register_outputs({})
+
+    def _child(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self, depends_on=list(after))
+
+    def _guard(self) -> ModeGuard:
+        settings = self.config.settings
+        return ModeGuard(
+            "mode",
+            stack=self.config.naming.stack,
+            mode=settings.mode,
+            confirmation=settings.mode_confirmation,
+            opts=pulumi.ResourceOptions(parent=self, protect=settings.production),
+        )
+
+    def _secrets(self) -> StackSecrets:
+        return StackSecrets(
+            "secrets",
+            stack=self.config.naming.stack,
+            rotation=self.config.rotation,
+            opts=pulumi.ResourceOptions(parent=self, protect=self.config.settings.production),
+        )
+
+    def _images(self) -> Images:
+        settings = self.config.settings
+        config = ImagesConfig(settings.images, bootstrap=settings.bootstrap.enabled)
+        return Images("images", config, pulumi.ResourceOptions(parent=self))
+
+    def _preflight(self) -> Preflight:
+        settings = self.config.settings
+        limits = settings.preflight
+        return Preflight(
+            "preflight",
+            host=self._connection,
+            root=settings.data_root,
+            limits={
+                "cores": limits.cores,
+                "memoryBytes": limits.memory_mb << 20,
+                "freeBytes": int(limits.free_space_gb * (1 << 30)),
+                "dockerVersion": limits.docker_version,
+            },
+            ports=listening_ports(self.config),
+            addresses=[a for a in self.config.listen if a not in {"0.0.0.0", "::"}],  # noqa: S104
+            names=dns_names(self.config) if limits.check_dns else [],
+            upstream=masters(self.config) if limits.check_source else [],
+            own_containers=container_names(self.config),
+            root_is_mount=limits.data_root_is_mount,
+            dns_managed=settings.dns.provider == "cloudflare",
+            ignore=limits.ignore,
+            # Host operations run in the python image, so that one must be there.
+            opts=self._child(self.guard, self.images.resources["python"]),
+        )
+
+    def _data_root(self) -> DataRoot:
+        settings = self.config.settings
+        config = DataRootConfig(
+            connection=self._connection,
+            root=settings.data_root,
+            hub_writes=settings.mode != "mirror",
+            purge=settings.purge,
+            protect=settings.production,
+            after=(self.guard, self.preflight),
+        )
+        return DataRoot("data-root", config, pulumi.ResourceOptions(parent=self))
+
+    def _network(self) -> Network:
+        config = NetworkConfig(
+            self.config.naming, self.config.settings.network, (self.guard, self.preflight)
+        )
+        return Network("network", config, pulumi.ResourceOptions(parent=self))
+
+    def _placement(self) -> Placement:
+        return Placement(
+            naming=self.config.naming,
+            connection=self._connection,
+            root=self.config.settings.data_root,
+            network_name=self.network.network_name,
+            health_interval_seconds=self.config.settings.health_interval_seconds,
+            after=(self.guard, self.preflight, self.data_root.directories),
+        )
+
+    def _zdb(self) -> Zdb:
+        settings = self.config.settings
+        config = ZdbConfig(
+            placement=self.placement,
+            image_id=self.images.ids["zdb"],
+            limits=settings.limits.zdb,
+            settings=settings.zdb,
+            bind=[(address, settings.ports.zdb) for address in self.config.listen],
+            admin_password=self.secrets.zdb_admin_password,
+            rotation=self.config.rotation["zdbAdmin"],
+        )
+        return Zdb("zdb", config, pulumi.ResourceOptions(parent=self))
+
+    def _hub(self) -> Hub:
+        naming, settings = self.config.naming, self.config.settings
+        published = published_zdb(naming, settings)
+        config = HubConfig(
+            placement=self.placement,
+            image_id=self.images.ids["hub"],
+            limits=settings.limits.hub,
+            settings=settings.hub,
+            mode=settings.mode,
+            public_url=self.config.url(naming.hub),
+            zdb_public=(published.host, published.port),
+            secrets=HubSecrets(
+                private_key=self.secrets.hub_private_key,
+                seed=self.secrets.hub_seed,
+                guest_token=self.secrets.guest_token,
+                zdb_admin=self.secrets.zdb_admin_password,
+            ),
+            rotation=self.config.rotation,
+            zdb=self.zdb.container,
+        )
+        return Hub("hub", config, pulumi.ResourceOptions(parent=self))
+
+    def _bootstrap(self) -> Bootstrap:
+        naming, settings = self.config.naming, self.config.settings
+        config = BootstrapConfig(
+            placement=self.placement,
+            image_id=self.images.ids["bootstrap"],
+            limits=settings.limits.bootstrap,
+            settings=settings.bootstrap,
+            public_url=self.config.url(naming.bootstrap),
+            api_token=self.secrets.bootstrap_api_token,
+            rotation=self.config.rotation["bootstrapToken"],
+        )
+        return Bootstrap("bootstrap", config, pulumi.ResourceOptions(parent=self))
+
+    def _edge(self) -> Edge:
+        naming, settings = self.config.naming, self.config.settings
+        config = EdgeConfig(
+            placement=self.placement,
+            image_id=self.images.ids["caddy"],
+            limits=settings.limits.caddy,
+            addresses=self.config.listen,
+            http_port=settings.ports.http,
+            https_port=settings.ports.https,
+            metrics_port=settings.ports.metrics,
+            caddyfile=CaddyfileConfig(
+                hub=naming.hub,
+                bootstrap=naming.bootstrap if settings.bootstrap.enabled else None,
+                https_port=settings.ports.https,
+                ca=settings.acme.ca,
+                email=settings.acme.email,
+                uploads=settings.mode != "mirror",
+            ),
+        )
+        return Edge("edge", config, pulumi.ResourceOptions(parent=self))
+
+    def _agents(self) -> Agents | None:
+        settings = self.config.settings
+        specs = job_specs(self.config.naming, settings)
+        if not specs:
+            return None
+        config = AgentsConfig(
+            placement=self.placement,
+            image_id=self.images.ids["python"],
+            limits={job: getattr(settings.limits, job) for job in JOBS},
+            jobs=specs,
+            digest=self.config.agent_digest,
+            admin_password=self.secrets.zdb_admin_password,
+            rotation=self.config.rotation["zdbAdmin"],
+            ready=settings.ready,
+            ready_timeout_seconds=settings.ready_timeout_seconds,
+            purge=settings.purge,
+            zdb=self.zdb.container,
+        )
+        return Agents("sync", config, pulumi.ResourceOptions(parent=self))
+
+    def _dns(self) -> Dns:
+        settings = self.config.settings
+        token = settings.dns_api_token
+        config = DnsConfig(
+            naming=self.config.naming,
+            dns=settings.dns,
+            addresses=settings.public_addresses,
+            bootstrap=settings.bootstrap.enabled,
+            api_token=pulumi.Output.secret(token) if token else None,
+            after=(self.guard, self.preflight),
+        )
+        return Dns("dns", config, pulumi.ResourceOptions(parent=self))
+
+
+def listening_ports(config: MirrorConfig) -> list[dict[str, Any]]:
+    """Return every address and port that the stack binds on the host."""
+    ports = config.settings.ports
+    wanted = [
+        (address, port)
+        for address in config.listen
+        for port in (ports.http, ports.https, ports.zdb)
+    ]
+    if ports.metrics is not None:
+        wanted += [("127.0.0.1", ports.metrics), ("::1", ports.metrics)]
+    return [{"address": address, "port": port} for address, port in sorted(wanted)]
+
+
+def dns_names(config: MirrorConfig) -> list[dict[str, Any]]:
+    """Return the names that should resolve to the public addresses."""
+    naming, settings = config.naming, config.settings
+    names = [naming.hub, *([naming.bootstrap] if settings.bootstrap.enabled else [])]
+    public = settings.public_addresses
+    return [{"name": name, "addresses": [*public.ipv4, *public.ipv6]} for name in names]
+
+
+def masters(config: MirrorConfig) -> list[dict[str, Any]]:
+    """Return the services of the master that the enabled jobs need."""
+    settings, source = config.settings, config.settings.source
+    if settings.mode != "mirror":
+        return []
+    found: dict[str, tuple[str, int]] = {}
+    if settings.users.enabled:
+        found["hub"] = _endpoint(source.hub)
+    if settings.kernels.enabled:
+        found["bootstrap"] = _endpoint(source.bootstrap)
+    if settings.users.enabled or settings.flists.enabled:
+        found["zdb"] = (source.zdb.host, source.zdb.port)
+    return [
+        {"name": name, "host": host, "port": port} for name, (host, port) in sorted(found.items())
+    ]
+
+
+def _endpoint(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}[parts.scheme]
+    return str(parts.hostname), parts.port or default
+
+
+def container_names(config: MirrorConfig) -> list[str]:
+    """Return the names of all containers that a stack of this name may have."""
+    return sorted(config.naming.container(service) for service in (*SERVICES, *JOBS))

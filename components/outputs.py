@@ -1,0 +1,84 @@
+"""What a stack tells people and other stacks."""
+
+from typing import Any
+
+from components.agents import sync_outputs
+from components.dns import told
+from components.host import ssh_options
+from components.mirror import SERVICES, Mirror, MirrorConfig
+from components.specs import job_specs, published_zdb
+
+
+def stack_outputs(mirror: Mirror) -> dict[str, Any]:
+    """Return the outputs by name; all but `hubSeed` are readable by anyone who sees the stack.
+
+    `asSource` is what another stack takes as its `source`, `addresses` what a fleet's
+    StackReference wants to know.
+    """
+    config = mirror.config
+    settings = config.settings
+    outputs: dict[str, Any] = {
+        "urls": _urls(config),
+        "dnsRecords": told(mirror.dns.records),
+        "mode": mirror.guard.mode,
+        "mirror": {
+            job: sync_outputs(sync)
+            for job, sync in sorted((mirror.agents.syncs if mirror.agents else {}).items())
+        },
+        "commands": commands(config),
+        "addresses": {
+            "ipv4": settings.public_addresses.ipv4,
+            "ipv6": settings.public_addresses.ipv6,
+            "subnets": {"ipv4": mirror.network.ipv4_subnet, "ipv6": mirror.network.ipv6_subnet},
+        },
+        "asSource": _as_source(config),
+    }
+    if settings.mode != "mirror":
+        outputs["hubSeed"] = mirror.secrets.hub_seed
+    return outputs
+
+
+def _urls(config: MirrorConfig) -> dict[str, str]:
+    naming, settings = config.naming, config.settings
+    zdb = published_zdb(naming, settings)
+    urls = {"hub": config.url(naming.hub), "zdb": f"zdb://{zdb.host}:{zdb.port}"}
+    if settings.bootstrap.enabled:
+        urls["bootstrap"] = config.url(naming.bootstrap)
+    return urls
+
+
+def _as_source(config: MirrorConfig) -> dict[str, Any]:
+    naming, settings = config.naming, config.settings
+    zdb = published_zdb(naming, settings)
+    source: dict[str, Any] = {
+        "hub": config.url(naming.hub),
+        "zdb": {"host": zdb.host, "port": zdb.port, "namespace": zdb.namespace},
+    }
+    if settings.bootstrap.enabled:
+        source["bootstrap"] = config.url(naming.bootstrap)
+    return source
+
+
+def commands(config: MirrorConfig) -> dict[str, Any]:
+    """Return shell lines: how to get onto the host, and to each container's log."""
+    host = config.settings.host
+    remote = host.docker.startswith("ssh://")
+    services = [*SERVICES, *(spec.job for spec in job_specs(config.naming, config.settings))]
+    if not config.settings.bootstrap.enabled:
+        services.remove("bootstrap")
+    # ssh's own options, as the docker command line takes none for an ssh:// host.
+    ssh = " ".join(["ssh", *(ssh_options(host) or []), _target(host.docker)]) if remote else ""
+    prefix = f"{ssh} docker" if remote else f"docker --host {host.docker}"
+    logs = {
+        service: f"{prefix} logs --tail 100 --follow {config.naming.container(service)}"
+        for service in sorted(services)
+    }
+    return {"ssh": ssh or "the host is this machine", "logs": logs}
+
+
+def _target(docker_host: str) -> str:
+    address = docker_host.removeprefix("ssh://")
+    user_host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        return f"-p {port} {user_host}"
+    return address

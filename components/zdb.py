@@ -1,0 +1,102 @@
+"""0-db: the chunks. Its default namespace is readable by all and writable by the admin only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pulumi
+
+from components.container import (
+    ContainerConfig,
+    HostFile,
+    Mount,
+    Placement,
+    PublishedPort,
+    declare,
+    write_files,
+)
+from components.settings.model import ServiceLimits, ZdbSettings
+from sync.contract.layout import SECRETS, UID_ZDB, ZDB_ADMIN_FILE, ZDB_DATA, ZDB_INDEX
+
+PORT: Final = 9900
+SECRET_PATH: Final = f"{SECRETS}/zdb/{ZDB_ADMIN_FILE}"
+_SECRETS_MOUNT: Final = "/secrets"
+# RESP as redis sends it; `busybox` by name, as an image need not have its applets linked.
+HEALTH: Final = (
+    "CMD-SHELL",
+    f"printf '*1\\r\\n$4\\r\\nPING\\r\\n' | busybox nc -w 3 127.0.0.1 {PORT} | grep -q PONG",
+)
+
+
+@dataclass(frozen=True)
+class ZdbConfig:
+    """bind: (address, port) pairs of the host. rotation: counter of the admin password."""
+
+    placement: Placement
+    image_id: pulumi.Input[str]
+    limits: ServiceLimits
+    settings: ZdbSettings
+    bind: Sequence[tuple[str, int]]
+    admin_password: pulumi.Output[str]
+    rotation: int
+
+
+def start_script(settings: ZdbSettings) -> str:
+    """Return the shell line that becomes zdbd.
+
+    zdbd takes its password only as an argument (0-db: zdbd/zdbd.c); read from a file at start, it
+    stands in neither the environment nor the container's configuration. `exec` lets SIGTERM reach
+    zdbd. Without a password zdbd would be open to all, so an empty file stops here.
+    """
+    secret = f"{_SECRETS_MOUNT}/{ZDB_ADMIN_FILE}"
+    arguments = (
+        f"--data /zdb/data --index /zdb/index --listen :: --port {PORT} "
+        f"--datasize {settings.datasize_mb << 20} --protect"
+    )
+    return f'test -s {secret} && exec /bin/zdb {arguments} --admin "$(cat {secret})"'
+
+
+class Zdb(pulumi.ComponentResource):
+    """The 0-db container and the file with its admin password.
+
+    The data outlives the container: it is in two folders of the data root.
+    """
+
+    def __init__(
+        self, name: str, config: ZdbConfig, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("gridhub:index:Zdb", name, None, opts)
+        self.secrets = write_files(
+            f"{name}-secrets",
+            config.placement,
+            [HostFile(SECRET_PATH, UID_ZDB, config.admin_password)],
+            self,
+        )
+        self.container = declare(
+            f"{name}-container",
+            config.placement,
+            _container(config),
+            config.placement.options(self, self.secrets),
+        )
+        self.register_outputs({"container": self.container.name})
+
+
+def _container(config: ZdbConfig) -> ContainerConfig:
+    mounts = (
+        Mount(config.placement.path(ZDB_DATA), "/zdb/data", read_only=False),
+        Mount(config.placement.path(ZDB_INDEX), "/zdb/index", read_only=False),
+        Mount(config.placement.path(f"{SECRETS}/zdb"), _SECRETS_MOUNT),
+    )
+    return ContainerConfig(
+        service="zdb",
+        image_id=config.image_id,
+        uid=UID_ZDB,
+        limits=config.limits,
+        health=HEALTH,
+        entrypoint=("/bin/sh", "-c", start_script(config.settings)),
+        mounts=mounts,
+        ports=[PublishedPort(address, port, PORT) for address, port in config.bind],
+        revision={"zdbAdmin": str(config.rotation)},
+        # zdbd flushes its index when told to end.
+        stop_seconds=60,
+    )
