@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -55,17 +55,31 @@ def staging_directory(root: Path) -> Path:
     return staging
 
 
-def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) -> None:
-    """Give the finished `temporary` its public name: fsync, rename, fsync of the directory.
-
-    A reader of `path` sees the old file or the new one, whole. Raises OSError.
-    """
+def finish(temporary: Path, mtime_seconds: float | None = None) -> None:
+    """Give a file in staging its mode and time, and make its content durable."""
     temporary.chmod(PUBLIC_MODE)
     if mtime_seconds is not None:
         os.utime(temporary, (mtime_seconds, mtime_seconds))
     sync_file(temporary)
-    temporary.replace(path)
-    sync_directory(path.parent)
+
+
+def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) -> None:
+    """Give `temporary` its public name: fsync, rename, fsync of the directory.
+
+    A reader of `path` sees the old file or the new one, whole. Raises OSError.
+    """
+    finish(temporary, mtime_seconds)
+    publish_finished([(temporary, path)])
+
+
+def publish_finished(files: Iterable[tuple[Path, Path]]) -> None:
+    """Give files that `finish` was called for their public names, one by one, durably."""
+    directories: dict[Path, None] = {}
+    for temporary, path in files:
+        temporary.replace(path)
+        directories[path.parent] = None
+    for directory in directories:
+        sync_directory(directory)
 
 
 def publish_bytes(data: bytes, path: Path) -> None:

@@ -1,0 +1,13 @@
+"""The users job: a hub's repositories, flists, links and tags; never half, never stale."""
+
+from sync.agent.passes import repeat
+from sync.agent.reporter import Reporter
+from sync.agent.runtime import Control, Directories
+from sync.agent.users.engine import UsersEngine
+from sync.contract.spec import UsersSpec
+
+
+def run(spec: UsersSpec, directories: Directories, reporter: Reporter, control: Control) -> None:
+    """Mirror a hub until stopping. See sync.agent.runtime for what may be raised."""
+    with UsersEngine(spec, directories, reporter, control) as engine:
+        repeat(spec, reporter, control, engine.one_pass)

@@ -1,0 +1,225 @@
+"""Which chunks of a flist are on this mirror, and how the missing ones come.
+
+Only the 0-dbs that the spec names are ever contacted: what a flist says about its backend chooses
+among them, and nothing else. Foreign chunks go to a namespace that the master's deletes never
+reach.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from sync.agent.flist_archive import Backend
+from sync.agent.http import HttpStoppedError
+from sync.agent.limits import TokenBucket
+from sync.agent.runtime import Control
+from sync.agent.zdb import ZdbConnection, ZdbError
+from sync.contract.spec import UsersSpec, ZdbEndpoint
+
+_HASH_BYTES: Final = 16
+_EXISTS_BATCH: Final = 2_000
+_FETCH_BATCH: Final = 64
+_FETCHERS: Final = 4
+# Keys known to be here, so that flists that share chunks ask once; about 50 MB.
+_KNOWN_KEYS: Final = 400_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a flist's chunks come from and the local namespace that they go to."""
+
+    source: ZdbEndpoint
+    namespace: str
+
+
+@dataclass(frozen=True)
+class Brought:
+    """missing: keys that the source has not (or only with a payload that is not theirs)."""
+
+    missing: frozenset[bytes]
+    fetched_chunks: int = 0
+    fetched_bytes: int = 0
+
+
+def place_of(spec: UsersSpec, backend: Backend | None) -> Place:
+    """Choose the source and the local namespace by what the flist says.
+
+    A backend on the allow-list is foreign. Any other, whatever it names, is looked for at the
+    master's 0-db: a flist never makes the agent connect to an address of its choosing.
+    """
+    for endpoint in spec.allowed_backends:
+        if backend is not None and backend.names(endpoint):
+            return Place(endpoint, spec.foreign_namespace)
+    return Place(spec.source_zdb, spec.local_zdb.namespace)
+
+
+def proves_itself(key: bytes, payload: bytes) -> bool:
+    """Tell whether `payload` is what `key` stands for; keys of other sizes say nothing."""
+    if len(key) != _HASH_BYTES:
+        return True
+    return hashlib.blake2b(payload, digest_size=_HASH_BYTES).digest() == key
+
+
+def groups(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    """Cut keys into groups of at most `size`."""
+    return (keys[at : at + size] for at in range(0, len(keys), size))
+
+
+class _Lines:
+    """Open connections by endpoint, lent to one thread at a time."""
+
+    def __init__(self, password: str | None, control: Control) -> None:
+        self._password = password
+        self._control = control
+        self._lock = threading.Lock()
+        self._idle: dict[tuple[str, int, str], list[ZdbConnection]] = {}
+
+    @contextmanager
+    def lend(self, endpoint: ZdbEndpoint, *, admin: bool) -> Iterator[ZdbConnection]:
+        if self._control.stopping():
+            raise HttpStoppedError
+        key = (endpoint.host, endpoint.port, endpoint.namespace)
+        with self._lock:
+            idle = self._idle.setdefault(key, [])
+            line = idle.pop() if idle else None
+        line = line or ZdbConnection.open(endpoint, self._password if admin else None)
+        try:
+            yield line
+        except BaseException:
+            line.close()
+            raise
+        with self._lock:
+            self._idle[key].append(line)
+
+    def close(self) -> None:
+        with self._lock:
+            lines = [line for idle in self._idle.values() for line in idle]
+            self._idle.clear()
+        for line in lines:
+            line.close()
+
+
+class ChunkStore:
+    """The local 0-db as the users job sees it. Threads may share it."""
+
+    def __init__(self, spec: UsersSpec, password: str | None, control: Control) -> None:
+        self._spec = spec
+        self._password = password
+        self._control = control
+        self._lines = _Lines(password, control)
+        self._pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="chunks")
+        self._known: dict[str, set[bytes]] = {}
+        self._lock = threading.Lock()
+        self._foreign_ready = False
+        # Threads of the pool share the limit on chunks in flight.
+        self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
+        rate = spec.bandwidth_bytes_per_second
+        self._bandwidth = TokenBucket(rate, max(rate / 4, 1 << 16)) if rate else None
+
+    def close(self) -> None:
+        """End the threads and connections."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._lines.close()
+
+    def forget(self) -> None:
+        """Trust nothing that was seen earlier (a new pass: the flists job may delete)."""
+        with self._lock:
+            self._known.clear()
+
+    def local(self, namespace: str) -> ZdbEndpoint:
+        """Return the local 0-db with that namespace."""
+        return self._spec.local_zdb.model_copy(update={"namespace": namespace})
+
+    def absent(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those keys that the local namespace has not. Raises ZdbError."""
+        with self._lock:
+            known = self._known.setdefault(namespace, set())
+            asked = [key for key in keys if key not in known]
+        if not asked:
+            return []
+        self._prepare(namespace)
+        absent: list[bytes] = []
+        with self._lines.lend(self.local(namespace), admin=True) as line:
+            for group in groups(asked, _EXISTS_BATCH):
+                there = line.exists(group)
+                absent += [key for key, here in zip(group, there, strict=True) if not here]
+        self._remember(namespace, set(asked).difference(absent))
+        return absent
+
+    def absent_at(self, place: Place, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those keys that the source has not. Raises ZdbError."""
+        asked = list(keys)
+        absent: list[bytes] = []
+        with self._lines.lend(place.source, admin=False) as line:
+            for group in groups(asked, _EXISTS_BATCH):
+                there = line.exists(group)
+                absent += [key for key, here in zip(group, there, strict=True) if not here]
+        return absent
+
+    def bring(self, place: Place, keys: Iterable[bytes]) -> Brought:
+        """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
+
+        Raises ZdbError when a 0-db does not do its part, HttpStoppedError when stopping.
+        """
+        absent = self.absent(place.namespace, keys)
+        if not absent:
+            return Brought(frozenset())
+        jobs = [
+            self._pool.submit(self._bring_group, place, group)
+            for group in groups(absent, self._batch)
+        ]
+        try:
+            parts = [job.result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()
+        return self._sum(place, absent, parts)
+
+    def _sum(self, place: Place, absent: list[bytes], parts: list[Brought]) -> Brought:
+        missing = frozenset[bytes]().union(*(part.missing for part in parts))
+        self._remember(place.namespace, set(absent).difference(missing))
+        return Brought(
+            missing,
+            sum(part.fetched_chunks for part in parts),
+            sum(part.fetched_bytes for part in parts),
+        )
+
+    def _bring_group(self, place: Place, keys: Sequence[bytes]) -> Brought:
+        with self._lines.lend(place.source, admin=False) as source:
+            payloads = source.mget(keys)
+        good = [
+            (key, payload)
+            for key, payload in zip(keys, payloads, strict=True)
+            if payload is not None and proves_itself(key, payload)
+        ]
+        size = sum(len(payload) for _, payload in good)
+        if self._bandwidth is not None and self._control.wait(self._bandwidth.take(size)):
+            raise HttpStoppedError
+        if good:
+            with self._lines.lend(self.local(place.namespace), admin=True) as local:
+                local.set_many([(key, payload, None) for key, payload in good])
+        missing = frozenset(keys).difference(key for key, _ in good)
+        return Brought(missing, len(good), size)
+
+    def _remember(self, namespace: str, keys: set[bytes]) -> None:
+        with self._lock:
+            known = self._known.setdefault(namespace, set())
+            if len(known) + len(keys) > _KNOWN_KEYS:
+                known.clear()
+            if len(keys) <= _KNOWN_KEYS:
+                known |= keys
+
+    def _prepare(self, namespace: str) -> None:
+        """Create the foreign namespace, readable by all, where it is not there yet."""
+        if namespace == self._spec.local_zdb.namespace or self._foreign_ready:
+            return
+        if self._password is None:
+            raise ZdbError(f"namespace {namespace} can not be made without the 0-db admin password")
+        with self._lock, self._lines.lend(self._spec.local_zdb, admin=True) as admin:
+            if admin.namespace_create(namespace):
+                admin.namespace_protect(namespace, self._password)
+            self._foreign_ready = True

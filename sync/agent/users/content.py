@@ -1,0 +1,123 @@
+"""Many flists at once on their way into staging, in the order of work."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from sync.agent.http import HttpError, HttpStoppedError
+from sync.agent.runtime import Control
+from sync.agent.users.fetching import Fetched, Preparer, Ready
+from sync.agent.users.listing import Name, Regular
+from sync.agent.users.record import Withheld
+
+_PREPARERS: Final = 4
+# Flists that may be in staging at once: what is fetched waits for its chunks.
+_IN_STAGING: Final = 64
+_BATCH: Final = 64
+_PATIENCE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A flist that could not be had in this pass."""
+
+    name: Name
+    error: HttpError
+
+
+Outcome: TypeAlias = Ready | Withheld | Failure
+
+
+class Pipeline:
+    """Fetches with one pool of threads and prepares with another; one thread takes the outcomes."""
+
+    def __init__(self, preparer: Preparer, connections: int, control: Control) -> None:
+        self._preparer = preparer
+        self._control = control
+        self._connections = connections
+        self._slots = threading.Semaphore(_IN_STAGING)
+        self._outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
+        self._aborted = threading.Event()
+
+    def run(self, entries: list[Regular]) -> Iterator[list[Outcome]]:
+        """Yield the outcome of every entry, in batches as they come.
+
+        Raises ZdbError and OSError of any entry at once, HttpStoppedError when stopping.
+        """
+        fetchers = ThreadPoolExecutor(self._connections, thread_name_prefix="fetch")
+        preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        try:
+            for entry in entries:
+                fetchers.submit(self._guarded, self._fetch, entry, preparers)
+            awaited = len(entries)
+            while awaited:
+                batch = self._batch()
+                awaited -= len(batch)
+                yield batch
+        finally:
+            self._aborted.set()
+            fetchers.shutdown(wait=True, cancel_futures=True)
+            preparers.shutdown(wait=True, cancel_futures=True)
+            self._discard()
+
+    def _batch(self) -> list[Outcome]:
+        batch: list[Outcome] = []
+        while len(batch) < _BATCH:
+            try:
+                timeout = 0 if batch else _PATIENCE_SECONDS
+                outcome = self._outcomes.get(timeout=timeout) if timeout else self._poll()
+            except queue.Empty:
+                if self._control.stopping():
+                    raise HttpStoppedError from None
+                if batch:
+                    return batch
+                continue
+            self._slots.release()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            batch.append(outcome)
+        return batch
+
+    def _poll(self) -> Outcome | BaseException:
+        return self._outcomes.get_nowait()
+
+    def _fetch(self, entry: Regular, preparers: ThreadPoolExecutor) -> None:
+        while not self._slots.acquire(timeout=_PATIENCE_SECONDS):
+            self._check()
+        self._check()
+        try:
+            fetched = self._preparer.fetch(entry)
+        except HttpStoppedError:
+            raise
+        except HttpError as error:
+            self._outcomes.put(Failure(entry.name, error))
+            return
+        preparers.submit(self._guarded, self._prepare, fetched)
+
+    def _prepare(self, fetched: Fetched) -> None:
+        self._check()
+        self._outcomes.put(self._preparer.prepare(fetched))
+
+    def _check(self) -> None:
+        if self._aborted.is_set() or self._control.stopping():
+            raise HttpStoppedError
+
+    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run a step; whatever it raises reaches the thread that takes the outcomes."""
+        try:
+            work(*arguments)
+        except BaseException as error:  # noqa: BLE001 - handed over, not swallowed
+            self._outcomes.put(error)
+
+    def _discard(self) -> None:
+        """Remove from staging what was made ready and will not be published."""
+        while True:
+            try:
+                outcome = self._outcomes.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(outcome, Ready):
+                outcome.path.unlink(missing_ok=True)

@@ -1,0 +1,374 @@
+"""One pass of the users job: list, decide, fetch, publish, link, remove."""
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
+
+from sync.agent.http import HttpError, HttpStoppedError, Master
+from sync.agent.passes import PassIncompleteError, seen_master
+from sync.agent.removals import Vanished, guard
+from sync.agent.reporter import Reporter, name_list, utc_now
+from sync.agent.runtime import Control, Directories
+from sync.agent.users import deciding, links
+from sync.agent.users.chunks import ChunkStore, Place
+from sync.agent.users.content import Failure, Outcome, Pipeline
+from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
+from sync.agent.users.links import LinkPlan
+from sync.agent.users.listing import Link, Listing, Name, Regular, Source, Tag
+from sync.agent.users.published import Published
+from sync.agent.users.publishing import Publisher
+from sync.agent.users.record import DATABASE as RECORD_DATABASE
+from sync.agent.users.record import FlistRecord, Record, TagRecord, Withheld
+from sync.agent.users.tree import Tree
+from sync.contract.spec import UsersSpec
+from sync.contract.status import Amount, Lag
+
+_DAY_SECONDS: Final = 86_400.0
+_REPORT_SECONDS: Final = 0.5
+_CONFIRMED: Final = "removal_confirmation"
+
+
+@dataclass
+class _Pass:
+    """What one pass learned so far."""
+
+    listing: Listing
+    plan: LinkPlan
+    refused: list[str]
+    failures: list[str] = field(default_factory=list)
+    started_at: float = field(default_factory=time.time)
+    held: int = 0
+
+
+class UsersEngine:
+    """The users job of one spec; `one_pass` is called again and again by one thread."""
+
+    def __init__(
+        self,
+        spec: UsersSpec,
+        directories: Directories,
+        reporter: Reporter,
+        control: Control,
+    ) -> None:
+        self._spec = spec
+        self._reporter = reporter
+        self._control = control
+        self._stack = ExitStack()
+        self._tree = Tree(directories.public)
+        self._record = self._stack.enter_context(Record(directories.state / RECORD_DATABASE))
+        published = self._stack.enter_context(Published(directories.state))
+        self._master = Master(
+            spec.source,
+            spec.http,
+            control,
+            bandwidth_bytes_per_second=spec.bandwidth_bytes_per_second,
+            backoff=spec.backoff,
+        )
+        self._stack.callback(self._master.close)
+        self._chunks = ChunkStore(spec, directories.zdb_admin_password(), control)
+        self._stack.callback(self._chunks.close)
+        self._preparer = Preparer(spec, self._master, self._tree, self._chunks, control)
+        self._publisher = Publisher(self._tree, self._record, published)
+        self._source = Source(
+            self._master,
+            lambda repository: deciding.wanted_repository(spec, repository),
+            lambda name: deciding.wanted_name(spec, name),
+        )
+        self._conditions: dict[str, str] = {}
+        self._listing = Listing()
+        self._reported_at = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def one_pass(self) -> None:
+        """Bring the hub's folder up to the master's state.
+
+        Raises HttpError when the master can not be listed, ZdbError when a 0-db fails,
+        PassIncompleteError when some flist could not be had, JobPaused when too much vanished.
+        """
+        self._chunks.forget()
+        listing = self._list()
+        seen_master(self._reporter, self._spec.source)
+        refused, failures = self._read_tags(listing)
+        plan = links.plan(listing, self._record.tag_links().values())
+        work = _Pass(listing, plan, [*listing.refused, *refused], failures)
+        self._publisher.follow(plan)
+        self._bring_content(work)
+        self._publisher.link_all(self._record.tags().keys() & listing.tags.keys())
+        for tag in listing.tags.values():
+            self._tree.set_tag_time(tag.repository, tag.tag, tag.updated)
+        self._report(work)
+        self._remove(work)
+        self._finish(work)
+
+    # Listing
+
+    def _list(self) -> Listing:
+        page, listing = self._source.fetch(self._conditions)
+        if listing is not None:
+            self._listing = listing
+            self._conditions = {}
+            if page.etag:
+                self._conditions = {"If-None-Match": page.etag}
+            elif page.last_modified:
+                self._conditions = {"If-Modified-Since": page.last_modified}
+        return self._listing
+
+    def _read_tags(self, listing: Listing) -> tuple[list[str], list[str]]:
+        """Read the contents of tags that changed; returns what was refused, and what failed."""
+        known = self._record.tags()
+        changed = [tag for key, tag in listing.tags.items() if _tag_changed(tag, known.get(key))]
+        failures: list[str] = []
+        if changed:
+            with ThreadPoolExecutor(self._spec.http.connections) as pool:
+                for tag, outcome in zip(changed, pool.map(self._read_tag, changed), strict=True):
+                    if isinstance(outcome, HttpError):
+                        failures.append(f"tag {tag.repository}/{tag.tag}: {outcome}")
+                        continue
+                    record, found = outcome
+                    known[record.repository, record.tag] = record
+                    with self._record.transaction():
+                        self._record.put_tag(record, found)
+        refused = [
+            text for key, tag in known.items() if key in listing.tags for text in tag.refused
+        ]
+        return refused, failures
+
+    def _read_tag(self, tag: Tag) -> tuple[TagRecord, list[Link]] | HttpError:
+        try:
+            page, found, refused = self._source.tag(tag)
+        except HttpStoppedError:
+            raise
+        except HttpError as error:
+            return error
+        fresh = page.date_seconds is None or page.date_seconds - tag.updated < FRESH_SECONDS
+        return TagRecord(tag.repository, tag.tag, tag.updated, fresh, tuple(refused)), found
+
+    # Content
+
+    def _bring_content(self, work: _Pass) -> None:
+        publisher = self._publisher
+        listing = work.listing
+        gone = [name for name in publisher.withheld if name not in listing.regulars]
+        if gone:
+            publisher.forget_withheld(gone)
+        todo = deciding.decide(listing, publisher.flists, publisher.withheld, self._spec)
+        again = self._changed_after_all(work, todo.recheck)
+        chunks_came = [entry for entry in todo.waiting if self._has_come(entry)]
+        entries = deciding.in_order([*todo.changed, *again, *chunks_came], self._spec)
+        self._mend_broken(listing)
+        self._report(work)
+        pipeline = Pipeline(self._preparer, self._spec.http.connections, self._control)
+        for batch in pipeline.run(entries) if entries else ():
+            self._take(work, batch)
+
+    def _take(self, work: _Pass, batch: list[Outcome]) -> None:
+        ready = [outcome for outcome in batch if isinstance(outcome, Ready)]
+        if ready:
+            self._publisher.publish(ready)
+            self._note_bootable(ready)
+        for outcome in batch:
+            if isinstance(outcome, Withheld):
+                self._publisher.withhold(outcome)
+            elif isinstance(outcome, Failure):
+                work.failures.append(f"{outcome.name}: {outcome.error}")
+        self._report(work, at_most_every=_REPORT_SECONDS)
+
+    def _note_bootable(self, ready: list[Ready]) -> None:
+        official = any(one.record.name.repository in self._spec.official for one in ready)
+        if official and self._reporter.record.bootable_at is None:
+            self._reporter.update(bootable_at=utc_now())
+
+    def _changed_after_all(self, work: _Pass, entries: list[Regular]) -> list[Regular]:
+        """Ask /light about flists that were fetched within seconds of their last change."""
+        changed: list[Regular] = []
+        for entry in entries:
+            known = self._publisher.flists[entry.name]
+            try:
+                description = self._preparer.describe(entry)
+            except HttpStoppedError:
+                raise
+            except HttpError as error:
+                work.failures.append(f"{entry.name}: {error}")
+                continue
+            if description.expected.md5 != known.md5:
+                changed.append(entry)
+            elif not description.fresh:
+                self._publisher.update(replace(known, recheck=False))
+        return changed
+
+    def _has_come(self, entry: Regular) -> bool:
+        """Tell whether a withheld flist's missing chunks can be had now."""
+        held = self._publisher.withheld[entry.name]
+        if self._spec.broken_flists == "publish":
+            return True
+        absent = self._chunks.absent(held.namespace, held.missing)
+        for place in self._places(held.namespace):
+            if not absent:
+                break
+            absent = self._chunks.absent_at(place, absent)
+        return not absent
+
+    def _places(self, namespace: str) -> list[Place]:
+        if namespace == self._spec.local_zdb.namespace:
+            return [Place(self._spec.source_zdb, namespace)]
+        return [Place(endpoint, namespace) for endpoint in self._spec.allowed_backends]
+
+    def _mend_broken(self, listing: Listing) -> None:
+        """Try again for the chunks of flists that were published without all of them."""
+        for known in [flist for flist in self._publisher.flists.values() if flist.broken]:
+            keys = self._record.keys(known.name)
+            for place in self._places(known.namespace or self._spec.local_zdb.namespace):
+                if known.name in listing.regulars and not self._chunks.bring(place, keys).missing:
+                    self._publisher.update(replace(known, broken=False))
+                    break
+
+    # Removals
+
+    def _remove(self, work: _Pass) -> None:
+        """Remove what the master dropped (guarded, retained) or the operator deselected."""
+        publisher, listing = self._publisher, work.listing
+        links_gone = [name for name in publisher.links if name not in work.plan.wanted]
+        flists_gone = [name for name in publisher.flists if name not in listing.regulars]
+        back = [
+            flist
+            for flist in publisher.flists.values()
+            if flist.missing_since is not None and flist.name in listing.regulars
+        ]
+        for flist in back:
+            publisher.update(replace(flist, missing_since=None))
+        self._guard(work, [*links_gone, *flists_gone])
+        publisher.remove_links(links_gone)
+        led_to = publisher.led_to()
+        expired = [name for name in flists_gone if self._expired(name)]
+        work.held = sum(1 for name in expired if name in led_to)
+        publisher.remove_flists(name for name in expired if name not in led_to)
+        self._forget_tags(listing)
+        publisher.release()
+
+    def _guard(self, work: _Pass, gone: list[Name]) -> None:
+        dropped = [
+            name
+            for name in gone
+            if not deciding.deselected(self._spec, name) and not self._is_retained(name)
+        ]
+        known = len(self._publisher.flists) + len(self._publisher.links)
+        vanished = Vanished(len(dropped), known, work.listing.count)
+        if guard(self._spec, vanished, int(self._record.number(_CONFIRMED))):
+            self._record.set_number(_CONFIRMED, self._spec.removal_confirmation)
+
+    def _is_retained(self, name: Name) -> bool:
+        known = self._publisher.flists.get(name)
+        return known is not None and known.missing_since is not None
+
+    def _expired(self, name: Name) -> bool:
+        if deciding.deselected(self._spec, name):
+            return True
+        since = self._publisher.flists[name].missing_since
+        if since is None:
+            if not self._spec.retention_days:
+                return True
+            self._publisher.retain(name)
+            return False
+        return time.time() - since >= self._spec.retention_days * _DAY_SECONDS
+
+    def _forget_tags(self, listing: Listing) -> None:
+        for repository, tag in self._record.tags():
+            if (repository, tag) not in listing.tags:
+                with self._record.transaction():
+                    self._record.forget_tag(repository, tag)
+        self._tree.remove_folders(listing.repositories, set(listing.tags))
+
+    # Status
+
+    def _report(self, work: _Pass, at_most_every: float = 0) -> None:
+        now = time.monotonic()
+        if now - self._reported_at < at_most_every:
+            return
+        self._reported_at = now
+        publisher, listing = self._publisher, work.listing
+        done = [flist for name, flist in publisher.flists.items() if _is_current(listing, flist)]
+        behind = len(listing.regulars) - len(done) - self._withheld_count(listing)
+        waiting = len(publisher.waiting())
+        done_bytes = sum(flist.size_bytes or 0 for flist in done)
+        self._reporter.update(
+            done=Amount(items=len(done), bytes=done_bytes),
+            total=Amount(items=len(listing.regulars), bytes=_listed_bytes(listing)),
+            lag=Lag(items=behind, bytes=None if behind else 0, seconds=self._lag(behind)),
+            refused=name_list(work.refused),
+            broken=name_list(self._broken(work)),
+            details=self._details(work, waiting),
+        )
+
+    def _withheld_count(self, listing: Listing) -> int:
+        return sum(1 for name in self._publisher.withheld if name in listing.regulars)
+
+    def _broken(self, work: _Pass) -> Iterable[str]:
+        publisher = self._publisher
+        yield from (f"{held.name}: {held.reason}" for held in publisher.withheld.values())
+        yield from (
+            f"{flist.name}: published broken" for flist in publisher.flists.values() if flist.broken
+        )
+        yield from work.plan.dangling.values()
+
+    def _details(self, work: _Pass, waiting: int) -> dict[str, int | float | str]:
+        flists = self._publisher.flists.values()
+        return {
+            "chunks_fetched": self._preparer.fetched_chunks,
+            "chunk_bytes_fetched": self._preparer.fetched_bytes,
+            "held_for_links": work.held,
+            "links": len(self._publisher.links),
+            "links_waiting": waiting,
+            "master_requests": self._master.requests_sent,
+            "received_bytes": self._master.bytes_received,
+            "repositories": len(work.listing.repositories),
+            "retained": sum(1 for flist in flists if flist.missing_since is not None),
+            "tags": len(work.listing.tags),
+            "withheld": len(self._publisher.withheld),
+        }
+
+    def _lag(self, behind: int) -> float | None:
+        if not behind:
+            return 0.0
+        last = self._reporter.record.last_success_at
+        return None if last is None else (utc_now() - last).total_seconds()
+
+    def _finish(self, work: _Pass) -> None:
+        self._report(work)
+        if work.failures:
+            for message in work.failures[:10]:
+                self._reporter.error(message)
+            raise PassIncompleteError(f"{len(work.failures)} failed, the first: {work.failures[0]}")
+        self._publisher.completed(work.started_at)
+        if self._reporter.record.bootable_at is None and self._publisher.flists:
+            self._reporter.update(bootable_at=utc_now())
+
+
+def _tag_changed(tag: Tag, known: TagRecord | None) -> bool:
+    return known is None or known.recheck or known.updated != tag.updated
+
+
+def _is_current(listing: Listing, flist: FlistRecord) -> bool:
+    entry = listing.regulars.get(flist.name)
+    return entry is not None and (flist.updated, flist.size_text) == (
+        entry.updated,
+        entry.size_text,
+    )
+
+
+def _listed_bytes(listing: Listing) -> int | None:
+    """Add up the sizes as listed, exact to 0.01 KB each; None where one is not understood."""
+    total = 0.0
+    for entry in listing.regulars.values():
+        number, _, unit = entry.size_text.partition(" ")
+        if unit != "KB" or not number.replace(".", "", 1).isdigit() or not number.isascii():
+            return None
+        total += float(number) * 1024
+    return int(total)

@@ -1,0 +1,217 @@
+"""One flist's way into staging: fetched, verified, read, its chunks here, its backend rewritten."""
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from sync.agent import durable
+from sync.agent.flist_archive import FlistError, read_flist, rewrite_flist
+from sync.agent.http import (
+    Downloaded,
+    Expected,
+    HttpError,
+    HttpMissingError,
+    Master,
+    Page,
+)
+from sync.agent.runtime import Control
+from sync.agent.users.chunks import ChunkStore, place_of
+from sync.agent.users.listing import Name, Regular
+from sync.agent.users.record import FlistRecord, Withheld
+from sync.agent.users.tree import Tree
+from sync.contract.spec import UsersSpec
+
+_DESCRIPTION_BYTES: Final = 1 << 16
+# mtimes have whole seconds: a file that is younger than this may change again unseen.
+FRESH_SECONDS: Final = 2.0
+_READ_BYTES: Final = 1 << 18
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the master says of a flist (/light, or .md5 alone); updated: unix seconds."""
+
+    expected: Expected
+    updated: int | None
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A flist in staging that may be published, its record to be, and its chunk keys."""
+
+    path: Path
+    record: FlistRecord
+    keys: frozenset[bytes]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A whole, verified flist in staging, not read yet."""
+
+    entry: Regular
+    path: Path
+    description: Description
+    download: Downloaded
+
+
+def size_text(size_bytes: int) -> str:
+    """Print a size as the hub does in its listings."""
+    return f"{size_bytes / 1024:.2f} KB"
+
+
+def describe(page: Page, entry: Regular) -> Description:
+    """Read /light. Raises HttpError where it is not about a regular flist."""
+    data = page.json()
+    if not isinstance(data, dict) or data.get("type") != "regular":
+        raise HttpError(f"{entry.name}: is no regular flist any more", retry=False)
+    size, md5, updated = data.get("size"), data.get("md5"), data.get("updated")
+    if not isinstance(size, int) or not isinstance(md5, str) or not isinstance(updated, int):
+        raise HttpError(f"{entry.name}: /light lacks size, md5 or updated", retry=False)
+    return Description(Expected(size, md5.lower()), updated, _fresh(page, updated))
+
+
+def _fresh(page: Page, updated: int) -> bool:
+    return page.date_seconds is None or page.date_seconds - updated < FRESH_SECONDS
+
+
+def file_path(name: Name) -> str:
+    """Return the path of a flist's file on a hub."""
+    return f"/{quote(name.repository)}/{quote(name.name)}"
+
+
+def light_path(name: Name) -> str:
+    """Return the path of a flist's description on a hub."""
+    return f"/api/flist{file_path(name)}/light"
+
+
+class Preparer:
+    """Makes a listed flist ready; its methods run in many threads."""
+
+    def __init__(
+        self, spec: UsersSpec, master: Master, tree: Tree, chunks: ChunkStore, control: Control
+    ) -> None:
+        self._spec = spec
+        self._master = master
+        self._tree = tree
+        self._chunks = chunks
+        self._control = control
+        self.fetched_chunks = 0
+        self.fetched_bytes = 0
+        self._lock = threading.Lock()
+
+    def describe(self, entry: Regular) -> Description:
+        """Ask the master for a flist's exact size, MD5 and time. Raises HttpError."""
+        return describe(self._master.get(light_path(entry.name), _DESCRIPTION_BYTES), entry)
+
+    def fetch(self, entry: Regular) -> Fetched:
+        """Bring a flist to staging, verified. Raises HttpError, NoSpaceError, OSError."""
+        durable.require_free_space(self._tree.users, self._spec.free_space_floor_bytes)
+        target = durable.temporary_in(self._tree.staging)
+        found: list[Description] = []
+
+        def expected(page: Page) -> Expected:
+            found.append(describe(page, entry))
+            return found[-1].expected
+
+        try:
+            _, download = self._master.download_described(
+                light_path(entry.name),
+                file_path(entry.name),
+                target,
+                self._spec.max_flist_bytes,
+                expected,
+            )
+        except HttpMissingError:
+            return self._fetch_by_md5(entry, target)
+        return Fetched(entry, target, found[-1], download)
+
+    def _fetch_by_md5(self, entry: Regular, target: Path) -> Fetched:
+        """Fetch from a hub without /light, which says its MD5 alone."""
+        path = file_path(entry.name)
+        page = self._master.get(f"{path}.md5", _DESCRIPTION_BYTES)
+        md5 = page.body.decode("ascii", "replace").strip().lower()
+        fresh = _fresh(page, entry.updated)
+        description = Description(Expected(None, md5), entry.updated, fresh)
+        download = self._master.download(
+            path, target, self._spec.max_flist_bytes, description.expected
+        )
+        return Fetched(entry, target, description, download)
+
+    def prepare(self, fetched: Fetched) -> Ready | Withheld:
+        """Read a fetched flist, bring its chunks, rewrite its backend, make it durable.
+
+        Raises ZdbError, OSError, HttpStoppedError; what is wrong with the flist itself makes it
+        Withheld.
+        """
+        scratch = durable.temporary_in(self._tree.staging)
+        try:
+            return self._prepared(fetched, scratch)
+        except FlistError as error:
+            fetched.path.unlink(missing_ok=True)
+            entry = fetched.entry
+            # A hub copies a flist in place: what is fresh may have been half there.
+            updated = -1 if fetched.description.fresh else entry.updated
+            return Withheld(entry.name, updated, entry.size_text, "", str(error))
+        except BaseException:
+            fetched.path.unlink(missing_ok=True)
+            raise
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def _prepared(self, fetched: Fetched, scratch: Path) -> Ready | Withheld:
+        contents = read_flist(fetched.path, scratch)
+        place = place_of(self._spec, contents.backend)
+        brought = self._chunks.bring(place, contents.keys)
+        with self._lock:
+            self.fetched_chunks += brought.fetched_chunks
+            self.fetched_bytes += brought.fetched_bytes
+        if brought.missing and self._spec.broken_flists == "withhold":
+            fetched.path.unlink(missing_ok=True)
+            return self._withheld(fetched.entry, place.namespace, brought.missing)
+        size, md5 = fetched.download.size_bytes, fetched.download.md5
+        if self._spec.publish_backend is not None:
+            backend = self._spec.publish_backend
+            if place.namespace != self._spec.local_zdb.namespace:
+                backend = backend.model_copy(update={"namespace": place.namespace})
+            rewrite_flist(scratch, fetched.path, backend)
+            size, md5 = file_digest(fetched.path)
+        updated = fetched.description.updated
+        durable.finish(fetched.path, fetched.entry.updated if updated is None else updated)
+        record = self._record(fetched, place.namespace, size, md5, bool(brought.missing))
+        return Ready(fetched.path, record, contents.keys)
+
+    def _withheld(self, entry: Regular, namespace: str, missing: frozenset[bytes]) -> Withheld:
+        reason = f"{len(missing)} of its chunks are on no 0-db that may be asked"
+        return Withheld(entry.name, entry.updated, entry.size_text, namespace, reason, missing)
+
+    def _record(
+        self, fetched: Fetched, namespace: str, size: int, md5: str, broken: bool
+    ) -> FlistRecord:
+        entry, description, download = fetched.entry, fetched.description, fetched.download
+        return FlistRecord(
+            name=entry.name,
+            updated=entry.updated if description.updated is None else description.updated,
+            size_text=size_text(download.size_bytes),
+            size_bytes=download.size_bytes,
+            md5=download.md5,
+            published_bytes=size,
+            published_md5=md5,
+            namespace=namespace,
+            recheck=description.fresh,
+            broken=broken,
+        )
+
+
+def file_digest(path: Path) -> tuple[int, str]:
+    """Return a file's size and MD5 (hex)."""
+    digest = hashlib.md5(usedforsecurity=False)
+    size = 0
+    with path.open("rb") as file:
+        while part := file.read(_READ_BYTES):
+            digest.update(part)
+            size += len(part)
+    return size, digest.hexdigest()

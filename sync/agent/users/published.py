@@ -1,0 +1,76 @@
+"""What the flists job may not delete: /state/published.sqlite, read there while it is written.
+
+Table `chunk`: every chunk key that a published or retained flist names. Keys are added before the
+flist is published and taken out after it is gone, so the table errs on the side of keeping. Table
+`meta`: pass_started_at and pass_completed_at, unix seconds of the last pass that completed.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, Self
+
+DATABASE: Final = "published.sqlite"
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS chunk(key BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value);
+"""
+
+
+class Published:
+    """The database; used by one thread."""
+
+    def __init__(self, state: Path) -> None:
+        self._db = sqlite3.connect(state / DATABASE, isolation_level=None)
+        # No WAL: its reader mounts the directory read-only.
+        self._db.execute("PRAGMA journal_mode=DELETE")
+        self._db.execute("PRAGMA busy_timeout=60000")
+        self._db.executescript(_SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """Add keys, durably, before what names them is published."""
+        with self._transaction():
+            rows = ((key,) for key in sorted(keys))
+            self._db.executemany("INSERT OR IGNORE INTO chunk VALUES(?)", rows)
+
+    def release(self, candidates: set[bytes], named: Iterable[list[bytes]]) -> int:
+        """Take out those candidates that none of the key lists in `named` holds; how many."""
+        for keys in named:
+            candidates.difference_update(keys)
+            if not candidates:
+                return 0
+        with self._transaction():
+            rows = [(key,) for key in sorted(candidates)]
+            self._db.executemany("DELETE FROM chunk WHERE key=?", rows)
+        return len(candidates)
+
+    def rebuild(self, named: Iterable[list[bytes]]) -> None:
+        """Write the table anew from all key lists: mends whatever a kill left."""
+        with self._transaction():
+            self._db.execute("DELETE FROM chunk")
+            for keys in named:
+                rows = ((key,) for key in keys)
+                self._db.executemany("INSERT OR IGNORE INTO chunk VALUES(?)", rows)
+
+    def completed(self, started_at: float, completed_at: float) -> None:
+        """Record a complete pass."""
+        with self._transaction():
+            rows = [("pass_started_at", started_at), ("pass_completed_at", completed_at)]
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES(?,?)", rows)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")

@@ -1,0 +1,186 @@
+"""The one thread that changes what is served: content, then what leads to it, then removals."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sync.agent import durable
+from sync.agent.users.fetching import Ready
+from sync.agent.users.links import LinkPlan
+from sync.agent.users.listing import Link, Name
+from sync.agent.users.published import Published
+from sync.agent.users.record import FlistRecord, Record, Withheld
+from sync.agent.users.tree import Tree
+
+_DIRTY = "published_dirty"
+
+
+class Publisher:
+    """Keeps tree, record and the table of named chunks in step; every step survives a kill.
+
+    Keys are in `published` before a flist that names them is served, and leave it after the
+    flist is gone. A kill between rename and record costs one more fetch, nothing else.
+    """
+
+    def __init__(self, tree: Tree, record: Record, published: Published) -> None:
+        self._tree = tree
+        self._record = record
+        self._published = published
+        self.flists = record.flists()
+        self.links = record.links()
+        self.withheld = record.withheld()
+        self._plan = LinkPlan()
+        self._by_target: dict[Name, list[Link]] = {}
+        self._inside: dict[Name, list[Link]] = {}
+        self._content_done = False
+        self._released: set[bytes] = set()
+        if record.number(_DIRTY):
+            published.rebuild(record.all_keys())
+            record.set_number(_DIRTY, 0)
+
+    def follow(self, plan: LinkPlan) -> None:
+        """Work towards the links of a new listing."""
+        self._plan = plan
+        self._by_target = plan.by_target()
+        self._inside = plan.by_tag()
+        self._content_done = False
+
+    # Content
+
+    def publish(self, batch: list[Ready]) -> None:
+        """Serve flists, and every link that waited for just them."""
+        self._published.add(frozenset[bytes]().union(*(ready.keys for ready in batch)))
+        files = []
+        for ready in batch:
+            self._tree.prepare_folder(ready.record.name)
+            files.append((ready.path, self._tree.path(ready.record.name)))
+        durable.publish_finished(files)
+        with self._record.transaction():
+            for ready in batch:
+                self._recorded(ready)
+        self.link_to(ready.record.name for ready in batch)
+
+    def _recorded(self, ready: Ready) -> None:
+        name = ready.record.name
+        if name in self.flists:
+            self._release(name, ready.keys)
+        self._record.put_flist(ready.record)
+        self._record.put_keys(name, ready.keys)
+        self._record.forget_withheld(name)
+        self.withheld.pop(name, None)
+        self.flists[name] = ready.record
+        if self.links.pop(name, None):
+            self._record.forget_link(name)
+
+    def _release(self, name: Name, kept: frozenset[bytes]) -> None:
+        self._released |= set(self._record.keys(name)) - kept
+        self._record.set_number(_DIRTY, 1)
+
+    def withhold(self, withheld: Withheld) -> None:
+        """Note a flist that can not be published; the old one, if any, stays served."""
+        with self._record.transaction():
+            self._record.put_withheld(withheld)
+        self.withheld[withheld.name] = withheld
+
+    def forget_withheld(self, names: Iterable[Name]) -> None:
+        """Drop what is withheld no more (gone from the master, or published)."""
+        with self._record.transaction():
+            for name in names:
+                self._record.forget_withheld(name)
+                self.withheld.pop(name, None)
+
+    def update(self, flist: FlistRecord) -> None:
+        """Change a flist's record; the file stays as it is."""
+        with self._record.transaction():
+            self._record.put_flist(flist)
+        self.flists[flist.name] = flist
+
+    # Links
+
+    def link_to(self, names: Iterable[Name]) -> None:
+        """Publish the wanted links to `names`, and those to these links, and so on."""
+        pending = list(names)
+        while pending:
+            for link in self._by_target.get(pending.pop(), []):
+                if self._publish_link(link):
+                    pending.append(link.name)
+                if link.name.tag:
+                    pending.append(Name(link.name.repository, "", link.name.tag))
+
+    def link_all(self, tags: Iterable[tuple[str, str]]) -> None:
+        """Publish every wanted link whose target is served; tags: those of the listing.
+
+        For when the content of a pass is done: a tag then counts as whole without those links
+        whose flists are withheld.
+        """
+        self._content_done = True
+        for repository, tag in tags:
+            self._tree.make_tag(repository, tag)
+        self.link_to(list(self.flists))
+        self.link_to(Name(repository, "", tag) for repository, tag in tags)
+
+    def _publish_link(self, link: Link) -> bool:
+        """Publish one link; False where it is there already or its target is not."""
+        if self.links.get(link.name) == link or not self._visible(link.target):
+            return False
+        self._tree.link(link)
+        with self._record.transaction():
+            self._record.put_link(link)
+            if link.name in self.flists:
+                self._release(link.name, frozenset())
+                self._record.forget_flist(link.name)
+        self.flists.pop(link.name, None)
+        self.links[link.name] = link
+        return True
+
+    def _visible(self, target: Name) -> bool:
+        if target.name:
+            return target in self.flists or target in self.links
+        if not self._tree.exists(target):
+            return False
+        inside = self._inside.get(target, [])
+        return self._content_done or all(self.links.get(link.name) == link for link in inside)
+
+    def waiting(self) -> list[Link]:
+        """Return the wanted links that are not served as the master has them."""
+        return [link for link in self._plan.wanted.values() if self.links.get(link.name) != link]
+
+    # Removals
+
+    def remove_links(self, names: Iterable[Name]) -> None:
+        """Take links away, before what they lead to."""
+        for name in names:
+            self._tree.remove(name)
+            with self._record.transaction():
+                self._record.forget_link(name)
+            self.links.pop(name, None)
+
+    def remove_flists(self, names: Iterable[Name]) -> None:
+        """Take flists away."""
+        for name in names:
+            self._tree.remove(name)
+            with self._record.transaction():
+                self._release(name, frozenset())
+                self._record.forget_flist(name)
+            self.flists.pop(name, None)
+
+    def retain(self, name: Name) -> None:
+        """Note since when a flist is kept although the master dropped it."""
+        self.update(replace(self.flists[name], missing_since=time.time()))
+
+    def led_to(self) -> set[Name]:
+        """Return the names that some published link leads to."""
+        return {link.target for link in self.links.values()}
+
+    def release(self) -> int:
+        """Let go of the chunks that only removed or replaced flists named; returns how many."""
+        if not self._record.number(_DIRTY):
+            return 0
+        count = self._published.release(self._released, self._record.all_keys())
+        self._record.set_number(_DIRTY, 0)
+        self._released = set()
+        return count
+
+    def completed(self, started_at: float) -> None:
+        """Tell the flists job that a pass was complete."""
+        self._published.completed(started_at, time.time())
