@@ -1,7 +1,6 @@
 """The flist format: a directory tree as a small archive whose file contents live in a 0-db.
 
-Sources of the format: 0-flist, format/flist.capnp and libflist/. Needs python3-snappy (or
-cramjam) beyond the standard library.
+Sources of the format: 0-flist, format/flist.capnp and libflist/. Needs the standard library only.
 """
 
 from tests.sandbox.flist.archive import Backend, Flist, FormatError

@@ -5,11 +5,11 @@ id (the 0-db key) BLAKE2b-16 of xxtea(snappy(plain), cipher key).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.sandbox.flist import xxtea
+from tests.sandbox.flist import snappy, xxtea
 
 CHUNK_BYTES: Final = 512 << 10
 HASH_BYTES: Final = 16
@@ -33,25 +33,10 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
 
 
-def _snappy() -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
-    try:
-        from cramjam import snappy as cram
-    except ImportError:
-        try:
-            import snappy
-        except ImportError as error:
-            raise ImportError("no snappy: apt install python3-snappy") from error
-        return snappy.compress, snappy.uncompress
-    return (lambda data: bytes(cram.compress_raw(data))), (
-        lambda data: bytes(cram.decompress_raw(data))
-    )
-
-
 def seal(plains: Sequence[bytes]) -> list[Chunk]:
     """Make a chunk of each piece of at most 512 KiB."""
-    compress, _ = _snappy()
     ciphers = [digest(plain) for plain in plains]
-    packed = [(compress(plain), key) for plain, key in zip(plains, ciphers, strict=True)]
+    packed = [(snappy.compress(plain), key) for plain, key in zip(plains, ciphers, strict=True)]
     payloads = xxtea.encrypt_many(packed)
     return [
         Chunk(digest(payload), cipher, payload)
@@ -61,14 +46,13 @@ def seal(plains: Sequence[bytes]) -> list[Chunk]:
 
 def open_chunks(chunks: Sequence[Chunk]) -> list[bytes]:
     """Return the plain bytes of each; raises ChunkError unless both hashes fit."""
-    _, uncompress = _snappy()
     for chunk in chunks:
         if digest(chunk.payload) != chunk.id:
             raise ChunkError(f"chunk {chunk.id.hex()}: the payload is not what the key says")
     try:
         packed = xxtea.decrypt_many([(chunk.payload, chunk.cipher) for chunk in chunks])
-        plains = [uncompress(data) for data in packed]
-    except Exception as error:
+        plains = [snappy.decompress(data) for data in packed]
+    except (xxtea.CipherError, snappy.SnappyError) as error:
         raise ChunkError(f"a chunk can not be opened: {error}") from error
     for chunk, plain in zip(chunks, plains, strict=True):
         if digest(plain) != chunk.cipher:
