@@ -60,7 +60,7 @@ class Aliases:
                 continue
             if candidate == urn:
                 break
-            taken = candidate in registered and candidate or self._current.get(candidate)
+            taken = (candidate in registered and candidate) or self._current.get(candidate)
             if taken:
                 return urn, (
                     f"Duplicate resource alias '{candidate}' applied to resource with URN '{urn}' "

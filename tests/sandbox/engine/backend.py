@@ -100,7 +100,7 @@ class Backend:
             raise StackNotFoundError(f"no stack named '{ref.name}' found") from error
         except json.JSONDecodeError as error:
             raise EngineError(f"the checkpoint of {ref.name!r} is no JSON: {error}") from error
-        if document.get("version") != 3:  # noqa: PLR2004
+        if document.get("version") != 3:
             raise EngineError(f"the checkpoint of {ref.name!r} is not of version 3")
         latest: dict[str, Any] | None = document["checkpoint"].get("latest")
         return latest

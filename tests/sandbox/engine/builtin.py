@@ -1,11 +1,13 @@
 """The `pulumi` package's own resources and functions: stack references and getResource."""
 
+# ruff: noqa: ARG002 - the signatures are those of every provider
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from tests.sandbox.engine.plugins import Diff, Provider, ProviderError, ReadResult, Subject
+from tests.sandbox.engine.provider import Diff, Provider, ProviderError, ReadResult, Subject
 from tests.sandbox.engine.state import Resource
 from tests.sandbox.engine.values import Properties, contains_secret
 
@@ -57,7 +59,7 @@ class BuiltinProvider(Provider):
         *,
         ignore_changes: list[str],
     ) -> Diff:
-        """A reference to another stack is another reference."""
+        """Replace a reference that names another stack."""
         changed = old[0].get("name") != news.get("name")
         return Diff(changed, ["name"] if changed else [])
 

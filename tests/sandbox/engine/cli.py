@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
         raise RefusedError(f"{message}\n{CLOSED_LIST}")
 
 
-def _common() -> argparse.ArgumentParser:
+def _common() -> _Parser:
     common = _Parser(add_help=False, allow_abbrev=False)
     common.add_argument("--stack", "-s")
     common.add_argument("--cwd", "-C")

@@ -101,9 +101,9 @@ def _listed(
     for key in sorted(values):
         entry: dict[str, Any] = {} if key in hidden else {"value": values[key]}
         raw = config.values[key]
-        if isinstance(raw, dict | list) and not (isinstance(raw, dict) and "secure" in raw):
-            if key not in hidden:
-                entry["objectValue"] = json.loads(values[key])
+        is_object = isinstance(raw, dict | list) and "secure" not in raw
+        if is_object and key not in hidden:
+            entry["objectValue"] = json.loads(values[key])
         listed[key] = {**entry, "secret": key in secret_keys}
     return listed
 

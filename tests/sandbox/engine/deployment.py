@@ -386,19 +386,9 @@ class Deployment:
         for resource in generator.previous:
             if allowed is not None and resource.urn not in allowed:
                 if not generator.seen.operated(resource.urn) and not resource.delete:
-                    twin = resource.copy()
-                    sames.append(Step("same", resource, twin, untargeted=True))
-                continue
-            if resource.delete:
-                if id(resource) not in generator.pending_deletes:
-                    deletes.append(delete_step(resource, replacing=True))
-            elif not generator.seen.operated(resource.urn) and not self._renamed(
-                generator, resource
-            ):
-                if resource.pending_replacement:
-                    deletes.append(Step("remove-pending-replace", resource))
-                elif id(resource) not in generator.pending_deletes:
-                    deletes.append(delete_step(resource))
+                    sames.append(Step("same", resource, resource.copy(), untargeted=True))
+            elif (step := self._farewell(generator, resource)) is not None:
+                deletes.append(step)
         for step in deletes:
             assert step.old is not None
             generator.deletes.add(step.old.urn)
@@ -408,8 +398,18 @@ class Deployment:
         return sames, deletes
 
     @staticmethod
-    def _renamed(generator: StepGenerator, resource: Resource) -> bool:
-        return generator.aliases.current(resource.urn) != resource.urn
+    def _farewell(generator: StepGenerator, resource: Resource) -> Step | None:
+        """Make the step for an old resource that has no place in the new state."""
+        if resource.delete:
+            if id(resource) in generator.pending_deletes:
+                return None
+            return delete_step(resource, replacing=True)
+        renamed = generator.aliases.current(resource.urn) != resource.urn
+        if renamed or generator.seen.operated(resource.urn):
+            return None
+        if resource.pending_replacement:
+            return Step("remove-pending-replace", resource)
+        return None if id(resource) in generator.pending_deletes else delete_step(resource)
 
     def _allowed(self, generator: StepGenerator) -> set[str] | None:
         """Tell which URNs may be deleted: the targets and what depends on them; None: all."""

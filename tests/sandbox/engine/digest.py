@@ -46,7 +46,7 @@ class Counts:
 
     def add(self, step: Step) -> None:
         """Count a step that ended well."""
-        if is_internal(step.res) or step.untargeted and step.done is None:
+        if is_internal(step.res) or (step.untargeted and step.done is None):
             return
         if step.op == "refresh":
             if self._refresh_only:
@@ -128,7 +128,7 @@ class Digest:
                 self._steps[id(step)] = self._written(step, step.found)
 
     def outputs(self, resource: Resource, old: Resource | None) -> None:
-        """Outputs are part of the states already."""
+        """Do nothing: outputs are part of the states already."""
 
     def diagnostic(self, diagnostic: Diagnostic) -> None:
         """Note a message."""

@@ -14,13 +14,12 @@ from tests.sandbox.engine.events import Diagnostic
 from tests.sandbox.engine.goals import Goal, ReadEvent, RegisterEvent, Step
 from tests.sandbox.engine.graph import DependencyGraph
 from tests.sandbox.engine.paths import ignore_changes, parse_path, path_contains
-from tests.sandbox.engine.plugins import Diff, Provider
+from tests.sandbox.engine.provider import Diff, Provider
 from tests.sandbox.engine.state import (
     ROOT_TYPE,
     Resource,
     is_provider_type,
     make_urn,
-    provider_id,
     provider_urn,
 )
 from tests.sandbox.engine.steps import Work, diff_resource, subject
@@ -299,13 +298,17 @@ class StepGenerator:
         about = replace(subject(after), id="")
         return provider.diff_config(about, before.inputs, before.outputs, after.inputs).replace
 
-    def _diff(self, goal: Goal, old: Resource, new: Resource) -> Diff:
+    def _reason(self, old: Resource, new: Resource) -> str:
+        """Tell what of the options forces a replacement, if anything."""
         if any(urn in self.seen.replaces for urn in new.replace_with):
-            return Diff(True, ["replaceWith"])
+            return "replaceWith"
         if new.deleted_with and new.deleted_with in self.seen.replaces:
-            return Diff(True, ["deletedWith"])
-        if self._provider_changed(old, new):
-            return Diff(True, ["provider"])
+            return "deletedWith"
+        return "provider" if self._provider_changed(old, new) else ""
+
+    def _diff(self, goal: Goal, old: Resource, new: Resource) -> Diff:
+        if reason := self._reason(old, new):
+            return Diff(True, [reason])
         if new.is_provider:
             return self.work.registry.diff(old, new.inputs)
         provider = self._provider_of(new)

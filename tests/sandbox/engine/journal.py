@@ -128,12 +128,14 @@ class Journal:
                 return False
             self._new.append(new)
             return old is None or _must_write(old, new)
-        if step.op in ("create", "create-replacement"):
-            if old is not None and old.pending_replacement:
-                self._done_with(old)
-        elif step.op in ("update", "read", "read-replacement"):
-            self._done_with(old)
-        elif step.op == "remove-pending-replace" or (old and not old.pending_replacement):
+        creates = step.op in ("create", "create-replacement")
+        deletes = step.op.startswith(("delete", "discard", "read-discard"))
+        # A create takes the place of what was deleted before it; a delete before its replacement
+        # leaves the old state in place, marked, until then.
+        stays = (creates and not (old and old.pending_replacement)) or (
+            deletes and old is not None and old.pending_replacement
+        )
+        if not stays:
             self._done_with(old)
         if new is not None:
             self._new.append(new)

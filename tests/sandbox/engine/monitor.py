@@ -4,6 +4,8 @@ Follows pkg/resource/deploy/source_eval.go. A call puts an event into the deploy
 waits for its promise; where the update is cancelled, it ends as UNAVAILABLE.
 """
 
+# ruff: noqa: ARG002 - the signatures are those of the services
+
 from __future__ import annotations
 
 import queue
@@ -36,8 +38,8 @@ from tests.sandbox.engine.goals import (
     RegisterEvent,
 )
 from tests.sandbox.engine.plugins import CHANNEL_OPTIONS, DYNAMIC
-from tests.sandbox.engine.registry import Registry, package_of
 from tests.sandbox.engine.registration import Positions, inherit, read_goal
+from tests.sandbox.engine.registry import Registry, package_of
 from tests.sandbox.engine.state import is_provider_type, provider_urn, urn_type
 from tests.sandbox.engine.values import Properties, Secret, contains_unknown, from_struct, to_struct
 
@@ -105,7 +107,7 @@ class DefaultProviders:
         found: Properties = {}
         for key, value in self._info.config.items():
             namespace, name = key.split(":", 1)
-            if package == DYNAMIC or namespace == package:
+            if package in (DYNAMIC, namespace):
                 wrapped = Secret(value) if key in self._info.secret_keys else value
                 found[key if package == DYNAMIC else name] = wrapped
         return found

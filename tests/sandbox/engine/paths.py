@@ -76,8 +76,8 @@ def _assign(container: Any, step: str | int, value: Any) -> None:
             container.pop(str(step), None)
         else:
             container[str(step)] = value
-    elif isinstance(container, list) and isinstance(step, int) and value is not _MISSING:
-        if step < len(container):
+    elif isinstance(container, list) and isinstance(step, int):
+        if value is not _MISSING and step < len(container):
             container[step] = value
 
 

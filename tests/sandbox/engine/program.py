@@ -34,8 +34,8 @@ def interpreter(project: Project) -> Path:
     python = directory / "bin" / "python"
     if not python.exists():
         raise EngineError(
-            f"The 'virtualenv' option in Pulumi.yaml is set to {str(virtualenv)!r}, but {directory} "
-            "is no virtual environment; create it with `python3 -m venv` and install the program's "
+            f"The 'virtualenv' option in Pulumi.yaml is set to {str(virtualenv)!r}, but "
+            f"{directory} is no virtual environment; create it with `python3 -m venv` and install the program's "
             "requirements into it"
         )
     return python
@@ -62,6 +62,7 @@ class Program:
         main = project.program
         if not main.exists():
             raise EngineError(f"could not find main: no {main}; see `main` in {project.file}")
+        directory = str(main if main.is_dir() else main.parent)
         given = {
             "monitor": addresses.monitor,
             "engine": addresses.engine,
@@ -71,7 +72,7 @@ class Program:
             "dry_run": info.preview,
             "root_directory": str(project.directory),
             "program": str(main),
-            "directory": str(main if main.is_dir() else main.parent),
+            "directory": directory,
         }
         python = interpreter(project)
         environment = {
@@ -87,7 +88,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=given["directory"],
+            cwd=directory,
             env=environment,
             process_group=0,
         )

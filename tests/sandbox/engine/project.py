@@ -7,6 +7,7 @@ their keys kept on writing.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -97,7 +98,7 @@ class Project:
 
     def stack_file(self, stack: str) -> Path:
         """Tell where a stack's config file is."""
-        where = self.directory / self.document.get("stackConfigDir", ".")
+        where = self.directory / str(self.document.get("stackConfigDir", "."))
         return where / f"Pulumi.{stack}.yaml"
 
     def _workspace_file(self) -> Path:
@@ -263,7 +264,7 @@ def _child(container: Any, step: str | int) -> Any:
 
 
 def _assign(container: Any, steps: list[str | int], value: Any) -> None:
-    for step, following in zip(steps, steps[1:], strict=False):
+    for step, following in itertools.pairwise(steps):
         if _child(container, step) is None:
             _put(container, step, [] if isinstance(following, int) else {})
         container = _child(container, step)

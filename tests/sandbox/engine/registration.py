@@ -87,7 +87,7 @@ def read_goal(request: resource_pb2.RegisterResourceRequest, positions: Position
     dependencies = list(dict.fromkeys(request.dependencies))
     by_property = {key: list(d.urns) for key, d in request.propertyDependencies.items()}
     if not by_property:
-        by_property = {key: dependencies for key in inputs}
+        by_property = dict.fromkeys(inputs, dependencies)
     for key in inputs:
         by_property.setdefault(key, [])
     if is_provider_type(request.type) and request.version:

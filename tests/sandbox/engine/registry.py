@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import uuid
 
-from tests.sandbox.engine.plugins import Diff, PluginHost, Provider, Subject
+from tests.sandbox.engine.plugins import PluginHost
+from tests.sandbox.engine.provider import Diff, Provider, Subject
 from tests.sandbox.engine.state import Resource, urn_name, urn_type
 from tests.sandbox.engine.values import UNKNOWN_WIRE, Properties, deep_equal
 

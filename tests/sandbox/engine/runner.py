@@ -68,10 +68,13 @@ def main() -> int:
     loop.set_default_executor(executor)
     # A failed resource leaves futures behind that nobody awaits; that is no news.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+    def run() -> None:
+        runpy.run_path(program, run_name="__main__")
+
     exit_code = 1
     try:
-        task = pulumi.runtime.run_in_stack(lambda: runpy.run_path(program, run_name="__main__"))
-        loop.run_until_complete(task)
+        loop.run_until_complete(pulumi.runtime.run_in_stack(run))
         exit_code = 0
     except pulumi.RunError as error:
         pulumi.log.error(str(error))

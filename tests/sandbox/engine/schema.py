@@ -15,14 +15,18 @@ from tests.sandbox.engine.project import Project, StackConfig, has_secure
 _INTEGER = re.compile(r"[+-]?\d+")
 
 
+def _is_integer(value: Any) -> bool:
+    if isinstance(value, str):
+        return _INTEGER.fullmatch(value) is not None
+    whole = isinstance(value, float) and value.is_integer()
+    return whole or (isinstance(value, int) and not isinstance(value, bool))
+
+
 def _fits(kind: str, items: Any, value: Any) -> bool:
     if kind == "string":
         return isinstance(value, str)
     if kind == "integer":
-        if isinstance(value, str):
-            return _INTEGER.fullmatch(value) is not None
-        whole = isinstance(value, float) and value.is_integer()
-        return whole or (isinstance(value, int) and not isinstance(value, bool))
+        return _is_integer(value)
     if kind == "boolean":
         return isinstance(value, bool) or value in ("true", "false")
     if kind == "object":

@@ -196,7 +196,8 @@ def _refuse_foreign(snapshot: Snapshot, ref: StackRef, *, force: bool) -> None:
             f"resource '{urn}' is from a different stack than '{ref.name}'" for urn in foreign
         )
         raise EngineError(
-            f"{listed}\nimporting this file could be dangerous; rerun with --force to proceed anyway"
+            f"{listed}\nimporting this file could be dangerous; rerun with --force to "
+            "proceed anyway"
         )
 
 

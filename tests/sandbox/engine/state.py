@@ -6,7 +6,7 @@ Field names and order follow sdk/go/common/apitype/core.go (ResourceV3, Deployme
 from __future__ import annotations
 
 import copy
-import datetime
+import datetime as dt
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ ROOT_TYPE: Final = "pulumi:pulumi:Stack"
 
 def now() -> str:
     """Tell the time as Go prints it."""
-    return datetime.datetime.now(tz=datetime.UTC).isoformat().replace("+00:00", "Z")
+    return dt.datetime.now(tz=dt.UTC).isoformat().replace("+00:00", "Z")
 
 
 def make_urn(stack: str, project: str, parent: str, kind: str, name: str) -> str:

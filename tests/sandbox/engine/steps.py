@@ -14,10 +14,10 @@ from tests.sandbox.engine.events import Diagnostic, Listener
 from tests.sandbox.engine.goals import Step
 from tests.sandbox.engine.journal import Journal
 from tests.sandbox.engine.paths import changed_keys, ignore_changes, object_diff
-from tests.sandbox.engine.plugins import Diff, PartialState, Provider, ProviderError, Subject
+from tests.sandbox.engine.provider import Diff, PartialState, Provider, ProviderError, Subject
 from tests.sandbox.engine.registry import Registry
 from tests.sandbox.engine.state import Resource, now, urn_name, urn_type
-from tests.sandbox.engine.values import UNKNOWN, Properties, Secret, deep_equal, make_secret
+from tests.sandbox.engine.values import UNKNOWN_WIRE, Properties, Secret, deep_equal, make_secret
 
 _INVERTED = {
     "add": "delete",
@@ -110,7 +110,8 @@ class StepRunner:
         failure: EngineError | None = None
         partial: PartialState | None = None
         try:
-            self._appliers.get(step.op, lambda _: None)(step)
+            if apply := self._appliers.get(step.op):
+                apply(step)
         except ProviderError as error:
             failure, partial = error, error.state
         except EngineError as error:
@@ -245,7 +246,7 @@ class StepRunner:
     def _read(self, step: Step) -> None:
         new, old = step.new, step.old
         assert new is not None
-        if new.id == UNKNOWN or self._work.preview and not new.id:
+        if new.id == UNKNOWN_WIRE:
             new.outputs = {}
         else:
             found = self._provider(new).read(subject(new), new.inputs, new.inputs)
