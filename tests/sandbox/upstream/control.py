@@ -70,7 +70,7 @@ def summary(upstream: Upstream) -> Fields:
     with model.lock:
         return {
             "flists": model.flists(),
-            "sources": {name: str(path) for name, path in sorted(model.sources.items())},
+            "sources": {name: str(path) for name, path in sorted(model.boot_sources().items())},
             "kernels": sorted(model.kernels),
             "net_links": {m: k for m, k in model.net_links.items() if isinstance(k, str)},
             "chunks": len(model.store.default),

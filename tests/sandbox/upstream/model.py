@@ -181,6 +181,30 @@ class UpstreamModel:
                 if isinstance(node, File) and name.endswith(FLIST)
             ]
 
+    def boot_sources(self) -> dict[str, Path]:
+        """Return, for every path a node can ask for, the directory it was packed from.
+
+        Paths are `REPO/F.flist` of flists and links and `REPO/tags/T/F.flist`.
+        """
+        with self.lock:
+            by_data = {
+                file.md5: self.sources[path]
+                for path in self.sources
+                if (file := self.tree.file(*path.split("/", 1))) is not None
+            }
+            found = {}
+            for repository, held in self.repositories.items():
+                for name, node in held.nodes.items():
+                    places = [(repository, name, f"{repository}/{name}")]
+                    if isinstance(node, Tag):
+                        tag = f"{repository}/tags/{name.removeprefix(TAG_PREFIX)}"
+                        places = [(f"{repository}/{name}", n, f"{tag}/{n}") for n in node.links]
+                    for directory, entry, path in places:
+                        file = self.tree.file(directory, entry)
+                        if file is not None and file.md5 in by_data:
+                            found[path] = by_data[file.md5]
+            return found
+
     # -- kernels -----------------------------------------------------------------------------
 
     def add_kernel(self, name: str, data: bytes, modified: float | None = None) -> None:
