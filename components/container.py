@@ -21,7 +21,8 @@ _HEALTH_TIMEOUT_SECONDS: Final = 10
 _HEALTH_RETRIES: Final = 3
 # How long `up` waits for a container's first good health check.
 _WAIT_SECONDS: Final = 120
-_OPEN_FILES: Final = 65536
+# Below what engines commonly run under themselves: a limit above theirs lets nothing start.
+_OPEN_FILES: Final = 16384
 
 
 @dataclass(frozen=True)
