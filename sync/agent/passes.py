@@ -1,10 +1,13 @@
 """The life of a job that works in passes: users and kernels."""
 
+import contextlib
 import errno
+import fcntl
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from random import SystemRandom
 from typing import Final
 
@@ -18,8 +21,17 @@ from sync.contract.spec import KernelsSpec, UsersSpec
 from sync.contract.status import MasterIdentity
 
 _LOG = logging.getLogger(__name__)
+LOCK: Final = "pass.lock"
 _SPACE_RETRY_SECONDS: Final = 30.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextlib.contextmanager
+def one_at_a_time(state: Path) -> Iterator[None]:
+    """Keep the passes of the job and of `repair` apart; waits for the other one."""
+    with (state / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class PassIncompleteError(Exception):

@@ -147,7 +147,7 @@ class ScriptedServer(ThreadingHTTPServer):
         self.pages[path] = Answer(json.dumps(data).encode(), mtime=None)
 
     def handle_error(self, *_: object) -> None:
-        """A client that goes away is what these tests are about."""
+        """Say nothing: a client that goes away is what these tests are about."""
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -3,10 +3,13 @@
 from sync.agent.http import Master
 from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.kernels.record import opened
+from sync.agent.kernels.verifying import repair, verify
 from sync.agent.passes import repeat
 from sync.agent.reporter import Reporter
 from sync.agent.runtime import Control, Directories
 from sync.contract.spec import KernelsSpec
+
+__all__ = ["repair", "run", "verify"]
 
 
 def run(spec: KernelsSpec, directories: Directories, reporter: Reporter, control: Control) -> None:

@@ -13,7 +13,7 @@ from sync.agent.kernels.choosing import NetFile, candidates, link_name, wanted
 from sync.agent.kernels.listing import Kernel, Listing
 from sync.agent.kernels.publishing import Fetched, Fetcher, KernelFolder
 from sync.agent.kernels.record import KernelRecord, NetRecord, Record
-from sync.agent.passes import PassIncompleteError, seen_master
+from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter, name_list, utc_now
 from sync.agent.runtime import Control, Directories
@@ -60,6 +60,7 @@ class KernelsEngine:
         master: Master,
     ) -> None:
         self._spec = spec
+        self._state = directories.state
         self._reporter = reporter
         self._control = control
         self._record = record
@@ -74,8 +75,12 @@ class KernelsEngine:
         Raises HttpError when the master can not be listed, PassIncompleteError when some kernel
         could not be had, JobPaused when too much vanished.
         """
+        with one_at_a_time(self._state):
+            self._one_pass()
+
+    def _one_pass(self) -> None:
         found = listing.fetch(self._master)
-        seen_master(self._reporter)
+        seen_master(self._reporter, self._spec.source)
         work = _Pass(found, self._record.kernels(), self._record.net())
         self._resolve_nets(work)
         chosen = self._wanted(work)

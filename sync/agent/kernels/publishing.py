@@ -28,18 +28,27 @@ class Fetched:
 
 
 class KernelFolder:
-    """The folder that 0-bootstrap serves as kernel-path, with net/ below it."""
+    """The folder that 0-bootstrap serves as kernel-path, with net/ below it.
 
-    def __init__(self, root: Path) -> None:
+    empty_staging: remove what a killed process left there (the one that publishes does).
+    """
+
+    def __init__(self, root: Path, *, empty_staging: bool = True) -> None:
         self.root = root
         self.net = root / NET
         self.net.mkdir(exist_ok=True)
-        self.staging = durable.staging_directory(root)
+        self.staging = root / durable.STAGING
+        if empty_staging:
+            self.staging = durable.staging_directory(root)
 
     def names(self) -> set[str]:
         """Return the names of the regular files that are served as kernels."""
         with os.scandir(self.root) as entries:
-            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+            return {
+                entry.name
+                for entry in entries
+                if entry.is_file(follow_symlinks=False) and not entry.name.startswith(".")
+            }
 
     def linked(self) -> dict[str, str]:
         """Return, for each file name in net/, the kernel that it names now."""

@@ -4,7 +4,10 @@ from sync.agent.passes import repeat
 from sync.agent.reporter import Reporter
 from sync.agent.runtime import Control, Directories
 from sync.agent.users.engine import UsersEngine
+from sync.agent.users.verifying import repair, verify
 from sync.contract.spec import UsersSpec
+
+__all__ = ["repair", "run", "verify"]
 
 
 def run(spec: UsersSpec, directories: Directories, reporter: Reporter, control: Control) -> None:

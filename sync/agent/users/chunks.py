@@ -179,6 +179,17 @@ class ChunkStore:
                 job.cancel()
         return self._sum(place, absent, parts)
 
+    def places(self, namespace: str) -> list[Place]:
+        """Return where the chunks of a local namespace may come from."""
+        if namespace == self._spec.local_zdb.namespace:
+            return [Place(self._spec.source_zdb, namespace)]
+        return [Place(endpoint, namespace) for endpoint in self._spec.allowed_backends]
+
+    def overwrite(self, place: Place, keys: Sequence[bytes]) -> None:
+        """Fetch keys that are here already, but wrong, and store them anew. Raises ZdbError."""
+        for group in groups(keys, self._batch):
+            self._bring_group(place, group)
+
     def _sum(self, place: Place, absent: list[bytes], parts: list[Brought]) -> Brought:
         missing = frozenset[bytes]().union(*(part.missing for part in parts))
         self._remember(place.namespace, set(absent).difference(missing))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from sync.agent.http import HttpError, HttpStoppedError, Master
-from sync.agent.passes import PassIncompleteError, seen_master
+from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter, name_list, utc_now
 from sync.agent.runtime import Control, Directories
 from sync.agent.users import deciding, links
-from sync.agent.users.chunks import ChunkStore, Place
+from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.content import Failure, Outcome, Pipeline
 from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
 from sync.agent.users.links import LinkPlan
@@ -21,7 +21,7 @@ from sync.agent.users.listing import Link, Listing, Name, Regular, Source, Tag
 from sync.agent.users.published import Published
 from sync.agent.users.publishing import Publisher
 from sync.agent.users.record import DATABASE as RECORD_DATABASE
-from sync.agent.users.record import FlistRecord, Record, TagRecord, Withheld
+from sync.agent.users.record import GENERATION, FlistRecord, Record, TagRecord, Withheld
 from sync.agent.users.tree import Tree
 from sync.contract.spec import UsersSpec
 from sync.contract.status import Amount, Lag
@@ -54,6 +54,7 @@ class UsersEngine:
         control: Control,
     ) -> None:
         self._spec = spec
+        self._directories = directories
         self._reporter = reporter
         self._control = control
         self._stack = ExitStack()
@@ -72,11 +73,13 @@ class UsersEngine:
         self._stack.callback(self._chunks.close)
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, control)
         self._publisher = Publisher(self._tree, self._record, published)
+        self._publisher.expect_backend(spec.publish_backend)
         self._source = Source(
             self._master,
             lambda repository: deciding.wanted_repository(spec, repository),
             lambda name: deciding.wanted_name(spec, name),
         )
+        self._generation = -1.0
         self._conditions: dict[str, str] = {}
         self._listing = Listing()
         self._reported_at = 0.0
@@ -93,7 +96,15 @@ class UsersEngine:
         Raises HttpError when the master can not be listed, ZdbError when a 0-db fails,
         PassIncompleteError when some flist could not be had, JobPaused when too much vanished.
         """
+        with one_at_a_time(self._directories.state):
+            self._one_pass()
+
+    def _one_pass(self) -> None:
         self._chunks.forget()
+        if self._generation != self._record.number(GENERATION):
+            self._publisher.reload()
+            self._publisher.adopt()
+            self._generation = self._record.number(GENERATION)
         listing = self._list()
         seen_master(self._reporter, self._spec.source)
         refused, failures = self._read_tags(listing)
@@ -210,22 +221,17 @@ class UsersEngine:
         if self._spec.broken_flists == "publish":
             return True
         absent = self._chunks.absent(held.namespace, held.missing)
-        for place in self._places(held.namespace):
+        for place in self._chunks.places(held.namespace):
             if not absent:
                 break
             absent = self._chunks.absent_at(place, absent)
         return not absent
 
-    def _places(self, namespace: str) -> list[Place]:
-        if namespace == self._spec.local_zdb.namespace:
-            return [Place(self._spec.source_zdb, namespace)]
-        return [Place(endpoint, namespace) for endpoint in self._spec.allowed_backends]
-
     def _mend_broken(self, listing: Listing) -> None:
         """Try again for the chunks of flists that were published without all of them."""
         for known in [flist for flist in self._publisher.flists.values() if flist.broken]:
             keys = self._record.keys(known.name)
-            for place in self._places(known.namespace or self._spec.local_zdb.namespace):
+            for place in self._chunks.places(known.namespace or self._spec.local_zdb.namespace):
                 if known.name in listing.regulars and not self._chunks.bring(place, keys).missing:
                     self._publisher.update(replace(known, broken=False))
                     break
@@ -300,7 +306,7 @@ class UsersEngine:
         done_bytes = sum(flist.size_bytes or 0 for flist in done)
         self._reporter.update(
             done=Amount(items=len(done), bytes=done_bytes),
-            total=Amount(items=len(listing.regulars), bytes=_listed_bytes(listing)),
+            total=Amount(items=len(listing.regulars), bytes=_total_bytes(listing, done)),
             lag=Lag(items=behind, bytes=None if behind else 0, seconds=self._lag(behind)),
             refused=name_list(work.refused),
             broken=name_list(self._broken(work)),
@@ -363,12 +369,16 @@ def _is_current(listing: Listing, flist: FlistRecord) -> bool:
     )
 
 
-def _listed_bytes(listing: Listing) -> int | None:
-    """Add up the sizes as listed, exact to 0.01 KB each; None where one is not understood."""
+def _total_bytes(listing: Listing, done: list[FlistRecord]) -> int | None:
+    """Add up exact sizes of what is here and listed ones of the rest; None if one is unreadable."""
+    exact = {flist.name: flist.size_bytes or 0 for flist in done}
     total = 0.0
     for entry in listing.regulars.values():
         number, _, unit = entry.size_text.partition(" ")
-        if unit != "KB" or not number.replace(".", "", 1).isdigit() or not number.isascii():
+        if entry.name in exact:
+            total += exact[entry.name]
+        elif unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
+            total += float(number) * 1024
+        else:
             return None
-        total += float(number) * 1024
     return int(total)

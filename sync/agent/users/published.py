@@ -59,6 +59,11 @@ class Published:
                 rows = ((key,) for key in keys)
                 self._db.executemany("INSERT OR IGNORE INTO chunk VALUES(?)", rows)
 
+    def lacks(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those keys that are not in the table."""
+        query = "SELECT 1 FROM chunk WHERE key=?"
+        return [key for key in keys if self._db.execute(query, (key,)).fetchone() is None]
+
     def completed(self, started_at: float, completed_at: float) -> None:
         """Record a complete pass."""
         with self._transaction():

@@ -1,8 +1,10 @@
 """The one thread that changes what is served: content, then what leads to it, then removals."""
 
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 from sync.agent import durable
 from sync.agent.users.fetching import Ready
@@ -11,8 +13,12 @@ from sync.agent.users.listing import Link, Name
 from sync.agent.users.published import Published
 from sync.agent.users.record import FlistRecord, Record, Withheld
 from sync.agent.users.tree import Tree
+from sync.contract.names import FLIST_SUFFIX, RefusedNameError, checked, checked_flist
+from sync.contract.spec import ZdbEndpoint
 
-_DIRTY = "published_dirty"
+_DIRTY: Final = "published_dirty"
+_BACKEND: Final = "publish_backend"
+_UNKNOWN_TIME: Final = -1
 
 
 class Publisher:
@@ -26,9 +32,10 @@ class Publisher:
         self._tree = tree
         self._record = record
         self._published = published
-        self.flists = record.flists()
-        self.links = record.links()
-        self.withheld = record.withheld()
+        self.flists: dict[Name, FlistRecord] = {}
+        self.links: dict[Name, Link] = {}
+        self.withheld: dict[Name, Withheld] = {}
+        self.reload()
         self._plan = LinkPlan()
         self._by_target: dict[Name, list[Link]] = {}
         self._inside: dict[Name, list[Link]] = {}
@@ -37,6 +44,69 @@ class Publisher:
         if record.number(_DIRTY):
             published.rebuild(record.all_keys())
             record.set_number(_DIRTY, 0)
+
+    def reload(self) -> None:
+        """Read the record anew (another process changed it)."""
+        self.flists = self._record.flists()
+        self.links = self._record.links()
+        self.withheld = self._record.withheld()
+
+    def expect_backend(self, backend: ZdbEndpoint | None) -> None:
+        """Have every flist published again when the backend that they shall name has changed."""
+        text = "" if backend is None else backend.model_dump_json()
+        if self._record.text(_BACKEND) != text:
+            with self._record.transaction():
+                self._record.refetch_all()
+                self._record.set_text(_BACKEND, text)
+            self.reload()
+
+    def adopt(self) -> None:
+        """Make the record agree with the disk.
+
+        What an earlier mirror left counts as changed, so that it is fetched anew or removed; what
+        is gone from the disk is forgotten, so that it comes back. A link that no hub makes (an
+        upstream sync creates whatever the master names) goes at once.
+        """
+        seen: set[Name] = set()
+        for name, path in list(self._tree.walk()):
+            if path.is_symlink():
+                self._adopt_link(name)
+            elif path.is_file() and not name.tag and name.name.endswith(FLIST_SUFFIX):
+                self._adopt_flist(name)
+            seen.add(name)
+        for name, flist in list(self.flists.items()):
+            if name not in seen or not self._tree.is_file(name, flist.published_bytes):
+                self._forget_flist(name)
+        for name in [name for name in self.links if self._tree.target(name) is None]:
+            with self._record.transaction():
+                self._record.forget_link(name)
+            del self.links[name]
+
+    def _adopt_link(self, name: Name) -> None:
+        target = self._tree.target(name)
+        if target is None:
+            self._tree.remove_stray(name)
+        elif name not in self.links or self.links[name].target != target:
+            link = Link(name, target, _UNKNOWN_TIME)
+            with self._record.transaction():
+                self._record.put_link(link)
+            self.links[name] = link
+
+    def _adopt_flist(self, name: Name) -> None:
+        with contextlib.suppress(RefusedNameError):
+            checked_flist(name.name)
+            checked(name.repository, "repository")
+            self._adopt_checked(name)
+
+    def _adopt_checked(self, name: Name) -> None:
+        if name not in self.flists:
+            self.update(FlistRecord(name, None, None, None, None, None, None, None))
+
+    def _forget_flist(self, name: Name) -> None:
+        with self._record.transaction():
+            self._release(name, frozenset())
+            self._record.forget_flist(name)
+        self.flists.pop(name, None)
 
     def follow(self, plan: LinkPlan) -> None:
         """Work towards the links of a new listing."""
@@ -135,7 +205,8 @@ class Publisher:
 
     def _visible(self, target: Name) -> bool:
         if target.name:
-            return target in self.flists or target in self.links
+            flist = self.flists.get(target)
+            return target in self.links or (flist is not None and flist.published_md5 is not None)
         if not self._tree.exists(target):
             return False
         inside = self._inside.get(target, [])
@@ -159,10 +230,7 @@ class Publisher:
         """Take flists away."""
         for name in names:
             self._tree.remove(name)
-            with self._record.transaction():
-                self._release(name, frozenset())
-                self._record.forget_flist(name)
-            self.flists.pop(name, None)
+            self._forget_flist(name)
 
     def retain(self, name: Name) -> None:
         """Note since when a flist is kept although the master dropped it."""

@@ -10,7 +10,8 @@ from typing import Final, Self
 from sync.agent.users.listing import Link, Name
 
 DATABASE: Final = "users.sqlite"
-_HASH_BYTES: Final = 16
+# Raised by `repair`, so that a running job reads the record anew.
+GENERATION: Final = "generation"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS flist(
   repository TEXT, name TEXT,
@@ -260,6 +261,19 @@ class Record:
                 f"DELETE FROM {table} WHERE repository=? AND tag=?",  # noqa: S608 - a constant
                 (repository, tag),
             )
+
+    def refetch_all(self) -> None:
+        """Make every flist count as changed; what is published stays until it is replaced."""
+        self._db.execute("UPDATE flist SET updated=NULL")
+
+    def text(self, name: str) -> str:
+        """Return a text kept under `name`, empty where there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def set_text(self, name: str, value: str) -> None:
+        """Keep a text under `name`."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
 
     def number(self, name: str) -> float:
         """Return a number kept under `name`, 0 where there is none."""

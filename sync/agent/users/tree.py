@@ -46,12 +46,17 @@ def read_link_text(name: Name, text: str) -> Name:
 
 
 class Tree:
-    """The folder that the hub serves. root: its userdata root, which holds users/."""
+    """The folder that the hub serves. root: its userdata root, which holds users/.
 
-    def __init__(self, root: Path) -> None:
+    empty_staging: remove what a killed process left there (the one that publishes does).
+    """
+
+    def __init__(self, root: Path, *, empty_staging: bool = True) -> None:
         self.users = root / USERS
         self.users.mkdir(exist_ok=True)
-        self.staging = durable.staging_directory(root)
+        self.staging = root / durable.STAGING
+        if empty_staging:
+            self.staging = durable.staging_directory(root)
 
     def path(self, name: Name) -> Path:
         """Where a name lives. Every part is checked again: nothing else becomes a path."""
@@ -106,6 +111,11 @@ class Tree:
     def remove(self, name: Name) -> None:
         """Remove a flist or link durably."""
         durable.remove(self.path(name))
+
+    def remove_stray(self, name: Name) -> None:
+        """Remove a link that was found on disk, whatever its name is."""
+        tag = [_TAG_PREFIX + name.tag] if name.tag else []
+        durable.remove(self.users.joinpath(name.repository, *tag, name.name))
 
     def remove_folders(self, listed: set[str], tags: set[tuple[str, str]]) -> None:
         """Remove tags and repositories that are empty and not listed any more."""

@@ -1,0 +1,157 @@
+"""Walk the kernels on disk against the record and the master; mend what is wrong."""
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from sync.agent.http import HttpError, HttpMissingError, Master
+from sync.agent.kernels import listing
+from sync.agent.kernels.choosing import link_name
+from sync.agent.kernels.engine import KernelsEngine
+from sync.agent.kernels.publishing import KernelFolder
+from sync.agent.kernels.record import KernelRecord, Record, opened
+from sync.agent.passes import PassIncompleteError, one_at_a_time
+from sync.agent.reporter import Reporter, utc_now
+from sync.agent.runtime import (
+    Directories,
+    JobPaused,
+    Problem,
+    RunControl,
+    VerifyOptions,
+    VerifyReport,
+)
+from sync.contract.spec import KernelsSpec
+from sync.contract.status import MasterIdentity, StatusRecord
+
+_READ_BYTES: Final = 1 << 20
+_REPAIR_STATUS: Final = "repair.json"
+
+
+def _master(spec: KernelsSpec, control: RunControl) -> Master:
+    return Master(spec.source, spec.http, control, backoff=spec.backoff)
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while part := file.read(_READ_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+class _Walk:
+    """One walk over the part of the kernels that the options name."""
+
+    def __init__(self, spec: KernelsSpec, directories: Directories, options: VerifyOptions) -> None:
+        self._spec = spec
+        self._options = options
+        self._folder = KernelFolder(directories.kernels, empty_staging=False)
+        self.checked = 0
+
+    def problems(self, record: Record) -> Iterator[Problem]:
+        known = {name: one for name, one in record.kernels().items() if self._mine(name)}
+        for kernel in known.values():
+            self.checked += 1
+            yield from self._file(kernel)
+        for name in sorted(self._folder.names() - record.kernels().keys()):
+            if self._mine(name):
+                self.checked += 1
+                yield Problem(name, "is served and was not published by this job")
+        yield from self._nets(record)
+        if not self._options.offline:
+            yield from self._against_master(known)
+
+    def _mine(self, name: str) -> bool:
+        return zlib.crc32(name.encode()) % self._options.parts == self._options.part - 1
+
+    def _file(self, kernel: KernelRecord) -> Iterator[Problem]:
+        if not self._folder.holds(kernel):
+            yield Problem(kernel.name, "is not there, or has another size")
+        elif _md5(self._folder.root / kernel.name) != kernel.md5:
+            yield Problem(kernel.name, "is not the file that was published")
+
+    def _nets(self, record: Record) -> Iterator[Problem]:
+        links = self._folder.linked()
+        for net in record.net().values():
+            name = link_name(net.mode)
+            if not self._mine(name):
+                continue
+            self.checked += 1
+            if net.target is not None and links.get(name) != net.target:
+                yield Problem(f"net/{name}", f"does not lead to {net.target}")
+            elif not (self._folder.net / name).exists():
+                yield Problem(f"net/{name}", "is not there, or dangles")
+
+    def _against_master(self, known: dict[str, KernelRecord]) -> Iterator[Problem]:
+        master = _master(self._spec, RunControl())
+        try:
+            listed = {kernel.name for kernel in listing.fetch(master).kernels}
+            for name, kernel in known.items():
+                if name in listed and self._differs(master, kernel):
+                    yield Problem(name, "has another size or date on the master")
+        finally:
+            master.close()
+
+    def _differs(self, master: Master, kernel: KernelRecord) -> bool:
+        try:
+            page = master.head(f"/kernel/{quote(kernel.name)}")
+        except HttpMissingError:
+            return True
+        return (page.length, page.modified_seconds) != (kernel.size_bytes, kernel.modified_seconds)
+
+
+def verify(spec: KernelsSpec, directories: Directories, options: VerifyOptions) -> VerifyReport:
+    """Compare the kernels on disk with the record and the master; changes nothing."""
+    walk = _Walk(spec, directories, options)
+    with one_at_a_time(directories.state), opened(directories.state) as record:
+        problems = tuple(walk.problems(record))
+    return VerifyReport(walk.checked, problems)
+
+
+def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) -> VerifyReport:
+    """Verify, and fetch or link anew just what is wrong.
+
+    `repaired` counts the problems that a second walk does not find any more.
+    """
+    report = verify(spec, directories, options)
+    if not report.problems or options.offline:
+        return report
+    with one_at_a_time(directories.state), opened(directories.state) as record:
+        known = record.kernels()
+        for problem in report.problems:
+            if problem.name in known:
+                record.put(replace(known[problem.name], updated_seconds=None, md5=None))
+    _one_pass(spec, directories)
+    left = set(verify(spec, directories, options).problems)
+    gone = sum(1 for problem in report.problems if problem not in left)
+    return VerifyReport(report.checked, report.problems, gone)
+
+
+def _one_pass(spec: KernelsSpec, directories: Directories) -> None:
+    now = utc_now()
+    status = StatusRecord(
+        job="kernels",
+        spec_digest=None,
+        agent_version="repair",
+        phase="snapshot",
+        started_at=now,
+        updated_at=now,
+        master=MasterIdentity(source=spec.source),
+    )
+    reporter = Reporter(directories.state / _REPAIR_STATUS, status)
+    control = RunControl()
+    master = _master(spec, control)
+    try:
+        with opened(directories.state) as record:
+            engine = KernelsEngine(spec, directories, reporter, control, record, master)
+            engine.one_pass()
+    except (HttpError, PassIncompleteError, JobPaused) as error:
+        # What is left is found by the walk that follows.
+        reporter.error(str(error))
+    finally:
+        master.close()
+        reporter.close()
