@@ -21,6 +21,12 @@ from tests.sandbox.engine.values import from_struct, to_struct
 _STARTUP_LINE_BYTES = 64
 _CALL_SECONDS = 120
 _END_SECONDS = 10
+# A half-made resource's whole state comes in the metadata of the error, beyond gRPC's 8 KiB.
+_METADATA_BYTES = 16 * 1024 * 1024
+_OPTIONS = (
+    ("grpc.max_metadata_size", _METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+)
 
 
 class PluginCallError(Exception):
@@ -67,7 +73,7 @@ class PluginProcess:
         if not line.strip():
             self.close()
             raise PluginCallError(f"{command[0]} printed no port; run it by hand to see why")
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{int(line)}")
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{int(line)}", options=_OPTIONS)
         self._stub = provider_pb2_grpc.ResourceProviderStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -136,6 +142,7 @@ class PluginProcess:
         state: Mapping[str, Any],
         news: Mapping[str, Any],
         old_inputs: Mapping[str, Any] | None = None,
+        ignore: Sequence[str] = (),
     ) -> Difference:
         """Ask what new checked inputs would do to the recorded state."""
         request = provider_pb2.DiffRequest(
@@ -144,6 +151,7 @@ class PluginProcess:
             olds=to_struct(state),
             news=to_struct(news),
             old_inputs=to_struct(old_inputs or {}),
+            ignoreChanges=ignore,
         )
         answer = self._call("Diff", request)
         kinds = provider_pb2.PropertyDiff.Kind

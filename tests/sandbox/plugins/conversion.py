@@ -121,7 +121,7 @@ def outputs(schema: ResourceSchema, identity: Any, state: Mapping[str, Any]) -> 
     properties = from_terraform(state, schema.fields)
     properties["id"] = identity
     if not _has_unknown(properties):
-        properties[DELTA_KEY] = _object_delta(properties, schema.fields)
+        properties[DELTA_KEY] = _object_delta(state, schema.fields)
     meta = _meta(schema)
     if meta:
         properties[META_KEY] = json.dumps(meta, sort_keys=True, separators=(",", ":"))
@@ -144,15 +144,15 @@ def _meta(schema: ResourceSchema) -> dict[str, Any]:
     return meta
 
 
-def _object_delta(properties: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """How to find Terraform's raw state in these properties (rawstate.go of the bridge)."""
+def _object_delta(state: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """How to find Terraform's raw state in the properties (rawstate.go of the bridge)."""
     deltas: dict[str, Any] = {}
     renamed: dict[str, str] = {}
     for name, attribute in fields.items():
         key = pulumi_name(name, attribute)
         if snake(key) != name:
             renamed[key] = name
-        delta = _delta(properties.get(key), attribute)
+        delta = _delta(state.get(name), attribute)
         if delta:
             deltas[key] = delta
     parts: dict[str, Any] = {}
@@ -164,19 +164,33 @@ def _object_delta(properties: Mapping[str, Any], fields: Fields) -> dict[str, An
 
 
 def _delta(value: Any, attribute: Attribute) -> dict[str, Any]:
-    if attribute.single:
-        inner = {} if value is None else _object_delta(value, attribute.fields or {})
-        return {"plu": {"i": inner}}
     if value is None:
         return {}
+    fields = attribute.fields or {}
+    if attribute.single:
+        return {"plu": {"i": _object_delta(value[0], fields) if value else {}}}
     if attribute.kind is Kind.MAP:
         return {"map": {}}
     if not attribute.is_array:
         return {}
-    if attribute.fields is None or not value:
+    if not fields or not value:
         return {"arr": {}}
-    fields = attribute.fields
     return {"arr": {"el": {str(i): _object_delta(e, fields) for i, e in enumerate(value)}}}
+
+
+def recorded_state(properties: Mapping[str, Any], fields: Fields) -> State:
+    """A recorded state in Terraform's shape, every attribute present.
+
+    A nested object that is not there is null or empty; the recorded delta tells which.
+    """
+    state = to_terraform(properties, fields)
+    delta = properties.get(DELTA_KEY) or {}
+    recorded = delta.get("obj", {}).get("ps", {})
+    for name, attribute in fields.items():
+        if name not in state:
+            empty = attribute.is_block or "plu" in recorded.get(pulumi_name(name, attribute), {})
+            state[name] = [] if empty else None
+    return state
 
 
 def set_order(value: Any, attribute: Attribute | None = None) -> str:

@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.sandbox.engine.values import UNKNOWN
-from tests.sandbox.plugins.conversion import DEFAULTS_KEY, to_terraform
+from tests.sandbox.plugins.conversion import (
+    DEFAULTS_KEY,
+    META_KEY,
+    State,
+    from_terraform,
+    to_terraform,
+)
 from tests.sandbox.plugins.planning import identity
 from tests.sandbox.plugins.schema import Attribute, Fields, Kind, by_pulumi_name
 
@@ -20,25 +26,75 @@ Changes = dict[str, str]
 
 
 def detailed_diff(
-    prior: Mapping[str, Any], planned: Mapping[str, Any], inputs: Mapping[str, Any], fields: Fields
+    prior: State, planned: State, inputs: Mapping[str, Any], fields: Fields
 ) -> Changes:
-    """The kinds of change by property path: add, delete, update, each perhaps with -replace."""
+    """The kinds of change by property path: add, delete, update, each perhaps with -replace.
+
+    Terraform decides whether anything replaces, and the bridge the keys; where they disagree
+    Terraform wins: the keys lose their -replace, or a key of the bridge's own gains it.
+    """
     known = by_pulumi_name(fields)
+    old, new = from_terraform(prior, fields), from_terraform(planned, fields)
     changes: Changes = {}
     for key in sorted(known):
-        _, attribute = known[key]
-        change = _Change(attribute, attribute.forced, inputs.get(key))
-        changes |= change.between(key, prior.get(key), planned.get(key))
+        change = _Change(known[key][1], known[key][1].forced, inputs.get(key))
+        changes |= change.between(key, old[key], new[key])
+    return _decided(changes, requires_replacement(prior, planned, fields))
+
+
+def _decided(changes: Changes, replace: bool) -> Changes:
+    if not replace:
+        return {path: kind.removesuffix("-replace") for path, kind in changes.items()}
+    if not any(kind.endswith("-replace") for kind in changes.values()):
+        return {**changes, META_KEY: "update-replace"}
     return changes
+
+
+def requires_replacement(prior: State, planned: State, fields: Fields) -> bool:
+    """Whether Terraform would replace: a changed attribute, or one inside it, forces it."""
+    return any(
+        _forces(prior.get(name), planned.get(name), attribute)
+        for name, attribute in fields.items()
+        if not _equal(prior.get(name), planned.get(name))
+    )
+
+
+def _equal(old: Any, new: Any) -> bool:
+    return _same(old, new) or (old in (None, []) and new in (None, []))
+
+
+def _forces(old: Any, new: Any, attribute: Attribute) -> bool:
+    fields = attribute.fields
+    if fields is None or new is UNKNOWN or len(old or []) != len(new or []):
+        return attribute.forced
+    if attribute.kind is Kind.LIST:
+        return any(requires_replacement(a or {}, b or {}, fields) for a, b in zip(old, new))
+    before = {identity(element, fields): element for element in old}
+    after = {identity(element, fields): element for element in new}
+    changed = [before[key] for key in before.keys() - after.keys()]
+    changed += [after[key] for key in after.keys() - before.keys()]
+    return any(_forcing_element(element, fields) for element in changed)
+
+
+def _forcing_element(element: Mapping[str, Any], fields: Fields) -> bool:
+    """Whether an element's coming or going forces: a mount's does not, but for its tmpfs."""
+    return any(
+        attribute.forced and (not attribute.is_array or bool(element.get(name)))
+        for name, attribute in fields.items()
+    )
 
 
 class _Change:
     """A property: its attribute, whether a change of it replaces, and its new input."""
 
-    def __init__(self, attribute: Attribute, forced: bool, given: Any) -> None:
+    def __init__(
+        self, attribute: Attribute, forced: bool, given: Any, *, inherited: bool = True
+    ) -> None:
         self._attribute = attribute
         self._forced = forced
         self._given = given
+        # An element of a list or set does not hand its collection's force to its attributes.
+        self._inherited = inherited
 
     def between(self, path: str, old: Any, new: Any) -> Changes:
         # An empty list is no list to the bridge: filling it is an add, emptying it a delete.
@@ -71,7 +127,8 @@ class _Change:
         known = by_pulumi_name(self._attribute.fields or {})
         for key in sorted(known):
             _, attribute = known[key]
-            inner = _Change(attribute, self._forced or attribute.forced, given.get(key))
+            forced = attribute.forced or (self._forced and self._inherited)
+            inner = _Change(attribute, forced, given.get(key))
             changes |= inner.between(f"{path}.{key}", old.get(key), new.get(key))
         return changes
 
@@ -86,7 +143,8 @@ class _Change:
         fields = self._attribute.fields
         if fields is None:
             return _Change(Attribute(Kind.STRING), self._forced, given)
-        return _Change(Attribute(Kind.LIST, fields=fields, single=True), self._forced, given)
+        element = Attribute(Kind.LIST, fields=fields, single=True)
+        return _Change(element, self._forced, given, inherited=False)
 
     def _list(self, path: str, old: list[Any], new: list[Any]) -> Changes:
         if self._attribute.fields is None:
@@ -146,6 +204,8 @@ def _planned_from(given: Any, planned: Any, fields: Fields | None) -> bool:
         _, attribute = known[key]
         if source is None and (value is None or attribute.is_computed):
             continue
+        if attribute.single:
+            return False
         if attribute.is_array or attribute.kind is Kind.MAP:
             if bool(source) != bool(value) or not _same_elements(source, value):
                 return False

@@ -26,26 +26,48 @@ def plan(prior: Mapping[str, Any] | None, config: Mapping[str, Any], fields: Fie
 
 
 def _plan_attribute(prior: Any, config: Any, attribute: Attribute, creating: bool) -> Any:
+    config = _given(config, attribute)
     if config is UNKNOWN:
-        return UNKNOWN
-    if config is None and attribute.default is not None and not attribute.is_array:
-        config = attribute.default
+        kept = attribute.computed and attribute.fields is not None and not creating
+        return prior if kept else UNKNOWN
     if config is None and attribute.is_computed:
-        return UNKNOWN if creating else prior
+        return UNKNOWN if creating or _never_computed(prior, attribute) else prior
     if attribute.is_array:
         return _plan_array(prior, config, attribute)
     if attribute.kind is Kind.MAP:
-        return config or (prior if not prior else None)
+        return config or ({} if prior else prior)
     return _plan_scalar(prior, config, attribute)
 
 
-def _plan_scalar(prior: Any, config: Any, attribute: Attribute) -> Any:
-    zero = ZERO[attribute.kind]
-    if config is None:
-        return prior if prior == zero else None
-    if config == "" and (attribute.keep_when_empty or prior is None):
-        return prior
+def _given(config: Any, attribute: Attribute) -> Any:
+    """The input that counts: the default where there is none, nothing where an empty one is none.
+
+    A list of strings or a map with one unknown in it is unknown as a whole.
+    """
+    if config is None and not attribute.is_array:
+        return attribute.default
+    if config == "" and attribute.computed:
+        return None
+    if config == [] and attribute.computed and attribute.fields is not None:
+        return None
+    if isinstance(config, list) and attribute.fields is None and UNKNOWN in config:
+        return UNKNOWN
+    if isinstance(config, dict) and UNKNOWN in config.values():
+        return UNKNOWN
     return config
+
+
+def _never_computed(prior: Any, attribute: Attribute) -> bool:
+    """Whether a list is still to be computed, as after a create that failed half-way."""
+    return prior is None and attribute.kind is Kind.LIST and not attribute.single
+
+
+def _plan_scalar(prior: Any, config: Any, attribute: Attribute) -> Any:
+    if not config and attribute.keep_when_empty:
+        return prior
+    if config is None:
+        return prior if prior == ZERO[attribute.kind] else None
+    return prior if config == "" and prior is None else config
 
 
 def _plan_array(prior: Any, config: Any, attribute: Attribute) -> Any:
@@ -63,13 +85,13 @@ def _plan_array(prior: Any, config: Any, attribute: Attribute) -> Any:
 def _plan_strings(prior: Any, config: list[Any], attribute: Attribute) -> Any:
     if attribute.kind is Kind.LIST:
         return config
-    if UNKNOWN in config:
-        return UNKNOWN
     same = prior is not None and set(prior) == set(config)
     return prior if same else ordered_set(config, attribute)
 
 
 def _plan_object_list(prior: list[Any], config: list[Any], fields: Fields) -> list[Any]:
+    if "internal" in fields and same_ports(prior, config):
+        return prior
     planned: list[Any] = []
     for index, element in enumerate(config):
         if element is UNKNOWN:
@@ -84,6 +106,8 @@ def _plan_object_set(prior: list[Any], config: list[Any], attribute: Attribute) 
     if UNKNOWN in config:
         return UNKNOWN
     fields = attribute.fields or {}
+    if attribute.single and not any(config[0].values()):
+        return prior
     elements = [set_element(element, fields) for element in config]
     recorded = {identity(element, fields) for element in prior}
     if prior and recorded == {identity(element, fields) for element in elements}:
@@ -127,3 +151,31 @@ def _identity_of(value: Any, attribute: Attribute) -> Any:
         return sorted(value.items()) if isinstance(value, dict) else value
     parts = [identity(element, attribute.fields) for element in value]
     return parts if attribute.kind is Kind.LIST else sorted(parts)
+
+
+def same_ports(prior: list[Any], config: list[Any]) -> bool:
+    """Whether ports are published as before, in whichever order they stand.
+
+    The real plugin compares each recorded port with the first new one of the same container port,
+    so the same port on two addresses is the same only in the same order. Docker Engine 20.10
+    lists such a pair in the reverse of the order given, which makes it a change each time.
+    """
+    if len(prior) != len(config) or UNKNOWN in config:
+        return False
+    return all(_port_found(port, config) for port in prior)
+
+
+def _port_found(port: Mapping[str, Any], config: list[Any]) -> bool:
+    for other in config:
+        if other.get("internal") != port["internal"]:
+            continue
+        if other.get("protocol") != port["protocol"]:
+            if any(_same_socket(third, port) for third in config):
+                continue
+            return False
+        return all((other.get(key) or 0) == (port[key] or 0) for key in ("external", "ip"))
+    return False
+
+
+def _same_socket(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(key) == other[key] for key in ("internal", "protocol"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -10,26 +12,27 @@ import grpc
 from google.protobuf import any_pb2, empty_pb2, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc, status_pb2
 
-from tests.sandbox.engine.values import contains_unknown, from_struct, to_struct, unwrap
+from tests.sandbox.engine.values import (
+    UNKNOWN,
+    contains_unknown,
+    from_struct,
+    to_struct,
+    unwrap,
+)
 from tests.sandbox.plugins.checks import failures, with_defaults
 from tests.sandbox.plugins.conversion import (
     DEFAULTS_KEY,
     State,
-    from_terraform,
     outputs,
+    recorded_state,
     to_terraform,
 )
 from tests.sandbox.plugins.differ import detailed_diff
 from tests.sandbox.plugins.faults import BadRuleError, Faults, InjectedFailureError, split_urn
 from tests.sandbox.plugins.planning import plan
-from tests.sandbox.plugins.resource import (
-    Handler,
-    PartialError,
-    ResourceError,
-    applied,
-    refreshed,
-)
-from tests.sandbox.plugins.schema import Fields, by_pulumi_name
+from tests.sandbox.plugins.refresh import refreshed, refreshed_inputs
+from tests.sandbox.plugins.resource import Handler, PartialError, ResourceError, applied
+from tests.sandbox.plugins.schema import ZERO, Fields, by_pulumi_name
 
 _PROVIDER_ONLY = ("version", "pluginDownloadURL", "__internal", DEFAULTS_KEY)
 Invoker = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -42,6 +45,10 @@ class _HalfMadeError(Exception):
         super().__init__(reason)
         self.identity = identity
         self.properties = properties
+
+
+class PlainError(Exception):
+    """A refusal whose message is passed on as it is."""
 
 
 class Plugin:
@@ -139,14 +146,9 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                 fields = handler.schema.fields
                 news = _plain(request.news)
                 _ignore(news, _plain(request.olds), request.ignoreChanges)
-                prior = to_terraform(_plain(request.olds), fields)
-                planned = plan(_whole(prior, fields), to_terraform(news, fields), fields)
-                changes = detailed_diff(
-                    from_terraform(_whole(prior, fields), fields),
-                    from_terraform(planned, fields),
-                    news,
-                    fields,
-                )
+                prior = recorded_state(_plain(request.olds), fields)
+                planned = plan(prior, to_terraform(news, fields), fields)
+                changes = detailed_diff(prior, planned, news, fields)
         return _diff_response(changes, handler.schema.delete_before_replace)
 
     def Create(  # noqa: N802
@@ -196,13 +198,13 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                 )
             with self._faulty("read", request.urn):
                 fields = handler.schema.fields
-                state = _whole(to_terraform(_plain(request.properties), fields), fields)
+                state = recorded_state(_plain(request.properties), fields)
                 seen = handler.read(request.id, state)
                 if seen is None:
                     return provider_pb2.ReadResponse()
                 fresh = refreshed(state, seen[1], fields)
                 properties = outputs(handler.schema, seen[0], fresh)
-                inputs = _refreshed_inputs(from_struct(request.inputs), properties, fields)
+                inputs = refreshed_inputs(from_struct(request.inputs), properties, fields)
         return provider_pb2.ReadResponse(
             id=seen[0], properties=to_struct(properties), inputs=to_struct(inputs)
         )
@@ -216,10 +218,11 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             fields = handler.schema.fields
             news, olds = _plain(request.news), _plain(request.olds)
             _ignore(news, olds, request.ignoreChanges)
-            prior = _whole(to_terraform(olds, fields), fields)
+            prior = recorded_state(olds, fields)
             planned = plan(prior, to_terraform(news, fields), fields)
+            _refuse_replacement(detailed_diff(prior, planned, news, fields), request.urn)
             if request.preview:
-                properties = outputs(handler.schema, request.id, planned)
+                properties = outputs(handler.schema, request.id, refreshed(planned, {}, fields))
             else:
                 with self._faulty("update", request.urn):
                     properties = self._update(handler, request, prior, planned)
@@ -235,11 +238,13 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         try:
             seen = handler.update(request.id, prior, planned)
         except ResourceError as error:
-            made = outputs(handler.schema, request.id, planned)
+            fields = handler.schema.fields
+            left = refreshed(_zeroed(prior, planned, fields), {}, fields)
+            made = outputs(handler.schema, request.id, left)
             reason = f"updating {request.urn}: {_one_error(str(error))}"
             raise _HalfMadeError(request.id, made, reason) from error
         identity, actual = seen or (request.id, {})
-        state = applied(planned, actual, handler.schema.fields)
+        state = refreshed(_zeroed(prior, planned, handler.schema.fields), actual, handler.schema.fields)
         properties = outputs(handler.schema, identity, state)
         self._trip_partial("update", request.urn, identity, properties)
         return properties
@@ -252,7 +257,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             handler = self._handler(request.urn, "Delete")
             with self._faulty("delete", request.urn):
                 fields = handler.schema.fields
-                state = _whole(to_terraform(_plain(request.properties), fields), fields)
+                state = recorded_state(_plain(request.properties), fields)
                 handler.delete(request.id, state)
         return empty_pb2.Empty()
 
@@ -304,10 +309,21 @@ def _plain(struct: struct_pb2.Struct) -> dict[str, Any]:
     return dict(unwrap(from_struct(struct)))
 
 
-def _whole(state: State, fields: Fields) -> State:
-    """A recorded state with every attribute, absent blocks empty."""
+def _refuse_replacement(changes: Mapping[str, str], urn: str) -> None:
+    """An update that would have to replace: the engine asked without a diff, or in vain."""
+    if any(kind.endswith("-replace") for kind in changes.values()):
+        raise PlainError(
+            "internal: expected diff to not require deletion or replacement during Update of "
+            f"{urn}. Found delete=false, replace=true. This indicates a bug in provider."
+        )
+
+
+def _zeroed(prior: State, planned: State, fields: Fields) -> State:
+    """The state after an update: a value that the inputs no longer set is a zero, not null."""
     return {
-        name: state.get(name, [] if attribute.is_block else None)
+        name: ZERO[attribute.kind]
+        if planned[name] is None and prior[name] is not None and not attribute.is_array
+        else planned[name]
         for name, attribute in fields.items()
     }
 
@@ -317,37 +333,33 @@ def _known(state: State) -> State:
 
 
 def _preview_outputs(handler: Handler, planned: State) -> dict[str, Any]:
-    from tests.sandbox.engine.values import UNKNOWN
-
     return outputs(handler.schema, UNKNOWN, planned)
 
 
-def _ignore(news: dict[str, Any], olds: Mapping[str, Any], paths: Any) -> None:
-    """Keep the recorded value of properties whose changes are to be ignored (top level)."""
+def _ignore(news: dict[str, Any], olds: Mapping[str, Any], paths: Sequence[str]) -> None:
+    """Put the recorded value in the place of properties whose changes are to be ignored."""
     for path in paths:
-        if path in olds:
-            news[path] = olds[path]
+        steps = [_step(part) for part in re.findall(r'[^.\[\]"]+', path)]
+        target: Any = news
+        source: Any = olds
+        for step in steps[:-1]:
+            target, source = _inside(target, step), _inside(source, step)
+        last = steps[-1]
+        recorded = _inside(source, last)
+        if recorded is not None and isinstance(target, (dict, list)):
+            if isinstance(target, dict) or _inside(target, last) is not None:
+                target[last] = recorded
 
 
-def _refreshed_inputs(
-    inputs: Mapping[str, Any], properties: Mapping[str, Any], fields: Fields
-) -> dict[str, Any]:
-    """The inputs that were given, with the values that were read of them."""
-    known = by_pulumi_name(fields)
-    result: dict[str, Any] = {}
-    for key, value in inputs.items():
-        fresh = properties.get(key)
-        if key == DEFAULTS_KEY or key not in known:
-            result[key] = value
-        else:
-            result[key] = value if fresh is None else _refreshed_value(value, fresh)
-    return result
+def _step(part: str) -> str | int:
+    return int(part) if part.isdigit() else part
 
 
-def _refreshed_value(given: Any, fresh: Any) -> Any:
-    if isinstance(given, Mapping) and isinstance(fresh, Mapping):
-        return {k: _refreshed_value(v, fresh.get(k, v)) for k, v in given.items()}
-    return given if isinstance(given, (list, Mapping)) else fresh
+def _inside(value: Any, step: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(step)
+    inside = isinstance(value, list) and isinstance(step, int) and step < len(value)
+    return value[step] if inside else None
 
 
 def _configuration(request: provider_pb2.ConfigureRequest, package: str) -> dict[str, Any]:
@@ -364,8 +376,6 @@ def _configuration(request: provider_pb2.ConfigureRequest, package: str) -> dict
 
 def _decoded(config: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     """Configuration with its nested values read from JSON, as the SDK sends them."""
-    import json
-
     known = by_pulumi_name(fields)
     result: dict[str, Any] = {}
     for key, value in config.items():
@@ -409,7 +419,7 @@ def _reported(context: grpc.ServicerContext, prefix: str = "") -> Iterator[None]
         _abort_half_made(context, error)
     except ResourceError as error:
         context.abort(grpc.StatusCode.UNKNOWN, f"{prefix}{_one_error(str(error))}")
-    except (InjectedFailureError, BadRuleError) as error:
+    except (InjectedFailureError, BadRuleError, PlainError) as error:
         context.abort(grpc.StatusCode.UNKNOWN, f"{prefix}{error}")
 
 

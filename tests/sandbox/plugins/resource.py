@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.plugins.conversion import State
+from tests.sandbox.plugins.refresh import seen_set
 from tests.sandbox.plugins.schema import Attribute, Fields, Kind, ResourceSchema
 
 
@@ -53,7 +54,7 @@ def applied(planned: Mapping[str, Any], seen: Mapping[str, Any], fields: Fields)
 
 def _applied(planned: Any, seen: Any, attribute: Attribute) -> Any:
     if planned is UNKNOWN:
-        return _unseen(attribute) if seen is None else seen
+        return _computed(seen, attribute)
     if seen is None:
         return planned
     if attribute.kind is Kind.SET and planned is not None:
@@ -64,11 +65,12 @@ def _applied(planned: Any, seen: Any, attribute: Attribute) -> Any:
     return seen
 
 
+def _computed(seen: Any, attribute: Attribute) -> Any:
+    if seen is None:
+        return _unseen(attribute)
+    return seen_set(seen, attribute) if attribute.kind is Kind.SET else seen
+
+
 def _unseen(attribute: Attribute) -> Any:
-    """A value that was to be computed and was not: arrays are empty then."""
-    return [] if attribute.is_array else None
-
-
-def refreshed(state: Mapping[str, Any], seen: Mapping[str, Any], fields: Fields) -> State:
-    """The state after a read: what is recorded, overlaid with what is seen."""
-    return {name: seen[name] if name in seen else state.get(name) for name in fields}
+    """A value that was to be computed and was not: a set is empty then."""
+    return [] if attribute.kind is Kind.SET else None

@@ -64,7 +64,7 @@ class Attribute:
     @property
     def is_block(self) -> bool:
         """Whether it is a nested block, which is never null: absent is empty."""
-        return self.is_array and self.fields is not None and not self.computed
+        return self.is_array and self.fields is not None and not self.is_computed
 
     @property
     def is_computed(self) -> bool:

@@ -157,7 +157,20 @@ def _capabilities(planned: State) -> dict[str, Any]:
     if not planned["capabilities"]:
         return {}
     capabilities = planned["capabilities"][0]
-    return {"CapAdd": capabilities["add"], "CapDrop": capabilities["drop"]}
+    return {
+        "CapAdd": _full_names(capabilities["add"]),
+        "CapDrop": _full_names(capabilities["drop"]),
+    }
+
+
+def _full_names(capabilities: list[str]) -> list[str]:
+    """Capabilities as the real plugin's client sends them: `net_raw` is `CAP_NET_RAW`.
+
+    What is read back differs then from a short name in the inputs, and the next preview after a
+    refresh shows a replacement: programs should write the full names.
+    """
+    upper = (name.strip().upper() for name in capabilities)
+    return sorted({n if n == "ALL" or n.startswith("CAP_") else f"CAP_{n}" for n in upper})
 
 
 def _security(planned: State) -> dict[str, Any]:

@@ -70,10 +70,10 @@ def _of_host(host: Mapping[str, Any]) -> State:
     seen: State = {
         "rm": host["AutoRemove"],
         "read_only": host["ReadonlyRootfs"],
-        "dns": sorted(host["Dns"] or []),
-        "dns_opts": sorted(host["DnsOptions"] or []),
-        "dns_search": sorted(host["DnsSearch"] or []),
-        "security_opts": sorted(host["SecurityOpt"] or []),
+        "dns": (host["Dns"] or []),
+        "dns_opts": (host["DnsOptions"] or []),
+        "dns_search": (host["DnsSearch"] or []),
+        "security_opts": (host["SecurityOpt"] or []),
         "publish_all_ports": host["PublishAllPorts"],
         "restart": host["RestartPolicy"]["Name"],
         "max_retry_count": host["RestartPolicy"]["MaximumRetryCount"],
@@ -84,16 +84,17 @@ def _of_host(host: Mapping[str, Any]) -> State:
         "host": [_extra_host(entry) for entry in host["ExtraHosts"] or []],
         "privileged": host["Privileged"],
         "log_driver": host["LogConfig"]["Type"],
+        "log_opts": {},
         "storage_opts": host.get("StorageOpt") or {},
         "network_mode": host["NetworkMode"],
         "userns_mode": host["UsernsMode"],
         "sysctls": host.get("Sysctls") or {},
         "ipc_mode": host["IpcMode"],
-        "group_add": sorted(host["GroupAdd"] or []),
+        "group_add": (host["GroupAdd"] or []),
     }
     if host["CapAdd"] or host["CapDrop"]:
         seen["capabilities"] = [
-            {"add": sorted(host["CapAdd"] or []), "drop": sorted(host["CapDrop"] or [])}
+            {"add": (host["CapAdd"] or []), "drop": (host["CapDrop"] or [])}
         ]
     return seen
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from docker.errors import APIError, DockerException
 
-from tests.sandbox.plugins.conversion import State, ordered_set
+from tests.sandbox.plugins.conversion import State
 from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message
 from tests.sandbox.plugins.docker.container_request import value_of
 from tests.sandbox.plugins.docker.other_schemas import NETWORK
@@ -112,7 +112,6 @@ def _ipam_request(config: Mapping[str, Any]) -> dict[str, Any]:
 def _view(inspected: Mapping[str, Any]) -> State:
     ipam = inspected["IPAM"]
     labels = inspected["Labels"] or {}
-    fields = NETWORK.fields
     return {
         "name": inspected["Name"],
         "labels": [{"label": key, "value": labels[key]} for key in sorted(labels)],
@@ -125,9 +124,7 @@ def _view(inspected: Mapping[str, Any]) -> State:
         "ipam_options": ipam["Options"] or {},
         "scope": inspected["Scope"],
         "options": inspected["Options"] or {},
-        "ipam_config": ordered_set(
-            [_ipam_view(config) for config in ipam["Config"] or []], fields["ipam_config"]
-        ),
+        "ipam_config": [_ipam_view(config) for config in ipam["Config"] or []],
     }
 
 
@@ -136,5 +133,5 @@ def _ipam_view(config: Mapping[str, Any]) -> State:
         "subnet": config.get("Subnet", ""),
         "ip_range": config.get("IPRange", ""),
         "gateway": config.get("Gateway", ""),
-        "aux_address": config.get("AuxiliaryAddresses") or None,
+        "aux_address": config.get("AuxiliaryAddresses") or {},
     }
