@@ -242,6 +242,8 @@ def _kind(mode: int) -> str:
 
 def _look_below(root: str, tree: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if not (Path(root) / tree).is_dir():
+        return found
     for folder, names, files, descriptor in os.fwalk(f"{root}/{tree}", follow_symlinks=False):
         below = os.path.relpath(folder, root)
         for name in sorted([*names, *files]):

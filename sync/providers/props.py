@@ -1,8 +1,9 @@
-"""Property bags as the engine hands them over: floats for numbers, UNKNOWN in previews."""
+"""Property bags as the engine hands them over: floats for numbers, unknowns in previews."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pulumi.output import Unknown
 from pulumi.runtime import rpc
 
 
@@ -30,7 +31,7 @@ def unknown(value: Any) -> bool:
         return any(unknown(entry) for entry in value.values())
     if isinstance(value, list | tuple):
         return any(unknown(entry) for entry in value)
-    return isinstance(value, str) and value == rpc.UNKNOWN
+    return isinstance(value, Unknown) or (isinstance(value, str) and value == rpc.UNKNOWN)
 
 
 def changed_inputs(
