@@ -82,7 +82,9 @@ class Commands:
     def mget(self, client: Session, keys: list[bytes] | tuple[bytes, ...]) -> bytes:
         """Answer MGET."""
         _not_frozen(client)
-        return b"*%d\r\n%b" % (len(keys), b"".join(client.namespace.replies(keys)))
+        replies = client.namespace.replies(keys)
+        replies.insert(0, b"*%d\r\n" % len(keys))
+        return b"".join(replies)
 
     def _mget(self, client: Session, arguments: Arguments) -> bytes:
         if len(arguments) < 2:

@@ -44,6 +44,7 @@ class DiskNamespace(Namespace):
     ) -> None:
         self._data, self._index = data, index
         self._at: dict[bytes, Place] = {}
+        self._old_at: dict[int, Place] = {}
         self._files: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
         super().__init__(name, datasize_bytes)
@@ -97,16 +98,13 @@ class DiskNamespace(Namespace):
                 if key in self:
                     self._forget(key, timestamp)
                 continue
+            if key in self:
+                self._keep(self._live[key], key)
             self._at[key] = (file, start, length)
-            self._append_loaded(key, _payload_length(length), timestamp)
+            self._append(key, _payload_length(length), timestamp)
         if end < size:
             os.ftruncate(handle, end)
         self._sizes[file] = end
-
-    def _append_loaded(self, key: bytes, length: int, timestamp: int) -> None:
-        rotation, self.datasize_bytes = self.datasize_bytes, 1 << 62
-        self._append(key, length, timestamp)
-        self.datasize_bytes = rotation
 
     def _handle(self, file: int) -> int:
         if file not in self._files:
@@ -132,6 +130,7 @@ class DiskNamespace(Namespace):
         super().clear()
         self.close()
         self._at.clear()
+        self._old_at.clear()
         self._sizes.clear()
 
     def flush(self) -> None:
@@ -163,23 +162,8 @@ class DiskNamespace(Namespace):
 
     # -- writing -----------------------------------------------------------------------------
 
-    def set_many(self, writes: Sequence[Write]) -> list[bytes]:
-        """Store each write; one system call for as many as go into one file."""
-        fresh = {}
-        if not any(write[0] in self._at for write in writes):
-            fresh = {write[0]: write for write in writes}
-        total = sum(len(write[1]) for write in writes)
-        if len(fresh) != len(writes) or self._data_offset + total > self.datasize_bytes:
-            return super().set_many(writes)
-        try:
-            self._store_all(writes)
-        except WriteFailedError:
-            return super().set_many(writes)
-        for key, payload, timestamp in writes:
-            self._append(key, len(payload), timestamp)
-        return [b"$%d\r\n%b\r\n" % (len(write[0]), write[0]) for write in writes]
-
-    def _store_all(self, writes: Sequence[Write]) -> None:
+    def _store_fresh(self, writes: Sequence[Write]) -> None:
+        """Append the records of all in one system call, or none of them."""
         handle = self._handle(self._file)
         base = offset = self._sizes[self._file]
         parts, places = [], []
@@ -193,10 +177,12 @@ class DiskNamespace(Namespace):
         self._write(handle, b"".join(parts), base)
         self._at.update(places)
 
-    def _store(self, write: Write) -> None:
-        if self._data_offset + len(write[1]) > self.datasize_bytes:
-            self.rotate()
-        self._store_all([write])
+    def _keep(self, position: int, key: bytes) -> None:
+        self._old_at[position] = self._at[key]
+
+    def _buried(self, position: int) -> bytes:
+        file, start, length = self._old_at[position]
+        return os.pread(self._files[file], length, start)
 
     def _write(self, handle: int, data: bytes, base: int) -> None:
         try:

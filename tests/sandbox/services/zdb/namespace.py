@@ -18,6 +18,7 @@ INDEX_HEADER_BYTES: Final = 29
 INDEX_ITEM_BYTES: Final = 34
 DATA_HEADER_BYTES: Final = 28
 DATA_ITEM_BYTES: Final = 18
+_ZERO_CURSOR_END: Final = INDEX_ITEM_BYTES + ord("I")  # the magic's first byte is the key length
 _MEMORY_ITEM_BYTES: Final = 64  # index_entry_t, without the key
 
 _CURSOR: Final = struct.Struct("<BIIII")  # idlength, fileid, length, index offset, check word
@@ -75,6 +76,7 @@ class Namespace:
         self._places: array[int] = array("Q")  # position -> file id << 32 | offset in index
         self._data_places: array[int] = array("Q")  # position -> file id << 32 | offset in data
         self._dead: dict[int, Entry] = {}
+        self._old_replies: dict[int, bytes] = {}
         self._tombstones: dict[int, Entry] = {}  # data place -> what was deleted there
         self._file = 0
         self._index_offset = INDEX_HEADER_BYTES
@@ -134,11 +136,21 @@ class Namespace:
             return None
         entry = self._entry_at(position)
         previous = self._data_places[position - 1] & 0xFFFFFFFF if position else 0
-        return RawEntry(entry.key, previous, entry.timestamp, self._old_payload(position, entry))
+        return RawEntry(entry.key, previous, entry.timestamp, self._written(position, entry))
 
-    def _old_payload(self, position: int, entry: Entry) -> bytes:
+    def _written(self, position: int, entry: Entry) -> bytes:
+        """Return what a write stored, whatever became of its key since."""
         alive = self._live.get(entry.key) == position
-        return (self.payload(entry.key) or b"") if alive else b""
+        reply = self.replies((entry.key,))[0] if alive else self._buried(position)
+        return reply[reply.index(b"\n") + 1 : -2]
+
+    def _buried(self, position: int) -> bytes:
+        """Return the bulk reply that was served for a dead entry."""
+        return self._old_replies[position]
+
+    def _keep(self, position: int, key: bytes) -> None:
+        """Keep a dying entry's payload for DATA RAW."""
+        self._old_replies[position] = self._replies[key]
 
     @property
     def end(self) -> tuple[int, int]:
@@ -169,8 +181,9 @@ class Namespace:
         """Position in the log that a cursor names; ValueError when it names none."""
         if len(cursor) != _CURSOR.size:
             raise ValueError("cursor size")
-        if cursor == bytes(_CURSOR.size):
-            return -1  # zdbd takes it and answers with whatever follows
+        if cursor == bytes(_CURSOR.size) and self._places:
+            # zdbd reads the file's header as an item, takes it, and goes on somewhere behind it.
+            return bisect_left(self._places, _ZERO_CURSOR_END) - 1
         _, file, length, offset, check = _CURSOR.unpack(cursor)
         place = file << 32 | offset
         position = bisect_left(self._places, place)
@@ -217,33 +230,66 @@ class Namespace:
 
     def set_many(self, writes: Sequence[Write]) -> list[bytes]:
         """Store each (key, payload, timestamp); the reply of SET for each, in order."""
-        replies = []
-        for write in writes:
-            if self._unchanged(write):
-                replies.append(NIL)
-                continue
-            try:
-                self._store(write)
-            except WriteFailedError:
-                replies.append(b"-Cannot write data right now\r\n")
-                continue
-            self._append(write[0], len(write[1]), write[2])
-            replies.append(b"$%d\r\n%b\r\n" % (len(write[0]), write[0]))
-        return replies
+        fresh = {write[0] for write in writes}
+        room = self.datasize_bytes - self._data_offset
+        if len(fresh) == len(writes) and fresh.isdisjoint(self._live):
+            taken = sum(len(payload) for _, payload, _ in writes)
+            if taken + len(writes) * (DATA_ITEM_BYTES + MAX_KEY_BYTES) < room:
+                try:
+                    return self._set_fresh(writes)
+                except WriteFailedError:  # say for each whether it is the one
+                    return [self._set(write) for write in writes]
+        return [self._set(write) for write in writes]
+
+    def _set_fresh(self, writes: Sequence[Write]) -> list[bytes]:
+        """Store writes of new keys that fit into the current file: the way of a mirror."""
+        self._store_fresh(writes)
+        live, items, places = self._live, self._items, self._places
+        data_places, file = self._data_places, self._file << 32
+        position, index_offset, data_offset = len(items), self._index_offset, self._data_offset
+        for key, payload, timestamp in writes:
+            size, length = len(key), len(payload)
+            live[key] = position
+            items.append(b"*3\r\n$%d\r\n%b\r\n:%d\r\n:%d\r\n" % (size, key, length, timestamp))
+            places.append(file | index_offset)
+            data_places.append(file | data_offset)
+            position += 1
+            index_offset += INDEX_ITEM_BYTES + size
+            data_offset += DATA_ITEM_BYTES + size + length
+            self.payload_bytes += length
+        self._index_offset, self._data_offset = index_offset, data_offset
+        return [b"$%d\r\n%b\r\n" % (len(key), key) for key, _, _ in writes]
+
+    def _store_fresh(self, writes: Sequence[Write]) -> None:
+        """Keep the payloads of new keys; raises WriteFailedError when none of them is kept."""
+        replies = self._replies
+        for key, payload, _ in writes:
+            replies[key] = b"$%d\r\n%b\r\n" % (len(payload), payload)
+
+    def _set(self, write: Write) -> bytes:
+        key, payload, timestamp = write
+        if self._unchanged(write):
+            return NIL
+        if self._data_offset + len(payload) > self.datasize_bytes:
+            self.rotate()
+        old = self._live.get(key)
+        if old is not None:
+            self._keep(old, key)
+        try:
+            self._store_fresh([write])
+        except WriteFailedError:
+            return b"-Cannot write data right now\r\n"
+        self._append(key, len(payload), timestamp)
+        return b"$%d\r\n%b\r\n" % (len(key), key)
 
     def _unchanged(self, write: Write) -> bool:
         reply = self._replies.get(write[0])
         return reply is not None and reply == b"$%d\r\n%b\r\n" % (len(write[1]), write[1])
 
-    def _store(self, write: Write) -> None:
-        self._replies[write[0]] = b"$%d\r\n%b\r\n" % (len(write[1]), write[1])
-
     def _append(self, key: bytes, length: int, timestamp: int) -> None:
         old = self._live.get(key)
         if old is not None:
             self._bury(old)
-        if self._data_offset + length > self.datasize_bytes:
-            self.rotate()
         self._live[key] = len(self._items)
         self._items.append(
             b"*3\r\n$%d\r\n%b\r\n:%d\r\n:%d\r\n" % (len(key), key, length, timestamp)
@@ -271,6 +317,7 @@ class Namespace:
 
     def _forget(self, key: bytes, timestamp: int) -> None:
         position = self._live.pop(key)
+        self._keep(position, key)
         self._bury(position)
         self._drop(key)
         self._tombstones[self._file << 32 | self._data_offset] = Entry(key, 0, timestamp)

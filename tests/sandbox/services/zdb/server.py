@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from tests.sandbox.services.zdb.commands import Commands, RefusedError, session
@@ -16,7 +17,7 @@ from tests.sandbox.services.zdb.store import Store
 
 _READ_BYTES: Final = 1 << 20
 _IDLE_SECONDS: Final = 0.2
-_SEND_BYTES: Final = 4 << 20
+_SEND_BUFFERS: Final = 256
 
 # A fault: given the bytes that are about to go to a client, what goes instead;
 # None resets the connection.
@@ -206,13 +207,11 @@ class ZdbServer:
         out = client.out
         try:
             while out:
-                if len(out) > 1 and len(out[0]) < _SEND_BYTES:
-                    out = client.out = deque([memoryview(b"".join(out))])
-                sent = client.socket.send(out[0])
-                if sent < len(out[0]):
+                sent = client.socket.sendmsg(islice(out, _SEND_BUFFERS))
+                while out and sent >= len(out[0]):
+                    sent -= len(out.popleft())
+                if sent:
                     out[0] = out[0][sent:]
-                else:
-                    out.popleft()
         except BlockingIOError:
             pass
         if bool(out) != client.writing:
