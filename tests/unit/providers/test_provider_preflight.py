@@ -1,0 +1,221 @@
+"""A host that will not do is refused before the first change, with every finding at once."""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sync.providers import preflight_probe
+from sync.providers.findings import Container, Facts, Finding, Needs, judge
+from sync.providers.preflight import PreflightError, PreflightProvider
+
+GOOD_ROOT = {
+    "exists": True,
+    "is_directory": True,
+    "is_link": False,
+    "is_mount": True,
+    "free_bytes": 2 * 10**12,
+    "read_only": False,
+}
+GOOD = Facts(
+    cores=4,
+    memory_bytes=8 * 10**9,
+    root=GOOD_ROOT,
+    listening=(("0.0.0.0", 22), ("127.0.0.1", 53)),
+    foreign_addresses=(),
+    resolved={"hub.example.org": ["203.0.113.10", "2001:db8::10"]},
+    unreachable={},
+    docker_version="20.10.24+dfsg1",
+)
+NEEDS = Needs(
+    root="/srv",
+    ports=(("203.0.113.10", 80), ("2001:db8::10", 443)),
+    names={"hub.example.org": ("203.0.113.10", "2001:db8::10")},
+    upstream={"hub": "hub.grid.tf:443"},
+    own_containers=("edge", "zdb"),
+    root_is_mount=True,
+)
+
+
+def _root(**changes: Any) -> Mapping[str, Any]:
+    return {**GOOD_ROOT, **changes}
+
+
+def test_a_good_host_has_no_finding() -> None:
+    assert judge(GOOD, NEEDS) == []
+
+
+COMPOSE = Container("0-hub", "ghcr.io/threefoldtech/0-hub:master", "", running=True)
+WEB = Container("web", "nginx", "", running=True, published=(("0.0.0.0", 80),))
+BROKEN: list[tuple[str, Facts, str]] = [
+    ("cores", replace(GOOD, cores=1), "has 1, 2 are needed"),
+    ("memory", replace(GOOD, memory_bytes=2 * 10**9), "has 2.0 GB, 4.0 GB are needed"),
+    ("space", replace(GOOD, root=_root(free_bytes=10**11)), "100.0 GB free, 1.0 TB are needed"),
+    ("docker", replace(GOOD, docker_version="19.03.8"), "is 19.03.8, 20.10 is needed"),
+    ("ports", replace(GOOD, listening=(("0.0.0.0", 80),)), "203.0.113.10:80 is taken by a program"),
+    ("ports", replace(GOOD, listening=(("::", 443),)), "[2001:db8::10]:443 is taken by a program"),
+    ("ports", replace(GOOD, containers=(WEB,)), "203.0.113.10:80 is taken by container web"),
+    ("mount", replace(GOOD, root=_root(is_mount=False)), "/srv is not a mount point"),
+    ("data-root", replace(GOOD, root=_root(is_link=True)), "/srv is a symbolic link"),
+    ("data-root", replace(GOOD, root=_root(read_only=True)), "on a read-only file system"),
+    (
+        "addresses",
+        replace(GOOD, foreign_addresses=("2001:db8::10",)),
+        "the host has no address 2001:db8::10",
+    ),
+    (
+        "dns",
+        replace(GOOD, resolved={"hub.example.org": ["198.51.100.1"]}),
+        "hub.example.org points to 198.51.100.1, not to 203.0.113.10, 2001:db8::10",
+    ),
+    ("compose", replace(GOOD, containers=(COMPOSE,)), "container 0-hub of an upstream deployment"),
+    (
+        "master",
+        replace(GOOD, unreachable={"hub": "Connection refused"}),
+        "hub (hub.grid.tf:443) can not be reached from the host: Connection refused",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "facts", "words"), BROKEN)
+def test_a_broken_host_has_its_named_finding_with_a_remedy(
+    check: str, facts: Facts, words: str
+) -> None:
+    found = judge(facts, NEEDS)
+    assert [(finding.level, finding.check) for finding in found] == [("error", check)]
+    assert words in found[0].message
+    assert len(found[0].remedy) > 10
+
+
+def test_all_findings_come_at_once_errors_first() -> None:
+    broken = replace(GOOD, cores=1, memory_bytes=1, resolved={}, containers=(COMPOSE,))
+    found = judge(broken, NEEDS)
+    assert [finding.check for finding in found] == ["cores", "memory", "compose", "dns"]
+    assert [finding.level for finding in found] == ["error"] * 3 + ["warning"]
+
+
+def test_an_ignored_check_only_warns() -> None:
+    found = judge(replace(GOOD, cores=1), NEEDS, ignore=("cores",))
+    assert [finding.level for finding in found] == ["warning"]
+
+
+def test_our_own_containers_may_hold_the_ports() -> None:
+    published = (("203.0.113.10", 80), ("2001:db8::10", 443))
+    edge = Container("edge", "caddy", "", running=True, published=published)
+    again = replace(NEEDS, first=False)
+    assert judge(replace(GOOD, containers=(edge,), listening=published), again) == []
+
+
+def test_another_address_of_the_same_port_is_free() -> None:
+    facts = replace(GOOD, listening=(("127.0.0.1", 80), ("::1", 443)))
+    assert judge(facts, NEEDS) == []
+
+
+def test_space_that_the_mirror_itself_has_filled_only_warns() -> None:
+    facts = replace(GOOD, root=_root(free_bytes=1))
+    found = judge(facts, replace(NEEDS, first=False))
+    assert [(finding.level, finding.check) for finding in found] == [("warning", "space")]
+
+
+def test_names_that_the_stack_sets_itself_only_warn() -> None:
+    facts = replace(GOOD, resolved={"hub.example.org": ["198.51.100.1"]})
+    found = judge(facts, replace(NEEDS, dns_managed=True))
+    assert [finding.level for finding in found] == ["warning"]
+
+
+def test_a_leftover_container_is_told() -> None:
+    zdb = Container("zdb", "0-db", "", running=False)
+    found = judge(replace(GOOD, containers=(zdb,)), NEEDS)
+    assert found == [
+        Finding(
+            "warning",
+            "containers",
+            "container zdb exists already, and the stack does not know it",
+            "if its creation fails: docker rm --force zdb (the data stay)",
+        )
+    ]
+
+
+def test_a_listing_of_docker_is_read() -> None:
+    entry = {
+        "Names": "edge",
+        "Image": "caddy",
+        "Labels": "",
+        "State": "running",
+        "Ports": "127.0.0.1:80->80/tcp, :::443->443/tcp, [::1]:9000-9001->9000-9001/tcp, 53/tcp",
+    }
+    assert Container.from_listing(entry) == Container(
+        "edge",
+        "caddy",
+        "",
+        running=True,
+        published=(("127.0.0.1", 80), ("::", 443), ("::1", 9000), ("::1", 9001)),
+    )
+
+
+def test_the_probe_sees_listening_sockets_of_both_families_and_own_addresses() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as four,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
+    ):
+        wanted = [["127.0.0.1", four.getsockname()[1]], ["::1", six.getsockname()[1]]]
+        seen = [*preflight_probe._listening("tcp"), *preflight_probe._listening("tcp6")]
+    assert [place for place in wanted if place not in seen] == []
+    addresses = ["127.0.0.1", "::1", "203.0.113.10", "2001:db8::10"]
+    assert [a for a in addresses if preflight_probe._is_local(a)] == ["127.0.0.1", "::1"]
+
+
+@pytest.fixture
+def inputs(local_host: dict[str, str], data_root: str) -> dict[str, Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {
+        "host": local_host,
+        "root": data_root,
+        "limits": {"cores": 1.0, "memoryBytes": 1e6, "freeBytes": 1e6, "dockerVersion": "20.10"},
+        "ports": [{"address": "127.0.0.1", "port": float(port)}],
+        "addresses": ["127.0.0.1", "::1"],
+        "names": [],
+        "upstream": [],
+    }
+
+
+@pytest.mark.docker
+def test_a_good_host_passes_for_real(inputs: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as master:
+        reachable = {"name": "hub", "host": "127.0.0.1", "port": float(master.getsockname()[1])}
+        created = PreflightProvider().create({**inputs, "upstream": [reachable]})
+    assert created.outs is not None
+    assert created.outs["findings"] == []
+    assert PreflightProvider().diff(created.id, created.outs, created.outs).changes is False
+
+
+@pytest.mark.docker
+def test_a_broken_host_is_refused_for_real_and_nothing_is_changed(
+    inputs: dict[str, Any], data_root: str, tmp_path: Path
+) -> None:
+    Path(data_root).symlink_to(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        broken = {
+            **inputs,
+            "limits": {
+                "cores": 999.0,
+                "memoryBytes": 1e18,
+                "freeBytes": 1e18,
+                "dockerVersion": "99",
+            },
+            "ports": [{"address": "127.0.0.1", "port": float(taken.getsockname()[1])}],
+            "addresses": ["203.0.113.10"],
+            "upstream": [{"name": "hub", "host": "127.0.0.1", "port": 1.0}],
+            "rootIsMount": True,
+        }
+        with pytest.raises(PreflightError, match="nothing was changed") as refused:
+            PreflightProvider().create(broken)
+    told = str(refused.value)
+    checks = ["cores", "memory", "space", "data-root", "mount", "docker", "ports", "addresses"]
+    assert [check for check in [*checks, "master"] if f"error: {check}:" not in told] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["srv"]
