@@ -86,7 +86,7 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         _limited(database)
         _check_schema(database)
         yield database
-    except (sqlite3.Error, OverflowError) as error:
+    except (sqlite3.Error, OverflowError, UnicodeError) as error:
         raise FlistError(f"sqlite: {error}") from error
     finally:
         database.close()
