@@ -119,9 +119,15 @@ class ZdbConnection:
         """End the connection; more than once does no harm."""
         self._socket.close()
 
-    def fileno(self) -> int:
-        """For select()."""
-        return self._socket.fileno()
+    def hand_over(self) -> socket.socket:
+        """Give the socket away, non-blocking, after the session is set up; do not use this after.
+
+        Raises ZdbProtocolError where the server said more than it was asked.
+        """
+        if self._awaited or self._parser.buffered_bytes:
+            raise ZdbProtocolError(f"0-db {self._where}: unasked bytes after the greeting")
+        self._socket.setblocking(False)
+        return self._socket
 
     # Requests and replies
 

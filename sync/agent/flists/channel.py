@@ -1,0 +1,124 @@
+"""Non-blocking connections of the copy loop: one socket, what waits to be sent, and its clock."""
+
+import socket
+import time
+from collections import deque
+from typing import Final
+
+from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbTimeoutError
+from sync.agent.zdb.connection import NUDGE_SECONDS
+from sync.contract.spec import ZdbEndpoint
+
+PING: Final = b"*1\r\n$4\r\nPING\r\n"
+PONG: Final = b"+PONG\r\n"
+
+
+class Channel:
+    """One connection to a 0-db, driven by the copy loop.
+
+    A subclass says what it awaits (`awaiting`), takes bytes (`on_readable`), and how to ask for a
+    sign of life (`nudge`), which wakes a server that left pipelined requests in its socket
+    (see sync.agent.zdb.connection.NUDGE_SECONDS).
+    """
+
+    def __init__(
+        self, role: str, endpoint: ZdbEndpoint, password: str | None, timeout_seconds: float
+    ) -> None:
+        self.where = f"{role} {endpoint.host}:{endpoint.port}"
+        self.timeout_seconds = timeout_seconds
+        connection = ZdbConnection.open(endpoint, password, timeout_seconds)
+        self.socket: socket.socket = connection.hand_over()
+        self.outgoing: deque[memoryview] = deque()
+        self.outgoing_bytes = 0
+        self.heard_at = time.monotonic()
+        self.nudged = False
+        # Set while we ourselves do not read (back-pressure): silence is then our own doing.
+        self.held = False
+
+    def awaiting(self) -> bool:
+        """Tell whether replies are outstanding."""
+        raise NotImplementedError
+
+    def on_readable(self) -> None:
+        """Take what the socket has."""
+        raise NotImplementedError
+
+    def nudge(self) -> None:
+        """Send something that makes the server look at its socket."""
+        raise NotImplementedError
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes and send what the socket takes."""
+        if not self.awaiting():
+            self.heard_at = time.monotonic()
+            self.nudged = False
+        self.outgoing.append(memoryview(data))
+        self.outgoing_bytes += len(data)
+        if len(self.outgoing) == 1:
+            self.on_writable()
+
+    def on_writable(self) -> None:
+        """Send as much as the socket takes."""
+        try:
+            while self.outgoing:
+                data = self.outgoing[0]
+                sent = self.socket.send(data)
+                self.outgoing_bytes -= sent
+                if sent < len(data):
+                    self.outgoing[0] = data[sent:]
+                    return
+                self.outgoing.popleft()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self.lost(error) from error
+
+    def receive_into(self, view: memoryview) -> int:
+        """Fill the view from the socket; 0 when there is nothing now. Raises when it is closed."""
+        try:
+            count = self.socket.recv_into(view)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self.lost(error) from error
+        if count == 0:
+            raise ZdbConnectionError(f"{self.where} closed the connection")
+        self.heard()
+        return count
+
+    def receive(self, limit_bytes: int = 1 << 18) -> bytes:
+        """Return what the socket has; empty when there is nothing now. Raises when it is closed."""
+        try:
+            data = self.socket.recv(limit_bytes)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise self.lost(error) from error
+        if not data:
+            raise ZdbConnectionError(f"{self.where} closed the connection")
+        self.heard()
+        return data
+
+    def heard(self) -> None:
+        """Note a sign of life."""
+        self.heard_at = time.monotonic()
+        self.nudged = False
+
+    def check_time(self, now: float) -> None:
+        """Nudge after a short silence, raise ZdbTimeoutError after a long one."""
+        if self.held or not self.awaiting():
+            return
+        silent_seconds = now - self.heard_at
+        if silent_seconds > self.timeout_seconds:
+            raise ZdbTimeoutError(f"{self.where}: no reply in {self.timeout_seconds:g} s")
+        if silent_seconds > NUDGE_SECONDS and not self.nudged and not self.outgoing:
+            self.nudged = True
+            self.nudge()
+
+    def lost(self, error: OSError) -> ZdbConnectionError:
+        """Make the error for a lost connection."""
+        return ZdbConnectionError(f"{self.where}: connection lost: {error.strerror or error}")
+
+    def close(self) -> None:
+        """End the connection."""
+        self.socket.close()

@@ -1,0 +1,246 @@
+"""The copy loop: listed pages in, batches through MGET, hash check and SET, acknowledgements out.
+
+One thread and one selector; every stage is bounded. What is in flight: `connections` x `batches`
+batches of about `batch_bytes` asked of the master, and as much again towards the slave. When the
+slave is slow the loop stops reading from the master, whose queue holds no more than was asked.
+"""
+
+import selectors
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from sync.agent.flists.channel import Channel
+from sync.agent.flists.fetcher import Fetched, Fetcher
+from sync.agent.flists.pages import Batch, Entry, Page, cut
+from sync.agent.flists.throttle import Throttle
+from sync.agent.flists.writer import Prober, Stored, Writer
+from sync.agent.zdb.errors import ZdbProtocolError
+from sync.contract.spec import FlistsSpec
+
+TICK_SECONDS: Final = 0.05
+_READY_ENTRIES: Final = 40_000
+_PROBED_PAGES: Final = 8
+_UNACKNOWLEDGED_BYTES: Final = 16 << 20
+
+
+@dataclass
+class Counters:
+    """What this run has done so far; refused: keys whose payload has another hash."""
+
+    new_items: int = 0
+    new_bytes: int = 0
+    listed_items: int = 0
+    listed_bytes: int = 0
+    missing_items: int = 0
+    unreadable: list[bytes] = field(default_factory=list)
+    refused: list[bytes] = field(default_factory=list)
+
+
+class PageSource(Protocol):
+    """Where pages come from: the spans of the index, or a list of keys."""
+
+    def channels(self) -> list[Channel]:
+        """Return the connections it needs the loop to watch."""
+        ...
+
+    def pull(self, now: float) -> list[Page]:
+        """Return pages that came, and ask for more."""
+        ...
+
+    def acknowledged(self) -> None:
+        """Note that some page may be done."""
+        ...
+
+
+class CopyLoop:
+    """Copies what a source lists. probe: ask the slave first what it has."""
+
+    def __init__(self, spec: FlistsSpec, password: str | None, *, null_sink: bool = False) -> None:
+        self.spec = spec
+        self.counters = Counters()
+        self.probing = True
+        self.source: PageSource | None = None
+        self._null_sink = null_sink
+        self._selector = selectors.DefaultSelector()
+        self._channels: dict[Channel, int] = {}
+        self._probe_queue: deque[Page] = deque()
+        self._ready: deque[Batch] = deque()
+        self._ready_ordered: deque[Batch] = deque()
+        self._ready_entries = 0
+        self._open_batches = 0
+        self._acknowledged = False
+        self._throttle = Throttle(spec.bandwidth_bytes_per_second)
+        self._held = False
+        timeout = spec.io_timeout_seconds
+        try:
+            self.writer = Writer(spec.local_zdb, password, timeout, self._on_stored)
+            self._watch(self.writer)
+            self.prober = Prober(spec.local_zdb, password, timeout, self._on_probed)
+            self._watch(self.prober)
+            self.fetchers: list[Fetcher] = []
+            for _ in range(spec.connections):
+                fetcher = Fetcher(spec.source, timeout, spec.batches, self._on_fetched)
+                self.fetchers.append(fetcher)
+                self._watch(fetcher)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End every connection."""
+        for channel in list(self._channels):
+            self.unwatch(channel)
+            channel.close()
+        self._selector.close()
+
+    def _watch(self, channel: Channel) -> None:
+        self._selector.register(channel.socket, selectors.EVENT_READ, channel)
+        self._channels[channel] = selectors.EVENT_READ
+
+    def unwatch(self, channel: Channel) -> None:
+        """Stop driving a channel."""
+        if self._channels.pop(channel, 0):
+            self._selector.unregister(channel.socket)
+
+    def attach(self, source: PageSource) -> None:
+        """Take pages from here from now on."""
+        self.source = source
+        for channel in source.channels():
+            self._watch(channel)
+
+    def detach(self) -> None:
+        """End the source's connections."""
+        if self.source:
+            for channel in self.source.channels():
+                self.unwatch(channel)
+                channel.close()
+        self.source = None
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether anything pulled is not on the slave yet."""
+        return bool(self._open_batches or self._probe_queue)
+
+    def step(self, until: float) -> None:
+        """Work until something changes or `until` (monotonic), one tick at most."""
+        self._drive(until)
+        self._pull()
+        self._issue()
+        if self._acknowledged and self.source:
+            self._acknowledged = False
+            self.source.acknowledged()
+
+    def check_times(self) -> None:
+        """Nudge and time out; to be called every few ticks."""
+        now = time.monotonic()
+        for channel in self._channels:
+            channel.check_time(now)
+
+    def _drive(self, until: float) -> None:
+        patience = max(0.0, min(TICK_SECONDS, until - time.monotonic()))
+        for key, events in self._selector.select(patience):
+            channel: Channel = key.data
+            if events & selectors.EVENT_WRITE:
+                channel.on_writable()
+            if events & selectors.EVENT_READ:
+                channel.on_readable()
+        self._hold(self.writer.unacknowledged_bytes > _UNACKNOWLEDGED_BYTES)
+        for channel, known in self._channels.items():
+            wanted = 0 if channel.held else selectors.EVENT_READ
+            if channel.outgoing:
+                wanted |= selectors.EVENT_WRITE
+            if wanted != known:
+                self._rewatch(channel, known, wanted)
+
+    def _rewatch(self, channel: Channel, known: int, wanted: int) -> None:
+        if known == 0:
+            self._selector.register(channel.socket, wanted, channel)
+        elif wanted == 0:
+            self._selector.unregister(channel.socket)
+        else:
+            self._selector.modify(channel.socket, wanted, channel)
+        self._channels[channel] = wanted
+
+    def _hold(self, held: bool) -> None:
+        if held == self._held:
+            return
+        self._held = held
+        for fetcher in self.fetchers:
+            fetcher.held = held
+            fetcher.heard()
+
+    def _pull(self) -> None:
+        if (
+            self.source is None
+            or self._ready_entries > _READY_ENTRIES
+            or len(self._probe_queue) > _PROBED_PAGES
+        ):
+            return
+        for page in self.source.pull(time.monotonic()):
+            self.counters.listed_items += len(page.entries)
+            if self.probing and page.entries:
+                page.open_batches += 1
+                self._probe_queue.append(page)
+                self.prober.ask(page)
+            else:
+                self._prepare(page, page.entries)
+
+    def _on_probed(self, page: Page, lacking: list[Entry]) -> None:
+        self._probe_queue.popleft()
+        page.open_batches -= 1
+        self._prepare(page, lacking)
+
+    def _prepare(self, page: Page, entries: list[Entry]) -> None:
+        if entries:
+            batches = cut(page, entries, self.spec.batch_keys, self.spec.batch_bytes)
+            self._open_batches += len(batches)
+            self._ready_entries += len(entries)
+            for batch in batches:
+                (self._ready_ordered if batch.ordered else self._ready).append(batch)
+        if page.open_batches == 0:
+            self._acknowledged = True
+
+    def _issue(self) -> None:
+        if self._held:
+            return
+        first = self.fetchers[0]
+        while self._ready_ordered and first.has_room:
+            self._ask(first, self._ready_ordered.popleft())
+        for fetcher in sorted(self.fetchers, key=_load):
+            while self._ready and fetcher.has_room:
+                if not self._throttle.admit(self._ready[0].payload_bytes):
+                    return
+                self._ask(fetcher, self._ready.popleft())
+
+    def _ask(self, fetcher: Fetcher, batch: Batch) -> None:
+        self._ready_entries -= len(batch.entries)
+        fetcher.ask(batch)
+
+    def _on_fetched(self, fetched: Fetched) -> None:
+        counters = self.counters
+        counters.missing_items += len(fetched.missing)
+        counters.refused += fetched.refused
+        counters.unreadable += fetched.failed
+        if self._null_sink or not fetched.keys:
+            self._on_stored(Stored(fetched.batch, len(fetched.keys), fetched.payload_bytes))
+        else:
+            self.writer.store(fetched)
+
+    def _on_stored(self, stored: Stored) -> None:
+        self.counters.new_items += stored.new_items
+        self.counters.new_bytes += stored.new_bytes
+        page = stored.batch.page
+        page.items += stored.new_items
+        page.payload_bytes += stored.new_bytes
+        page.open_batches -= 1
+        self._open_batches -= 1
+        if page.open_batches < 0:
+            raise ZdbProtocolError("more replies than batches")
+        if page.open_batches == 0:
+            self._acknowledged = True
+
+
+def _load(fetcher: Fetcher) -> int:
+    return fetcher.outstanding

@@ -1,0 +1,265 @@
+"""MGET on one connection to the master: batches in, verified SET requests out."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from typing_extensions import override
+
+from sync.agent.flists.channel import PING, PONG, Channel
+from sync.agent.flists.pages import PROVEN_KEY_BYTES, Batch
+from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
+from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES
+from sync.contract.spec import ZdbEndpoint
+
+_LONGEST_LINE_BYTES: Final = 256
+_LARGEST_REPLY_BYTES: Final = 128 << 20
+_blake2b: Final = hashlib.blake2b
+
+
+class Fetched:
+    """What one MGET gave: the SET requests of what proved itself, and what did not.
+
+    missing: keys that the master has no more. refused: keys whose payload has another hash.
+    failed: keys that the master could not read.
+    """
+
+    __slots__ = ("batch", "failed", "keys", "missing", "payload_bytes", "pieces", "refused")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.keys: list[bytes] = []
+        self.pieces: list[bytes | memoryview] = []
+        self.payload_bytes = 0
+        self.missing: list[bytes] = []
+        self.refused: list[bytes] = []
+        self.failed: list[bytes] = []
+
+
+class Fetcher(Channel):
+    """One connection that fetches; `depth` batches are asked for ahead of what came.
+
+    deliver: called with every batch that came, in the order they were asked for.
+    """
+
+    def __init__(
+        self,
+        endpoint: ZdbEndpoint,
+        timeout_seconds: float,
+        depth: int,
+        deliver: Callable[[Fetched], None],
+    ) -> None:
+        super().__init__("master", endpoint, None, timeout_seconds)
+        self.depth = depth
+        self._deliver = deliver
+        # What is on the wire, in order: batches, and None for a PING of ours.
+        self._awaited: deque[Batch | None] = deque()
+        self._batches = 0
+        self._buffer = bytearray(1 << 16)
+        self._view = memoryview(self._buffer)
+        self._filled = 0
+        self._total = 0
+        self._at = 0
+        self._index = -1
+        self._result: Fetched | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether another batch may be asked for."""
+        return self._batches < self.depth
+
+    @property
+    def outstanding(self) -> int:
+        """Count the batches asked for and not complete."""
+        return self._batches
+
+    @override
+    def awaiting(self) -> bool:
+        return bool(self._awaited)
+
+    @override
+    def nudge(self) -> None:
+        self._awaited.append(None)
+        self.send(PING)
+
+    def ask(self, batch: Batch) -> None:
+        """Send the MGET of a batch."""
+        self.send(batch.request())
+        self._awaited.append(batch)
+        self._batches += 1
+
+    @override
+    def on_readable(self) -> None:
+        while self._awaited:
+            if self._index < 0:
+                self._begin(self._awaited[0])
+            if self._filled < self._total:
+                count = self.receive_into(self._view[self._filled : self._total])
+                if count == 0:
+                    return
+                self._filled += count
+            if self._parse():
+                self._end()
+            elif self._filled >= self._total:
+                self._expect(self._filled + 1)
+        if not self._awaited and self.receive(1):
+            raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
+
+    def _begin(self, head: Batch | None) -> None:
+        self._index = 0
+        self._at = 0
+        if head is None:
+            self._expect(len(PONG))
+            return
+        count = len(head.entries)
+        framing = len(b"*%d\r\n" % count) + 5 * count
+        framing += sum([len(entry[1]) for entry in head.entries])
+        self._expect(framing + sum(head.lengths))
+        self._result = Fetched(head)
+
+    def _expect(self, total: int) -> None:
+        """Make room for `total` bytes of the current reply; what was read stays."""
+        if total > _LARGEST_REPLY_BYTES:
+            raise ZdbProtocolError(f"{self.where}: a reply of {total} bytes passes the limit")
+        self._total = total
+        if total > len(self._buffer):
+            grown = bytearray(max(total, 2 * len(self._buffer)))
+            grown[: self._filled] = self._view[: self._filled]
+            self._buffer = grown
+            self._view = memoryview(grown)
+
+    def _parse(self) -> bool:
+        """Take what has arrived of the current reply; True when it is complete."""
+        if self._result is None:
+            return self._parse_pong()
+        if self._at == 0 and not self._parse_head(self._result.batch):
+            return False
+        return self._parse_entries(self._result)
+
+    def _parse_pong(self) -> bool:
+        if self._filled < len(PONG):
+            return False
+        if self._buffer[: len(PONG)] != PONG:
+            raise ZdbProtocolError(f"{self.where}: answered PING with something else")
+        self._at = len(PONG)
+        return True
+
+    def _parse_head(self, batch: Batch) -> bool:
+        expected = b"*%d\r\n" % len(batch.entries)
+        if self._filled < len(expected):
+            # An error line may be shorter than what is awaited, and is all that comes.
+            if self._buffer[:1] == b"-" and self._line(0) is not None:
+                raise self._refusal(0)
+            return False
+        if self._buffer[: len(expected)] != expected:
+            if self._buffer[:1] == b"-":
+                if self._line(0) is None:
+                    return False
+                raise self._refusal(0)
+            shown = bytes(self._buffer[:16])
+            raise ZdbProtocolError(f"{self.where}: MGET answered {shown!r}")
+        self._at = len(expected)
+        return True
+
+    def _refusal(self, at: int) -> ZdbReplyError:
+        line = self._line(at) or b""
+        return ZdbReplyError(line[1:].decode("ascii", "replace"), f"{self.where}: MGET")
+
+    def _line(self, at: int) -> bytes | None:
+        end = self._buffer.find(b"\r\n", at, self._filled)
+        if end < 0:
+            if self._filled - at > _LONGEST_LINE_BYTES:
+                raise ZdbProtocolError(f"{self.where}: a header that does not end")
+            return None
+        return bytes(self._buffer[at:end])
+
+    def _parse_entries(self, result: Fetched) -> bool:
+        while self._parse_as_listed(result):
+            if self._index == len(result.batch.entries):
+                return True
+            if not self._parse_unexpected(result):
+                return False
+        return False
+
+    def _parse_as_listed(self, result: Fetched) -> bool:
+        """Take elements that are as listed; False when more has to come for the next one."""
+        buffer, view, filled = self._buffer, self._view, self._filled
+        entries, lengths = result.batch.entries, result.batch.lengths
+        pieces, keys = result.pieces, result.keys
+        at, index = self._at, self._index
+        while index < len(entries):
+            key, digits, timestamp = entries[index]
+            start = at + len(digits) + 3
+            length = lengths[index]
+            end = start + length
+            if filled < end + 2 or buffer[at:start] != b"$%b\r\n" % digits:
+                break
+            payload = view[start:end]
+            if (
+                len(key) == PROVEN_KEY_BYTES
+                and _blake2b(payload, digest_size=PROVEN_KEY_BYTES).digest() != key
+            ):
+                result.refused.append(key)
+            else:
+                keys.append(key)
+                pieces.append(b"*4\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%b\r\n" % (len(key), key, digits))
+                pieces.append(payload)
+                pieces.append(b"\r\n$%d\r\n%b\r\n" % (len(timestamp), timestamp))
+                result.payload_bytes += length
+            at = end + 2
+            index += 1
+        self._at, self._index = at, index
+        # Fewer bytes than listed may also be a shorter element: its header tells.
+        return index == len(entries) or not buffer[at:filled].startswith(
+            b"$%b\r\n" % entries[index][1]
+        )
+
+    def _parse_unexpected(self, result: Fetched) -> bool:
+        """Take one element that is not as listed: gone, overwritten, unreadable, or garbage.
+
+        True when it was taken or its expected length corrected; False when more has to come.
+        """
+        line = self._line(self._at)
+        if line is None:
+            return False
+        entry = result.batch.entries[self._index]
+        expected = len(entry[1]) + 5 + result.batch.lengths[self._index]
+        kind, digits = line[:1], line[1:]
+        if line == b"$-1" or kind == b"-":
+            (result.missing if kind == b"$" else result.failed).append(entry[0])
+            self._skip(len(line) + 2, expected)
+            return True
+        if kind != b"$" or not digits.isdigit() or int(digits) > MAX_PAYLOAD_BYTES:
+            raise ZdbProtocolError(f"{self.where}: MGET element {line[:32]!r}")
+        length = int(digits)
+        plain = b"%d" % length
+        result.batch.entries[self._index] = (entry[0], plain, entry[2])
+        result.batch.lengths[self._index] = length
+        if plain != digits:
+            raise ZdbProtocolError(f"{self.where}: MGET length {digits[:32]!r}")
+        self._expect(self._total + len(plain) + 5 + length - expected)
+        return True
+
+    def _skip(self, taken: int, expected: int) -> None:
+        self._at += taken
+        self._index += 1
+        self._expect(self._total + taken - expected)
+
+    def _end(self) -> None:
+        result = self._result
+        taken = self._at
+        self._awaited.popleft()
+        if result is not None:
+            self._batches -= 1
+            self._deliver(result)
+            result.pieces.clear()
+        # What was read beyond this reply, because it became shorter, begins the next one.
+        rest = self._filled - taken
+        if rest:
+            self._buffer[:rest] = bytes(self._view[taken : self._filled])
+            if not self._awaited:
+                raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
+        self._filled = rest
+        self._index = -1
+        self._result = None

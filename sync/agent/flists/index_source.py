@@ -1,0 +1,112 @@
+"""The spans of the master's index as a source of pages: several scanners, one list of spans."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from sync.agent.flists.channel import Channel
+from sync.agent.flists.lister import Scanner, Span, Walk
+from sync.agent.flists.pages import Page
+from sync.contract.spec import FlistsSpec
+
+# A second look shortly after WAIT was sent: it may have overtaken the scan.
+_SECOND_LOOK_SECONDS: Final = 0.2
+
+
+class IndexSource:
+    """Lists spans with `scanners` connections; the last span is open and is followed.
+
+    on_done: called with the pages that are acknowledged, in each walk's order.
+    """
+
+    def __init__(
+        self, spec: FlistsSpec, spans: Sequence[Span], on_done: Callable[[list[Page]], None]
+    ) -> None:
+        self.spans = list(spans)
+        self._on_done = on_done
+        self._scanners = [
+            Scanner(spec.source, spec.io_timeout_seconds) for _ in range(spec.scanners)
+        ]
+        self._poll_seconds = spec.poll_seconds
+        self._tail_look_at = 0.0
+        self.caught_up = False
+        self.caught_up_at = 0.0
+
+    def channels(self) -> list[Channel]:
+        """Return the scanners' connections."""
+        return list(self._scanners)
+
+    def look_now(self) -> None:
+        """Scan the tail again: something was written."""
+        self._tail_look_at = 0.0
+
+    def pull(self, now: float) -> list[Page]:
+        """Collect answered pages and keep every scanner busy."""
+        pages: list[Page] = []
+        for scanner in self._scanners:
+            if scanner.answered:
+                pages += self._take(scanner, now)
+        self._assign(now)
+        return pages
+
+    def _take(self, scanner: Scanner, now: float) -> list[Page]:
+        at_end = scanner.answer is None
+        span = scanner.span
+        first = self._first_page(span)
+        page = scanner.take()
+        if span is not None and span.down is None:
+            self.caught_up = at_end
+            if at_end:
+                self.caught_up_at = now
+                self._tail_look_at = now + self._poll_seconds
+        if not at_end:
+            self._note_end(span)
+        return first + ([page] if page else [])
+
+    def _first_page(self, span: Span | None) -> list[Page]:
+        if span is None or span.first_page is None:
+            return []
+        page, span.first_page = span.first_page, None
+        page.open_batches -= 1
+        return [page]
+
+    def _note_end(self, span: Span | None) -> None:
+        if span is not None and span.down is None:
+            self._tail_look_at = 0.0
+
+    def _assign(self, now: float) -> None:
+        idle = [scanner for scanner in self._scanners if scanner.idle]
+        busy = {id(scanner.walk) for scanner in self._scanners if not scanner.idle}
+        for span, walk in self._open_walks(now):
+            if not idle:
+                return
+            if id(walk) not in busy:
+                idle.pop().ask(span, walk)
+
+    def _open_walks(self, now: float) -> list[tuple[Span, Walk]]:
+        walks: list[tuple[Span, Walk]] = []
+        for span in self.spans:
+            if span.down is None:
+                if now >= self._tail_look_at:
+                    walks.append((span, span.up))
+            elif not span.listed:
+                walks += [(span, span.up), (span, span.down)]
+        return walks
+
+    def acknowledged(self) -> None:
+        """Move the acknowledged edges; forget closed spans that are done."""
+        done: list[Page] = []
+        for span in self.spans:
+            done += span.acknowledge()
+        self.spans = [span for span in self.spans if not span.done]
+        if done:
+            self._on_done(done)
+
+    @property
+    def following(self) -> bool:
+        """Tell whether only the tail is left and its end was seen."""
+        return len(self.spans) == 1 and self.caught_up and not self.spans[0].up.pages
+
+    def second_look(self) -> None:
+        """Scan again soon although nothing was heard (WAIT may have come too late)."""
+        self._tail_look_at = min(self._tail_look_at, time.monotonic() + _SECOND_LOOK_SECONDS)
