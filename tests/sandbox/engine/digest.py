@@ -11,7 +11,7 @@ from typing import Any
 from tests.sandbox.engine.events import Context, Diagnostic
 from tests.sandbox.engine.goals import Step
 from tests.sandbox.engine.state import ROOT_TYPE, Resource, Writer, is_provider_type, urn_name
-from tests.sandbox.engine.values import mask
+from tests.sandbox.engine.values import deep_equal, mask
 
 _PREFIXES = {"warning": "warning: ", "error": "error: "}
 _REPLACEMENT_STEPS = {
@@ -51,6 +51,10 @@ class Counts:
         if step.op == "refresh":
             if self._refresh_only:
                 self.by_op[step.found] += 1
+        elif step.op == "read":
+            old, new = step.old, step.new
+            if old is None or new is None or not deep_equal(old.outputs, new.outputs):
+                self.by_op["read"] += 1
         elif step.logical and not step.skipped_create:
             self.by_op[step.op] += 1
 

@@ -19,6 +19,7 @@ from tests.sandbox.engine.deployment import Deployment, Plan, Surroundings
 from tests.sandbox.engine.digest import Counts, Digest
 from tests.sandbox.engine.display import Display
 from tests.sandbox.engine.errors import EngineError, NoChangesExpectedError, UsageError
+from tests.sandbox.engine.eventlog import EventLog
 from tests.sandbox.engine.events import Context
 from tests.sandbox.engine.journal import Journal
 from tests.sandbox.engine.monitor import EngineService, Server, StackInfo
@@ -33,6 +34,7 @@ from tests.sandbox.engine.state import ROOT_TYPE, Snapshot, read_deployment, wri
 from tests.sandbox.engine.values import Properties
 from tests.sandbox.engine.workspace import Workspace
 
+Listening = Display | Digest | EventLog
 Kind = Literal["update", "refresh", "destroy"]
 _DEFAULT_PARALLEL = 16
 _TITLES = {
@@ -93,7 +95,7 @@ class Operation:
         if only:
             return self._pass(preview=True)
         with self._workspace.backend.locked(self._loaded.ref):
-            if not options.skip_preview and not options.json:
+            if not options.skip_preview:
                 # An update that its own preview fails is not begun.
                 if code := self._pass(preview=True, expect=False):
                     return code
@@ -111,7 +113,7 @@ class Operation:
         answer = input(f"Do you want to perform this {self._kind}? (yes/no) ")
         return answer.strip().lower() in ("y", "yes")
 
-    def _listener(self, *, preview: bool) -> Display | Digest:
+    def _listener(self, *, preview: bool) -> Listening:
         options, loaded = self._options, self._loaded
         shown = {
             key: "[secret]" if key in loaded.secret_keys else value
@@ -119,6 +121,8 @@ class Operation:
         }
         context = Context(loaded.ref.name, loaded.ref.project, shown, preview)
         refresh_only = self._kind == "refresh"
+        if options.json and not preview:
+            return EventLog(context, refresh_only=refresh_only)
         if options.json:
             return Digest(
                 context, refresh_only=refresh_only, suppress_outputs=options.suppress_outputs
@@ -147,7 +151,7 @@ class Operation:
             )
         return 0
 
-    def _deploy(self, listener: Display | Digest, *, preview: bool) -> bool:
+    def _deploy(self, listener: Listening, *, preview: bool) -> bool:
         loaded, backend = self._loaded, self._workspace.backend
         base = read_deployment(backend.load(loaded.ref), loaded.crypter)
 
@@ -187,7 +191,7 @@ class Operation:
             if resource.is_provider and not resource.delete:
                 host.prefetch(package_of(resource.type))
 
-    def _host(self, address: str, listener: Display | Digest) -> PluginHost:
+    def _host(self, address: str, listener: Listening) -> PluginHost:
         project, loaded = self._workspace.project, self._loaded
         program = project.program
         settings = PluginSettings(
