@@ -3,6 +3,7 @@
 Source: 0-flist, format/flist.capnp, libflist/flist_serial.c, flist_acl.c, flist_tools.c.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -12,6 +13,7 @@ from tests.sandbox.flist.chunks import digest
 Kind = Literal["directory", "file", "link", "special"]
 _KINDS: Final[tuple[Kind, ...]] = ("directory", "file", "link", "special")
 
+_ACCESS_KEY_BYTES: Final = 8
 _BLOCK: Final = Shape(0, 2)
 _FILE: Final = Shape(1, 1)
 _LINK: Final = Shape(0, 1)
@@ -48,7 +50,8 @@ class Access:
             f"user:{self.user}\ngroup:{self.group}\nmode:0o{self.mode:o}\n"
             f"uid:{self.uid}\ngid:{self.gid}"
         )
-        return digest(text.encode("utf-8", "surrogateescape")).hex()
+        named = text.encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(named, digest_size=_ACCESS_KEY_BYTES).hexdigest()
 
     def encode(self) -> bytes:
         """Return the ACI object."""
