@@ -39,7 +39,7 @@ Result = dict[str, Any]
 
 @lru_cache
 def crypter() -> Crypter:
-    """The crypter of every case's stack."""
+    """Make the crypter of every case's stack."""
     return Crypter(_PASSPHRASE, _SALT)
 
 
@@ -140,7 +140,7 @@ class Workplace:
         self._seen_calls = 0
 
     def environment(self) -> dict[str, str]:
-        """The environment of every command."""
+        """Compose the environment of every command."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PULUMI_")}
         return {
             **kept,

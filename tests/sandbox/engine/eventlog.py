@@ -114,7 +114,7 @@ class EventLog:
             op = step.found if step.op == "refresh" and self._refresh_only else step.op
             self._write("resOutputsEvent", {"metadata": _metadata(step, op)})
 
-    def outputs(self, resource: Resource, old: Resource | None) -> None:
+    def outputs(self, resource: Resource, old: Resource | None) -> None:  # noqa: ARG002 - a Listener's
         """Print that a component's or the stack's outputs came."""
         step = self._steps.get(resource.urn)
         if step is not None:

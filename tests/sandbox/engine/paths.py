@@ -76,9 +76,10 @@ def _assign(container: Any, step: str | int, value: Any) -> None:
             container.pop(str(step), None)
         else:
             container[str(step)] = value
-    elif isinstance(container, list) and isinstance(step, int):
-        if value is not _MISSING and step < len(container):
-            container[step] = value
+        return
+    fits = isinstance(container, list) and isinstance(step, int) and step < len(container)
+    if fits and value is not _MISSING:
+        container[step] = value
 
 
 def _keys(*containers: Any) -> Iterator[str | int]:

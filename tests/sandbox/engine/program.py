@@ -35,8 +35,8 @@ def interpreter(project: Project) -> Path:
     if not python.exists():
         raise EngineError(
             f"The 'virtualenv' option in Pulumi.yaml is set to {str(virtualenv)!r}, but "
-            f"{directory} is no virtual environment; create it with `python3 -m venv` and install the program's "
-            "requirements into it"
+            f"{directory} is no virtual environment; create it with `python3 -m venv` "
+            "and install the program's requirements into it"
         )
     return python
 

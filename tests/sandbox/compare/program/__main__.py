@@ -81,25 +81,25 @@ class Dynamic(Resource):
         super().__init__(FileProvider(), name, {"computed": None, **props}, opts)
 
 
+READERS = {
+    "$ref": lambda given: getattr(MADE[given[0]], given[1]),
+    "$secret": lambda given: pulumi.Output.secret(value(given)),
+    "$config": CONFIG.get,
+    "$configObject": CONFIG.get_object,
+    "$configSecret": CONFIG.require_secret,
+    "$concat": lambda given: pulumi.Output.concat(*[value(element) for element in given]),
+}
+
+
 def value(given: Any) -> Any:
     """Turn a value of the spec into one of the program."""
     if isinstance(given, list):
         return [value(element) for element in given]
     if not isinstance(given, dict):
         return given
-    if "$ref" in given:
-        name, attribute = given["$ref"]
-        return getattr(MADE[name], attribute)
-    if "$secret" in given:
-        return pulumi.Output.secret(value(given["$secret"]))
-    if "$config" in given:
-        return CONFIG.get(given["$config"])
-    if "$configObject" in given:
-        return CONFIG.get_object(given["$configObject"])
-    if "$configSecret" in given:
-        return CONFIG.require_secret(given["$configSecret"])
-    if "$concat" in given:
-        return pulumi.Output.concat(*[value(element) for element in given["$concat"]])
+    for key, read in READERS.items():
+        if key in given:
+            return read(given[key])
     return {key: value(element) for key, element in given.items()}
 
 
