@@ -56,6 +56,11 @@ class HubConfig:
         """Whether the hub accepts uploads."""
         return self.mode != "mirror"
 
+    @property
+    def guests(self) -> bool:
+        """Whether the hub accepts the guest token."""
+        return self.writable and self.settings.guest_access
+
 
 class Hub(pulumi.ComponentResource):
     """The hub's container and its configuration file.
@@ -69,9 +74,12 @@ class Hub(pulumi.ComponentResource):
     ) -> None:
         super().__init__("gridhub:index:Hub", name, None, opts)
         secrets = config.secrets
-        content = pulumi.Output.all(
-            secrets.private_key, secrets.seed, secrets.guest_token, secrets.zdb_admin
-        ).apply(lambda values: render(hub_config(config, *values)))
+        # What a mode does not use is not waited for, so that its rotation touches nothing here.
+        guest = secrets.guest_token if config.guests else ""
+        zdb_admin = secrets.zdb_admin if config.writable else ""
+        content = pulumi.Output.all(secrets.private_key, secrets.seed, guest, zdb_admin).apply(
+            lambda values: render(hub_config(config, *values))
+        )
         self.files = write_files(
             f"{name}-config", config.placement, [HostFile(CONFIG_PATH, UID_HUB, content)], self
         )
@@ -93,7 +101,6 @@ def hub_config(
     Secrets as StackSecrets has them: private_key base64, seed base64 of 32 bytes.
     """
     writable = config.writable
-    guest = guest_token if writable and config.settings.guest_access else None
     public_host, public_port = config.zdb_public
     return {
         "authentication": True,
@@ -105,7 +112,7 @@ def hub_config(
         "backend-public-name": "default",
         "backend-public-port": public_port,
         "debug": False,
-        "guest-token": guest,
+        "guest-token": guest_token if config.guests else None,
         "ignored-files": [".", "..", ".keep"],
         "iyo-callback": "",
         "iyo-clientid": "",
@@ -131,7 +138,9 @@ def _revision(config: HubConfig) -> dict[str, str]:
     A digest of the secrets themselves would let a reader of the labels test guesses.
     """
     shown = hub_config(config, _HIDDEN, "", _HIDDEN, _HIDDEN)
-    counters = ["hubKey", "hubSeed", *(["guestToken", "zdbAdmin"] if config.writable else [])]
+    counters = ["hubKey", "hubSeed"]
+    counters += ["zdbAdmin"] if config.writable else []
+    counters += ["guestToken"] if config.guests else []
     digest = hashlib.sha256(render(shown).encode()).hexdigest()[:16]
     return {"config": digest, **{name: str(config.rotation[name]) for name in counters}}
 

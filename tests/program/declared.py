@@ -1,0 +1,182 @@
+"""Runs the program against Pulumi's mocks and gives what it would register."""
+
+import contextlib
+import json
+import os
+import runpy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pulumi
+import yaml
+from google.protobuf import json_format
+from pulumi.runtime import Mocks, set_all_config, set_mocks
+from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs
+from pulumi.runtime.rpc import deserialize_properties
+
+PROJECT = Path(__file__).resolve().parents[2]
+STACKS = PROJECT / "stacks"
+CONTAINER = "docker:index/container:Container"
+NETWORK = "docker:index/network:Network"
+IMAGE = "docker:index/remoteImage:RemoteImage"
+DNS_RECORD = "cloudflare:index/dnsRecord:DnsRecord"
+SECRET = "pulumi-python:dynamic/gridhub:StackSecret"
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+_SEED = "c2VlZC1zZWVkLXNlZWQtc2VlZC1zZWVkLXNlZWQtMDA="
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One resource as the program registers it.
+
+    options: protect, parent, dependencies, …. raw: the inputs as sent, secrets marked.
+    """
+
+    type: str
+    name: str
+    inputs: dict[str, Any]
+    options: dict[str, Any]
+    raw: dict[str, Any]
+
+
+@dataclass
+class Declared:
+    """What one run of the program registered, by resource name, and exported."""
+
+    resources: dict[str, Registration] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+    def of_type(self, kind: str) -> list[Registration]:
+        """Return the resources of a type, in the order of their registration."""
+        return [entry for entry in self.resources.values() if entry.type == kind]
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """Return the containers' inputs by service."""
+        return {entry.inputs["hostname"]: entry.inputs for entry in self.of_type(CONTAINER)}
+
+
+class _Answers(Mocks):
+    """What resources answer: their inputs, and what only their provider could know."""
+
+    def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        outputs = {key: value for key, value in _plain(args.inputs).items() if value is not None}
+        if args.typ == IMAGE:
+            outputs["imageId"] = f"sha256:{args.name}"
+        if args.typ == SECRET:
+            kind = outputs["kind"]
+            outputs["value"] = _SEED if kind == "hubSeed" else f"canary-{kind}"
+        return f"{args.name}-id", outputs
+
+    def call(self, args: MockCallArgs) -> dict[Any, Any]:
+        raise AssertionError(f"the program calls {args.token}: it must not ask the world anything")
+
+
+class _Monitor(MockMonitor):
+    """Writes down what is registered, options and all."""
+
+    def __init__(self, declared: Declared) -> None:
+        super().__init__(_Answers())
+        self.declared = declared
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802  gRPC's name
+        if request.name in self.declared.resources:
+            raise AssertionError(f"two resources named {request.name}")
+        self.declared.resources[request.name] = _registration(request)
+        return super().RegisterResource(request)
+
+
+def _registration(request: Any) -> Registration:
+    return Registration(
+        type=request.type,
+        name=request.name,
+        inputs=_plain(deserialize_properties(request.object)),
+        options={
+            "protect": request.protect,
+            "parent": _short(request.parent),
+            "dependencies": sorted(_short(urn) for urn in request.dependencies),
+            "deleteBeforeReplace": request.deleteBeforeReplace,
+            "replaceOnChanges": sorted(request.replaceOnChanges),
+            "additionalSecretOutputs": sorted(request.additionalSecretOutputs),
+        },
+        raw=json_format.MessageToDict(request.object),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items() if key != "__provider"}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _short(urn: str) -> str:
+    return urn.rpartition("::")[2]
+
+
+def declare(
+    config: Mapping[str, Any],
+    stack: str = "sandbox",
+    environment: Mapping[str, str] | None = None,
+    secret_keys: tuple[str, ...] = (),
+) -> Declared:
+    """Run the program; config: as in a stack file (full keys). Raises pulumi.RunError."""
+    declared = Declared()
+    monitor = _Monitor(declared)
+    set_mocks(monitor.mocks, project="gridhub", stack=stack, preview=False, monitor=monitor)
+    set_all_config(as_pulumi_gives(config), list(secret_keys))
+
+    def program() -> pulumi.Output[None]:
+        exported: dict[str, Any] = {}
+        with mock.patch.object(pulumi, "export", exported.__setitem__):
+            runpy.run_path(str(PROJECT / "__main__.py"), run_name="__main__")
+        return pulumi.Output.from_input(exported).apply(declared.outputs.update)
+
+    with _environment(environment or {}):
+        pulumi.runtime.test(program)()
+    return declared
+
+
+@contextlib.contextmanager
+def _environment(extra: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    for name in ("DOCKER_HOST", "CLOUDFLARE_API_TOKEN", "CLOUDFLARE_BASE_URL", "PULUMI_CONFIG"):
+        os.environ.pop(name, None)
+    os.environ.update(extra)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def as_pulumi_gives(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the strings that Pulumi hands to a program: JSON for everything but text."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in config.items()
+    }
+
+
+def stack_file(name: str) -> dict[str, Any]:
+    """Return the config of stacks/Pulumi.NAME.yaml."""
+    return dict(yaml.safe_load((STACKS / f"Pulumi.{name}.yaml").read_text())["config"])
+
+
+def pinned_images() -> dict[str, str]:
+    """Return image references by digest, as `make pin-images` writes them."""
+    services = ("zdb", "hub", "bootstrap", "caddy", "python")
+    return {service: f"ghcr.io/example/{service}:v1@{DIGEST}" for service in services}
+
+
+def production() -> dict[str, Any]:
+    """Return a production stack's config that sets nothing but what it must."""
+    return {
+        "gridhub:domain": "grid.example.org",
+        "gridhub:publicAddresses": {"ipv4": ["203.0.113.10"], "ipv6": ["2001:db8::10"]},
+        "gridhub:acme": {"email": "operator@example.org"},
+        "gridhub:images": pinned_images(),
+        "gridhub:production": True,
+    }
