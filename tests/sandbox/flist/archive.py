@@ -8,6 +8,7 @@ import io
 import json
 import sqlite3
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -131,9 +132,17 @@ class Flist:
     def decode(cls, data: bytes) -> "Flist":
         """Read an archive; raises FormatError."""
         try:
-            with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as tar:
+            whole = gzip.decompress(data)
+            with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as tar:
                 return cls._read_database(_member(tar))
-        except (tarfile.TarError, OSError, EOFError, sqlite3.Error, ValueError) as error:
+        except (
+            tarfile.TarError,
+            OSError,
+            EOFError,
+            zlib.error,
+            sqlite3.Error,
+            ValueError,
+        ) as error:
             raise FormatError(f"no flist: {error}") from error
 
     @classmethod
