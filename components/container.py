@@ -128,7 +128,12 @@ def declare(
     """Declare the container; it is known in the stack's network under its service's name."""
     limits = config.limits
     forced = pulumi.ResourceOptions(
-        delete_before_replace=True, replace_on_changes=list(NOT_APPLIED_IN_PLACE)
+        delete_before_replace=True,
+        replace_on_changes=list(NOT_APPLIED_IN_PLACE),
+        # Engines list the addresses of one port in an order of their own, which would replace the
+        # container at every `up`. A label carries the ports instead: when it changes, the
+        # container is replaced, and a replacement takes the ports that the program says.
+        ignore_changes=["ports"],
     )
     return docker.Container(
         name,
@@ -175,7 +180,18 @@ def declare(
 
 def _revision(config: ContainerConfig) -> dict[str, str]:
     shown = {f"gridhub.revision.{key}": value for key, value in config.revision.items()}
+    if config.ports:
+        shown["gridhub.ports"] = " ".join(_port_words(port) for port in _in_order(config.ports))
     return {"gridhub.service": config.service, **shown}
+
+
+def _in_order(ports: Sequence[PublishedPort]) -> list[PublishedPort]:
+    return sorted(ports, key=lambda port: (port.internal, port.external, port.address))
+
+
+def _port_words(port: PublishedPort) -> str:
+    address = f"[{port.address}]" if ":" in port.address else port.address
+    return f"{address}:{port.external}->{port.internal}"
 
 
 def _labels(labels: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
@@ -204,12 +220,11 @@ def _volumes(mounts: Sequence[Mount]) -> list[docker.ContainerVolumeArgs]:
 
 
 def _ports(ports: Sequence[PublishedPort]) -> list[docker.ContainerPortArgs] | None:
-    ordered = sorted(ports, key=lambda port: (port.external, port.address))
     return [
         docker.ContainerPortArgs(
             internal=port.internal, external=port.external, ip=port.address, protocol="tcp"
         )
-        for port in ordered
+        for port in _in_order(ports)
     ] or None
 
 
