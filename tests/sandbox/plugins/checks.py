@@ -25,7 +25,7 @@ class Failure:
 
 
 def with_defaults(inputs: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """The inputs with the defaults of every level and the record (`__defaults`) of which.
+    """Return the inputs with the defaults of every level and the record (`__defaults`) of which.
 
     A default that is a zero (false, 0, empty) is left unsaid, as the bridge leaves it.
     """

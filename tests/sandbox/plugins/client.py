@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import grpc
 from google.protobuf import empty_pb2
-from pulumi.runtime.proto import errors_pb2, provider_pb2, provider_pb2_grpc, status_pb2
+from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
 from tests.sandbox.engine.values import from_struct, to_struct
 
@@ -106,7 +106,7 @@ class PluginProcess:
             self._process.stdout.close()
 
     def urn(self, token: str, name: str = "it") -> str:
-        """The URN that calls use for a resource of this type."""
+        """Return the URN that calls use for a resource of this type."""
         return f"urn:pulumi:stack::project::{token}::{name}"
 
     def check_config(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,14 +208,12 @@ class PluginProcess:
         return from_struct(getattr(answer, "return"))
 
     def version(self) -> str:
-        """The version that the plugin reports of itself."""
+        """Return the version that the plugin reports of itself."""
         return str(self._call("GetPluginInfo", empty_pb2.Empty()).version)
 
     def _call(self, method: str, request: Any) -> Any:
         try:
-            return getattr(self._stub, method)(
-                request, timeout=_CALL_SECONDS, wait_for_ready=True
-            )
+            return getattr(self._stub, method)(request, timeout=_CALL_SECONDS, wait_for_ready=True)
         except grpc.RpcError as error:
             raise _call_error(error) from error
 
@@ -229,16 +227,15 @@ class PluginProcess:
             raise PluginCallError("; ".join(f"{f.property}: {f.reason}" for f in failures))
 
 
-def _call_error(error: grpc.RpcError) -> PluginCallError:
-    message = str(error.details()) if isinstance(error, grpc.Call) else str(error)
-    return PluginCallError(message, _partial(error))
+def _call_error(error: Any) -> PluginCallError:
+    """Turn a failed call into an error; the stubs do not say that it is a call as well."""
+    return PluginCallError(str(error.details()), _partial(error.trailing_metadata() or ()))
 
 
-def _partial(error: grpc.RpcError) -> Created | None:
-    """The half-made resource that an initialisation error carries in its details."""
-    metadata = error.trailing_metadata() if isinstance(error, grpc.Call) else ()
-    for key, value in metadata or ():
-        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
+def _partial(metadata: Any) -> Created | None:
+    """Return the half-made resource that an initialisation error carries in its details."""
+    for key, value in metadata:
+        if key != "grpc-status-details-bin":
             continue
         for detail in status_pb2.Status.FromString(value).details:
             failed = provider_pb2.ErrorResourceInitFailed()
@@ -247,6 +244,3 @@ def _partial(error: grpc.RpcError) -> Created | None:
                     failed.id, from_struct(failed.properties), {"reasons": list(failed.reasons)}
                 )
     return None
-
-
-__all__ = ["Created", "Difference", "PluginCallError", "PluginProcess", "errors_pb2"]

@@ -85,7 +85,7 @@ def value_to_terraform(name: str, value: Any, attribute: Attribute) -> Any:
 
 
 def to_terraform(properties: Mapping[str, Any], fields: Fields) -> State:
-    """A bag of properties (inputs or a recorded state) in Terraform's shape; nulls are absent."""
+    """Return properties (inputs or a recorded state) in Terraform's shape; nulls are absent."""
     known = by_pulumi_name(fields)
     result: State = {}
     for key, value in properties.items():
@@ -109,7 +109,7 @@ def value_from_terraform(value: Any, attribute: Attribute) -> Any:
 
 
 def from_terraform(state: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """The properties of a state, every attribute present."""
+    """Return the properties of a state, every attribute present."""
     return {
         pulumi_name(name, attribute): value_from_terraform(state.get(name), attribute)
         for name, attribute in fields.items()
@@ -117,7 +117,7 @@ def from_terraform(state: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
 
 
 def outputs(schema: ResourceSchema, identity: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    """What a create, update or read returns: properties, id, and the bridge's two records."""
+    """Return what a create, update or read tells: properties, id, the bridge's two records."""
     properties = from_terraform(state, schema.fields)
     properties["id"] = identity
     if not _has_unknown(properties):
@@ -179,7 +179,7 @@ def _delta(value: Any, attribute: Attribute) -> dict[str, Any]:
 
 
 def recorded_state(properties: Mapping[str, Any], fields: Fields) -> State:
-    """A recorded state in Terraform's shape, every attribute present.
+    """Return a recorded state in Terraform's shape, every attribute present.
 
     A nested object that is not there is null or empty; the recorded delta tells which.
     """
@@ -194,7 +194,7 @@ def recorded_state(properties: Mapping[str, Any], fields: Fields) -> State:
 
 
 def set_order(value: Any, attribute: Attribute | None = None) -> str:
-    """The key by which Terraform orders a set's elements.
+    """Return the key by which Terraform orders a set's elements.
 
     Strings go by themselves; objects by their attributes' values in the order of the attributes'
     names (setRules of go-cty), which is why a volume with `/named` comes before `/public`.
@@ -222,6 +222,6 @@ def _nested_order(value: Any, attribute: Attribute) -> str:
 
 
 def ordered_set(elements: list[Any], attribute: Attribute) -> list[Any]:
-    """A set's elements in Terraform's order, each once."""
+    """Return a set's elements in Terraform's order, each once."""
     unique: dict[str, Any] = {set_order(element, attribute): element for element in elements}
     return [unique[key] for key in sorted(unique)]

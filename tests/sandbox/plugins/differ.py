@@ -28,7 +28,7 @@ Changes = dict[str, str]
 def detailed_diff(
     prior: State, planned: State, inputs: Mapping[str, Any], fields: Fields
 ) -> Changes:
-    """The kinds of change by property path: add, delete, update, each perhaps with -replace.
+    """Return the kinds of change by property path: add, delete, update, each perhaps with -replace.
 
     Terraform decides whether anything replaces, and the bridge the keys; where they disagree
     Terraform wins: the keys lose their -replace, or a key of the bridge's own gains it.
@@ -68,7 +68,9 @@ def _forces(old: Any, new: Any, attribute: Attribute) -> bool:
     if fields is None or new is UNKNOWN or len(old or []) != len(new or []):
         return attribute.forced
     if attribute.kind is Kind.LIST:
-        return any(requires_replacement(a or {}, b or {}, fields) for a, b in zip(old, new))
+        return any(
+            requires_replacement(a or {}, b or {}, fields) for a, b in zip(old, new, strict=True)
+        )
     before = {identity(element, fields): element for element in old}
     after = {identity(element, fields): element for element in new}
     changed = [before[key] for key in before.keys() - after.keys()]
@@ -180,7 +182,7 @@ class _Change:
         return identity(to_terraform(element, fields), fields)
 
     def _match(self, added: list[int], new: list[Any]) -> dict[int, int] | None:
-        """The index among the inputs of each added element, if every one is found."""
+        """Return the index among the inputs of each added element, if every one is found."""
         given = self._given if isinstance(self._given, list) else []
         if len(given) < len(new):
             return None
@@ -232,7 +234,7 @@ def _subpath(path: str, key: str) -> str:
 
 
 def _edits(old: list[Any], new: list[Any]) -> dict[int, str]:
-    """The indices that a shortest edit of one list of strings into another touches."""
+    """Return the indices that a shortest edit of one list of strings into another touches."""
     kept = _longest_common(old, new)
     removed = set(range(len(old))) - {i for i, _ in kept}
     added = set(range(len(new))) - {j for _, j in kept}
@@ -244,7 +246,7 @@ def _edits(old: list[Any], new: list[Any]) -> dict[int, str]:
 
 
 def _longest_common(old: list[Any], new: list[Any]) -> list[tuple[int, int]]:
-    """The index pairs of a longest common subsequence."""
+    """Return the index pairs of a longest common subsequence."""
     lengths = [[0] * (len(new) + 1) for _ in range(len(old) + 1)]
     for i in reversed(range(len(old))):
         for j in reversed(range(len(new))):

@@ -65,15 +65,15 @@ class Rule:
 
 
 def split_urn(urn: str) -> tuple[str, str]:
-    """The type token (without its parents') and the name of a URN."""
+    """Return the type token (without its parents') and the name of a URN."""
     parts = urn.split("::", 3)
-    if len(parts) < 4:  # noqa: PLR2004
+    if len(parts) < 4:
         return "", urn
     return parts[2].rsplit("$", 1)[-1], parts[3]
 
 
 def parse(text: str) -> tuple[Rule, ...]:
-    """The rules in a text; raises BadRuleError."""
+    """Return the rules in a text; raises BadRuleError."""
     lines = (line.strip() for line in text.replace(";", "\n").splitlines())
     return tuple(_parse_rule(line) for line in lines if line and not line.startswith("#"))
 
@@ -81,7 +81,7 @@ def parse(text: str) -> tuple[Rule, ...]:
 def _parse_rule(line: str) -> Rule:
     words = line.split()
     moment = words.pop() if words[-1] in MOMENTS else MOMENTS[0]
-    if len(words) != 3 or words[1] not in OPERATIONS:  # noqa: PLR2004
+    if len(words) != 3 or words[1] not in OPERATIONS:
         raise BadRuleError(
             f"{RULES_VARIABLE}: {line!r} is no rule; write TOKEN OPERATION NAME-PATTERN "
             f"[{'|'.join(MOMENTS)}], OPERATION one of {', '.join(OPERATIONS)}"

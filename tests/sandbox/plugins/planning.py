@@ -16,11 +16,22 @@ from tests.sandbox.plugins.schema import ZERO, Attribute, Fields, Kind
 
 
 def plan(prior: Mapping[str, Any] | None, config: Mapping[str, Any], fields: Fields) -> State:
-    """The planned state of a resource; `prior` is None when it is to be created."""
-    return {
+    """Return the planned state of a resource; `prior` is None when it is to be created."""
+    planned = {
         name: _plan_attribute(
             None if prior is None else prior.get(name), config.get(name), attribute, prior is None
         )
+        for name, attribute in fields.items()
+    }
+    return planned if prior is None else _renewed(prior, planned, fields)
+
+
+def _renewed(prior: Mapping[str, Any], planned: State, fields: Fields) -> State:
+    changed = {name for name in fields if prior.get(name) != planned[name]}
+    return {
+        name: UNKNOWN
+        if changed and ("*" in attribute.renewed_by or changed & set(attribute.renewed_by))
+        else planned[name]
         for name, attribute in fields.items()
     }
 
@@ -40,7 +51,7 @@ def _plan_attribute(prior: Any, config: Any, attribute: Attribute, creating: boo
 
 
 def _given(config: Any, attribute: Attribute) -> Any:
-    """The input that counts: the default where there is none, nothing where an empty one is none.
+    """Return the input that counts: a default for none, none for an empty one that says none.
 
     A list of strings or a map with one unknown in it is unknown as a whole.
     """
@@ -63,7 +74,7 @@ def _never_computed(prior: Any, attribute: Attribute) -> bool:
 
 
 def _plan_scalar(prior: Any, config: Any, attribute: Attribute) -> Any:
-    if not config and attribute.keep_when_empty:
+    if attribute.equivalent is not None and attribute.equivalent(prior, config):
         return prior
     if config is None:
         return prior if prior == ZERO[attribute.kind] else None
@@ -116,7 +127,7 @@ def _plan_object_set(prior: list[Any], config: list[Any], attribute: Attribute) 
 
 
 def set_element(element: Mapping[str, Any], fields: Fields) -> State:
-    """An element of a set with every attribute: an unset string is empty, a number is null."""
+    """Return an element of a set, every attribute said: an unset string empty, a number null."""
     return {name: _element_value(element.get(name), a) for name, a in fields.items()}
 
 
@@ -138,7 +149,7 @@ def _element_array(value: list[Any], attribute: Attribute) -> list[Any]:
 
 
 def identity(element: Any, fields: Fields | None) -> str:
-    """What makes two elements of a set the same one: equal but for unset against zero."""
+    """Tell an element of a set from others: equal but for unset against zero."""
     if fields is None or not isinstance(element, Mapping):
         return repr(element)
     return repr([(name, _identity_of(element.get(name), fields[name])) for name in sorted(fields)])

@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf import any_pb2, empty_pb2, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc, status_pb2
+from typing_extensions import override
 
 from tests.sandbox.engine.values import (
     UNKNOWN,
     contains_unknown,
     from_struct,
+    make_secret,
     to_struct,
     unwrap,
 )
@@ -31,7 +33,13 @@ from tests.sandbox.plugins.differ import detailed_diff
 from tests.sandbox.plugins.faults import BadRuleError, Faults, InjectedFailureError, split_urn
 from tests.sandbox.plugins.planning import plan
 from tests.sandbox.plugins.refresh import refreshed, refreshed_inputs
-from tests.sandbox.plugins.resource import Handler, PartialError, ResourceError, applied
+from tests.sandbox.plugins.resource import (
+    Handler,
+    PartialError,
+    PlainError,
+    ResourceError,
+    applied,
+)
 from tests.sandbox.plugins.schema import ZERO, Fields, by_pulumi_name
 
 _PROVIDER_ONLY = ("version", "pluginDownloadURL", "__internal", DEFAULTS_KEY)
@@ -47,12 +55,11 @@ class _HalfMadeError(Exception):
         self.properties = properties
 
 
-class PlainError(Exception):
-    """A refusal whose message is passed on as it is."""
-
-
 class Plugin:
     """What a stand-in is made of: its package's name and version, its handlers, its config."""
+
+    # Whether the real plugin names the changed properties in detail, with their kinds.
+    detailed = True
 
     def __init__(self, package: str, version: str, config: Fields) -> None:
         self.package = package
@@ -73,13 +80,15 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         self._plugin = plugin
         self._faults = faults or Faults()
 
-    def GetPluginInfo(  # noqa: N802
+    @override
+    def GetPluginInfo(
         self, request: empty_pb2.Empty, context: grpc.ServicerContext
     ) -> plugin_pb2.PluginInfo:
         """Tell the version that the stand-in stands in for."""
         return plugin_pb2.PluginInfo(version=self._plugin.version)
 
-    def CheckConfig(  # noqa: N802
+    @override
+    def CheckConfig(
         self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext
     ) -> provider_pb2.CheckResponse:
         """Refuse configuration that the stand-in does not know, by name."""
@@ -88,7 +97,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         name = split_urn(request.urn)[1]
         wrong = failures(name, _decoded(known, self._plugin.config), self._plugin.config)
         return provider_pb2.CheckResponse(
-            inputs=request.news,
+            inputs=to_struct(_with_secrets(news, self._plugin.config)),
             failures=[
                 provider_pb2.CheckFailure(
                     reason=f"could not validate provider configuration: {failure.reason}"
@@ -97,21 +106,21 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             ],
         )
 
-    def DiffConfig(  # noqa: N802
+    @override
+    def DiffConfig(
         self, request: provider_pb2.DiffRequest, context: grpc.ServicerContext
     ) -> provider_pb2.DiffResponse:
-        """A provider's configuration changes in place, never by replacement."""
+        """Compare configurations: a provider changes in place, never by replacement."""
         olds, news = from_struct(request.old_inputs), from_struct(request.news)
         keys = sorted(
-            key
-            for key in {*olds, *news} - set(_PROVIDER_ONLY)
-            if olds.get(key) != news.get(key)
+            key for key in {*olds, *news} - set(_PROVIDER_ONLY) if olds.get(key) != news.get(key)
         )
         some = provider_pb2.DiffResponse.DIFF_SOME
         none = provider_pb2.DiffResponse.DIFF_NONE
         return provider_pb2.DiffResponse(changes=some if keys else none, diffs=keys)
 
-    def Configure(  # noqa: N802
+    @override
+    def Configure(
         self, request: provider_pb2.ConfigureRequest, context: grpc.ServicerContext
     ) -> provider_pb2.ConfigureResponse:
         """Take the configuration; secrets and outputs arrive unwrapped, as the real one asks."""
@@ -120,7 +129,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             self._plugin.configure(_decoded(config, self._plugin.config))
         return provider_pb2.ConfigureResponse(supportsPreview=True)
 
-    def Check(  # noqa: N802
+    @override
+    def Check(
         self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext
     ) -> provider_pb2.CheckResponse:
         """Check inputs and add defaults."""
@@ -136,7 +146,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             failures=[provider_pb2.CheckFailure(reason=failure.reason) for failure in wrong],
         )
 
-    def Diff(  # noqa: N802
+    @override
+    def Diff(
         self, request: provider_pb2.DiffRequest, context: grpc.ServicerContext
     ) -> provider_pb2.DiffResponse:
         """Decide between nothing, update and replacement, and name the properties."""
@@ -149,9 +160,14 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                 prior = recorded_state(_plain(request.olds), fields)
                 planned = plan(prior, to_terraform(news, fields), fields)
                 changes = detailed_diff(prior, planned, news, fields)
-        return _diff_response(changes, handler.schema.delete_before_replace)
+        response = _diff_response(changes, handler.schema.delete_before_replace)
+        if not self._plugin.detailed:
+            response.ClearField("detailedDiff")
+            response.hasDetailedDiff = False
+        return response
 
-    def Create(  # noqa: N802
+    @override
+    def Create(
         self, request: provider_pb2.CreateRequest, context: grpc.ServicerContext
     ) -> provider_pb2.CreateResponse:
         """Create a resource, or say what a preview can know of it."""
@@ -168,9 +184,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                 identity, properties = self._create(handler, planned, request.urn)
         return provider_pb2.CreateResponse(id=identity, properties=to_struct(properties))
 
-    def _create(
-        self, handler: Handler, planned: State, urn: str
-    ) -> tuple[str, dict[str, Any]]:
+    def _create(self, handler: Handler, planned: State, urn: str) -> tuple[str, dict[str, Any]]:
         try:
             identity = handler.create(planned)
         except PartialError as error:
@@ -186,7 +200,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         self._trip_partial("create", urn, seen[0], properties)
         return seen[0], properties
 
-    def Read(  # noqa: N802
+    @override
+    def Read(
         self, request: provider_pb2.ReadRequest, context: grpc.ServicerContext
     ) -> provider_pb2.ReadResponse:
         """Tell the live state of a resource, or that it is gone."""
@@ -209,7 +224,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             id=seen[0], properties=to_struct(properties), inputs=to_struct(inputs)
         )
 
-    def Update(  # noqa: N802
+    @override
+    def Update(
         self, request: provider_pb2.UpdateRequest, context: grpc.ServicerContext
     ) -> provider_pb2.UpdateResponse:
         """Apply a change in place."""
@@ -244,12 +260,15 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             reason = f"updating {request.urn}: {_one_error(str(error))}"
             raise _HalfMadeError(request.id, made, reason) from error
         identity, actual = seen or (request.id, {})
-        state = refreshed(_zeroed(prior, planned, handler.schema.fields), actual, handler.schema.fields)
+        state = refreshed(
+            _zeroed(prior, planned, handler.schema.fields), actual, handler.schema.fields
+        )
         properties = outputs(handler.schema, identity, state)
         self._trip_partial("update", request.urn, identity, properties)
         return properties
 
-    def Delete(  # noqa: N802
+    @override
+    def Delete(
         self, request: provider_pb2.DeleteRequest, context: grpc.ServicerContext
     ) -> empty_pb2.Empty:
         """Delete a resource."""
@@ -261,7 +280,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                 handler.delete(request.id, state)
         return empty_pb2.Empty()
 
-    def Invoke(  # noqa: N802
+    @override
+    def Invoke(
         self, request: provider_pb2.InvokeRequest, context: grpc.ServicerContext
     ) -> provider_pb2.InvokeResponse:
         """Call a function."""
@@ -272,11 +292,13 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                     f"{request.tok} is not supported by the sandbox's stand-in plugin"
                 )
             result = to_struct(invoker(_plain(request.args)))
-        return provider_pb2.InvokeResponse(**{"return": result})
+        response = provider_pb2.InvokeResponse()
+        # The field is named by a word that Python keeps for itself.
+        getattr(response, "return").CopyFrom(result)
+        return response
 
-    def Cancel(  # noqa: N802
-        self, request: empty_pb2.Empty, context: grpc.ServicerContext
-    ) -> empty_pb2.Empty:
+    @override
+    def Cancel(self, request: empty_pb2.Empty, context: grpc.ServicerContext) -> empty_pb2.Empty:
         """Operations are short: there is nothing to cancel, as in the real plugin."""
         return empty_pb2.Empty()
 
@@ -310,7 +332,7 @@ def _plain(struct: struct_pb2.Struct) -> dict[str, Any]:
 
 
 def _refuse_replacement(changes: Mapping[str, str], urn: str) -> None:
-    """An update that would have to replace: the engine asked without a diff, or in vain."""
+    """Refuse an update that would have to replace: the engine asked without a diff."""
     if any(kind.endswith("-replace") for kind in changes.values()):
         raise PlainError(
             "internal: expected diff to not require deletion or replacement during Update of "
@@ -319,7 +341,7 @@ def _refuse_replacement(changes: Mapping[str, str], urn: str) -> None:
 
 
 def _zeroed(prior: State, planned: State, fields: Fields) -> State:
-    """The state after an update: a value that the inputs no longer set is a zero, not null."""
+    """Return the state after an update: what the inputs no longer set is a zero, not null."""
     return {
         name: ZERO[attribute.kind]
         if planned[name] is None and prior[name] is not None and not attribute.is_array
@@ -346,9 +368,9 @@ def _ignore(news: dict[str, Any], olds: Mapping[str, Any], paths: Sequence[str])
             target, source = _inside(target, step), _inside(source, step)
         last = steps[-1]
         recorded = _inside(source, last)
-        if recorded is not None and isinstance(target, (dict, list)):
-            if isinstance(target, dict) or _inside(target, last) is not None:
-                target[last] = recorded
+        settable = isinstance(target, dict) or _inside(target, last) is not None
+        if recorded is not None and settable:
+            target[last] = recorded
 
 
 def _step(part: str) -> str | int:
@@ -363,7 +385,7 @@ def _inside(value: Any, step: str | int) -> Any:
 
 
 def _configuration(request: provider_pb2.ConfigureRequest, package: str) -> dict[str, Any]:
-    """The configuration of a request; old engines send it as variables only."""
+    """Return the configuration of a request; old engines send it as variables only."""
     if request.args.fields:
         return from_struct(request.args)
     prefix = f"{package}:config:"
@@ -374,8 +396,17 @@ def _configuration(request: provider_pb2.ConfigureRequest, package: str) -> dict
     }
 
 
+def _with_secrets(config: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """Return configuration with its secret values marked as such, as the real plugins do."""
+    known = by_pulumi_name(fields)
+    return {
+        key: make_secret(value) if key in known and known[key][1].secret else value
+        for key, value in config.items()
+    }
+
+
 def _decoded(config: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    """Configuration with its nested values read from JSON, as the SDK sends them."""
+    """Return configuration with its nested values read from JSON, as the SDK sends them."""
     known = by_pulumi_name(fields)
     result: dict[str, Any] = {}
     for key, value in config.items():

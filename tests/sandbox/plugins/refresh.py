@@ -17,7 +17,7 @@ Changed = bool
 
 
 def refreshed(state: Mapping[str, Any], seen: Mapping[str, Any], fields: Fields) -> State:
-    """The state after a read: what is recorded, overlaid with what is seen."""
+    """Return the state after a read: what is recorded, overlaid with what is seen."""
     return {
         name: _refreshed_value(seen[name] if name in seen else state.get(name), attribute)
         for name, attribute in fields.items()
@@ -33,7 +33,7 @@ def _refreshed_value(value: Any, attribute: Attribute) -> Any:
 
 
 def seen_set(elements: list[Any], attribute: Attribute) -> list[Any]:
-    """A set as a read leaves it: in order, and with zeros in the place of what is unset."""
+    """Return a set as a read leaves it: in order, and with zeros in the place of what is unset."""
     fields = attribute.fields
     if fields is not None:
         elements = [_zero_filled(element, fields) for element in elements]
@@ -57,7 +57,7 @@ def _zero_filled(element: Mapping[str, Any], fields: Fields) -> State:
 def refreshed_inputs(
     inputs: Mapping[str, Any], properties: Mapping[str, Any], fields: Fields
 ) -> dict[str, Any]:
-    """The recorded inputs with the values that were read of them."""
+    """Return the recorded inputs with the values that were read of them."""
     return _object(inputs, properties, fields)[0]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.plugins.conversion import State
@@ -15,6 +16,10 @@ class ResourceError(Exception):
     """An operation that failed, in the words of the real plugin."""
 
 
+class PlainError(Exception):
+    """A refusal whose message is passed on as it is."""
+
+
 class PartialError(ResourceError):
     """A create that failed after the resource came to exist: it must be kept in the state."""
 
@@ -23,28 +28,36 @@ class PartialError(ResourceError):
         self.identity = identity
 
 
-class Handler(Protocol):
+class Handler(ABC):
     """One resource type's operations; states are in Terraform's shape (see conversion)."""
 
-    @property
-    def schema(self) -> ResourceSchema:
-        """The attributes of the type."""
+    schema: ClassVar[ResourceSchema]
 
+    @abstractmethod
     def create(self, planned: State) -> str:
         """Create the resource and return its id; raises ResourceError or PartialError."""
 
+    @abstractmethod
     def read(self, identity: str, state: State) -> tuple[str, State] | None:
-        """The id and what is seen of the live resource, or None when it is gone."""
+        """Return the id and what is seen of the live resource, or None when it is gone."""
 
     def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:
-        """Apply a change in place; what it returns is seen of the resource afterwards."""
+        """Apply a change in place; what it returns is seen of the resource afterwards.
 
+        A type of which nothing changes in place needs none of its own.
+        """
+        changed = sorted(name for name in planned if prior[name] != planned[name])
+        if changed:
+            raise ResourceError(f"{self.schema.token} {identity}: can not change {changed}")
+        return None
+
+    @abstractmethod
     def delete(self, identity: str, state: State) -> None:
         """Delete the resource; it is no error if it is gone."""
 
 
 def applied(planned: Mapping[str, Any], seen: Mapping[str, Any], fields: Fields) -> State:
-    """The state after an operation: what was planned, and what was seen where nothing was.
+    """Return the state after an operation: what was planned, and what was seen where nothing was.
 
     Terraform keeps a planned set as planned, and does not tell null from empty where the plan
     has said which.
@@ -72,5 +85,5 @@ def _computed(seen: Any, attribute: Attribute) -> Any:
 
 
 def _unseen(attribute: Attribute) -> Any:
-    """A value that was to be computed and was not: a set is empty then."""
+    """Return a value that was to be computed and was not: a set is empty then."""
     return [] if attribute.kind is Kind.SET else None

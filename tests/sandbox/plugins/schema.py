@@ -39,8 +39,9 @@ class Attribute:
     """One attribute of a resource, or of an object inside one.
 
     `single` is a list or set of at most one object, which Pulumi shows as that object; `pulumi`
-    is its name there where it is not simply the camel case of its Terraform name.
-    `keep_when_empty`: an empty new value is no change. `forced` lets a change of it replace.
+    is its name there where it is not simply the camel case of its Terraform name. `forced` lets
+    a change of it replace. `equivalent` tells of a recorded and a given value whether they mean
+    the same; `renewed_by` names the attributes (`*`: any) whose change gives it a new value.
     """
 
     kind: Kind
@@ -52,7 +53,9 @@ class Attribute:
     fields: Fields | None = None
     single: bool = False
     pulumi: str = ""
-    keep_when_empty: bool = False
+    equivalent: Callable[[Any, Any], bool] | None = None
+    renewed_by: tuple[str, ...] = ()
+    secret: bool = False
     supported: bool = True
     validate: Validator | None = None
 
@@ -88,28 +91,28 @@ class ResourceSchema:
 
 
 def camel(name: str) -> str:
-    """The camel case of a Terraform name: `read_only` is `readOnly`."""
+    """Return the camel case of a Terraform name: `read_only` is `readOnly`."""
     head, *tail = name.split("_")
     return head + "".join(part[:1].upper() + part[1:] for part in tail)
 
 
 def snake(name: str) -> str:
-    """The Terraform name that a Pulumi name has when nothing special is known of it."""
+    """Return the Terraform name that a Pulumi name has when nothing special is known of it."""
     return re.sub(r"[A-Z]", lambda letter: "_" + letter.group().lower(), name)
 
 
 def pulumi_name(name: str, attribute: Attribute) -> str:
-    """The attribute's name in Pulumi."""
+    """Return the attribute's name in Pulumi."""
     return attribute.pulumi or camel(name)
 
 
 def by_pulumi_name(fields: Fields) -> dict[str, tuple[str, Attribute]]:
-    """The attributes by their Pulumi name."""
+    """Return the attributes by their Pulumi name."""
     return {pulumi_name(name, a): (name, a) for name, a in fields.items()}
 
 
 def matching(pattern: str) -> Validator:
-    """A validator that wants a string of this form."""
+    """Return a validator that wants a string of this form."""
     compiled = re.compile(pattern)
 
     def validate(value: Any) -> str | None:
@@ -121,7 +124,7 @@ def matching(pattern: str) -> Validator:
 
 
 def at_least(minimum: int) -> Validator:
-    """A validator that wants a whole number not below a minimum."""
+    """Return a validator that wants a whole number not below a minimum."""
 
     def validate(value: Any) -> str | None:
         return f"'{value}' cannot be lower than {minimum}" if int(value) < minimum else None

@@ -24,12 +24,16 @@ _STOP_SECONDS = 2.0
 
 
 def plugin_named(name: str) -> Plugin:
-    """The stand-in of this name."""
+    """Return the stand-in of this name."""
     if name == "docker":
         from tests.sandbox.plugins.docker.plugin import DockerPlugin
 
         return DockerPlugin()
-    raise SystemExit(f"no stand-in plugin is named {name!r}; there is: docker")
+    if name == "cloudflare":
+        from tests.sandbox.plugins.cloudflare.plugin import CloudflarePlugin
+
+        return CloudflarePlugin()
+    raise SystemExit(f"no stand-in plugin is named {name!r}; there are: cloudflare, docker")
 
 
 def start(plugin: Plugin) -> tuple[grpc.Server, int]:

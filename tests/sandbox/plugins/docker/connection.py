@@ -21,6 +21,7 @@ import urllib3
 import urllib3.connection
 from docker.errors import APIError, DockerException
 from docker.transport.basehttpadapter import BaseHTTPAdapter
+from typing_extensions import override
 
 from tests.sandbox.plugins.resource import ResourceError
 
@@ -44,7 +45,7 @@ class HostAddress:
         return self.url.startswith("ssh://")
 
     def ssh_command(self) -> list[str]:
-        """The command whose standard input and output are a connection to the Engine."""
+        """Return the command whose standard input and output are a connection to the Engine."""
         parts = urlsplit(self.url)
         if not parts.hostname:
             raise ResourceError(f"host {self.url!r} names no machine; write ssh://user@host:port")
@@ -66,7 +67,10 @@ class _SshConnection(urllib3.connection.HTTPConnection):
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                self._command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE
+                self._command,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.PIPE,
             )
         self.sock = ours
 
@@ -84,7 +88,7 @@ class _SshConnection(urllib3.connection.HTTPConnection):
             process.stderr.close()
 
     def complaint(self) -> str:
-        """What ssh said before it ended, empty while it runs."""
+        """Return what ssh said before it ended, empty while it runs."""
         process = self._process
         if process is None or process.stderr is None:
             return ""
@@ -103,7 +107,7 @@ class _SshConnection(urllib3.connection.HTTPConnection):
             return super().getresponse()
         except (OSError, urllib3.exceptions.HTTPError) as error:
             complaint = self.complaint()
-            raise OSError(complaint) from error if complaint else error
+            raise OSError(complaint or str(error)) from error
 
 
 class _SshPool(urllib3.connectionpool.HTTPConnectionPool):
@@ -115,21 +119,24 @@ class _SshPool(urllib3.connectionpool.HTTPConnectionPool):
         return _SshConnection(self._command)
 
 
-class _SshAdapter(BaseHTTPAdapter):  # type: ignore[misc]  # docker-py is untyped here
+class _SshAdapter(BaseHTTPAdapter):
     """Sends every request through connections made by ssh."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._pool = _SshPool(command)
         super().__init__()
 
-    def get_connection(self, url: str, proxies: Any = None) -> Any:
+    @override
+    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
         return self._pool
 
+    @override
     def get_connection_with_tls_context(
         self, request: Any, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
         return self._pool
 
+    @override
     def request_url(self, request: Any, proxies: Any) -> str:
         return str(request.path_url)
 
@@ -142,7 +149,8 @@ class DockerHost:
 
     def __init__(self) -> None:
         self._address = HostAddress("unix:///var/run/docker.sock")
-        self._client: docker.APIClient | None = None
+        # docker.APIClient: Any, as calls that it has no method for go through its private ones.
+        self._client: Any = None
         self._lock = threading.Lock()
 
     @property
@@ -164,14 +172,14 @@ class DockerHost:
                     f"to connect to any docker daemon ({error})"
                 ) from error
 
-    def client(self) -> docker.APIClient:
-        """The client, connected; raises ResourceError in the real plugin's words."""
+    def client(self) -> Any:
+        """Return the client, connected; raises ResourceError in the real plugin's words."""
         with self._lock:
             if self._client is None:
                 self._client = self._connect()
             return self._client
 
-    def _connect(self) -> docker.APIClient:
+    def _connect(self) -> Any:
         try:
             if self._address.is_ssh:
                 return _ssh_client(self._address)
@@ -184,8 +192,8 @@ class DockerHost:
             ) from error
 
 
-def _ssh_client(address: HostAddress) -> docker.APIClient:
-    client = docker.APIClient(
+def _ssh_client(address: HostAddress) -> Any:
+    client: Any = docker.APIClient(
         base_url="http://docker.example.com", version=_MINIMUM_API, timeout=_CALL_SECONDS
     )
     client.mount("http://docker.example.com", _SshAdapter(address.ssh_command()))
@@ -195,7 +203,7 @@ def _ssh_client(address: HostAddress) -> docker.APIClient:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost message of a chain of connection errors."""
+    """Return the innermost message of a chain of connection errors."""
     seen = error
     while seen.__cause__ or seen.__context__:
         seen = seen.__cause__ or seen.__context__ or seen
@@ -203,7 +211,7 @@ def _cause(error: BaseException) -> str:
 
 
 def daemon_message(error: DockerException) -> str:
-    """What the daemon said, as the real plugin quotes it."""
+    """Return what the daemon said, as the real plugin quotes it."""
     if isinstance(error, APIError):
         return f"Error response from daemon: {error.explanation or error}"
     return str(error)
@@ -215,7 +223,7 @@ def is_gone(error: DockerException) -> bool:
 
 
 def address_of(config: Mapping[str, Any], environment: Mapping[str, str]) -> HostAddress:
-    """The address in a provider's configuration, else of the environment, else the default."""
+    """Return the configured address, else that of the environment, else the default."""
     default = environment.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     options = config.get("sshOpts") or environment.get("DOCKER_SSH_OPTS", "").split()
     return HostAddress(str(config.get("host") or default), tuple(map(str, options)))

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import docker
 from docker.errors import APIError, DockerException, NotFound
+from typing_extensions import override
 
 from tests.sandbox.plugins.conversion import State
 from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message
@@ -19,8 +19,7 @@ from tests.sandbox.plugins.docker.container_request import create_request, resou
 from tests.sandbox.plugins.docker.container_schema import CONTAINER
 from tests.sandbox.plugins.docker.container_view import container_view
 from tests.sandbox.plugins.docker.image import find_image
-from tests.sandbox.plugins.resource import PartialError, ResourceError
-from tests.sandbox.plugins.schema import ResourceSchema
+from tests.sandbox.plugins.resource import Handler, PartialError, ResourceError
 
 _HEALTH_POLL_SECONDS = 0.25
 _UNHEALTHY = "container failed to be in healthy state"
@@ -28,21 +27,26 @@ _NO_HEALTHCHECK = (
     "you have supplied a 'wait' argument, but the container does not have a healthcheck defined. "
     "Please remove the 'wait' argument or add a 'healthcheck' attribute"
 )
-_IN_PLACE = ("restart", "max_retry_count", "cpu_shares", "memory", "memory_reservation")
-_IN_PLACE += ("cpu_set", "memory_swap")
+_IN_PLACE = (
+    "restart",
+    "max_retry_count",
+    "cpu_shares",
+    "memory",
+    "memory_reservation",
+    "cpu_set",
+    "memory_swap",
+)
 
 
-class ContainerHandler:
+class ContainerHandler(Handler):
     """Containers of one Docker host."""
+
+    schema = CONTAINER
 
     def __init__(self, host: DockerHost) -> None:
         self._host = host
 
-    @property
-    def schema(self) -> ResourceSchema:
-        """The attributes of a container."""
-        return CONTAINER
-
+    @override
     def create(self, planned: State) -> str:
         """Create, connect, fill and start a container, and wait for its health if asked to."""
         client = self._host.client()
@@ -65,7 +69,7 @@ class ContainerHandler:
             raise PartialError(identity, str(error)) from error
         return identity
 
-    def _complete(self, client: docker.APIClient, identity: str, planned: State) -> None:
+    def _complete(self, client: Any, identity: str, planned: State) -> None:
         _connect_networks(client, identity, planned)
         for upload in planned["upload"]:
             _upload(client, identity, upload)
@@ -78,8 +82,9 @@ class ContainerHandler:
         if planned["wait"]:
             _wait_for_health(client, identity, planned["wait_timeout"])
 
+    @override
     def read(self, identity: str, state: State) -> tuple[str, State] | None:
-        """What is seen of the container, or None when it is gone."""
+        """Return what is seen of the container, or None when it is gone."""
         client = self._host.client()
         try:
             return identity, container_view(client.inspect_container(identity), state)
@@ -88,6 +93,7 @@ class ContainerHandler:
         except DockerException as error:
             raise ResourceError(daemon_message(error)) from error
 
+    @override
     def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:
         """Apply limits and the restart policy; whatever else changed is only recorded.
 
@@ -117,6 +123,7 @@ class ContainerHandler:
             raise ResourceError(f"Unable to update a container: {message}") from error
         return None
 
+    @override
     def delete(self, identity: str, state: State) -> None:
         """Stop the container within its grace and remove it."""
         client = self._host.client()
@@ -138,7 +145,7 @@ class ContainerHandler:
         _wait_until_gone(client, identity)
 
 
-def _connect_networks(client: docker.APIClient, identity: str, planned: State) -> None:
+def _connect_networks(client: Any, identity: str, planned: State) -> None:
     if not planned["networks_advanced"]:
         return
     try:
@@ -165,7 +172,7 @@ def _connect_networks(client: docker.APIClient, identity: str, planned: State) -
             raise ResourceError(f"Unable to connect to network '{name}': {message}") from error
 
 
-def _upload(client: docker.APIClient, identity: str, upload: Mapping[str, Any]) -> None:
+def _upload(client: Any, identity: str, upload: Mapping[str, Any]) -> None:
     content = _upload_content(upload)
     mode = 0o744 if upload["executable"] else 0o644
     entry = tarfile.TarInfo(upload["file"])
@@ -199,7 +206,7 @@ def _upload_content(upload: Mapping[str, Any]) -> bytes:
         raise ResourceError(f"could not read file: {error}") from error
 
 
-def _wait_for_health(client: docker.APIClient, identity: str, seconds: int) -> None:
+def _wait_for_health(client: Any, identity: str, seconds: int) -> None:
     deadline = time.monotonic() + seconds
     while True:
         health = client.inspect_container(identity)["State"].get("Health")
@@ -212,7 +219,7 @@ def _wait_for_health(client: docker.APIClient, identity: str, seconds: int) -> N
         time.sleep(_HEALTH_POLL_SECONDS)
 
 
-def _wait_until_gone(client: docker.APIClient, identity: str) -> None:
+def _wait_until_gone(client: Any, identity: str) -> None:
     try:
         client.wait(identity)
     except APIError as error:

@@ -20,13 +20,13 @@ _UNITS |= {"m": 60 * _NANOSECONDS, "h": 3600 * _NANOSECONDS}
 
 
 def value_of(state: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """A planned value, or the default where it is unset or not known."""
+    """Return a planned value, or the default where it is unset or not known."""
     value = state.get(name)
     return default if value is None or value is UNKNOWN else value
 
 
 def create_request(planned: State) -> dict[str, Any]:
-    """The body of the create call."""
+    """Return the body of the create call."""
     if "" in value_of(planned, "command", []):
         raise ResourceError("values for command may not be empty")
     body: dict[str, Any] = {
@@ -71,7 +71,7 @@ def _healthcheck(planned: State) -> dict[str, Any] | None:
 
 
 def nanoseconds(text: str | None) -> int:
-    """The length of a duration of Go (`1m30s`)."""
+    """Return the length of a duration of Go (`1m30s`)."""
     parts = re.findall(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)", text or "")
     return sum(int(float(number) * _UNITS[unit]) for number, unit in parts)
 
@@ -125,7 +125,7 @@ _PLAIN = {
 
 
 def resources(planned: State) -> dict[str, Any]:
-    """The limits that can be changed in place; nothing of what is unset."""
+    """Return the limits that can be changed in place; nothing of what is unset."""
     limits = {
         "Memory": value_of(planned, "memory", 0) * _MEBIBYTE,
         "MemoryReservation": value_of(planned, "memory_reservation", 0) * _MEBIBYTE,
@@ -178,8 +178,10 @@ def _security(planned: State) -> dict[str, Any]:
     if options is None:
         return {}
     kept = [option for option in options if option != "systempaths=unconfined"]
-    paths = {} if len(kept) == len(options) else {"MaskedPaths": [], "ReadonlyPaths": []}
-    return {"SecurityOpt": kept, **paths}
+    security: dict[str, list[str]] = {"SecurityOpt": kept}
+    if len(kept) < len(options):
+        security |= {"MaskedPaths": [], "ReadonlyPaths": []}
+    return security
 
 
 def _port_bindings(ports: list[Any]) -> dict[str, list[dict[str, str]]]:

@@ -46,6 +46,11 @@ def _map(**facts: Any) -> Attribute:
     return Attribute(Kind.MAP, **facts)
 
 
+def _nothing_given(_recorded: Any, given: Any) -> bool:
+    """Keep the image's own user and directory where the program names none."""
+    return not given
+
+
 LABEL: Fields = {
     "label": _string(required=True, forced=True),
     "value": _string(required=True, forced=True),
@@ -187,14 +192,14 @@ FIELDS: Fields = {
     "domainname": _string(forced=True),
     "command": _strings(Kind.LIST, computed=True, forced=True),
     "entrypoint": _strings(Kind.LIST, pulumi="entrypoints", computed=True, forced=True),
-    "user": _string(forced=True, keep_when_empty=True),
+    "user": _string(forced=True, equivalent=_nothing_given),
     "dns": _strings(Kind.SET, forced=True),
     "dns_opts": _strings(Kind.SET, forced=True),
     "dns_search": _strings(Kind.SET, pulumi="dnsSearches", forced=True),
     "publish_all_ports": _boolean(forced=True),
     "restart": _string(default="no", validate=matching(_RESTART)),
     "max_retry_count": _integer(),
-    "working_dir": _string(forced=True, keep_when_empty=True),
+    "working_dir": _string(forced=True, equivalent=_nothing_given),
     "remove_volumes": _boolean(default=True),
     "capabilities": _objects(Kind.SET, _CAPABILITIES, single=True, forced=True),
     "security_opts": _strings(Kind.SET, computed=True, forced=True),
@@ -251,7 +256,7 @@ FIELDS: Fields = {
 }
 
 CONTAINER = ResourceSchema(
-    token="docker:index/container:Container",  # noqa: S106
+    token="docker:index/container:Container",
     terraform="docker_container",
     fields=FIELDS,
     version=2,

@@ -17,7 +17,7 @@ _NANOSECONDS = 1_000_000_000
 
 
 def container_view(inspected: Mapping[str, Any], state: State) -> State:
-    """What a read sees of a container, given what is recorded or planned of it."""
+    """Return what a read sees of a container, given what is recorded or planned of it."""
     config, host = inspected["Config"], inspected["HostConfig"]
     pinned = str(value_of(state, "image", "")).startswith("sha256:")
     seen: State = {
@@ -93,9 +93,7 @@ def _of_host(host: Mapping[str, Any]) -> State:
         "group_add": (host["GroupAdd"] or []),
     }
     if host["CapAdd"] or host["CapDrop"]:
-        seen["capabilities"] = [
-            {"add": (host["CapAdd"] or []), "drop": (host["CapDrop"] or [])}
-        ]
+        seen["capabilities"] = [{"add": (host["CapAdd"] or []), "drop": (host["CapDrop"] or [])}]
     return seen
 
 
@@ -137,7 +135,7 @@ def _where_configured(inspected: Mapping[str, Any], state: State) -> State:
 
 
 def published_ports(ports: Mapping[str, Any]) -> list[State]:
-    """The published ports, by container port, in the daemon's order of their addresses."""
+    """Return the published ports, by container port, in the daemon's order of their addresses."""
     return [
         {
             "internal": int(key.split("/")[0]),
@@ -197,7 +195,7 @@ def _decimal(nanocpus: int) -> str:
 
 
 def go_duration(nanoseconds: int) -> str:
-    """A length of time as Go writes it: `1m30s`, `500ms`, `0s`."""
+    """Return a length of time as Go writes it: `1m30s`, `500ms`, `0s`."""
     if nanoseconds < _NANOSECONDS:
         for unit, size in (("ms", 1_000_000), ("µs", 1_000), ("ns", 1)):
             if nanoseconds >= size:

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import docker
 from docker.errors import DockerException, NotFound
+from typing_extensions import override
 
 from tests.sandbox.plugins.conversion import State
 from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message
 from tests.sandbox.plugins.docker.other_schemas import IMAGE
-from tests.sandbox.plugins.resource import ResourceError
-from tests.sandbox.plugins.schema import ResourceSchema
+from tests.sandbox.plugins.resource import Handler, ResourceError
 
 
-def _inspect(client: docker.APIClient, name: str) -> Mapping[str, Any] | None:
+def _inspect(client: Any, name: str) -> Mapping[str, Any] | None:
     try:
         return dict(client.inspect_image(name))
     except NotFound:
         return None
 
 
-def find_image(client: docker.APIClient, name: str, platform: str = "") -> Mapping[str, Any]:
-    """The image of this name or id, pulled if it is not there; raises ResourceError."""
+def find_image(client: Any, name: str, platform: str = "") -> Mapping[str, Any]:
+    """Return the image of this name or id, pulled if it is not there; raises ResourceError."""
     if not name:
         raise ResourceError("empty image name is not allowed")
     try:
@@ -41,28 +40,26 @@ def find_image(client: docker.APIClient, name: str, platform: str = "") -> Mappi
 
 
 def repo_digest(name: str, digests: list[str]) -> str:
-    """The digest of the repository that the image is named by, empty for a local build."""
-    repository = name.split("@")[0]
+    """Return the digest of the repository that the image is named by, empty for a local build."""
+    repository = name.split("@", 1)[0]
     last = repository.rsplit("/", 1)[-1]
     if ":" in last:
         repository = repository[: -len(last)] + last.split(":")[0]
     for digest in digests:
-        if digest.split("@")[0] == repository:
+        if digest.split("@", 1)[0] == repository:
             return digest
     return digests[0] if len(digests) == 1 else ""
 
 
-class ImageHandler:
+class ImageHandler(Handler):
     """Images of one Docker host."""
+
+    schema = IMAGE
 
     def __init__(self, host: DockerHost) -> None:
         self._host = host
 
-    @property
-    def schema(self) -> ResourceSchema:
-        """The attributes of an image."""
-        return IMAGE
-
+    @override
     def create(self, planned: State) -> str:
         """Find the image, pulling it if it is not there."""
         client = self._host.client()
@@ -72,8 +69,9 @@ class ImageHandler:
             raise ResourceError(f"Unable to read Docker image into resource: {error}") from error
         return str(found["Id"]) + str(planned["name"])
 
+    @override
     def read(self, identity: str, state: State) -> tuple[str, State] | None:
-        """The image that the name stands for now, or None when there is none."""
+        """Return the image that the name stands for now, or None when there is none."""
         name = state["name"]
         try:
             found = _inspect(self._host.client(), name)
@@ -87,11 +85,13 @@ class ImageHandler:
         digest = repo_digest(name, found.get("RepoDigests") or [])
         return f"{found['Id']}{name}", {"image_id": found["Id"], "repo_digest": digest}
 
+    @override
     def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:
         """Look the image up again."""
         self.create(planned)
         return self.read(identity, planned)
 
+    @override
     def delete(self, identity: str, state: State) -> None:
         """Remove the image unless it is to be kept."""
         if state["keep_locally"]:

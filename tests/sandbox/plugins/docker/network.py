@@ -7,30 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from docker.errors import APIError, DockerException
+from typing_extensions import override
 
 from tests.sandbox.plugins.conversion import State
 from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message
 from tests.sandbox.plugins.docker.container_request import value_of
 from tests.sandbox.plugins.docker.other_schemas import NETWORK
-from tests.sandbox.plugins.resource import ResourceError
-from tests.sandbox.plugins.schema import ResourceSchema
+from tests.sandbox.plugins.resource import Handler, ResourceError
 
 # How long a removal waits for the endpoints of containers that are just going away.
 _REMOVE_SECONDS = 30
 _REMOVE_POLL_SECONDS = 0.5
 
 
-class NetworkHandler:
+class NetworkHandler(Handler):
     """Networks of one Docker host."""
+
+    schema = NETWORK
 
     def __init__(self, host: DockerHost) -> None:
         self._host = host
 
-    @property
-    def schema(self) -> ResourceSchema:
-        """The attributes of a network."""
-        return NETWORK
-
+    @override
     def create(self, planned: State) -> str:
         """Create a network."""
         client = self._host.client()
@@ -41,8 +39,9 @@ class NetworkHandler:
             raise ResourceError(f"Unable to create network: {daemon_message(error)}") from error
         return str(made["Id"])
 
+    @override
     def read(self, identity: str, state: State) -> tuple[str, State] | None:
-        """What is seen of the network; any refusal of the daemon means that it is gone."""
+        """Return what is seen of the network; any refusal of the daemon means that it is gone."""
         client = self._host.client()
         try:
             inspected = client.inspect_network(identity)
@@ -50,10 +49,7 @@ class NetworkHandler:
             return None
         return identity, _view(inspected)
 
-    def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:
-        """No attribute of a network changes in place."""
-        return None
-
+    @override
     def delete(self, identity: str, state: State) -> None:
         """Remove the network, once the containers on it are gone."""
         client = self._host.client()

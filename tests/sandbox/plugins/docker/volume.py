@@ -5,30 +5,28 @@ from __future__ import annotations
 import time
 
 from docker.errors import DockerException
+from typing_extensions import override
 
 from tests.sandbox.plugins.conversion import State
 from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message, is_gone
 from tests.sandbox.plugins.docker.container_request import value_of
 from tests.sandbox.plugins.docker.other_schemas import VOLUME
-from tests.sandbox.plugins.resource import ResourceError
-from tests.sandbox.plugins.schema import ResourceSchema
+from tests.sandbox.plugins.resource import Handler, ResourceError
 
 # How long a removal waits for the containers that use the volume.
 _REMOVE_SECONDS = 30
 _REMOVE_POLL_SECONDS = 0.5
 
 
-class VolumeHandler:
+class VolumeHandler(Handler):
     """Volumes of one Docker host."""
+
+    schema = VOLUME
 
     def __init__(self, host: DockerHost) -> None:
         self._host = host
 
-    @property
-    def schema(self) -> ResourceSchema:
-        """The attributes of a volume."""
-        return VOLUME
-
+    @override
     def create(self, planned: State) -> str:
         """Create a volume, or take the one of that name that is there, as the daemon does."""
         try:
@@ -42,8 +40,9 @@ class VolumeHandler:
             raise ResourceError(f"Unable to create volume: {daemon_message(error)}") from error
         return str(made["Name"])
 
+    @override
     def read(self, identity: str, state: State) -> tuple[str, State] | None:
-        """What is seen of the volume, or None when it is gone."""
+        """Return what is seen of the volume, or None when it is gone."""
         try:
             inspected = self._host.client().inspect_volume(identity)
         except DockerException as error:
@@ -59,10 +58,7 @@ class VolumeHandler:
             "mountpoint": inspected["Mountpoint"],
         }
 
-    def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:
-        """No attribute of a local volume changes in place."""
-        return None
-
+    @override
     def delete(self, identity: str, state: State) -> None:
         """Remove the volume, once no container uses it."""
         deadline = time.monotonic() + _REMOVE_SECONDS
