@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tests.sandbox.services.http import Content, Request, Response, conditional, not_found, text
+from tests.sandbox.services.http import Content, Request, Response, download, not_found, text
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class BootstrapApi:
         content = self.kernels.content(path)
         if content is None:
             return not_found()
-        return conditional(request, content, kind="application/octet-stream", etag=None)
+        return download(request, content, path.rpartition("/")[2])
 
     def _script(
         self,

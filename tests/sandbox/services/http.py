@@ -119,13 +119,13 @@ def not_found() -> Response:
     )
 
 
-def conditional(request: Request, content: Content, *, kind: str, etag: str | None) -> Response:
+def download(request: Request, content: Content, name: str, etag: str | None = None) -> Response:
     """Answer with a file: 200, 304 (If-None-Match, If-Modified-Since), 206 or 416 (Range)."""
     headers = {
-        "Content-Type": kind,
+        "Content-Disposition": f"inline; filename={name}",
+        "Content-Type": "application/octet-stream",
         "Last-Modified": email.utils.formatdate(int(content.modified), usegmt=True),
         "Cache-Control": "no-cache",
-        "Accept-Ranges": "bytes",
     }
     if etag is not None:
         headers["ETag"] = f'"{etag}"'

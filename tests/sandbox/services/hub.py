@@ -15,7 +15,7 @@ from tests.sandbox.flist import Backend
 from tests.sandbox.services import pyconfig, tokens
 from tests.sandbox.services.disk import DiskTree
 from tests.sandbox.services.http import HttpServer, Request, Response, text
-from tests.sandbox.services.hub_api import HubApi, HubOptions, api_error
+from tests.sandbox.services.hub_api import HubApi, HubOptions, api_error, cors
 from tests.sandbox.services.hub_writes import ChunkStore, HubWrites
 from tests.sandbox.services.zdb_client import ZdbError
 
@@ -71,10 +71,10 @@ class Hub:
         """Answer a request."""
         path = request.path.rstrip("/")
         if path == "/api/flist/me" or path.startswith("/api/flist/me/"):
-            return self._me(request).at("/api/flist/me")
+            return cors(self._me(request)).at("/api/flist/me")
         if path in {"/upload", "/upload-flist", "/merge", "/docker-convert"}:
             place = "/readonly" if self.readonly else "/login-method"
-            return text("", 302, Location=place).at(path)
+            return cors(text("", 302, Location=place)).at(path)
         return self._api(request)
 
     def _me(self, request: Request) -> Response:

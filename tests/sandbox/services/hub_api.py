@@ -15,7 +15,7 @@ from tests.sandbox.services.http import (
     Content,
     Request,
     Response,
-    conditional,
+    download,
     gzipped,
     not_found,
     text,
@@ -95,6 +95,7 @@ class HubApi:
                 ("/api/flist", "/api/flist", self._all),
                 ("/api/fileslist", "/api/fileslist", self._fileslist),
                 ("/api/repositories", "/api/repositories", self._repositories),
+                ("/api/flist/me", "/api/flist/me(?:/.*)?", self._me),
                 ("/api/flist/REPO/tags/T", "/api/flist/NAME/tags/NAME", self._tag),
                 ("/api/flist/REPO/F/light", "/api/flist/NAME/NAME/light", self._light),
                 ("/api/flist/REPO/L/taglink", "/api/flist/NAME/NAME/taglink", self._taglink),
@@ -106,6 +107,9 @@ class HubApi:
                 ("/REPO/F.flist", r"/NAME/([^/]*)\.flist", self._file),
                 ("/REPO/F.txt", r"/NAME/([^/]*)\.txt", self._text),
                 ("/REPO/F.json", r"/NAME/([^/]*)\.json", self._broken),
+                ("/REPO/tags/T", "/NAME/tags/NAME", self._tag_page),
+                ("/search", "/search", self._front_page),
+                ("/readonly", "/readonly", self._front_page),
                 ("/REPO", "/NAME", self._user_page),
                 ("/", "/", self._front_page),
             )
@@ -118,13 +122,8 @@ class HubApi:
         path = request.path.rstrip("/") or "/"
         for label, pattern, handler in self._routes:
             if match := pattern.fullmatch(path):
-                return self._cors(handler(request, *match.groups())).at(label)
-        return self._cors(not_found()).at("404")
-
-    @staticmethod
-    def _cors(response: Response) -> Response:
-        response.headers["Access-Control-Allow-Origin"] = "*"
-        return response
+                return cors(handler(request, *match.groups())).at(label)
+        return cors(not_found()).at("404")
 
     # -- lists -------------------------------------------------------------------------------
 
@@ -165,6 +164,9 @@ class HubApi:
             return not_found()
         return _json(_entries([entry for entry in listing if entry.kind == "symlink"]))
 
+    def _me(self, _: Request) -> Response:
+        return api_error("no authorization provided", 401)
+
     # -- one flist ---------------------------------------------------------------------------
 
     def _found(self, repository: str, name: str) -> Entry | Response:
@@ -201,7 +203,9 @@ class HubApi:
 
     def _metadata(self, _: Request, repository: str, name: str) -> Response:
         flist = self._opened(repository, name)
-        return flist if isinstance(flist, Response) else _json(flist.metadata)
+        if isinstance(flist, Response):
+            return flist
+        return _json({name: _parsed(value) for name, value in flist.metadata.items()})
 
     def _inspect(self, _: Request, repository: str, name: str) -> Response:
         flist = self._opened(repository, name)
@@ -235,7 +239,7 @@ class HubApi:
         if content is None:
             return not_found()
         etag = f"{content.modified}-{content.size}" if self.options.etag else None
-        return conditional(request, content, kind="application/octet-stream", etag=etag)
+        return download(request, content, name, etag)
 
     def _md5(self, _: Request, repository: str, name: str) -> Response:
         digest = self.tree.digest(repository, name + FLIST)
@@ -269,6 +273,17 @@ class HubApi:
             return not_found()
         return text("<!doctype html><title>Zero-OS Hub</title><h1>Repository</h1>\n")
 
+    def _tag_page(self, _: Request, repository: str, tag: str) -> Response:
+        if self.tree.listing(f"{repository}/{TAG_PREFIX}{tag}") is None:
+            return not_found()
+        return text("<!doctype html><title>Zero-OS Hub</title><h1>Tag</h1>\n")
+
+
+def cors(response: Response) -> Response:
+    """Let any page read the response, as the hub does."""
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    return response
+
 
 def flist_name(name: str) -> str:
     """Return a flist's file name; the API takes it with or without `.flist`."""
@@ -300,6 +315,14 @@ def _with_digest(request: Request, response: Response) -> Response:
         return Response(304, {"ETag": f'"{etag}"'})
     response.headers["ETag"] = f'"{etag}"'
     return response
+
+
+def _parsed(value: str) -> Any:
+    """Return a metadata value as zflist does: JSON where it is."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _kb(size: int) -> str:
