@@ -217,6 +217,8 @@ def _look(root: str, relative: str) -> dict[str, Any] | None:
             return _describe(directory, name)
     except FileNotFoundError:
         return None
+    except RefusedError:  # a file or a link where a directory should be
+        return {"kind": "other", "uid": -1, "gid": -1, "mode": 0}
 
 
 def _describe(directory: int, name: str) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
 from sync.contract.status import StatusRecord
-from sync.providers.connection import Command, HostConnection
+from sync.providers.connection import Command, HostConnection, HostError
 from sync.providers.host import Host, connect, docker_failure
 from sync.providers.once import Once
 
 _SECONDS: Final = 60
+_NOT_PASSABLE: Final = 77
 _INSPECT: Final = (
     '{"name":{{json .Name}},"running":{{.State.Running}},"status":{{json .State.Status}},'
     '"exitCode":{{.State.ExitCode}},"restarts":{{.RestartCount}},"oomKilled":'
@@ -32,6 +33,9 @@ _INSPECT: Final = (
 # job's files in base64 (one line, empty when absent) and the containers; ends with docker's status.
 _SCRIPT: Final = f"""
 root=$1; format=$2; shift 2
+if ! why=$(LC_ALL=C ls -d "$root/." 2>&1); then
+  case $why in *ermission*) exit {_NOT_PASSABLE};; esac
+fi
 date +%s
 for job in {" ".join(layout.JOBS)}; do
   for file in spec/{layout.SPEC_FILE} state/{layout.STATUS_FILE}; do
@@ -85,6 +89,11 @@ def _fetch(place: _Place) -> JobsView:
     host = _HOSTS[place.connection]
     argv = ["sh", "-c", _SCRIPT, "sh", place.root, _INSPECT, *host.docker()]
     completed = host.run(Command(argv, timeout_seconds=_SECONDS))
+    if completed.status == _NOT_PASSABLE:
+        raise HostError(
+            f"{place.connection.docker_host}: this user may not enter {place.root}, so the jobs "
+            "can not be seen; make it and the folders above it passable (chmod a+x)"
+        )
     if completed.status != 0:
         raise docker_failure(place.connection.docker_host, completed)
     return parse(completed.stdout.decode(errors="replace"))

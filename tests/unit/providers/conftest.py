@@ -47,6 +47,10 @@ def local_host(engine_url: str, helper_image: str) -> dict[str, str]:
 
 @pytest.fixture
 def data_root(tmp_path: Path) -> str:
+    # Passable for all, as /srv is: an unprivileged user reads the jobs' records below it.
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder.stat().st_mode & 0o011 != 0o011:
+            folder.chmod(folder.stat().st_mode | 0o011)
     return str(tmp_path / "srv")
 
 
