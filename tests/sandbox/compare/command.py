@@ -48,8 +48,9 @@ def _record(cases: Sequence[Case], executable: str) -> int:
     version = RealEngine(executable).version()
     RECORDED.mkdir(exist_ok=True)
     with pool() as workers:
-        pending = {c.name: workers.submit(real_results, c.name, executable) for c in cases}
-        for name, future in pending.items():
+        pending = {workers.submit(real_results, c.name, executable): c.name for c in cases}
+        for future in futures.as_completed(pending):
+            name = pending[future]
             document = {"version": version, "case": name, "runs": future.result()}
             text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
             (RECORDED / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -42,6 +42,8 @@ class Values:
             return text(value, self._root)
         if not isinstance(value, dict):
             return value
+        if value.get(_SIGNATURE) == _SECRET and value.get("ciphertext") == "[secret]":
+            return "[secret]"
         if value.get(_SIGNATURE) == _SECRET and self._crypter is not None:
             plain = value.get("plaintext") or self._crypter.decrypt(value["ciphertext"])
             return {"<secret>": self.value(json.loads(plain))}

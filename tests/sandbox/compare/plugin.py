@@ -6,6 +6,8 @@ Package `compare`, type `compare:index:Thing`. Inputs that ask for a behaviour:
     dbr: true            replace by deleting first
     failCreate, failUpdate, failDelete, failRead, failCheck: message   refuse
     failInit: message    create, then report a failed initialization
+    adopt: true          the id is `<name>-<v>`, so that a create finds what an earlier one made
+    lingerSeconds: n     take that long, so that a kill can meet the call
     diffStyle: detailed (default) | keys | unknown
 
 Every other input is copied to the outputs, with `computed` (`<name>-<n>!`). Files are below the
@@ -196,7 +198,8 @@ class ComparePlugin(provider_pb2_grpc.ResourceProviderServicer):
         if message := plain.get("failCreate"):
             self._refuse(context, message)
         _linger(plain)
-        identity = self._store.new_id(request.urn.rsplit("::", 1)[-1])
+        name = request.urn.rsplit("::", 1)[-1]
+        identity = f"{name}-{plain.get('v')}" if plain.get("adopt") else self._store.new_id(name)
         self._store.put(identity, plain)
         outputs = {**properties, "computed": f"{identity}!"}
         if message := plain.get("failInit"):
@@ -282,6 +285,14 @@ def _fail_initialization(
     context.abort(grpc.StatusCode.UNKNOWN, reason)
 
 
+def _end_with_the_engine() -> None:
+    """End where the engine was killed and could not end this plugin."""
+    engine = os.getppid()
+    while os.getppid() == engine:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 def main() -> None:
     """Serve until killed; the first line of output is the port."""
     store = Store(Path(os.environ["COMPARE_STORE"]))
@@ -289,6 +300,7 @@ def main() -> None:
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(ComparePlugin(store), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
+    threading.Thread(target=_end_with_the_engine, daemon=True).start()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     server.wait_for_termination()

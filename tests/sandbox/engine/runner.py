@@ -10,6 +10,8 @@ import logging
 import os
 import runpy
 import sys
+import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,6 +27,14 @@ def _user_traceback(program: str) -> str:
         if os.path.realpath(frame.filename) == inside:
             return traceback.format_exc(limit=-(len(frames) - place))
     return traceback.format_exc()
+
+
+def _end_with_the_engine() -> None:
+    """End where the engine was killed and could not end this program."""
+    engine = os.getppid()
+    while os.getppid() == engine:
+        time.sleep(1)
+    os._exit(1)
 
 
 def main() -> int:
@@ -60,6 +70,7 @@ def main() -> int:
             root_directory=given["root_directory"],
         )
     )
+    threading.Thread(target=_end_with_the_engine, daemon=True).start()
     sys.argv = [program]
     os.chdir(given["directory"])
     loop = asyncio.new_event_loop()
