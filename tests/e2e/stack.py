@@ -1,13 +1,14 @@
 """A stack of its own for a test: project copy, backend, master, DNS, ports, data root."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,7 @@ from tests.sandbox.host.pulumi import Workspace
 from tests.sandbox.host.world import Wan
 from tests.sandbox.upstream import Upstream
 
+_NO_CHANGE: Final = ("same", "read", "refresh")
 _PROGRAM: Final = ("Pulumi.yaml", "__main__.py", "components", "sync")
 
 
@@ -49,7 +51,12 @@ class MirrorStack:
     http_port: int
     https_port: int
     zdb_port: int
-    environment: dict[str, str] = field(default_factory=dict)
+
+    def environment_for_dns(self, api_url: str, token: str) -> None:
+        """Lead the stack's DNS records to a DNS API."""
+        told = {"CLOUDFLARE_BASE_URL": api_url, "CLOUDFLARE_API_TOKEN": token}
+        environment = {**self.workspace.environment, **told}
+        self.workspace = dataclasses.replace(self.workspace, environment=environment)
 
     @property
     def domain(self) -> str:
@@ -86,7 +93,9 @@ class MirrorStack:
     def preview(self, *arguments: str) -> list[dict[str, Any]]:
         """Return the steps of a preview that change something."""
         said = json.loads(self.pulumi("preview", "--json", *arguments))
-        return [step for step in said.get("steps", []) if step["op"] not in ("same", "read")]
+        return [
+            step for step in said.get("steps", []) if step["op"] not in ("same", "read", "refresh")
+        ]
 
     def outputs(self) -> dict[str, Any]:
         """Return the stack's outputs."""

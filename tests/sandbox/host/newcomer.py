@@ -14,11 +14,11 @@ from rich.table import Table
 
 from sync.contract.layout import JOBS, STATUS_FILE, Job, job_state_dir
 from sync.contract.status import StatusRecord
-from tests.sandbox.host import dockerd, images, packages, pulumi, world
+from tests.sandbox.host import dockerd, images, pulumi, world
 from tests.sandbox.host.dockerd import PROJECT, SANDBOX
 
 STACK = "sandbox"
-DOMAIN = "gridhub.test"
+DOMAIN = world.ZONE
 ROOT = Path("/srv/gridhub-sandbox")
 HTTPS_PORT = 8443
 # The committed stack file names this socket; it leads to whichever engine is in use.
@@ -43,14 +43,13 @@ def _dns_variables() -> dict[str, str]:
     token = world.DNS_TOKEN.read_text().strip() if world.DNS_TOKEN.exists() else ""
     return {
         "CLOUDFLARE_API_TOKEN": token,
-        "CLOUDFLARE_BASE_URL": f"http://127.0.0.1:{world.PORTS.dns_api}/client/v4",
+        "CLOUDFLARE_BASE_URL": f"http://127.0.0.1:{world.PORTS.dns_api}/client/v4/",
     }
 
 
 def up(console: Console) -> None:
     """Bring the whole sandbox up; a second call on top of it changes nothing."""
     started = time.monotonic()
-    packages.ensure({"openssl": "openssl"}, console)
     engine = dockerd.ensure(console)
     owner = "private" if engine.private else "the machine's"
     console.print(f"Docker Engine {engine.version} ({owner}) at {engine.url}")

@@ -85,6 +85,7 @@ class Ports:
 
 WAN = Wan("gridhub-sandbox-wan", IPv4Network("172.31.250.0/24"), IPv6Network("fd00:31:250::/64"))
 PORTS = Ports()
+ZONE = "gridhub.test"
 RUN = SANDBOX / "run"
 DNS_TOKEN = SANDBOX / "dns-token"
 
@@ -108,6 +109,7 @@ def start(url: str) -> None:
             *(sys.executable, "-m", "tests.sandbox.dns", "serve"),
             *("--api-port", str(PORTS.dns_api), "--dns-port", str(PORTS.dns)),
             *("--token-file", str(DNS_TOKEN), "--state", str(SANDBOX / "dns.json")),
+            *("--zone", ZONE),
         ]
     )
     master().start(

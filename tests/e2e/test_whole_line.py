@@ -1,0 +1,171 @@
+"""The whole line, once through: a stack file becomes a mirror that a node boots from."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import Ground, MirrorStack, ground, mirror_stack
+from tests.sandbox.client import BootClient, Mirror
+from tests.sandbox.dns.sandbox import DnsSandbox
+from tests.sandbox.fetch import Resolver
+from tests.sandbox.host.processes import wait_until
+from tests.sandbox.upstream import Upstream, standard_world
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+_LOOPBACKS = ("127.0.0.1", "::1")
+_FOLLOW_SECONDS = 30
+_TOKEN = "e2e-dns-token"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Ground]:
+    with ground() as found:
+        yield found
+
+
+@pytest.fixture
+def master(place: Ground) -> Iterator[Upstream]:
+    upstream = Upstream(addresses=(place.wan.gateway,))
+    standard_world(upstream.model)
+    with upstream:
+        yield upstream
+
+
+def boot_client(stack: MirrorStack, address: str) -> BootClient:
+    """Return a node that knows only the mirror's names, and reaches them at `address`."""
+    resolver = Resolver()
+    hub, bootstrap = f"hub.{stack.domain}", f"bootstrap.{stack.domain}"
+    resolver.add(hub, stack.https_port, address)
+    resolver.add(bootstrap, stack.https_port, address)
+    resolver.add(hub, stack.zdb_port, address)
+    return BootClient(
+        Mirror(
+            hub=f"https://{hub}:{stack.https_port}",
+            bootstrap=f"https://{bootstrap}:{stack.https_port}",
+            resolver=resolver,
+            ca_file=stack.root / "caddy/data/caddy/pki/authorities/local/root.crt",
+        )
+    )
+
+
+def boot_everything(stack: MirrorStack, sources: dict[str, Path], address: str) -> int:
+    """Boot every path a node can ask for, compare each with its source; return how many."""
+    client = boot_client(stack, address)
+    assert client.bootable() == sorted(sources)
+    for path, source in sources.items():
+        client.boot(path, source)
+    return len(sources)
+
+
+def kernels_are_the_masters(stack: MirrorStack, master: Upstream, address: str) -> None:
+    client = boot_client(stack, address)
+    model = master.model
+    assert sorted(client.kernels()) == sorted(model.kernels)
+    for name, kernel in model.kernels.items():
+        assert client.kernel(name) == kernel.data, name
+    for mode, target in model.net_links.items():
+        assert isinstance(target, str)
+        assert client.kernel(f"net/{mode}.efi") == model.kernels[target].data, mode
+
+
+def steps(stack: MirrorStack, *arguments: str) -> dict[str, str]:
+    """Return what a preview would do, by resource name."""
+    return {step["urn"].rsplit("::", 1)[1]: step["op"] for step in stack.preview(*arguments)}
+
+
+def test_a_stack_file_becomes_a_mirror_that_boots_without_its_master(
+    place: Ground, master: Upstream, tmp_path: Path
+) -> None:
+    with mirror_stack(place, master, tmp_path) as stack:
+        said = stack.up()
+        assert "created" in said
+        sources = master.model.boot_sources()
+        assert len(master.model.flists()) >= 12
+
+        master.stop()
+        for address in _LOOPBACKS:
+            assert boot_everything(stack, sources, address) == len(sources)
+            kernels_are_the_masters(stack, master, address)
+
+        assert steps(stack) == {}
+        stack.pulumi("preview", "--expect-no-changes")
+
+        stack.config["limits"] = {"hub": {"memoryMb": 320}}
+        assert steps(stack) == {"hub-container": "update"}
+        stack.up()
+        assert steps(stack) == {}
+        assert stack.containers()["hub"].attrs["HostConfig"]["Memory"] == 320 << 20
+
+        stack.pulumi("refresh", "--yes")
+        stack.pulumi("destroy", "--yes")
+        assert stack.containers() == {}
+        assert stack.networks() == []
+        kept = list((stack.root / "0-hub_public/users").iterdir())
+        assert len(kept) == len(master.model.repositories)
+
+
+def test_the_mirror_follows_its_master_and_refresh_records_it(
+    place: Ground, master: Upstream, tmp_path: Path
+) -> None:
+    with mirror_stack(place, master, tmp_path) as stack:
+        stack.up()
+        before = stack.outputs()["mirror"]["users"]["done"]["items"]
+        model = master.model
+        library = Path(socket.__file__).parent
+        model.add_flist("alice.3bot", "new.flist", library / "logging")
+        model.change_flist("tf-zos", "zos-base.flist", library / "concurrent")
+        tag, name = first_tag(model.boot_sources())
+        model.retarget_tag(tag[0], tag[1], name, "tf-zos/zos-base.flist")
+        model.add_kernel("v9.9.9-new.efi", b"new kernel" * 5000)
+
+        def followed() -> bool:
+            served = boot_client(stack, "127.0.0.1")
+            return (
+                "v9.9.9-new.efi" in served.kernels()
+                and set(served.bootable()) == set(model.boot_sources())
+                and served.flist("tf-zos/zos-base.flist").chunk_keys()
+                == model.chunk_keys("tf-zos", "zos-base.flist")
+            )
+
+        wait_until(followed, "the mirror of a changed master", _FOLLOW_SECONDS)
+        for address in _LOOPBACKS:
+            boot_everything(stack, model.boot_sources(), address)
+        stack.pulumi("refresh", "--yes")
+        after = stack.outputs()["mirror"]["users"]["done"]["items"]
+        assert after == before + 1
+        assert steps(stack) == {}
+
+
+def first_tag(sources: dict[str, Path]) -> tuple[tuple[str, str], str]:
+    """Return ((repository, tag), name) of some entry of some tag."""
+    path = next(path for path in sorted(sources) if "/tags/" in path)
+    repository, _, tag, name = path.split("/")
+    return (repository, tag), name
+
+
+def test_dns_records_are_set_changed_and_removed_with_the_stack(
+    place: Ground, master: Upstream, tmp_path: Path
+) -> None:
+    with DnsSandbox(["grid.test"], token=_TOKEN) as dns:
+        settings = {
+            "domain": "grid.test",
+            "dns": {"provider": "cloudflare", "zoneId": dns.zone_id("grid.test"), "ttl": 60},
+        }
+        with mirror_stack(place, master, tmp_path, **settings) as stack:
+            stack.environment_for_dns(dns.api_url, _TOKEN)
+            stack.up()
+            names = {(r.name, r.type, r.content) for r in dns.zones.records()}
+            assert names == {
+                (f"{service}.grid.test", kind, content)
+                for service in ("hub", "bootstrap")
+                for kind, content in (("A", "203.0.113.10"), ("AAAA", "2001:db8::10"))
+            }
+            stack.config["publicAddresses"] = {"ipv4": ["203.0.113.11"], "ipv6": ["2001:db8::10"]}
+            changed = [name for name in steps(stack) if "dns" in name]
+            assert len(changed) == 2
+            stack.up()
+            assert {r.content for r in dns.zones.records() if r.type == "A"} == {"203.0.113.11"}
+            stack.pulumi("destroy", "--yes")
+            assert dns.zones.records() == []
