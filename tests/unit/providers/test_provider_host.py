@@ -349,5 +349,5 @@ def test_a_data_root_that_the_user_may_not_enter_is_told_not_taken_for_empty(
         "host": ssh_server.connection(docker_member, helper_image),
         "root": f"{data_root}/inner",
     }
-    with pytest.raises(HostError, match=r"may not enter .*inner.* chmod a\+x"):
+    with pytest.raises(HostError, match=r"may not enter .*inner.*chmod a\+x"):
         job_view.view(props)
