@@ -24,8 +24,6 @@ from sync.contract.status import Amount, Lag
 _DAY_SECONDS: Final = 86_400.0
 # A file that changed so shortly before the listing may have changed again within that second.
 _RECHECK_SECONDS: Final = 2.0
-# A net link is replaced on the master by remove and create: once missing is not gone.
-_MISSING_PASSES: Final = 2
 _CONFIRMED: Final = "removal_confirmation"
 
 
@@ -131,7 +129,8 @@ class KernelsEngine:
         try:
             page = self._fetcher.head(f"/kernel/net/{quote(link_name(mode))}")
         except HttpMissingError:
-            self._note_missing_net(work, mode)
+            kept = ", the mirror keeps its own" if mode in work.nets else ""
+            work.broken.append(f"net link {mode}: the master has none{kept}")
             return
         net = NetFile(mode, page.length, page.modified_seconds)
         work.heads[mode] = net
@@ -140,14 +139,6 @@ class KernelsEngine:
             work.unresolved[mode] = net
         else:
             work.targets[mode] = target
-
-    def _note_missing_net(self, work: _Pass, mode: str) -> None:
-        known = work.nets.get(mode)
-        if known is None:
-            work.broken.append(f"net link {mode}: the master has none")
-            return
-        work.nets[mode] = replace(known, missing_passes=known.missing_passes + 1)
-        self._record.put_net(work.nets[mode])
 
     def _remembered(self, work: _Pass, net: NetFile) -> str | None:
         """Return the target of an earlier pass where neither the link nor the kernel moved."""
@@ -203,6 +194,14 @@ class KernelsEngine:
         same = sorted(name for name, kernel in work.known.items() if kernel.md5 == md5)
         if same:
             work.targets[mode] = same[0]
+            return
+        not_had = [
+            kernel.name
+            for kernel in candidates(work.heads[mode], work.listing.kernels)
+            if work.known.get(kernel.name) is None or work.known[kernel.name].md5 is None
+        ]
+        if not_had:
+            work.failed.append(f"net link {mode}: may be {not_had[0]}, which is not here yet")
             return
         if fetched is not None:
             # No kernel of that content is listed: the master keeps a file of its own there.
@@ -283,19 +282,18 @@ class KernelsEngine:
 
     def _remove(self, work: _Pass, keep: set[str]) -> None:
         """Remove what the master dropped (guarded, retained) or the operator deselected."""
-        keep |= set(self._folder.linked().values()) | set(work.targets.values())
+        nets_gone = [mode for mode in work.nets if mode not in self._spec.run_modes]
+        names_gone = {link_name(mode) for mode in nets_gone}
+        linked = self._folder.linked().items()
+        keep |= {target for name, target in linked if name not in names_gone}
+        keep |= set(work.targets.values())
         listed = work.listed.keys()
         dropped = [name for name in work.known if name not in listed and name not in keep]
         deselected = [name for name in work.known if name in listed and name not in keep]
-        nets = [
-            net
-            for net in work.nets.values()
-            if net.mode not in self._spec.run_modes or net.missing_passes >= _MISSING_PASSES
-        ]
         self._guard(work, dropped)
-        for net in nets:
-            self._folder.unlink(net.mode)
-            self._record.forget_net(net.mode)
+        for mode in nets_gone:
+            self._folder.unlink(mode)
+            self._record.forget_net(mode)
         for name in [*deselected, *self._expired(work, dropped)]:
             self._folder.remove(name)
             self._record.forget(name)

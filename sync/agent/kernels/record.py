@@ -23,8 +23,7 @@ CREATE TABLE IF NOT EXISTS net(
   size_bytes INTEGER,
   modified_seconds REAL,
   target TEXT,
-  md5 TEXT,
-  missing_passes INTEGER NOT NULL
+  md5 TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
@@ -55,7 +54,6 @@ class NetRecord:
     modified_seconds: float | None
     target: str | None
     md5: str | None = None
-    missing_passes: int = 0
 
 
 class Record:
@@ -94,7 +92,7 @@ class Record:
 
     def put_net(self, net: NetRecord) -> None:
         """Insert or replace one net link."""
-        self._db.execute("INSERT OR REPLACE INTO net VALUES(?,?,?,?,?,?)", astuple(net))
+        self._db.execute("INSERT OR REPLACE INTO net VALUES(?,?,?,?,?)", astuple(net))
 
     def forget_net(self, mode: str) -> None:
         """Drop one net link."""

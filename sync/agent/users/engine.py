@@ -1,5 +1,6 @@
 """One pass of the users job: list, decide, fetch, publish, link, remove."""
 
+import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from sync.agent.users.tree import Tree
 from sync.contract.spec import UsersSpec
 from sync.contract.status import Amount, Lag
 
+_LOG = logging.getLogger(__name__)
 _DAY_SECONDS: Final = 86_400.0
 _REPORT_SECONDS: Final = 0.5
 _CONFIRMED: Final = "removal_confirmation"
@@ -82,6 +84,7 @@ class UsersEngine:
         self._generation = -1.0
         self._conditions: dict[str, str] = {}
         self._listing = Listing()
+        self._refused_logged: set[str] = set()
         self._reported_at = 0.0
 
     def __enter__(self) -> Self:
@@ -110,6 +113,7 @@ class UsersEngine:
         refused, failures = self._read_tags(listing)
         plan = links.plan(listing, self._record.tag_links().values())
         work = _Pass(listing, plan, [*listing.refused, *refused], failures)
+        self._log_refused(work.refused)
         self._publisher.follow(plan)
         self._bring_content(work)
         self._publisher.link_all(self._record.tags().keys() & listing.tags.keys())
@@ -118,6 +122,13 @@ class UsersEngine:
         self._report(work)
         self._remove(work)
         self._finish(work)
+
+    def _log_refused(self, refused: list[str]) -> None:
+        """Log every refusal once: the record has room for the first hundred only."""
+        for text in refused:
+            if text not in self._refused_logged:
+                _LOG.warning("%s", text)
+        self._refused_logged = set(refused)
 
     # Listing
 
@@ -320,7 +331,9 @@ class UsersEngine:
         publisher = self._publisher
         yield from (f"{held.name}: {held.reason}" for held in publisher.withheld.values())
         yield from (
-            f"{flist.name}: published broken" for flist in publisher.flists.values() if flist.broken
+            f"{flist.name}: published without all of its chunks"
+            for flist in publisher.flists.values()
+            if flist.broken
         )
         yield from work.plan.dangling.values()
 

@@ -1,0 +1,17 @@
+"""Mirrors of tests live in memory where the machine has such a place: no waiting for disks."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Give a directory of the test's own, in memory, and remove it afterwards."""
+    parent = _MEMORY if _MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="gridhub-test-", dir=parent) as path:
+        yield Path(path)
