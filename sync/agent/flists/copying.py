@@ -29,6 +29,7 @@ _UNACKNOWLEDGED_BYTES: Final = 16 << 20
 class Counters:
     """What this run has done so far; refused: keys whose payload has another hash."""
 
+    done_items: int = 0
     new_items: int = 0
     new_bytes: int = 0
     listed_items: int = 0
@@ -61,6 +62,8 @@ class CopyLoop:
         self.spec = spec
         self.counters = Counters()
         self.probing = True
+        # Given to the slave, acknowledged or not.
+        self.sent_items = 0
         self.source: PageSource | None = None
         self._null_sink = null_sink
         self._selector = selectors.DefaultSelector()
@@ -190,6 +193,7 @@ class CopyLoop:
     def _on_probed(self, page: Page, lacking: list[Entry]) -> None:
         self._probe_queue.popleft()
         page.open_batches -= 1
+        self.counters.done_items += len(page.entries) - len(lacking)
         self._prepare(page, lacking)
 
     def _prepare(self, page: Page, entries: list[Entry]) -> None:
@@ -226,11 +230,13 @@ class CopyLoop:
         if self._null_sink or not fetched.keys:
             self._on_stored(Stored(fetched.batch, len(fetched.keys), fetched.payload_bytes))
         else:
+            self.sent_items += len(fetched.keys)
             self.writer.store(fetched)
 
     def _on_stored(self, stored: Stored) -> None:
         self.counters.new_items += stored.new_items
         self.counters.new_bytes += stored.new_bytes
+        self.counters.done_items += len(stored.batch.entries)
         page = stored.batch.page
         page.items += stored.new_items
         page.payload_bytes += stored.new_bytes

@@ -1,0 +1,61 @@
+"""The flists job: sessions of copying and following, one after the other until told to stop."""
+
+import contextlib
+import logging
+import time
+from typing import Final
+
+from sync.agent.flists.session import Session
+from sync.agent.flists.writer import SlaveFullError, SlaveRefusedError
+from sync.agent.runtime import Control, Directories, JobFailed, JobPaused, Reporter
+from sync.agent.schedule import BackoffClock
+from sync.agent.zdb.errors import (
+    ZdbAuthError,
+    ZdbConnectionError,
+    ZdbProtocolError,
+    ZdbReplyError,
+)
+from sync.contract.spec import FlistsSpec
+
+_LOG = logging.getLogger(__name__)
+_FULL_RETRY_SECONDS: Final = 10.0
+
+
+def run(spec: FlistsSpec, directories: Directories, reporter: Reporter, control: Control) -> None:
+    """Copy the master's namespace and follow it until `control` says stop.
+
+    Raises JobFailed (a person has to decide), JobPaused (no room, or too much would vanish).
+    """
+    clock = BackoffClock(spec.backoff)
+    while not control.stopping():
+        session = Session(spec, directories, reporter, control)
+        try:
+            _run_session(session)
+        except ZdbConnectionError as error:
+            if session.progressed:
+                clock.after_success()
+            reporter.error(str(error))
+            reporter.update(retries=reporter.record.retries + 1, reason=str(error))
+            control.wait(clock.after_failure())
+
+
+def _run_session(session: Session) -> None:
+    try:
+        with contextlib.closing(session):
+            started = time.monotonic()
+            session.run()
+            _LOG.info("session ended after %.1f s", time.monotonic() - started)
+    except SlaveFullError as error:
+        raise JobPaused(
+            f"the local 0-db can not store more ({error}); add space, it goes on by itself",
+            _FULL_RETRY_SECONDS,
+        ) from error
+    except SlaveRefusedError as error:
+        raise JobFailed(
+            f"the local 0-db refuses to store ({error}); "
+            "check that /secrets/zdb-admin is its admin password"
+        ) from error
+    except (ZdbAuthError, ZdbProtocolError) as error:
+        raise JobFailed(str(error)) from error
+    except ZdbReplyError as error:
+        raise ZdbConnectionError(str(error)) from error

@@ -1,0 +1,231 @@
+"""One session with both servers: check who they are, copy, follow, remember, report."""
+
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from sync.agent.flists.copying import CopyLoop
+from sync.agent.flists.housekeeping import Housekeeper
+from sync.agent.flists.index_source import IndexSource
+from sync.agent.flists.ledger import Ledger, encode_keys
+from sync.agent.flists.meeting import Meeting, meet
+from sync.agent.flists.pages import Page
+from sync.agent.flists.progress import Rate, Sample, eta_seconds, lag
+from sync.agent.flists.state import FlistsState, Saver, SpanState
+from sync.agent.flists.watchers import InfoWatcher, WriteWatcher, watch_master, watch_slave
+from sync.agent.reporter import name_list, utc_now
+from sync.agent.runtime import Control, Directories, JobFailed, JobPaused, Reporter
+from sync.contract.spec import FlistsSpec
+from sync.contract.status import Amount, MasterIdentity
+
+_SAVE_SECONDS: Final = 0.5
+_STATUS_SECONDS: Final = 0.5
+_FULL_RETRY_SECONDS: Final = 10.0
+_PROBED_ITEMS: Final = 50_000
+_REFUSED_KEPT: Final = 10_000
+
+
+class Session:
+    """Connections to both servers and what is done with them; close() ends all."""
+
+    def __init__(
+        self, spec: FlistsSpec, directories: Directories, reporter: Reporter, control: Control
+    ) -> None:
+        self.spec = spec
+        self.progressed = False
+        self._directories = directories
+        self._reporter = reporter
+        self._control = control
+        self._password = directories.zdb_admin_password()
+        self._stack = contextlib.ExitStack()
+        self._state = FlistsState.load(directories.state)
+        self._ledger = Ledger(directories.state)
+        self._ledger.mend(self._state.ledger_bytes)
+        self._saver = Saver(directories.state, self._ledger, reporter.error)
+        self._stack.callback(self._saver.close)
+        self._listed_keys: list[bytes] = []
+        self._rate = Rate()
+        self._saved_at = 0.0
+        self._reported_at = 0.0
+        self._caught_up_at: float | None = None
+        self._following = False
+        self._probe_mark = (0, 0)
+
+    def close(self) -> None:
+        """Save what is acknowledged and end everything."""
+        with contextlib.suppress(AttributeError):
+            self._remember()
+        self._stack.close()
+
+    def run(self) -> None:
+        """Copy and follow until told to stop. Raises ZdbError, JobFailed, JobPaused."""
+        self._meeting = meet(self.spec, self._directories, self._password, self._state)
+        self._report_master(self._meeting)
+        self._require_room(self._meeting.slave.free_bytes)
+        self._start()
+        while not self._control.stopping():
+            now = time.monotonic()
+            self._loop.step(now + 0.25)
+            self._tick(time.monotonic())
+
+    def _start(self) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            loop = pool.submit(CopyLoop, self.spec, self._password)
+            source = pool.submit(IndexSource, self.spec, self._meeting.spans, self._on_done)
+            self._loop = loop.result()
+            self._stack.callback(self._loop.close)
+            self._source = source.result()
+        self._loop.attach(self._source)
+        self._loop.probing = self._meeting.slave.entries > self._state.stored_items
+        self._master: InfoWatcher = watch_master(self.spec)
+        self._stack.callback(self._master.close)
+        self._slave: InfoWatcher = watch_slave(self.spec, self._password)
+        self._stack.callback(self._slave.close)
+        writes = WriteWatcher(self.spec, self._source.look_now, self._source.second_look)
+        self._stack.callback(writes.close)
+        self._housekeeper = Housekeeper(
+            self.spec, self._directories, self._password, self._state, self._ledger
+        )
+        self._stack.callback(self._housekeeper.close)
+
+    def _tick(self, now: float) -> None:
+        self._loop.check_times()
+        for watcher in (self._master, self._slave):
+            if watcher.error:
+                raise watcher.error
+        if now - self._saved_at >= _SAVE_SECONDS and self._saver.idle:
+            self._saved_at = now
+            self._remember()
+        if now - self._reported_at >= _STATUS_SECONDS:
+            self._reported_at = now
+            self._look_around(now)
+            self._report(now)
+
+    def _look_around(self, now: float) -> None:
+        slave, master = self._slave.info, self._master.info
+        if slave:
+            self._require_room(slave.free_bytes)
+            self._watch_strangers(slave.entries)
+        self._following = self._source.following and not self._loop.busy
+        if self._following:
+            self._caught_up_at = now
+            self._state.snapshot_done = True
+        if master and slave:
+            if master.entries == 0 and self._state.done_items > self.spec.removal_floor_items:
+                raise JobFailed(
+                    f"the master {self.spec.source.host} suddenly lists nothing; what is mirrored "
+                    "is kept. If that is meant, raise removalConfirmation by one"
+                )
+            self._housekeeper.consider(self._following, self._master, self._slave)
+        self._housekeeper.check()
+
+    def _watch_strangers(self, slave_entries: int) -> None:
+        """Ask the slave before fetching only while others fill it too: it costs a third."""
+        counters = self._loop.counters
+        if self._loop.probing:
+            listed, new = self._probe_mark
+            if counters.listed_items - listed > _PROBED_ITEMS:
+                known = (counters.listed_items - listed) - (counters.new_items - new)
+                self._probe_mark = (counters.listed_items, counters.new_items)
+                self._loop.probing = known > _PROBED_ITEMS // 100
+        else:
+            ours = self._meeting.slave.entries + self._loop.sent_items
+            self._loop.probing = slave_entries > ours
+
+    def _require_room(self, free_bytes: int | None) -> None:
+        floor = self.spec.free_space_floor_bytes
+        if free_bytes is not None and free_bytes < floor:
+            raise JobPaused(
+                f"the local 0-db's disk has {free_bytes} bytes free and {floor} must stay free; "
+                "add space or lower freeSpaceFloorBytes, it goes on by itself",
+                _FULL_RETRY_SECONDS,
+            )
+
+    def _on_done(self, pages: list[Page]) -> None:
+        state = self._state
+        for page in pages:
+            self._listed_keys += [entry[0] for entry in page.entries]
+            state.done_items += len(page.entries)
+            state.done_bytes += sum([int(entry[1]) for entry in page.entries])
+            state.stored_items += page.items
+        self.progressed = True
+
+    def _remember(self) -> None:
+        """Save the acknowledged edges, and before them the keys that they promise."""
+        state = self._state
+        state.spans = [SpanState.of(span) for span in self._source.spans]
+        if not state.anchors and state.spans and state.spans[-1].low.cursor:
+            state.anchors = [state.spans[-1].low.cursor]
+        refused = self._loop.counters.refused
+        if refused:
+            known = {*state.refused, *(key.hex() for key in refused)}
+            state.refused = sorted(known)[:_REFUSED_KEPT]
+            refused.clear()
+        keys, self._listed_keys = self._listed_keys, []
+        self._saver.save(state.model_copy(deep=True), encode_keys(keys))
+
+    def _report_master(self, meeting: Meeting) -> None:
+        self._reporter.update(
+            phase="snapshot",
+            reason="",
+            master=MasterIdentity(
+                source=str(self.spec.source), identity=meeting.identity, seen_at=utc_now()
+            ),
+        )
+
+    def _report(self, now: float) -> None:
+        state = self._state
+        counters = self._loop.counters
+        master = self._master.info or self._meeting.master
+        total = Amount(items=master.entries, bytes=master.data_size_bytes)
+        done = Amount(items=state.done_items, bytes=state.done_bytes)
+        if self._following:
+            # Overwritten and deleted entries were counted too; nothing is missing now.
+            lacking = len(state.refused)
+            done = Amount(items=max(0, master.entries - lacking), bytes=master.data_size_bytes)
+            state.done_items, state.done_bytes = master.entries, master.data_size_bytes
+        done = Amount(
+            items=min(done.items or 0, master.entries),
+            bytes=min(done.bytes or 0, master.data_size_bytes),
+        )
+        self._rate.add(Sample(now, counters.done_items, counters.new_bytes))
+        rate = self._rate.per_second()
+        behind = lag(done, total, self._caught_up_at)
+        changes: dict[str, object] = {
+            "phase": "following" if self._following else "snapshot",
+            "reason": self._housekeeper.remark,
+            "done": done,
+            "total": total,
+            "lag": behind,
+            "cursor": state.spans[-1].low.cursor if state.spans else None,
+            "rate_items_per_second": rate[0] if rate else None,
+            "rate_bytes_per_second": rate[1] if rate else None,
+            "eta_seconds": eta_seconds(behind, rate),
+            "refused": name_list(state.refused),
+            "details": self._details(),
+        }
+        if self._following:
+            changes |= self._landmarks()
+        self._reporter.update(**changes)
+
+    def _landmarks(self) -> dict[str, object]:
+        now = utc_now()
+        record = self._reporter.record
+        return {
+            "last_success_at": now,
+            "bootable_at": record.bootable_at or now,
+            "first_pass_at": record.first_pass_at or now,
+        }
+
+    def _details(self) -> dict[str, int | float | str]:
+        counters = self._loop.counters
+        return {
+            "copied_bytes": counters.new_bytes,
+            "copied_items": counters.new_items,
+            "gone_items": counters.missing_items,
+            "listed_items": counters.listed_items,
+            "spans": len(self._source.spans),
+            "unreadable_items": len(counters.unreadable),
+            **self._housekeeper.details(),
+        }

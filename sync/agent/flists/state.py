@@ -1,0 +1,155 @@
+"""What the flists job remembers: one small JSON document, written only after what it promises."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sync.agent import durable
+from sync.agent.flists.ledger import Ledger
+from sync.agent.flists.lister import Edge, Span
+from sync.agent.flists.pages import Entry
+from sync.agent.zdb.records import Cursor
+
+STATE_FILE: Final = "flists.json"
+
+
+class EdgeState(BaseModel):
+    """A cursor and the key it stands on, both in hex; null: before the first entry."""
+
+    model_config = ConfigDict(extra="forbid")
+    cursor: str | None = None
+    key: str = ""
+
+    @classmethod
+    def of(cls, edge: Edge) -> Self:
+        """Make the durable form."""
+        return cls(cursor=edge.cursor.hex if edge.cursor else None, key=edge.key.hex())
+
+    def edge(self) -> Edge:
+        """Return what it stands for."""
+        cursor = Cursor.from_hex(self.cursor) if self.cursor else None
+        return Edge(cursor, bytes.fromhex(self.key))
+
+
+class SpanState(BaseModel):
+    """A span's acknowledged edges; top: its highest entry, while that is not copied yet."""
+
+    model_config = ConfigDict(extra="forbid")
+    low: EdgeState
+    high: EdgeState | None = None
+    top: tuple[str, str, str] | None = None
+
+    @classmethod
+    def of(cls, span: Span) -> Self:
+        """Make the durable form."""
+        top = None
+        if span.top:
+            key, length, timestamp = span.top
+            top = (key.hex(), length.decode(), timestamp.decode())
+        high = EdgeState.of(span.down.acknowledged) if span.down else None
+        return cls(low=EdgeState.of(span.up.acknowledged), high=high, top=top)
+
+    def span(self) -> Span:
+        """Return what it stands for."""
+        top: Entry | None = None
+        if self.top:
+            key, length, timestamp = self.top
+            top = (bytes.fromhex(key), length.encode(), timestamp.encode())
+        return Span(self.low.edge(), self.high.edge() if self.high else None, top)
+
+
+class FlistsState(BaseModel):
+    """The job's memory. Counts are of the master's entries, as acknowledged by the slave.
+
+    anchors: cursors that this master accepted once and must accept for ever. extra_items: keys
+    that the slave has and the master has not, found by the last comparison. confirmation: the
+    removalConfirmation that was used up. slave_boot: when the slave was started, as it told.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    version: int = 1
+    source: str = ""
+    anchors: list[str] = []
+    spans: list[SpanState] = []
+    done_items: int = 0
+    done_bytes: int = 0
+    stored_items: int = 0
+    master_items: int = 0
+    extra_items: int = 0
+    refused: list[str] = []
+    confirmation: int = 0
+    compared_at: float = 0
+    snapshot_done: bool = False
+    ledger_bytes: int | None = None
+    slave_boot: str = ""
+    slave_edge: EdgeState = EdgeState()
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read the state; a missing or unreadable one is a fresh one: nothing is copied twice."""
+        try:
+            return cls.model_validate_json((directory / STATE_FILE).read_bytes())
+        except (OSError, ValidationError):
+            return cls()
+
+    def save(self, directory: Path) -> None:
+        """Write durably and atomically. Raises OSError."""
+        durable.publish_bytes((self.model_dump_json() + "\n").encode(), directory / STATE_FILE)
+
+
+class Saver:
+    """Writes ledger and state on a thread of its own, so that no disk holds up the copying."""
+
+    def __init__(self, directory: Path, ledger: Ledger, failed: Callable[[str], None]) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._failed = failed
+        self._wanted: tuple[FlistsState, bytes] | None = None
+        self._condition = threading.Condition()
+        self._closed = False
+        self._busy = False
+        self._thread = threading.Thread(target=self._work, name="saver", daemon=True)
+        self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether the last save is over."""
+        with self._condition:
+            return self._wanted is None and not self._busy
+
+    def save(self, state: FlistsState, keys: bytes) -> None:
+        """Save `keys` to the ledger and then the state, soon; only while idle."""
+        with self._condition:
+            self._wanted = (state, keys)
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        """Finish what is wanted and end the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._wanted or self._closed)
+                wanted, self._wanted = self._wanted, None
+                self._busy = wanted is not None
+            if wanted is None:
+                return
+            self._write(*wanted)
+            with self._condition:
+                self._busy = False
+
+    def _write(self, state: FlistsState, keys: bytes) -> None:
+        try:
+            # The ledger first: a cursor never promises a key that the ledger lacks.
+            self._ledger.append(keys)
+            promise = {"ledger_bytes": self._ledger.size_bytes}
+            state.model_copy(update=promise).save(self._directory)
+        except OSError as error:
+            self._failed(f"{self._directory}: state not saved: {error.strerror or error}")
