@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import pulumi
-import pulumi_cloudflare as cloudflare
 
 from components.naming import Naming
 from components.settings.model import DnsSettings, PublicAddressSettings
@@ -73,6 +72,9 @@ class Dns(pulumi.ComponentResource):
         self.register_outputs({"records": told(self.records)})
 
     def _set(self, name: str, config: DnsConfig) -> None:
+        # Seconds to load; a stack that sets no records need not wait for it.
+        import pulumi_cloudflare as cloudflare
+
         provider = cloudflare.Provider(
             f"{name}-cloudflare",
             api_token=config.api_token,

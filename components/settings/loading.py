@@ -7,12 +7,18 @@ another; the rules that span keys run on all that are right.
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
+from pulumi.runtime.config import (
+    CONFIG,
+    get_config_env,
+    get_config_secret_keys_env,
+    is_config_secret,
+)
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -44,7 +50,8 @@ _EXPECTED: Final = {
 def load() -> Settings:
     """Read the running program's configuration; raise SettingsError with all that is wrong."""
     values = {**get_config_env(), **CONFIG.get()}
-    return parse(values, get_config_secret_keys_env(), os.environ)
+    secret_keys = {*get_config_secret_keys_env(), *filter(is_config_secret, values)}
+    return parse(values, secret_keys, os.environ)
 
 
 def parse(
@@ -58,13 +65,14 @@ def parse(
     value the stack file holds encrypted. environment: DOCKER_HOST fills host.docker, and a
     CLOUDFLARE_API_TOKEN makes dnsApiToken superfluous.
     """
-    given = {
+    ours = {
         key.partition(":")[2]: value
         for key, value in sorted(values.items())
-        if key.partition(":")[0] == PROJECT and not _absent(value)
+        if key.partition(":")[0] == PROJECT
     }
+    given = {key: value for key, value in ours.items() if not _absent(value)}
     given |= _engine_of(environment, given)
-    problems = [*_unknown(given), *_plain_secrets(given, secret_keys)]
+    problems = [*_unknown(ours), *_plain_secrets(given, secret_keys)]
     right: dict[str, Any] = {}
     for key, (name, info) in _FIELDS.items():
         try:
@@ -192,6 +200,7 @@ def _problem(key: str, detail: Any) -> Problem:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
+    # What an operator pastes may hold a password where none belongs.
+    text = re.sub(r"//[^/@\s]*@", "//***@", json.dumps(value, default=str))
     longest = 60
     return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -61,7 +61,7 @@ def _http_url(value: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("is not an http:// or https:// URL without query")
     if parts.username or parts.password:
-        raise ValueError("must not hold a user name or password")
+        raise ValueError("must not hold a user name or password; no master asks for one")
     return value.rstrip("/")
 
 

@@ -1,0 +1,210 @@
+"""Forty wrong stack files: each is refused by key with the remedy, all errors of it at once."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+import pytest
+
+from components.settings import SettingsError, parse
+from tests.program.declared import as_pulumi_gives, declare, pinned_images, production
+
+REMOVED = object()
+
+# name: (what is set on top of a right production stack, the keys that must be named)
+WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "domain missing": ({"domain": REMOVED}, {"domain"}),
+    "domain in capitals": ({"domain": "Grid.Example.org"}, {"domain"}),
+    "domain is an address": ({"domain": "203.0.113.10"}, {"domain"}),
+    "unknown key": ({"donain": "x.example.org"}, {"donain"}),
+    "unknown nested key": ({"ports": {"htps": 443}}, {"ports.htps"}),
+    "two unknown keys": ({"a": "1", "acme.mail": "x"}, {"a", "acme.mail"}),
+    "port as text": ({"ports": {"http": "80"}}, {"ports.http"}),
+    "port too high": ({"ports": {"zdb": 99999}}, {"ports.zdb"}),
+    "ports equal": ({"ports": {"http": 443}}, {"ports.https"}),
+    "section is text": ({"ports": "80"}, {"ports"}),
+    "flag is a word": ({"purge": "maybe"}, {"purge"}),
+    "mode unknown": ({"mode": "slave"}, {"mode"}),
+    "ready unknown": ({"ready": "done"}, {"ready"}),
+    "images missing": ({"images": REMOVED}, {"images"}),
+    "image by tag": ({"images": {**pinned_images(), "caddy": "caddy:2.8.4"}}, {"images.caddy"}),
+    "image digest cut": (
+        {"images": {**pinned_images(), "hub": "ghcr.io/x/hub@sha256:abcd"}},
+        {"images.hub"},
+    ),
+    "two images forgotten": (
+        {"images": {k: v for k, v in pinned_images().items() if k not in {"zdb", "python"}}},
+        {"images.zdb", "images.python"},
+    ),
+    "no address to publish": ({"publicAddresses": {"ipv4": []}}, {"publicAddresses"}),
+    "IPv6 among IPv4": ({"publicAddresses": {"ipv4": ["2001:db8::1"]}}, {"publicAddresses.ipv4.0"}),
+    "address twice": ({"bind": {"ipv4": ["10.0.0.1", "10.0.0.1"]}}, {"bind.ipv4"}),
+    "listens nowhere": (
+        {"bind": {"ipv4": [], "ipv6": []}},
+        {"bind", "bind.ipv4", "bind.ipv6"},
+    ),
+    "publishes IPv6, binds none": ({"bind": {"ipv6": []}}, {"bind.ipv6"}),
+    "data root is the system": ({"dataRoot": "/usr"}, {"dataRoot"}),
+    "data root climbs": ({"dataRoot": "/srv/../etc"}, {"dataRoot"}),
+    "docker by tcp": ({"host": {"docker": "tcp://203.0.113.10:2375"}}, {"host.docker"}),
+    "ssh without key and pin": (
+        {"host": {"docker": "ssh://root@203.0.113.10"}},
+        {"host.sshKeyPath", "host.knownHostsPath"},
+    ),
+    "key for a socket": ({"host": {"sshKeyPath": "/root/.ssh/id"}}, {"host.sshKeyPath"}),
+    "one subnet of two": ({"network": {"ipv4Subnet": "10.9.0.0/24"}}, {"network.ipv6Subnet"}),
+    "subnet is public": (
+        {"network": {"ipv4Subnet": "8.8.8.0/24", "ipv6Subnet": "fd00::/64"}},
+        {"network.ipv4Subnet"},
+    ),
+    "Cloudflare half set": ({"dns": {"provider": "cloudflare"}}, {"dns.zoneId", "dnsApiToken"}),
+    "token in plain text": (
+        {"dns": {"provider": "cloudflare", "zoneId": "z"}, "dnsApiToken": "canary-token"},
+        {"dnsApiToken"},
+    ),
+    "zone without provider": ({"dns": {"zoneId": "z"}}, {"dns.zoneId"}),
+    "proxy in front of 0-db": (
+        {"dns": {"provider": "cloudflare", "zoneId": "z", "proxied": True, "ttl": 300}},
+        {"dns.ttl", "zdb.publishHost", "dnsApiToken"},
+    ),
+    "no contact for ACME": ({"acme": {}}, {"acme.email"}),
+    "own CA in production": ({"acme": {"ca": "internal"}}, {"acme.ca"}),
+    "purge in production": ({"purge": True}, {"purge"}),
+    "waits for a mirror that is none": ({"mode": "detached", "ready": "in-sync"}, {"ready"}),
+    "waits for a paused job": (
+        {"ready": "first-pass", "users": {"paused": True}},
+        {"users.paused"},
+    ),
+    "guests on a read-only hub": ({"hub": {"guestAccess": True}}, {"hub.guestAccess"}),
+    "kernels that nobody serves": ({"bootstrap": {"enabled": False}}, {"kernels.enabled"}),
+    "net link of no run mode": (
+        {"kernels": {"netLinks": {"beta": "k.efi"}}},
+        {"kernels.netLinks.beta"},
+    ),
+    "net link climbs": (
+        {"kernels": {"netLinks": {"prod": "../../etc/passwd"}}},
+        {"kernels.netLinks.prod"},
+    ),
+    "deletes without a judge": (
+        {"flists": {"deletesWithoutUsers": True}},
+        {"flists.deletesWithoutUsers"},
+    ),
+    "foreign chunks among ours": (
+        {"users": {"foreignNamespace": "default"}},
+        {"users.foreignNamespace"},
+    ),
+    "its own master": (
+        {"source": {"hub": "https://hub.grid.example.org"}},
+        {"source.hub"},
+    ),
+    "password in a URL": (
+        {"source": {"bootstrap": "https://me:secret@bootstrap.grid.tf"}},
+        {"source.bootstrap"},
+    ),
+    "backoff shrinks": (
+        {"flists": {"backoff": {"firstSeconds": 10, "longestSeconds": 5}}},
+        {"flists.backoff.longestSeconds"},
+    ),
+    "rotation goes back": ({"rotation": {"hubKey": -1}}, {"rotation.hubKey"}),
+    "too little memory": ({"limits": {"zdb": {"memoryMb": 1}}}, {"limits.zdb.memoryMb"}),
+    "many at once": (
+        {
+            "domain": "no",
+            "ports": {"http": "80", "zdb": 0},
+            "mode": "slave",
+            "prots": {},
+            "purge": True,
+            "acme": {"ca": "ftp://ca"},
+        },
+        {"domain", "ports.http", "ports.zdb", "mode", "prots", "purge", "acme.ca"},
+    ),
+}
+
+
+def changed(edit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a right production config with an edit; REMOVED takes a key away."""
+    config = copy.deepcopy(production())
+    for key, value in edit.items():
+        if value is REMOVED:
+            del config[f"gridhub:{key}"]
+        else:
+            config[f"gridhub:{key}"] = value
+    return config
+
+
+def named_keys(error: SettingsError) -> set[str]:
+    return {problem.key for problem in error.problems}
+
+
+def test_there_are_at_least_forty() -> None:
+    assert len(WRONG) >= 40
+
+
+def test_what_they_are_made_from_is_right() -> None:
+    assert parse(as_pulumi_gives(production())).domain == "grid.example.org"
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_every_wrong_key_is_named_at_once_and_no_other(name: str) -> None:
+    edit, keys = WRONG[name]
+    with pytest.raises(SettingsError) as caught:
+        parse(as_pulumi_gives(changed(edit)))
+    assert named_keys(caught.value) == keys
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_every_error_says_what_to_do_or_what_is_expected(name: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(as_pulumi_gives(changed(WRONG[name][0])))
+    for problem in caught.value.problems:
+        assert problem.remedy or "must be" in problem.message or " is not " in str(problem)
+        assert str(problem).startswith(f"gridhub:{problem.key}: ")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_program_ends_with_a_message_and_registers_nothing(name: str) -> None:
+    with pytest.raises(pulumi.RunError) as caught:
+        declare(changed(WRONG[name][0]))
+    assert "nothing was changed" in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_a_secret_in_plain_text_is_not_repeated_in_the_message() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(as_pulumi_gives(changed(WRONG["token in plain text"][0])))
+    assert "canary-token" not in str(caught.value)
+
+
+def test_a_password_in_a_url_is_not_repeated_in_the_message() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(as_pulumi_gives(changed(WRONG["password in a URL"][0])))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_misspelt_key_is_told_the_one_that_was_meant() -> None:
+    with pytest.raises(SettingsError, match="did you mean `domain`"):
+        parse(as_pulumi_gives(changed({"donain": "x.example.org"})))
+
+
+def test_keys_of_other_projects_are_not_ours_to_judge() -> None:
+    parse(as_pulumi_gives({**production(), "aws:region": "eu-west-1"}))
+
+
+def test_a_docker_host_of_the_environment_is_checked_like_one_of_the_stack() -> None:
+    config = as_pulumi_gives(production())
+    chosen = parse(config, environment={"DOCKER_HOST": "unix:///run/other.sock"})
+    assert chosen.host.docker == "unix:///run/other.sock"
+    with pytest.raises(SettingsError, match=r"host\.docker"):
+        parse(config, environment={"DOCKER_HOST": "tcp://127.0.0.1:2375"})
+
+
+def test_the_stack_names_its_host_whatever_the_environment_says() -> None:
+    config = changed({"host": {"docker": "unix:///run/mine.sock"}})
+    chosen = parse(as_pulumi_gives(config), environment={"DOCKER_HOST": "unix:///run/other.sock"})
+    assert chosen.host.docker == "unix:///run/mine.sock"
+
+
+def test_a_token_of_the_environment_makes_the_setting_superfluous() -> None:
+    config = changed({"dns": {"provider": "cloudflare", "zoneId": "z"}})
+    parse(as_pulumi_gives(config), environment={"CLOUDFLARE_API_TOKEN": "t"})
