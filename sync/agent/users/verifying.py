@@ -24,6 +24,7 @@ from sync.agent.users import deciding
 from sync.agent.users.chunks import ChunkStore, groups, proves_itself
 from sync.agent.users.engine import UsersEngine
 from sync.agent.users.fetching import file_digest, light_path
+from sync.agent.users.links import plan
 from sync.agent.users.listing import Link, Listing, Name, Source
 from sync.agent.users.published import Published
 from sync.agent.users.record import DATABASE, GENERATION, FlistRecord, Record
@@ -137,10 +138,14 @@ class Verifier:
         self, flists: dict[Name, FlistRecord], links: dict[Name, Link]
     ) -> Iterator[_Wrong]:
         listing = self._listing()
+        wanted = plan(listing, self._record.tag_links().values()).wanted
+        withheld = self._record.withheld()
         for name in sorted(listing.regulars.keys() - flists.keys()):
             if self._mine(name):
-                yield _named(name, "is on the master and not here")
-        for name in sorted(listing.links.keys() - links.keys()):
+                held = withheld.get(name)
+                reason = f" (withheld: {held.reason})" if held else ""
+                yield _named(name, f"is on the master and not here{reason}")
+        for name in sorted(wanted.keys() - links.keys()):
             if self._mine(name):
                 yield _named(name, "is a link on the master and not here")
         for name, link in links.items():

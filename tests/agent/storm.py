@@ -1,0 +1,224 @@
+"""A master that keeps changing, a mirror that keeps being killed, and a reader that sees it all.
+
+`World` edits the model and remembers what each name may ever be; `Reader` walks the mirror's
+folder all the time and notes every name that is wrong, half, dangling, incomplete or missing.
+"""
+
+import contextlib
+import hashlib
+import os
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.agent.flists_of import small
+from tests.agent.mirrors import model_tree
+from tests.sandbox.services.zdb import ZdbServer
+from tests.sandbox.upstream import UpstreamModel
+
+REPOSITORIES = ("tf-zos", "tf-bootable", "alice")
+OLD = 1_700_000_000.0
+
+
+def resolvable(tree: dict[str, tuple[str, bytes | str]], tags: set[str]) -> set[str]:
+    """Return the names that lead to a flist or a tag."""
+
+    def leads(name: str) -> bool:
+        for _ in range(10):
+            if name in tags:
+                return True
+            node = tree.get(name)
+            if node is None:
+                return False
+            if node[0] == "file":
+                return True
+            name = os.path.normpath(f"{Path(name).parent}/{node[1]!s}")
+        return False
+
+    return {name for name in tree if leads(name)}
+
+
+class World:
+    """Edits a model at random; `allowed` holds every content a name ever had, by name."""
+
+    def __init__(self, model: UpstreamModel, chance: random.Random) -> None:
+        self.model = model
+        self.lock = threading.Lock()
+        self.allowed: dict[str, set[str]] = {}
+        self.must: set[str] = set()
+        self.keys: dict[str, frozenset[bytes]] = {}
+        self._chance = chance
+        self._seed = 0
+        self._clock = OLD
+        self._editing(self._begin)
+
+    def edit(self) -> None:
+        """Make one random edit."""
+        kinds = [self._add, self._change, self._change, self._delete, self._rename]
+        kinds += [self._link, self._tag, self._retag, self._taglink]
+        self._editing(self._chance.choice(kinds))
+
+    def note_seen(self, name: str, before: set[str]) -> None:
+        """From now on `name` must be there, for as long as the master has it."""
+        with self.lock:
+            if name in self.now and (name in before or name not in self.must):
+                self.must.add(name)
+
+    def _editing(self, change: Callable[[], None]) -> None:
+        with self.model.lock, self.lock:
+            change()
+            tree = model_tree(self.model)
+            tags = {
+                f"{repository}/{name}"
+                for repository, found in self.model.repositories.items()
+                for name in found.nodes
+                if name.startswith(".tag-")
+            }
+            self.now = resolvable(tree, tags)
+            # Before the mirror can know: what the master lost may go.
+            self.must &= self.now
+            for name, (_, content) in tree.items():
+                self.allowed.setdefault(name, set()).add(digest(content))
+
+    def _begin(self) -> None:
+        for repository in REPOSITORIES:
+            for number in range(4):
+                self._put(repository, f"f{number}.flist")
+            self.model.set_link(repository, "l0.flist", "f0.flist")
+            self.model.set_tag(repository, "t0", {"n0.flist": f"{repository}/f1.flist"})
+            self.model.set_taglink(repository, "latest", repository, "t0")
+
+    def _put(self, repository: str, name: str) -> None:
+        self._seed += 1
+        self._clock += self._chance.choice([-100, 1, 1, 100])
+        packed = small(self._seed % 60, files=2, file_bytes=3000)
+        data = self.model.add_flist(repository, name, packed, self._clock)
+        self.keys[digest(data)] = frozenset(packed.chunks)
+
+    def _pick(self) -> tuple[str, str]:
+        repository = self._chance.choice(REPOSITORIES)
+        nodes = self.model.repositories[repository].nodes
+        flists = sorted(name for name in nodes if name.startswith(("f", "new")))
+        return repository, self._chance.choice(flists)
+
+    def _add(self) -> None:
+        self._put(self._chance.choice(REPOSITORIES), f"new{self._chance.randrange(9)}.flist")
+
+    def _change(self) -> None:
+        self._put(*self._pick())
+
+    def _delete(self) -> None:
+        repository, name = self._pick()
+        if len(self.model.repositories[repository].nodes) > 5:
+            self.model.delete_flist(repository, name)
+
+    def _rename(self) -> None:
+        repository, name = self._pick()
+        self.model.rename_flist(repository, name, f"new{self._chance.randrange(9)}.flist")
+
+    def _link(self) -> None:
+        repository, name = self._pick()
+        target = self._chance.choice([name, f"{repository}/{name}"])
+        source = repository if "/" not in target else self._chance.choice(REPOSITORIES)
+        self.model.set_link(source, f"l{self._chance.randrange(3)}.flist", target)
+
+    def _tag(self) -> None:
+        repository, name = self._pick()
+        links = {f"n{n}.flist": f"{repository}/{name}" for n in range(self._chance.randrange(1, 4))}
+        self.model.set_tag(repository, f"t{self._chance.randrange(3)}", links)
+
+    def _retag(self) -> None:
+        repository, name = self._pick()
+        self.model.retarget_tag(repository, "t0", "n0.flist", f"{repository}/{name}")
+
+    def _taglink(self) -> None:
+        repository, target = self._chance.sample(REPOSITORIES, 2)
+        self.model.set_taglink(repository, "latest", target, "t0")
+
+
+def digest(content: bytes | str) -> str:
+    """Return a short name for a flist's bytes or a link's text."""
+    data = content if isinstance(content, bytes) else f"-> {content}".encode()
+    return hashlib.md5(data).hexdigest()
+
+
+class Reader:
+    """Reads the mirror's folder all the time; `faults` says what it should never have seen."""
+
+    def __init__(self, world: World, users: Path, zdb: ZdbServer) -> None:
+        self._world = world
+        self._users = users
+        self._zdb = zdb
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reader")
+        self.faults: list[str] = []
+        self.names_seen = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.005):
+            self.walk()
+
+    def walk(self) -> None:
+        """Look at every name once."""
+        with self._world.lock:
+            must = set(self._world.must)
+        found = set()
+        for name in self._names():
+            if self._look(name):
+                found.add(name)
+        for name in must - found:
+            if not self._look(name):
+                self._fault(name, "missing", unless_lost=True)
+        for name in found:
+            self._world.note_seen(name, must)
+
+    def _names(self) -> list[str]:
+        names = []
+        for folder, folders, files in os.walk(self._users):
+            names += [
+                os.path.relpath(f"{folder}/{name}", self._users)
+                for name in [*folders, *files]
+                if not Path(folder, name).is_dir() or Path(folder, name).is_symlink()
+            ]
+        return names
+
+    def _look(self, name: str) -> bool:
+        """Check one name; False if it is not there."""
+        path = self._users / name
+        try:
+            content: bytes | str = str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        except OSError:
+            return False
+        self.names_seen += 1
+        with self._world.lock:
+            allowed = self._world.allowed.get(name, set())
+            keys = self._world.keys.get(digest(content), frozenset())
+        if digest(content) not in allowed:
+            self._fault(name, f"wrong or half: {content[:60]!r}")
+        if isinstance(content, str):
+            self._look_through(name, path, content)
+        elif missing := [key for key in keys if self._zdb.store.default.payload(key) is None]:
+            self._fault(name, f"published without {len(missing)} of its chunks")
+        return True
+
+    def _look_through(self, name: str, path: Path, text: str) -> None:
+        if path.exists():
+            return
+        # Between the two looks the link may have moved on, or gone.
+        with contextlib.suppress(OSError):
+            if str(path.readlink()) == text and not path.exists() and path.is_symlink():
+                self._fault(name, f"dangles: {text}")
+
+    def _fault(self, name: str, what: str, *, unless_lost: bool = False) -> None:
+        with self._world.lock:
+            if unless_lost and name not in self._world.must:
+                return
+        self.faults.append(f"{name}: {what}")

@@ -1,0 +1,159 @@
+"""Kills and faults while everything changes: nothing wrong is ever served, and it converges."""
+
+import contextlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from sync.agent.reporter import read_record
+from sync.agent.runtime import VerifyOptions
+from sync.agent.users import verify
+from sync.contract import spec as contract
+from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
+from tests.agent.storm import Reader, World
+from tests.sandbox.upstream import Fault, Upstream, UpstreamModel
+
+CONVERGE_SECONDS = 60
+_HTTP_KINDS = (
+    *("status", "truncate", "flip", "reset", "hang", "html", "redirect-loop", "endless"),
+)
+_PATHS = (r"/api/fileslist", r".*/light", r"/[^/]+/[^/]+\.flist", r".*/tags/.*", r".*")
+
+
+@dataclass
+class Storm:
+    """The agent as a process of its own, and what is done to it."""
+
+    mirror: UsersMirror
+    world: World
+    chance: random.Random
+    process: subprocess.Popen[bytes] | None = None
+    events: dict[str, int] = field(default_factory=dict)
+
+    def start(self) -> None:
+        directories = self.mirror.directories
+        (directories.spec / "spec.json").write_bytes(contract.canonical(self.mirror.spec()))
+        command = [sys.executable, "-m", "sync.agent", "run", "users"]
+        for name in ("spec", "state", "secrets", "public"):
+            command += [f"--{name}-dir", str(getattr(directories, name))]
+        log = (directories.state / "log").open("ab")
+        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        log.close()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.start()
+
+    def terminate(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def http_fault(self) -> None:
+        kind = self.chance.choice(_HTTP_KINDS)
+        self.events[kind] = self.events.get(kind, 0) + 1
+        status = self.chance.choice([404, 200, 500]) if kind == "html" else 500
+        fault = Fault(
+            kind,  # type: ignore[arg-type]
+            self.chance.choice(_PATHS),
+            after=self.chance.randrange(4),
+            times=self.chance.randrange(1, 6),
+            status=status,
+            at_byte=self.chance.choice([None, 0, 1, -1]),
+        )
+        self.mirror.upstream.hub_faults.add(fault)
+
+    def disk_full(self) -> None:
+        """Let no file of the process grow beyond a size, as a full disk does in mid-write."""
+        assert self.process is not None
+        unlimited = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        size = self.chance.choice([0, 500, 4096, 20_000])
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+            time.sleep(self.chance.uniform(0.05, 0.3))
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, unlimited)
+
+    def chunk_fault(self) -> None:
+        """Let the master's 0-db answer nothing for a moment."""
+        server = self.mirror.upstream.zdb
+        server.hang.set()
+        time.sleep(self.chance.uniform(0.05, 0.2))
+        server.hang.clear()
+
+    def event(self) -> None:
+        kinds: list[Callable[[], None]] = [self.kill, self.http_fault, self.http_fault]
+        kinds += [self.disk_full, self.chunk_fault, self.mirror.upstream.hub_faults.clear]
+        kind = self.chance.choice(kinds)
+        self.events[kind.__name__] = self.events.get(kind.__name__, 0) + 1
+        kind()
+        for _ in range(self.chance.randrange(4)):
+            self.world.edit()
+            time.sleep(self.chance.uniform(0, 0.05))
+        time.sleep(self.chance.uniform(0, 0.5))
+
+    def converge(self) -> bool:
+        """End all faults and edits; True once the mirror serves just what the master has."""
+        self.mirror.upstream.hub_faults.clear()
+        deadline = time.monotonic() + CONVERGE_SECONDS
+        while time.monotonic() < deadline:
+            if self.mirror.served() == self.expected():
+                return True
+            time.sleep(0.1)
+        return False
+
+    def expected(self) -> dict[str, tuple[str, bytes | str]]:
+        tree = model_tree(self.world.model)
+        return {name: node for name, node in tree.items() if name in self.world.now}
+
+
+def storm(tmp_path: Path, events: int, seed: int) -> None:
+    chance = random.Random(seed)
+    model = UpstreamModel()
+    world = World(model, chance)
+    with Upstream(model) as upstream, users_mirror(tmp_path, upstream) as mirror:
+        mirror.settings |= {
+            "schedule": {"interval_seconds": 0.05},
+            "http": {"connections": 6, "connect_timeout_seconds": 1, "read_timeout_seconds": 0.5},
+            "max_flist_bytes": 1 << 20,
+            "removal_limit": 1,
+        }
+        reader = Reader(world, mirror.directories.public / "users", mirror.zdb)
+        (mirror.directories.public / "users").mkdir()
+        running = Storm(mirror, world, chance)
+        running.start()
+        reader.start()
+        try:
+            for _ in range(events):
+                running.event()
+            converged = running.converge()
+        finally:
+            running.terminate()
+            reader.stop()
+        record = read_record(mirror.directories.state / "status.json")
+        assert reader.faults == [], f"seed {seed}, {running.events}"
+        assert converged, f"seed {seed}, {running.events}, {record}"
+        assert reader.names_seen > 100 * events
+        assert verify(mirror.spec(), mirror.directories, VerifyOptions(chunks=True)).problems == ()
+
+
+def test_20_kills_and_faults_with_a_reader_that_sees_everything(tmp_path: Path) -> None:
+    storm(tmp_path, events=20, seed=1)
+
+
+@pytest.mark.soak
+def test_300_kills_and_faults_with_a_reader_that_sees_everything(tmp_path: Path) -> None:
+    storm(tmp_path, events=300, seed=int(time.time()))
