@@ -9,6 +9,7 @@ import email.utils
 import gzip
 import os
 import socket
+import ssl
 import threading
 import urllib.parse
 from collections import Counter
@@ -307,7 +308,8 @@ class Connection:
 class HttpServer:
     """Serves an application on one address with a thread per connection.
 
-    requests: how often each endpoint was asked. bytes_sent: bodies given to clients.
+    requests: how often each endpoint was asked. bytes_sent: bodies given to clients. tls: set it
+    before `start` to serve https.
     """
 
     def __init__(self, application: Application, address: str = "127.0.0.1", port: int = 0) -> None:
@@ -315,6 +317,7 @@ class HttpServer:
         self.deliver: Deliver = Connection.send
         self.requests: Counter[str] = Counter()
         self.bytes_sent = 0
+        self.tls: ssl.SSLContext | None = None
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.create_server(
             (address, port), family=family, dualstack_ipv6=address == "::", backlog=256
@@ -329,7 +332,7 @@ class HttpServer:
     def url(self) -> str:
         """Base URL."""
         host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{host}:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://{host}:{self.port}"
 
     def start(self) -> "HttpServer":
         """Serve in a thread of its own."""
@@ -369,8 +372,10 @@ class HttpServer:
             worker.start()
 
     def _converse(self, sock: socket.socket, client: str) -> None:
-        connection = Connection(sock, client)
         try:
+            if self.tls is not None:
+                sock = self._secured(self.tls, sock)
+            connection = Connection(sock, client)
             while not self._stopping:
                 request = connection.request()
                 if request is None or not self._answer(connection, request):
@@ -381,6 +386,14 @@ class HttpServer:
             with self._lock:
                 self._open.discard(sock)
             sock.close()
+
+    def _secured(self, tls: ssl.SSLContext, sock: socket.socket) -> socket.socket:
+        with self._lock:
+            self._open.discard(sock)
+        secured = tls.wrap_socket(sock, server_side=True)
+        with self._lock:
+            self._open.add(secured)
+        return secured
 
     def _answer(self, connection: Connection, request: Request) -> bool:
         response = self._respond(request)

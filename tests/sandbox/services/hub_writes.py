@@ -160,14 +160,13 @@ class HubWrites:
             case [source, "rename", target]:
                 response = self._rename(own, flist_name(source), flist_name(target))
             case [source, "link", link]:
-                response = self._link(own, flist_name(link), own, flist_name(source))
+                response = self._link(own / flist_name(link), flist_name(source))
             case [link, "crosslink", repository, source]:
-                there = self._users / repository
-                response = self._link(own, flist_name(link), there, flist_name(source))
+                target = f"../{repository}/{flist_name(source)}"
+                response = self._link(own / flist_name(link), target)
             case [tag, link, "tag", repository, source]:
-                there = self._users / repository
-                place = own / (TAG_PREFIX + tag)
-                response = self._link(place, flist_name(link), there, flist_name(source))
+                target = f"../../{repository}/{flist_name(source)}"
+                response = self._link(own / (TAG_PREFIX + tag) / flist_name(link), target)
             case [link, "crosstag", repository, tag]:
                 response = self._taglink(own, link, repository, tag)
         return response
@@ -178,12 +177,13 @@ class HubWrites:
         (own / source).rename(own / target)
         return api_success()
 
-    def _link(self, place: Path, name: str, there: Path, source: str) -> Response:
-        if not (there / source).exists():
+    def _link(self, place: Path, target: str) -> Response:
+        """Make a link in one of upstream's shapes, if it leads to a flist."""
+        source = self._users.joinpath(*target.split("/")[-2:]) if "/" in target else None
+        if not (source or place.parent / target).exists():
             return api_error("source not found", 404)
-        place.mkdir(exist_ok=True)
-        target = source if place == there else os.path.relpath(there / source, place)
-        return _point(place / name, target)
+        place.parent.mkdir(exist_ok=True)
+        return _point(place, target)
 
     def _taglink(self, own: Path, link: str, repository: str, tag: str) -> Response:
         if not (self._users / repository / (TAG_PREFIX + tag)).is_dir():

@@ -97,11 +97,11 @@ class ModelTree:
         return None
 
     def _nodes(self, directory: str) -> dict[str, Node] | None:
-        repository, _, tag = directory.partition("/")
+        if directory in self._repositories:  # a hostile one may have a slash in its name
+            return self._repositories[directory].nodes
+        repository, _, tag = directory.rpartition("/")
         found = self._repositories.get(repository)
-        if found is None or not tag:
-            return None if found is None else found.nodes
-        node = found.nodes.get(tag)
+        node = None if found is None else found.nodes.get(tag)
         return dict(node.links) if isinstance(node, Tag) else None
 
     def _entry(self, directory: str, name: str, node: Node) -> Entry:

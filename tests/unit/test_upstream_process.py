@@ -1,0 +1,96 @@
+"""The master stand-in as a process: what a person at the sandbox uses."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.unit.zdb_wire import ended, free_port, started
+
+PROJECT = Path(__file__).parents[2]
+MODULE = [sys.executable, "-m", "tests.sandbox.upstream"]
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[tuple[int, int]]:
+    hub, control = free_port(), free_port()
+    options = ["--hub-port", str(hub), "--control-port", str(control), "--empty"]
+    process = started([*MODULE, "serve", *options], control, PROJECT)
+    yield hub, control
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(10) == 0
+    finally:
+        ended(process)
+
+
+def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*MODULE, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def _edit(ports: tuple[int, int], name: str, *arguments: str) -> str:
+    done = _run("edit", name, "--control", f"http://127.0.0.1:{ports[1]}", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _show(ports: tuple[int, int]) -> Any:
+    done = _run("show", "--control", f"http://127.0.0.1:{ports[1]}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_edits_reach_those_who_are_served(ports: tuple[int, int], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    flist = ("--repository", "bob", "--name", "x.flist")
+    assert "bob/x.flist is packed from" in _edit(ports, "add-flist", *flist)
+    hub = f"http://127.0.0.1:{ports[0]}"
+    first = requests.get(f"{hub}/bob/x.flist.md5", timeout=10).text
+    _edit(ports, "change-flist", *flist, "--source", str(tmp_path))
+    assert requests.get(f"{hub}/bob/x.flist.md5", timeout=10).text != first
+    assert _show(ports)["sources"] == {"bob/x.flist": str(tmp_path)}
+    _edit(ports, "set-link", "--repository", "bob", "--name", "l.flist", "--target", "x.flist")
+    _edit(ports, "add-kernel", "--name", "k.efi", "--bytes", "1000")
+    _edit(ports, "set-net-link", "--mode", "prod", "--kernel", "k.efi")
+    _edit(ports, "rename-repository", "--repository", "bob", "--to", "carol")
+    _edit(ports, "delete-flist", "--repository", "carol", "--name", "l.flist")
+    shown = _show(ports)
+    assert shown["flists"] == ["carol/x.flist"]
+    assert (shown["kernels"], shown["net_links"]) == (["k.efi"], {"prod": "k.efi"})
+    assert shown["requests"]["hub"]["/REPO/F.flist.md5"] == 2
+    _edit(ports, "fault", "--kind", "status", "--times", "1")
+    assert requests.get(hub, timeout=10).status_code == 500
+    assert requests.get(hub, timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("edit", "fields", "reason"),
+    [
+        ("set-net-link", {"mode": "prod", "kernel": "none.efi"}, "no kernel none.efi"),
+        ("delete-kernel", {"name": "none.efi"}, "there is no 'none.efi'"),
+        ("delete-kernel", {}, "missing: name"),
+        ("delete-kernel", {"name": "x", "more": 1}, "unknown: more"),
+        ("drop-chunk", {"key": "xyz"}, "non-hexadecimal"),
+        ("add-flist", {"repository": "r", "name": "f", "source": "/none"}, "No such file"),
+    ],
+)
+def test_edits_that_can_not_be_made_say_why(
+    ports: tuple[int, int], edit: str, fields: dict[str, Any], reason: str
+) -> None:
+    answer = requests.post(f"http://127.0.0.1:{ports[1]}/{edit}", json=fields, timeout=10)
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"]
+
+
+def test_a_master_that_is_not_there_is_named() -> None:
+    done = _run("edit", "add-kernel", "--control", "http://127.0.0.1:1", "--name", "k.efi")
+    assert done.returncode == 1
+    assert "no master's control at http://127.0.0.1:1" in done.stdout
