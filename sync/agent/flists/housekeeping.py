@@ -1,22 +1,250 @@
-"""placeholder"""
+"""What is done beside following: comparing the two sides, mending, and applying deletes.
 
+It works on a thread of its own with its own connections, only while nothing is behind, and only
+when the numbers of keys say that something is wrong: equal numbers cost one NSINFO a minute.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from sync.agent.flists.comparing import WORK_DIRECTORY, Comparison, compare
+from sync.agent.flists.ledger import Ledger
+from sync.agent.flists.mending import Mended, mend
+from sync.agent.flists.partitions import KeyFile
+from sync.agent.flists.recent import check_recent
+from sync.agent.flists.removal import Dropped, Published, delete, judge
+from sync.agent.flists.state import FlistsState
+from sync.agent.flists.walking import Stopped
 from sync.agent.flists.watchers import InfoWatcher
+from sync.agent.runtime import Directories, JobPaused
+from sync.agent.zdb import ZdbConnection
+from sync.contract.spec import FlistsSpec
+
+# Numbers that differ are looked at again so often before the keys are compared: writes and
+# deletes that are under way make them differ for a moment.
+_LOOKS: Final = 4
+_PAUSE_RETRY_SECONDS: Final = 15.0
+_COMPARE_SHARE: Final = 10
 
 
 class Housekeeper:
-    remark = ""
+    """Decides when to compare and to delete, and does it; check() raises what went wrong."""
 
-    def __init__(self, *a):
-        pass
+    def __init__(
+        self,
+        spec: FlistsSpec,
+        directories: Directories,
+        password: str | None,
+        state: FlistsState,
+        ledger: Ledger,
+    ) -> None:
+        self.spec = spec
+        self.remark = ""
+        self._directories = directories
+        self._password = password
+        self._state = state
+        self._ledger = ledger
+        self._dropped = Dropped(directories.state)
+        self._published = Published(directories.users_state)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._look_at = 0.0
+        self._looks = 0
+        self._asked: tuple[int, int] | None = None
+        self._judged_stamp: float | None = -1.0
+        self._recent_to_check = False
+        self._counts = {"compared": 0, "deleted_items": 0, "kept_items": 0, "mended_items": 0}
 
-    def close(self):
-        pass
+    def close(self) -> None:
+        """Stop what is under way and wait for it."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
 
-    def consider(self, following, master: InfoWatcher, slave: InfoWatcher):
-        pass
+    def details(self) -> dict[str, int | float | str]:
+        """Return counters for the status record."""
+        waiting = self._dropped.observation()
+        return {
+            **self._counts,
+            "dropped_items": waiting.items if waiting else 0,
+            "extra_items": self._state.extra_items,
+        }
 
-    def check(self):
-        pass
+    def check(self) -> None:
+        """Raise what stopped the work, if anything did."""
+        error, self._error = self._error, None
+        if error:
+            raise error
 
-    def details(self):
-        return {}
+    @property
+    def busy(self) -> bool:
+        """Tell whether work is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def slave_restarted(self) -> None:
+        """Note that the slave was started anew: what it got last may not have reached its disk."""
+        self._recent_to_check = True
+
+    def consider(self, following: bool, master: InfoWatcher, slave: InfoWatcher) -> None:
+        """Start what is due; called twice a second with the latest numbers of both sides."""
+        if self.busy or not following:
+            self._asked = None
+            return
+        if self._recent_to_check:
+            self._recent_to_check = False
+            self._start(self._check_recent)
+        elif time.monotonic() >= self._look_at:
+            self._look(master, slave)
+        elif self._removal_is_due():
+            self._start(self._remove)
+
+    def _look(self, master: InfoWatcher, slave: InfoWatcher) -> None:
+        """Compare the numbers of keys, asked for anew on both sides."""
+        if self._asked is None:
+            self._asked = (master.answers, slave.answers)
+            master.ask_now()
+            slave.ask_now()
+            return
+        if master.answers == self._asked[0] or slave.answers == self._asked[1]:
+            return
+        self._asked = None
+        if master.info is None or slave.info is None:
+            return
+        state = self._state
+        wanted = master.info.entries - len(state.refused) + state.extra_items
+        if slave.info.entries == wanted:
+            self._settle(self.spec.delete_check_seconds)
+            return
+        self._looks += 1
+        if self._looks >= _LOOKS:
+            expected = max(master.info.entries, slave.info.entries)
+            self._start(lambda: self._compare(expected))
+
+    def _settle(self, seconds: float) -> None:
+        self._looks = 0
+        self._look_at = time.monotonic() + seconds
+
+    def _start(self, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except Stopped:
+                return
+            except BaseException as error:  # noqa: BLE001 - raised again by check()
+                self._error = error
+
+        self._thread = threading.Thread(target=guarded, name="housekeeping", daemon=True)
+        self._thread.start()
+
+    def _connections(self) -> tuple[ZdbConnection, ZdbConnection]:
+        timeout = self.spec.io_timeout_seconds
+        master = ZdbConnection.open(self.spec.source, None, timeout)
+        return master, ZdbConnection.open(self.spec.local_zdb, self._password, timeout)
+
+    def _compare(self, expected: int) -> None:
+        started = time.monotonic()
+        result = compare(
+            self.spec,
+            self._password,
+            self._directories.state,
+            self._ledger,
+            expected,
+            self._stop.is_set,
+        )
+        self._counts["compared"] += 1
+        self._mend(result.missing)
+        self._observe(result)
+        took = time.monotonic() - started
+        self._settle(max(self.spec.delete_check_seconds, took * _COMPARE_SHARE))
+
+    def _observe(self, result: Comparison) -> None:
+        self._state.extra_items = result.extra_items
+        self._state.compared_at = result.observed_at
+        self._dropped.replace(result.dropped, result.observed_at)
+        self._judged_stamp = -1.0
+
+    def _mend(self, missing: KeyFile) -> None:
+        master, slave = self._connections()
+        with master, slave:
+            for keys in missing.read():
+                lacking = [
+                    key
+                    for key, is_there in zip(keys, slave.exists(keys), strict=True)
+                    if not is_there
+                ]
+                self._count_mended(mend(master, slave, lacking))
+                if self._stop.is_set():
+                    raise Stopped
+
+    def _count_mended(self, mended: Mended) -> None:
+        self._counts["mended_items"] += mended.stored
+
+    def _check_recent(self) -> None:
+        master, slave = self._connections()
+        with master, slave:
+            self._count_mended(check_recent(master, slave, self._stop.is_set))
+        self._settle(0)
+
+    def _removal_is_due(self) -> bool:
+        """Tell whether dropped keys wait for which a newer users pass can speak."""
+        observation = self._dropped.observation()
+        if observation is None:
+            return False
+        stamp = self._published.stamp()
+        if stamp is None and not self.spec.deletes_without_users:
+            self.remark = f"{observation.items} dropped keys wait for the users job"
+            return False
+        if stamp is not None and stamp <= observation.observed_at:
+            return False
+        self.remark = ""
+        if stamp == self._judged_stamp:
+            return False
+        self._judged_stamp = stamp
+        return True
+
+    def _remove(self) -> None:
+        work = self._directories.state / WORK_DIRECTORY
+        work.mkdir(exist_ok=True)
+        judged, kept = KeyFile(work / "judged"), KeyFile(work / "kept")
+        for file in (judged, kept):
+            file.path.unlink(missing_ok=True)
+        published = self._published if self._published.stamp() is not None else None
+        try:
+            judge(self._dropped, published, judged, kept)
+            self._guard(judged.count)
+            self._delete(published, judged)
+        except sqlite3.Error:
+            # Who can not say what is named, lets everything be named; the next pass is asked.
+            return
+        self._counts["kept_items"] = kept.count
+        observation = self._dropped.observation()
+        if observation:
+            self._dropped.replace(kept, observation.observed_at)
+
+    def _guard(self, doomed: int) -> None:
+        """Raise JobPaused where more would vanish than the operator allows."""
+        spec, state = self.spec, self._state
+        limit = max(spec.removal_floor_items, int(spec.removal_limit * max(1, state.done_items)))
+        if doomed <= limit:
+            return
+        if spec.removal_confirmation > state.confirmation:
+            state.confirmation = spec.removal_confirmation
+            return
+        raise JobPaused(
+            f"the master dropped {doomed} keys that would be deleted here, more than the limit of "
+            f"{limit}; if that is meant, raise removalConfirmation by one, else raise removalLimit",
+            _PAUSE_RETRY_SECONDS,
+        )
+
+    def _delete(self, published: Published | None, judged: KeyFile) -> None:
+        master, slave = self._connections()
+        with master, slave:
+            for removed in delete(master, slave, published, judged):
+                self._counts["deleted_items"] += removed.deleted
+                self._state.extra_items = max(0, self._state.extra_items - removed.deleted)
+                if self._stop.is_set():
+                    raise Stopped

@@ -154,8 +154,11 @@ class Span:
 class Scanner(Channel):
     """One connection that lists: one SCAN or RSCAN at a time."""
 
-    def __init__(self, endpoint: ZdbEndpoint, timeout_seconds: float) -> None:
-        super().__init__("master", endpoint, None, timeout_seconds)
+    def __init__(
+        self, endpoint: ZdbEndpoint, timeout_seconds: float, password: str | None = None
+    ) -> None:
+        role = "master" if password is None else "slave"
+        super().__init__(role, endpoint, password, timeout_seconds)
         self._received = bytearray()
         self._asked = False
         self.answer: tuple[Cursor, list[Entry]] | None = None

@@ -17,6 +17,7 @@ class Meeting:
     master: NamespaceInfo
     slave: NamespaceInfo
     identity: str | None
+    slave_restarted: bool
     spans: list[Span]
 
 
@@ -44,9 +45,11 @@ def meet(
         if not state.anchors:
             first = master.scan()
             state.anchors = [first.cursor.hex] if first else []
-    state.slave_boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
+    boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
+    restarted = state.slave_boot not in ("", boot)
+    state.slave_boot = boot
     identity = state.anchors[0] if state.anchors else None
-    return Meeting(master_info, slave_info, identity, spans)
+    return Meeting(master_info, slave_info, identity, restarted, spans)
 
 
 def _start_anew(state: FlistsState) -> None:

@@ -88,6 +88,8 @@ class Session:
             self.spec, self._directories, self._password, self._state, self._ledger
         )
         self._stack.callback(self._housekeeper.close)
+        if self._meeting.slave_restarted:
+            self._housekeeper.slave_restarted()
 
     def _tick(self, now: float) -> None:
         self._loop.check_times()

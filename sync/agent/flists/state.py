@@ -85,7 +85,6 @@ class FlistsState(BaseModel):
     snapshot_done: bool = False
     ledger_bytes: int | None = None
     slave_boot: str = ""
-    slave_edge: EdgeState = EdgeState()
 
     @classmethod
     def load(cls, directory: Path) -> Self:
