@@ -107,6 +107,13 @@ class MirrorStack:
         told: dict[str, Any] = json.loads(self.pulumi("stack", "export"))
         return told
 
+    def recorded(self, job: Job) -> dict[str, Any]:
+        """Return what the stack's state holds of a job's record."""
+        name = f"::sync-{job}-sync"
+        resources = self.state()["deployment"]["resources"]
+        outputs: dict[str, Any] = next(r for r in resources if r["urn"].endswith(name))["outputs"]
+        return outputs
+
     def record(self, job: Job) -> StatusRecord:
         """Read a job's status record from the host."""
         path = self.root / job_state_dir(job) / STATUS_FILE
