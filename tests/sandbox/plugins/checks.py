@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.sandbox.engine.values import UNKNOWN, Secret, unwrap
+from tests.sandbox.engine.values import (
+    UNKNOWN,
+    Secret,
+    contains_secret,
+    contains_unknown,
+    unwrap,
+)
 from tests.sandbox.plugins.conversion import DEFAULTS_KEY, WrongTypeError, value_to_terraform
 from tests.sandbox.plugins.schema import (
     Attribute,
@@ -50,17 +56,54 @@ def _nested_defaults(value: Any, attribute: Attribute) -> Any:
     if isinstance(value, Secret):
         return Secret(_nested_defaults(value.value, attribute))
     fields = attribute.fields
-    if fields is None or value is UNKNOWN or value is None:
+    if value is UNKNOWN or value is None:
         return value
+    if fields is None:
+        return _coerced(value, attribute)
     if attribute.single:
         return _object_defaults(value, fields)
     return [_object_defaults(element, fields) for element in value]
+
+
+def _coerced(value: Any, attribute: Attribute) -> Any:
+    """Return a value in its attribute's type: `"80"` is a number where one is wanted."""
+    if isinstance(value, list):
+        element = Attribute(Kind.STRING)
+        return [_nested_defaults(inner, element) for inner in value]
+    if contains_secret(value) or contains_unknown(value):
+        return value
+    return value_to_terraform("", value, attribute)
 
 
 def _object_defaults(value: Any, fields: Fields) -> Any:
     if isinstance(value, Secret):
         return Secret(_object_defaults(value.value, fields))
     return with_defaults(value, fields) if isinstance(value, Mapping) else value
+
+
+def autonamed(
+    inputs: Mapping[str, Any], olds: Mapping[str, Any], name: str, suffix: str, fields: Fields
+) -> dict[str, Any]:
+    """Return inputs with the name that the resource made for itself, where none is given.
+
+    `name` is the resource's in the program; a name that was made before is kept.
+    """
+    result = dict(inputs)
+    for terraform, attribute in fields.items():
+        key = pulumi_name(terraform, attribute)
+        if not attribute.autonamed or inputs.get(key) is not None:
+            continue
+        kept = olds.get(key) if key in olds.get(DEFAULTS_KEY, []) else None
+        result[key] = kept or f"{name}-{suffix}"
+    return result
+
+
+def has_given_name(inputs: Mapping[str, Any], fields: Fields) -> bool:
+    """Tell whether the program gave a name that the resource would else have made."""
+    return any(
+        attribute.autonamed and pulumi_name(name, attribute) not in inputs.get(DEFAULTS_KEY, [])
+        for name, attribute in fields.items()
+    )
 
 
 def failures(name: str, inputs: Mapping[str, Any], fields: Fields) -> list[Failure]:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import grpc
 from google.protobuf import empty_pb2
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
+from typing_extensions import override
 
 from tests.sandbox.engine.values import from_struct, to_struct
 
@@ -56,54 +57,17 @@ class Difference:
     delete_before_replace: bool
 
 
-class PluginProcess:
-    """One running plugin; a context manager that ends the process it started."""
+class PluginCalls:
+    """The calls of a plugin that serves on a port of loopback."""
 
-    def __init__(
-        self, command: Sequence[str], package: str, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, port: int, package: str) -> None:
         self._package = package
-        self._process = subprocess.Popen(
-            [*command, "127.0.0.1:1"],
-            stdout=subprocess.PIPE,
-            env=dict(environment) if environment is not None else None,
-        )
-        stdout = self._process.stdout
-        line = stdout.readline(_STARTUP_LINE_BYTES) if stdout else b""
-        if not line.strip():
-            self.close()
-            raise PluginCallError(f"{command[0]} printed no port; run it by hand to see why")
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{int(line)}", options=_OPTIONS)
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=_OPTIONS)
         self._stub = provider_pb2_grpc.ResourceProviderStub(self._channel)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def pid(self) -> int:
-        """The process id of the plugin."""
-        return self._process.pid
-
     def close(self) -> None:
-        """End the plugin and wait for it."""
-        if hasattr(self, "_channel"):
-            self._channel.close()
-        self._process.terminate()
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(_END_SECONDS)
-        if self._process.stdout:
-            self._process.stdout.close()
+        """Close the connection."""
+        self._channel.close()
 
     def urn(self, token: str, name: str = "it") -> str:
         """Return the URN that calls use for a resource of this type."""
@@ -225,6 +189,57 @@ class PluginProcess:
     def _refuse_failures(failures: Any) -> None:
         if failures:
             raise PluginCallError("; ".join(f"{f.property}: {f.reason}" for f in failures))
+
+
+class PluginProcess(PluginCalls):
+    """A plugin started as a child process; a context manager that ends it."""
+
+    def __init__(
+        self, command: Sequence[str], package: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._process = subprocess.Popen(
+            [*command, "127.0.0.1:1"],
+            stdout=subprocess.PIPE,
+            env=dict(environment) if environment is not None else None,
+        )
+        stdout = self._process.stdout
+        line = stdout.readline(_STARTUP_LINE_BYTES) if stdout else b""
+        if not line.strip():
+            self._end()
+            raise PluginCallError(f"{command[0]} printed no port; run it by hand to see why")
+        super().__init__(int(line), package)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the plugin."""
+        return self._process.pid
+
+    @override
+    def close(self) -> None:
+        """Close the connection, end the plugin and wait for it."""
+        super().close()
+        self._end()
+
+    def _end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(_END_SECONDS)
+        if self._process.stdout:
+            self._process.stdout.close()
 
 
 def _call_error(error: Any) -> PluginCallError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from tests.sandbox.engine.values import (
     to_struct,
     unwrap,
 )
-from tests.sandbox.plugins.checks import failures, with_defaults
+from tests.sandbox.plugins.checks import autonamed, failures, has_given_name, with_defaults
 from tests.sandbox.plugins.conversion import (
     DEFAULTS_KEY,
     State,
@@ -42,6 +44,8 @@ from tests.sandbox.plugins.resource import (
 )
 from tests.sandbox.plugins.schema import ZERO, Fields, by_pulumi_name
 
+_SEED_BYTES = 32
+_SUFFIX_LETTERS = 7
 _PROVIDER_ONLY = ("version", "pluginDownloadURL", "__internal", DEFAULTS_KEY)
 Invoker = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -137,10 +141,14 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         with _reported(context):
             handler = self._handler(request.urn, "Check")
             with self._faulty("check", request.urn):
-                news = from_struct(request.news)
+                given = from_struct(request.news)
                 fields = handler.schema.fields
+                news = _named(request, given, fields)
                 wrong = failures(split_urn(request.urn)[1], news, fields)
                 inputs = news if wrong else with_defaults(news, fields)
+                made = {key for key in news if key not in given}
+                if made and not wrong:
+                    inputs[DEFAULTS_KEY] = sorted({*inputs[DEFAULTS_KEY], *made})
         return provider_pb2.CheckResponse(
             inputs=to_struct(inputs),
             failures=[provider_pb2.CheckFailure(reason=failure.reason) for failure in wrong],
@@ -160,7 +168,8 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                 prior = recorded_state(_plain(request.olds), fields)
                 planned = plan(prior, to_terraform(news, fields), fields)
                 changes = detailed_diff(prior, planned, news, fields)
-        response = _diff_response(changes, handler.schema.delete_before_replace)
+        delete_first = handler.schema.delete_before_replace or has_given_name(news, fields)
+        response = _diff_response(changes, delete_first)
         if not self._plugin.detailed:
             response.ClearField("detailedDiff")
             response.hasDetailedDiff = False
@@ -325,6 +334,16 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
             self._faults.trip(operation, urn, "partial")
         except InjectedFailureError as failure:
             raise _HalfMadeError(identity, properties, str(failure)) from failure
+
+
+def _named(
+    request: provider_pb2.CheckRequest, given: dict[str, Any], fields: Fields
+) -> dict[str, Any]:
+    """Return the inputs with a name made for the resource, if it is to have one and has none."""
+    seed = request.randomSeed or os.urandom(_SEED_BYTES)
+    suffix = hashlib.sha256(seed).hexdigest()[:_SUFFIX_LETTERS]
+    olds = from_struct(request.olds)
+    return autonamed(given, olds, split_urn(request.urn)[1], suffix, fields)
 
 
 def _plain(struct: struct_pb2.Struct) -> dict[str, Any]:

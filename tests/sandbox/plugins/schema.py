@@ -41,7 +41,9 @@ class Attribute:
     `single` is a list or set of at most one object, which Pulumi shows as that object; `pulumi`
     is its name there where it is not simply the camel case of its Terraform name. `forced` lets
     a change of it replace. `equivalent` tells of a recorded and a given value whether they mean
-    the same; `renewed_by` names the attributes (`*`: any) whose change gives it a new value.
+    the same. An `autonamed` name is made of the resource's own where none is given, and a given
+    one is freed before a replacement takes it again. `renewed_by` names the attributes (`*`: any)
+    whose change gives it a new value.
     """
 
     kind: Kind
@@ -56,6 +58,7 @@ class Attribute:
     equivalent: Callable[[Any, Any], bool] | None = None
     renewed_by: tuple[str, ...] = ()
     secret: bool = False
+    autonamed: bool = False
     supported: bool = True
     validate: Validator | None = None
 

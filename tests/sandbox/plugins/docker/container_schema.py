@@ -176,7 +176,7 @@ _HEALTHCHECK: Fields = {
 
 _RESTART = "^(no|on-failure|always|unless-stopped)$"
 FIELDS: Fields = {
-    "name": _string(required=True, forced=True),
+    "name": _string(required=True, forced=True, autonamed=True),
     "rm": _boolean(default=False),
     "read_only": _boolean(default=False, forced=True),
     "start": _boolean(default=True),

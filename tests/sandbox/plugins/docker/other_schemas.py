@@ -22,7 +22,7 @@ NETWORK = ResourceSchema(
     token="docker:index/network:Network",
     terraform="docker_network",
     fields={
-        "name": Attribute(Kind.STRING, required=True, forced=True),
+        "name": Attribute(Kind.STRING, required=True, forced=True, autonamed=True),
         "labels": Attribute(Kind.SET, fields=LABEL, forced=True),
         "driver": Attribute(Kind.STRING, computed=True, forced=True),
         "options": Attribute(Kind.MAP, computed=True, forced=True),
@@ -44,7 +44,7 @@ VOLUME = ResourceSchema(
     token="docker:index/volume:Volume",
     terraform="docker_volume",
     fields={
-        "name": Attribute(Kind.STRING, computed=True, forced=True),
+        "name": Attribute(Kind.STRING, computed=True, forced=True, autonamed=True),
         "labels": Attribute(Kind.SET, fields=LABEL, forced=True),
         "driver": Attribute(Kind.STRING, computed=True, forced=True),
         "driver_opts": Attribute(Kind.MAP, forced=True),
