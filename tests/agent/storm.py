@@ -102,6 +102,11 @@ class World:
         flists = sorted(name for name in nodes if name.startswith(("f", "new")))
         return repository, self._chance.choice(flists)
 
+    def _spare(self, repository: str) -> bool:
+        """Tell whether a repository can do with a flist less."""
+        nodes = self.model.repositories[repository].nodes
+        return sum(name.startswith(("f", "new")) for name in nodes) > 2
+
     def _add(self) -> None:
         self._put(self._chance.choice(REPOSITORIES), f"new{self._chance.randrange(9)}.flist")
 
@@ -110,12 +115,13 @@ class World:
 
     def _delete(self) -> None:
         repository, name = self._pick()
-        if len(self.model.repositories[repository].nodes) > 5:
+        if self._spare(repository):
             self.model.delete_flist(repository, name)
 
     def _rename(self) -> None:
         repository, name = self._pick()
-        self.model.rename_flist(repository, name, f"new{self._chance.randrange(9)}.flist")
+        if self._spare(repository):
+            self.model.rename_flist(repository, name, f"new{self._chance.randrange(9)}.flist")
 
     def _link(self) -> None:
         repository, name = self._pick()

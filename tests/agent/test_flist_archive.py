@@ -158,6 +158,32 @@ def test_keys_agree_with_pycapnp_for_random_directories(schema: Any) -> None:
         assert decoder.chunk_keys(message) == keys
 
 
+def outcome(decode: Callable[[bytes], list[bytes]], message: bytes) -> list[bytes] | str:
+    try:
+        return decode(message)
+    except FlistError:
+        return "refused"
+
+
+def test_quick_and_general_decoder_agree_on_good_and_damaged_messages(
+    schema: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(8)
+    messages = []
+    for _ in range(60):
+        message, _ = build_directory(schema, chance)
+        messages.append(message)
+        for _ in range(40):
+            damaged = bytearray(message)
+            damaged[chance.randrange(8, len(damaged))] = chance.randrange(256)
+            messages.append(bytes(damaged))
+    quick = [outcome(decoder.chunk_keys, message) for message in messages]
+    monkeypatch.setattr(decoder, "near_keys", lambda *_: None)
+    general = [outcome(decoder.chunk_keys, message) for message in messages]
+    assert quick == general
+    assert 100 < sum(one == "refused" for one in quick) < len(quick) - 100
+
+
 def test_keys_are_found_across_segments(schema: Any) -> None:
     """A message too large for one segment uses far pointers, single and double."""
     chance = random.Random(3)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sync.agent.flist_archive.errors import FlistError
+from sync.agent.flist_archive.near import Inodes, near_keys
 
 MAX_SEGMENTS: Final = 512
 MAX_KEY_BYTES: Final = 255
@@ -94,7 +95,12 @@ class _Message:
 
     def __init__(self, data: bytes) -> None:
         self._segments = _segments(data)
-        self._budget = len(data) // _WORD
+        self.budget = len(data) // _WORD
+
+    @property
+    def single(self) -> bool:
+        """Tell whether the message is one segment."""
+        return len(self._segments) == 1
 
     def root(self) -> _Struct | None:
         first = self._segments[0]
@@ -159,8 +165,8 @@ class _Message:
         return place.segment.data[at : at + length]
 
     def _spend(self, elements: int) -> None:
-        self._budget -= elements
-        if self._budget < 0:
+        self.budget -= elements
+        if self.budget < 0:
             raise FlistError("capnp: names its content more often than it has any")
 
     def _word(self, segment: _Segment, index: int) -> int:
@@ -199,6 +205,19 @@ def chunk_keys(data: bytes) -> list[bytes]:
         return []
     if contents.data_words <= _INODE_UNION_WORD or contents.pointers <= _INODE_ATTRIBUTES:
         raise FlistError("capnp: not a list of inodes")
+    if message.single and sys.byteorder == "little":
+        keys = near_keys(contents.segment.data, _inodes(contents), message.budget)
+        if keys is not None:
+            return keys
+    return _far_keys(message, contents)
+
+
+def _inodes(contents: _StructList) -> Inodes:
+    return Inodes(contents.start, contents.count, contents.data_words, contents.pointers)
+
+
+def _far_keys(message: _Message, contents: _StructList) -> list[bytes]:
+    """Follow any legal pointer, across segments: what near_keys leaves, a few times slower."""
     keys: list[bytes] = []
     for index in _file_pointers(contents):
         file = message.struct(contents.segment, index)

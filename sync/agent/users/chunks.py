@@ -138,7 +138,7 @@ class ChunkStore:
         """Return those keys that the local namespace has not. Raises ZdbError."""
         with self._lock:
             known = self._known.setdefault(namespace, set())
-            asked = [key for key in keys if key not in known]
+            asked = list(frozenset(keys).difference(known))
         if not asked:
             return []
         self._prepare(namespace)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final, Self
 
 DATABASE: Final = "published.sqlite"
+# Keys known to be in the table: flists that share chunks write them once; about 30 MB.
+_KNOWN_KEYS: Final = 200_000
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS chunk(key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value);
@@ -23,6 +25,7 @@ class Published:
 
     def __init__(self, state: Path) -> None:
         self._db = sqlite3.connect(state / DATABASE, isolation_level=None)
+        self._known: set[bytes] = set()
         # No WAL: its reader mounts the directory read-only.
         self._db.execute("PRAGMA journal_mode=DELETE")
         self._db.execute("PRAGMA busy_timeout=60000")
@@ -36,9 +39,15 @@ class Published:
 
     def add(self, keys: Iterable[bytes]) -> None:
         """Add keys, durably, before what names them is published."""
+        new = set(keys).difference(self._known)
+        if not new:
+            return
         with self._transaction():
-            rows = ((key,) for key in sorted(keys))
+            rows = ((key,) for key in sorted(new))
             self._db.executemany("INSERT OR IGNORE INTO chunk VALUES(?)", rows)
+        if len(self._known) + len(new) > _KNOWN_KEYS:
+            self._known.clear()
+        self._known |= new
 
     def release(self, candidates: set[bytes], named: Iterable[list[bytes]]) -> int:
         """Take out those candidates that none of the key lists in `named` holds; how many."""
@@ -46,6 +55,7 @@ class Published:
             candidates.difference_update(keys)
             if not candidates:
                 return 0
+        self._known.clear()
         with self._transaction():
             rows = [(key,) for key in sorted(candidates)]
             self._db.executemany("DELETE FROM chunk WHERE key=?", rows)
@@ -53,6 +63,7 @@ class Published:
 
     def rebuild(self, named: Iterable[list[bytes]]) -> None:
         """Write the table anew from all key lists: mends whatever a kill left."""
+        self._known.clear()
         with self._transaction():
             self._db.execute("DELETE FROM chunk")
             for keys in named:

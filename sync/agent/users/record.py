@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -12,6 +12,7 @@ from sync.agent.users.listing import Link, Name
 DATABASE: Final = "users.sqlite"
 # Raised by `repair`, so that a running job reads the record anew.
 GENERATION: Final = "generation"
+_HASH_BYTES: Final = 16
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS flist(
   repository TEXT, name TEXT,
@@ -85,15 +86,20 @@ class TagRecord:
     refused: tuple[str, ...] = ()
 
 
-def pack_keys(keys: Iterable[bytes]) -> bytes:
-    """Pack chunk keys, each with its length before it, sorted."""
-    return b"".join(bytes([len(key)]) + key for key in sorted(keys))
+def pack_keys(keys: Collection[bytes]) -> bytes:
+    """Pack chunk keys: their common length and then all of them, or 0 and each with its length."""
+    if all(len(key) == _HASH_BYTES for key in keys):
+        return bytes([_HASH_BYTES]) + b"".join(keys)
+    return b"\0" + b"".join(bytes([len(key)]) + key for key in keys)
 
 
 def unpack_keys(packed: bytes) -> list[bytes]:
     """Return what pack_keys packed."""
+    size = packed[0]
+    if size:
+        return [packed[at : at + size] for at in range(1, len(packed), size)]
     keys: list[bytes] = []
-    at = 0
+    at = 1
     while at < len(packed):
         end = at + 1 + packed[at]
         keys.append(packed[at + 1 : end])
@@ -144,7 +150,7 @@ class Record:
         )
         self._db.execute(f"INSERT OR REPLACE INTO flist VALUES({_marks(12)})", values)
 
-    def put_keys(self, name: Name, keys: Iterable[bytes]) -> None:
+    def put_keys(self, name: Name, keys: Collection[bytes]) -> None:
         """Keep the chunk keys of a published flist."""
         values = (name.repository, name.name, pack_keys(keys))
         self._db.execute("INSERT OR REPLACE INTO flist_keys VALUES(?,?,?)", values)
