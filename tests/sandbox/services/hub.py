@@ -5,14 +5,12 @@ Reads upstream's config.py (0-hub, src/config.py.sample) and serves what is belo
 """
 
 import argparse
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from tests.sandbox.flist import Backend
-from tests.sandbox.services import pyconfig, tokens
+from tests.sandbox.services import ending, pyconfig, tokens
 from tests.sandbox.services.disk import DiskTree
 from tests.sandbox.services.http import HttpServer, Request, Response, text
 from tests.sandbox.services.hub_api import HubApi, HubOptions, api_error, cors
@@ -123,12 +121,10 @@ def main(argv: list[str]) -> int:
 
 def serve(server: HttpServer, name: str) -> int:
     """Run a server until SIGTERM or SIGINT."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ending.block()
     server.start()
     print(f"[+] {name} listening on {server.url}", flush=True)
-    ended.wait()
+    ending.wait()
     server.stop()
     return 0
 

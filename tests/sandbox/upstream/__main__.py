@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import signal
 import sys
-import threading
 from typing import Any
 
 import requests
 
 from tests.sandbox.flist import Backend
+from tests.sandbox.services import ending
 from tests.sandbox.services.http import HttpServer
 from tests.sandbox.upstream.control import EDITS, Control
 from tests.sandbox.upstream.model import UpstreamModel
@@ -74,16 +73,14 @@ def _serve(options: argparse.Namespace) -> int:
         zdb_port=options.zdb_port,
     )
     control = HttpServer(Control(upstream), options.control_address, options.control_port)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ending.block()
     with upstream:
         control.start()
         print(f"hub        {upstream.hub.url}")
         print(f"bootstrap  {upstream.bootstrap.url}")
         print(f"0-db       {upstream.zdb.address} port {upstream.zdb.port}")
         print(f"control    {control.url}", flush=True)
-        ended.wait()
+        ending.wait()
         control.stop()
     return 0
 
