@@ -48,8 +48,8 @@ def _show(ports: tuple[int, int]) -> Any:
     return json.loads(done.stdout)
 
 
-def _post(ports: tuple[int, int], name: str, **fields: object) -> None:
-    answer = requests.post(f"http://127.0.0.1:{ports[1]}/{name}", json=fields, timeout=10)
+def _post(ports: tuple[int, int], edit: str, /, **fields: object) -> None:
+    answer = requests.post(f"http://127.0.0.1:{ports[1]}/{edit}", json=fields, timeout=10)
     assert answer.status_code == 200, answer.text
 
 

@@ -160,6 +160,28 @@ def test_a_hanging_server_goes_on_where_it_stopped(server: ZdbServer) -> None:
         assert wire.socket.recv(7) == b"+PONG\r\n"
 
 
+def test_a_stalling_server_needs_more_bytes_to_go_on() -> None:
+    server = ZdbServer(Store())
+    server.stalls = True
+    server.start()
+    try:
+        with Wire(server.port) as wire:
+            exact = encoded("GET", "k" * (8192 - len(encoded("GET", "")) - 3))
+            assert len(exact) == 8192
+            wire.socket.sendall(exact + encoded("PING"))
+            assert wire.read() == ErrorReply("Invalid key")
+            wire.socket.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                wire.socket.recv(1)
+            wire.socket.settimeout(10)
+            wire.socket.sendall(encoded("TIME"))
+            assert wire.socket.recv(7) == b"+PONG\r\n"
+            with Wire(server.port) as other:
+                assert other.ask("PING") == "PONG"
+    finally:
+        server.stop()
+
+
 def test_all_connections_can_be_dropped(server: ZdbServer) -> None:
     with Wire(server.port) as wire:
         wire.ask("PING")

@@ -70,6 +70,11 @@ class Parser:
         finally:
             self._rest = buffer[position:]
 
+    @property
+    def between_requests(self) -> bool:
+        """Whether the bytes so far end exactly where a request ends."""
+        return not self._rest
+
     def forget(self) -> None:
         """Drop what is left of the stream."""
         self._rest = b""

@@ -1,8 +1,11 @@
 """The 0-db stand-in on sockets: one thread, one selector, replies in order, TCP_NODELAY."""
 
 import contextlib
+import fcntl
 import selectors
 import socket
+import sys
+import termios
 import threading
 import time
 from collections import Counter, deque
@@ -17,11 +20,24 @@ from tests.sandbox.services.zdb.store import Store
 
 _READ_BYTES: Final = 1 << 20
 _IDLE_SECONDS: Final = 0.2
+_ZDBD_READ_BYTES: Final = 8192
+_STALLED_SECONDS: Final = 0.005
 _SEND_BUFFERS: Final = 256
 
 # A fault: given the bytes that are about to go to a client, what goes instead;
 # None resets the connection.
 Disturbance = Callable[[bytes], bytes | None]
+
+
+def _waiting_bytes(sock: socket.socket) -> int:
+    """Return how many bytes lie in a socket unread; -1 when its peer has left."""
+    try:
+        if sock.recv(1, socket.MSG_PEEK) == b"":
+            return -1
+    except BlockingIOError:
+        return 0
+    found = fcntl.ioctl(sock, termios.FIONREAD, bytes(4))
+    return int.from_bytes(found, sys.byteorder)
 
 
 class _Client:
@@ -31,13 +47,16 @@ class _Client:
         self.parser = Parser()
         self.out: deque[memoryview] = deque()
         self.writing = False
+        self.stalled_bytes: int | None = None  # waiting in the socket when it was left alone
 
 
 class ZdbServer:
     """Serves a store on one address; in a thread (`start`) or in this one (`serve`).
 
     requests: how often each command came. disturb: a fault applied to whatever is sent. hang:
-    while set, nothing is read or answered.
+    while set, nothing is read or answered. stalls: set it before `start` to behave as zdbd does
+    when a read ends exactly where a request ends: what is still in the socket is left there until
+    more bytes come.
     """
 
     def __init__(self, store: Store, address: str = "127.0.0.1", port: int = 0) -> None:
@@ -46,6 +65,7 @@ class ZdbServer:
         self.requests: Counter[str] = Counter()
         self.disturb: Disturbance | None = None
         self.hang = threading.Event()
+        self.stalls = False
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.create_server(
             (address, port), family=family, dualstack_ipv6=address == "::", backlog=128
@@ -113,7 +133,10 @@ class ZdbServer:
     # -- the loop ----------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        for key, mask in self._selector.select(_IDLE_SECONDS):
+        stalled = [c for c in self._clients.values() if c.stalled_bytes is not None]
+        for client in stalled:
+            self._resume(client)
+        for key, mask in self._selector.select(_STALLED_SECONDS if stalled else _IDLE_SECONDS):
             if key.fileobj is self._listener:
                 self._accept()
             elif key.fileobj is self._wake_in:
@@ -149,7 +172,7 @@ class ZdbServer:
 
     def _read(self, client: _Client) -> None:
         try:
-            data = client.socket.recv(_READ_BYTES)
+            data = client.socket.recv(_ZDBD_READ_BYTES if self.stalls else _READ_BYTES)
         except BlockingIOError:
             return
         if not data:
@@ -168,6 +191,29 @@ class ZdbServer:
         self._send(client)
         if client.session.closing and client.socket in self._clients:
             self._close(client)
+        elif self.stalls and client.parser.between_requests:
+            self._stall(client)
+
+    def _stall(self, client: _Client) -> None:
+        client.stalled_bytes = _waiting_bytes(client.socket)
+        self._watch(client)
+
+    def _resume(self, client: _Client) -> None:
+        if _waiting_bytes(client.socket) != client.stalled_bytes:
+            client.stalled_bytes = None
+            self._watch(client)
+
+    def _watch(self, client: _Client) -> None:
+        """Tell the selector what matters of a client now."""
+        reads = selectors.EVENT_READ if client.stalled_bytes is None else 0
+        events = reads | (selectors.EVENT_WRITE if client.writing else 0)
+        known = client.socket in self._selector.get_map()
+        if events and known:
+            self._selector.modify(client.socket, events, client)
+        elif events:
+            self._selector.register(client.socket, events, client)
+        elif known:
+            self._selector.unregister(client.socket)
 
     def _answer(self, client: _Client, request: Request) -> None:
         if isinstance(request, Command):
@@ -216,12 +262,12 @@ class ZdbServer:
             pass
         if bool(out) != client.writing:
             client.writing = bool(out)
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if out else 0)
-            self._selector.modify(client.socket, events, client)
+            self._watch(client)
 
     def _close(self, client: _Client) -> None:
         if self._clients.pop(client.socket, None) is not None:
-            self._selector.unregister(client.socket)
+            if client.socket in self._selector.get_map():
+                self._selector.unregister(client.socket)
             client.socket.close()
 
     # -- WAIT --------------------------------------------------------------------------------
