@@ -46,7 +46,7 @@ class HostSettings(Section):
         None, description="Private key file for `ssh://`; its path is kept, never its content."
     )
     known_hosts_path: AbsolutePath | None = Field(
-        None, description="known_hosts file that pins the host's key; checking is never off."
+        None, description="The known_hosts file that pins the host's key; checking is never off."
     )
 
 

@@ -1,0 +1,135 @@
+"""The Caddyfile: what plain port 80 answers, what it redirects, and what nobody may reach."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from components.caddyfile import CaddyfileConfig, caddyfile
+
+SANDBOX = CaddyfileConfig(
+    hub="hub.gridhub.test",
+    bootstrap="bootstrap.gridhub.test",
+    https_port=8443,
+    ca="internal",
+    email=None,
+    uploads=False,
+)
+PRODUCTION = replace(SANDBOX, https_port=443, ca="letsencrypt", email="operator@example.org")
+
+
+def site(text: str, head: str) -> str:
+    """Return the block that begins with `head`."""
+    found = re.search(rf"^{re.escape(head)} {{\n(.*?)^}}", text, re.MULTILINE | re.DOTALL)
+    assert found, head
+    return found.group(1)
+
+
+def node_paths() -> re.Pattern[str]:
+    expression = re.search(
+        r"path_regexp (\S+)", site(caddyfile(SANDBOX), "http://hub.gridhub.test")
+    )
+    assert expression
+    return re.compile(expression.group(1))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/tf-zos/zos.flist",
+        "/tf-zos/zos.flist.md5",
+        "/tf-zos/tags/3.12.7/zos.flist",
+        "/tf-zos/tags/3.12.7/zos.flist.md5",
+    ],
+)
+def test_port_80_serves_flists_and_their_md5_to_nodes(path: str) -> None:
+    assert node_paths().search(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/tf-zos",
+        "/tf-zos/zos.flist.json",
+        "/api/flist/me/upload",
+        "/api/flist/me/a/link/b",
+        "/upload-flist",
+        "/a/b/c/d.flist",
+    ],
+)
+def test_port_80_serves_nothing_else_of_the_hub(path: str) -> None:
+    assert not node_paths().search(path)
+
+
+def test_port_80_answers_the_probe_and_only_reads() -> None:
+    plain = site(caddyfile(SANDBOX), "http://hub.gridhub.test")
+    assert "path /api/flist\n" in plain
+    assert plain.count("method GET HEAD") == 2
+
+
+def test_port_80_serves_kernels_and_boot_scripts() -> None:
+    plain = site(caddyfile(SANDBOX), "http://bootstrap.gridhub.test")
+    assert "path /kernel/* /ipxe/*\n" in plain
+    assert plain.count("reverse_proxy") == 1
+
+
+def test_everything_else_is_redirected_to_the_port_that_https_has() -> None:
+    for name in ("hub", "bootstrap"):
+        host = f"{name}.gridhub.test"
+        sandbox = site(caddyfile(SANDBOX), f"http://{host}")
+        assert f"redir https://{host}:8443{{uri}} 308" in sandbox
+        production = site(caddyfile(PRODUCTION), f"http://{host}")
+        assert f"redir https://{host}{{uri}} 308" in production
+
+
+def test_a_name_that_is_not_ours_is_redirected_nowhere() -> None:
+    assert "redir" not in site(caddyfile(PRODUCTION), "http://")
+
+
+def test_nobody_outside_writes_kernels() -> None:
+    secure = site(caddyfile(PRODUCTION), "https://bootstrap.gridhub.test")
+    assert "@write path /api/kernel /api/kernel/* /api/symlink /api/symlink/*" in secure
+    assert "respond 403" in secure
+
+
+def test_certificates_come_from_the_chosen_authority() -> None:
+    text = caddyfile(PRODUCTION)
+    assert "acme_ca https://acme-v02.api.letsencrypt.org/directory" in text
+    assert "email operator@example.org" in text
+    assert "tls internal" not in text
+    other = caddyfile(replace(PRODUCTION, ca="https://ca.example.org/acme/directory"))
+    assert "acme_ca https://ca.example.org/acme/directory" in other
+
+
+def test_the_sandboxes_own_ca_asks_no_one() -> None:
+    text = caddyfile(SANDBOX)
+    assert "tls internal" in text
+    assert "acme_ca" not in text
+    assert "Strict-Transport-Security" not in text
+
+
+def test_security_headers_and_json_logs_on_every_site() -> None:
+    text = caddyfile(PRODUCTION)
+    for head in ("(plain)", "(encrypted)"):
+        block = site(text, head)
+        for header in ("-Server", "nosniff", "X-Frame-Options", "Referrer-Policy"):
+            assert header in block
+        assert "format json" in block
+    assert "Strict-Transport-Security" in site(text, "(encrypted)")
+    assert text.count("import plain") == text.count("import encrypted") == 2
+
+
+def test_a_read_only_hub_takes_no_large_bodies_and_a_writable_one_does() -> None:
+    assert "max_size 1MB" in caddyfile(SANDBOX)
+    assert "max_size" not in caddyfile(replace(SANDBOX, uploads=True))
+
+
+def test_without_a_bootstrap_server_its_name_is_not_served() -> None:
+    assert "bootstrap" not in caddyfile(replace(SANDBOX, bootstrap=None))
+
+
+def test_braces_balance_and_snippets_come_before_their_use() -> None:
+    text = caddyfile(PRODUCTION)
+    assert text.count("{\n") == len(re.findall(r"^\s*}$", text, re.MULTILINE))
+    assert text.index("(plain)") < text.index("import plain")

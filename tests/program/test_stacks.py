@@ -1,0 +1,126 @@
+"""The stack files: the sandbox as it is, the examples once their images are pinned."""
+
+import json
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from components.settings import SettingsError, parse
+from components.settings.describe import PAGE, PROJECT_FILE, options, page, project_file
+from components.settings.jobs import FlistsSettings, KernelsSettings, UsersSettings
+from components.settings.model import Settings
+from components.specs import job_specs
+from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
+from tests.program.declared import STACKS, as_pulumi_gives, declare, pinned_images, stack_file
+
+TOKEN = {"CLOUDFLARE_API_TOKEN": "t"}
+EXAMPLES = ("example-records", "example-wildcard")
+# What a spec takes from elsewhere in the settings, or is the same for all.
+DERIVED: Final = {
+    "version",
+    "job",
+    "stack",
+    "source",
+    "source_zdb",
+    "local_zdb",
+    "publish_backend",
+}
+
+
+def test_the_sandbox_declares_a_whole_mirror() -> None:
+    declared = declare(stack_file("sandbox"), "sandbox", TOKEN)
+    assert set(declared.containers()) == {
+        *("zdb", "hub", "bootstrap", "caddy"),
+        *("users", "kernels", "flists"),
+    }
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_lacks_nothing_but_its_images(name: str) -> None:
+    config = as_pulumi_gives(stack_file(name))
+    with pytest.raises(SettingsError) as caught:
+        parse(config, environment=TOKEN)
+    problems = {problem.key: problem for problem in caught.value.problems}
+    assert set(problems) == {"images"}
+    assert "make pin-images" in problems["images"].remedy
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_with_pinned_images_declares_a_mirror(name: str) -> None:
+    config = {**stack_file(name), "gridhub:images": pinned_images()}
+    declared = declare(config, name, TOKEN)
+    assert {"zdb", "users", "flists"} <= set(declared.containers())
+    assert declared.outputs["dnsRecords"]
+
+
+@pytest.mark.parametrize("name", ["sandbox", *EXAMPLES])
+def test_a_stack_file_says_only_what_differs_from_the_defaults(name: str) -> None:
+    """Stack files are read by people: `mode` and the like may be said, numbers not twice."""
+    text = (STACKS / f"Pulumi.{name}.yaml").read_text()
+    assert text.startswith("#"), "says what it is for"
+    assert set(yaml.safe_load(text)) == {"config"}
+
+
+def test_the_page_and_the_schema_are_what_the_settings_say() -> None:
+    remedy = "run `python -m components.settings.describe`"
+    assert PAGE.read_text() == page(), remedy
+    assert PROJECT_FILE.read_text() == project_file(), remedy
+
+
+def test_the_schema_describes_every_key_and_its_defaults_are_the_programs() -> None:
+    declared = yaml.safe_load(PROJECT_FILE.read_text())["config"]
+    assert set(declared) == {info.alias for info in Settings.model_fields.values()}
+    for key, entry in declared.items():
+        assert entry["description"], key
+        assert "default" in entry, f"{key}: without one the CLI stops before the program can check"
+        assert "type" not in entry, f"{key}: the CLI would stop at the first wrong type"
+    config = {
+        f"gridhub:{key}": value if isinstance(value := entry["default"], str) else json.dumps(value)
+        for key, entry in declared.items()
+    }
+    needed = {key: json.dumps(value) for key, value in _required().items()}
+    needed["gridhub:domain"] = "grid.example.org"
+    assert parse({**config, **needed}) == parse(needed)
+
+
+def _required() -> dict[str, Any]:
+    return {
+        "gridhub:publicAddresses": {"ipv4": ["203.0.113.10"]},
+        "gridhub:images": pinned_images(),
+        "gridhub:acme": {"email": "operator@example.org"},
+    }
+
+
+def test_every_option_is_described_in_a_sentence() -> None:
+    for option in options():
+        assert option.description.endswith("."), option.path
+        assert option.description[0] in "`0" or option.description[0].isupper(), option.path
+
+
+def test_what_an_operator_may_set_of_a_job_is_all_that_its_spec_has() -> None:
+    pairs: list[tuple[type[Any], type[Any]]] = [
+        (UsersSettings, UsersSpec),
+        (KernelsSettings, KernelsSpec),
+        (FlistsSettings, FlistsSpec),
+    ]
+    for settings, spec in pairs:
+        settable = set(settings.model_fields) - {"enabled", "rewrite_backend"}
+        assert settable == set(spec.model_fields) - DERIVED
+
+
+def test_the_defaults_of_a_job_are_its_specs_own() -> None:
+    from components.naming import Naming
+
+    config = as_pulumi_gives({**_required(), "gridhub:domain": "grid.example.org"})
+    users, kernels, flists = job_specs(Naming("s", "grid.example.org"), parse(config))
+    assert isinstance(users, UsersSpec)
+    assert isinstance(kernels, KernelsSpec)
+    assert isinstance(flists, FlistsSpec)
+    for spec in (users, kernels, flists):
+        for name, info in type(spec).model_fields.items():
+            if name not in DERIVED:
+                assert getattr(spec, name) == info.get_default(), (spec.job, name)
+    assert users.publish_backend is not None
+    assert users.publish_backend.host == "hub.grid.example.org"
+    assert flists.source.host == "hub.grid.tf"
