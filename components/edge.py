@@ -97,6 +97,6 @@ def _container(config: EdgeConfig, text: str) -> ContainerConfig:
         environment={"HOME": "/data", "XDG_CONFIG_HOME": "/config", "XDG_DATA_HOME": "/data"},
         # Low ports need none here; but the official image's binary carries this one as a file
         # capability, and the kernel refuses to run it where it can not be had.
-        capabilities=("NET_BIND_SERVICE",),
+        capabilities=("CAP_NET_BIND_SERVICE",),
         revision={"config": hashlib.sha256(text.encode()).hexdigest()[:16]},
     )

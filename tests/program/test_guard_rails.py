@@ -82,7 +82,7 @@ def test_every_container_drops_every_capability_and_only_the_edge_adds_one(
     for service, inputs in declared.containers().items():
         assert inputs["capabilities"]["drops"] == ["ALL"]
         added = inputs["capabilities"].get("adds") or []
-        assert added == (["NET_BIND_SERVICE"] if service == "caddy" else [])
+        assert added == (["CAP_NET_BIND_SERVICE"] if service == "caddy" else [])
 
 
 def test_every_container_runs_as_its_own_user_on_a_read_only_root(declared: Declared) -> None:
