@@ -26,6 +26,7 @@ from sync.contract.spec import FlistsSpec
 # Numbers that differ are looked at again so often before the keys are compared: writes and
 # deletes that are under way make them differ for a moment.
 _LOOKS: Final = 4
+_REMOVAL_SECONDS: Final = 0.5
 _PAUSE_RETRY_SECONDS: Final = 15.0
 _COMPARE_SHARE: Final = 10
 
@@ -54,6 +55,7 @@ class Housekeeper:
         self._error: BaseException | None = None
         self._look_at = 0.0
         self._looks = 0
+        self._removal_at = 0.0
         self._asked: tuple[int, int] | None = None
         self._judged_stamp: float | None = -1.0
         self._recent_to_check = False
@@ -90,17 +92,17 @@ class Housekeeper:
         self._recent_to_check = True
 
     def consider(self, following: bool, master: InfoWatcher, slave: InfoWatcher) -> None:
-        """Start what is due; called twice a second with the latest numbers of both sides."""
+        """Start what is due; called ten times a second with the latest numbers of both sides."""
         if self.busy or not following:
             self._asked = None
             return
         if self._recent_to_check:
             self._recent_to_check = False
             self._start(self._check_recent)
-        elif time.monotonic() >= self._look_at:
-            self._look(master, slave)
         elif self._removal_is_due():
             self._start(self._remove)
+        elif time.monotonic() >= self._look_at:
+            self._look(master, slave)
 
     def _look(self, master: InfoWatcher, slave: InfoWatcher) -> None:
         """Compare the numbers of keys, asked for anew on both sides."""
@@ -191,6 +193,9 @@ class Housekeeper:
 
     def _removal_is_due(self) -> bool:
         """Tell whether dropped keys wait for which a newer users pass can speak."""
+        if time.monotonic() < self._removal_at:
+            return False
+        self._removal_at = time.monotonic() + _REMOVAL_SECONDS
         observation = self._dropped.observation()
         if observation is None:
             return False

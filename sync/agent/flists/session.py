@@ -21,6 +21,7 @@ from sync.contract.status import Amount, MasterIdentity
 
 _SAVE_SECONDS: Final = 0.5
 _STATUS_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 0.1
 _FULL_RETRY_SECONDS: Final = 10.0
 _PROBED_ITEMS: Final = 50_000
 _REFUSED_KEPT: Final = 10_000
@@ -48,6 +49,7 @@ class Session:
         self._rate = Rate()
         self._saved_at = 0.0
         self._reported_at = 0.0
+        self._looked_at = 0.0
         self._caught_up_at: float | None = None
         self._following = False
         self._probe_mark = (0, 0)
@@ -99,9 +101,14 @@ class Session:
         if now - self._saved_at >= _SAVE_SECONDS and self._saver.idle:
             self._saved_at = now
             self._remember()
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            was_following = self._following
+            self._look_around(now)
+            if self._following != was_following:
+                self._reported_at = 0.0
         if now - self._reported_at >= _STATUS_SECONDS:
             self._reported_at = now
-            self._look_around(now)
             self._report(now)
 
     def _look_around(self, now: float) -> None:

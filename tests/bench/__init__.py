@@ -1,0 +1,1 @@
+"""Measurements: `python -m tests.bench`, figures in build/bench/results.json."""
