@@ -144,7 +144,7 @@ def storm(tmp_path: Path, events: int, seed: int) -> None:
             running.terminate()
             reader.stop()
         record = read_record(mirror.directories.state / "status.json")
-        assert reader.faults == [], f"seed {seed}, {running.events}"
+        assert reader.faults == [], f"seed {seed}, {running.events}, {reader.faults[:9]}"
         assert converged, f"seed {seed}, {running.events}, {record}"
         assert reader.names_seen > 100 * events
         assert verify(mirror.spec(), mirror.directories, VerifyOptions(chunks=True)).problems == ()

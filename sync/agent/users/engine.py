@@ -93,6 +93,11 @@ class UsersEngine:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def requests_sent(self) -> int:
+        """How many HTTP requests the master was asked so far."""
+        return self._master.requests_sent
+
     def one_pass(self) -> None:
         """Bring the hub's folder up to the master's state.
 
