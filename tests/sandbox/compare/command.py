@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("what", choices=("run", "record", "list"))
     parser.add_argument("cases", nargs="*", help="names of cases; none: all")
     parser.add_argument("--recorded", action="store_true", help="do not use a real pulumi")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     cases = [BY_NAME[name] for name in options.cases] or list(CASES)
     if options.what == "list":
         print("\n".join(case.name for case in cases))

@@ -25,6 +25,7 @@ class BuiltinProvider(Provider):
         self._stack_outputs = stack_outputs
         self._find = find
         self.known = True
+        self._refusal = None
 
     def check_config(
         self, subject: Subject, olds: Properties, news: Properties

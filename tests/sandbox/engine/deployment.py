@@ -5,6 +5,7 @@ Follows pkg/resource/deploy/deployment_executor.go.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent import futures
@@ -102,6 +103,8 @@ class Deployment:
         self._inbox = Inbox()
         self._interrupted = threading.Event()
         self._failures = _Failures()
+        # a failure whose own message says all
+        self._bailed = False
         self._stack_outputs: OutputsEvent | None = None
         self._registry = Registry(around.host, preview=plan.preview)
         self._work = Work(
@@ -145,10 +148,10 @@ class Deployment:
         ok = False
         try:
             ok = self._run()
-        except Bail:
-            pass
         except EngineError as error:
-            self._diagnose("", str(error))
+            self._bailed = True
+            if not isinstance(error, Bail):
+                self._diagnose("", str(error))
         finally:
             self._inbox.cancelled.set()
             self._pool.shutdown(wait=True)
@@ -156,7 +159,7 @@ class Deployment:
         if self._interrupted.is_set():
             self._diagnose("", f"{kind} canceled")
             return False
-        if not ok:
+        if not ok and not self._bailed:
             self._diagnose("", f"{kind} failed")
         return ok
 
@@ -176,7 +179,8 @@ class Deployment:
             targets_known = self._check_targets(generator)
             self._wait()
             if not self._stopped:
-                self._delete(generator)
+                with contextlib.suppress(Bail):
+                    self._delete(generator)
             ended_well = targets_known
         self._wait()
         ok = ended_well and not self._failed and not generator.errored
@@ -219,18 +223,16 @@ class Deployment:
         server = Server(lambda target: add_monitor(monitor, target))
         try:
             addresses = Addresses(server.address, around.engine_address)
-            show = self._show_program
+            show = around.listener.diagnostic
             program = Program(around.project, around.info, addresses, show)
             try:
                 threading.Thread(target=self._await, args=(program,), daemon=True).start()
                 return self._serve(generator)
             finally:
-                program.stop()
+                around.engine.muted = self._inbox.cancelled.is_set()
+                program.stop(muted=around.engine.muted)
         finally:
             server.stop()
-
-    def _show_program(self, diagnostic: Diagnostic) -> None:
-        self._around.listener.diagnostic(diagnostic)
 
     def _await(self, program: Program) -> None:
         code, shown = program.wait()
@@ -253,14 +255,14 @@ class Deployment:
                 if event.exit_code and not event.shown:
                     message = f"Program exited with non-zero exit code: {event.exit_code}"
                     self._diagnose("", message)
+                self._bailed = event.exit_code != 0
                 return event.exit_code == 0
             try:
                 self._handle(generator, event)
-            except Bail:
-                self._inbox.cancelled.set()
-                return False
             except EngineError as error:
-                self._diagnose(_urn_of(event, generator), str(error))
+                if not isinstance(error, Bail):
+                    self._diagnose(_urn_of(event, generator), str(error))
+                self._bailed = True
                 self._inbox.cancelled.set()
                 return False
         self._inbox.cancelled.set()
@@ -346,13 +348,13 @@ class Deployment:
         for resource in chosen:
             if resource.custom and not resource.is_provider:
                 self._ensure_provider(resource.provider)
-        steps = {id(r): Step("refresh", r) for r in chosen}
+        steps = {id(r): Step("refresh", r, r) for r in chosen}
         for step in steps.values():
             self._submit([step])
         self._wait()
-        if not self._stopped:
-            found = [steps[id(r)].new if id(r) in steps else r for r in resources]
-            self._around.journal.rebase(_repaired([r for r in found if r is not None]))
+        # What was read counts, also where another resource could not be read.
+        found = [steps[id(r)].new if id(r) in steps else r for r in resources]
+        self._around.journal.rebase(_repaired([r for r in found if r is not None]))
         return not self._failed
 
     def _refreshes(self, resource: Resource) -> bool:
@@ -455,8 +457,9 @@ def _repaired(resources: list[Resource]) -> list[Resource]:
     for resource in resources:
         resource.dependencies = [urn for urn in resource.dependencies if urn in there]
         resource.property_dependencies = {
-            key: [urn for urn in urns if urn in there]
+            key: kept
             for key, urns in resource.property_dependencies.items()
+            if (kept := [urn for urn in urns if urn in there])
         }
         resource.replace_with = [urn for urn in resource.replace_with if urn in there]
         if resource.deleted_with not in there:

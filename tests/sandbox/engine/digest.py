@@ -28,6 +28,11 @@ def is_internal(resource: Resource) -> bool:
     return is_provider_type(resource.type) and urn_name(resource.urn).startswith("default")
 
 
+def is_internal_step(step: Step) -> bool:
+    """Whether a step is the engine's own business."""
+    return step.op == "remove-pending-replace" or is_internal(step.res)
+
+
 def is_shown(step: Step) -> bool:
     """Whether a person wants to see the step."""
     if is_internal(step.res) or step.op in _REPLACEMENT_STEPS:
@@ -53,7 +58,7 @@ class Counts:
                 self.by_op[step.found] += 1
         elif step.op == "read":
             old, new = step.old, step.new
-            if old is None or new is None or not deep_equal(old.outputs, new.outputs):
+            if old is not None and new is not None and not deep_equal(old.outputs, new.outputs):
                 self.by_op["read"] += 1
         elif step.logical and not step.skipped_create:
             self.by_op[step.op] += 1
@@ -79,6 +84,7 @@ class Digest:
     ) -> None:
         self._context = context
         self._suppress = suppress_outputs
+        self._refresh_only = refresh_only
         self._steps: dict[int, dict[str, Any]] = {}
         self._diagnostics: list[dict[str, str]] = []
         self._lock = threading.Lock()
@@ -113,19 +119,17 @@ class Digest:
             return
         with self._lock:
             written = self._written(step, step.op)
-            if step.op == "refresh" and step.old is not None:
-                written["newState"] = written["oldState"]
             self._steps[id(step)] = written
 
     def step_ends(self, step: Step, error: str | None) -> None:
         """Note a step's end; a refresh then shows what it found."""
         with self._lock:
             if error is not None:
-                message = f"error: {error}\n"
+                message = f"error: Preview failed: {error}\n"
                 self._diagnostics.append({"urn": step.urn, "message": message, "severity": "error"})
                 return
             self.counts.add(step)
-            if step.op != "refresh":
+            if step.op != "refresh" or not self._refresh_only:
                 return
             drifted = step.found == "update" and step.detailed is not None
             if drifted or step.found == "delete":
@@ -155,5 +159,5 @@ class Digest:
         if self._diagnostics:
             document["diagnostics"] = self._diagnostics
         document["duration"] = int((time.monotonic() - self._started) * 1e9)
-        document["changeSummary"] = dict(sorted(self.counts.by_op.items()))
+        document["changeSummary"] = dict(sorted(self.counts.by_op.items())) or None
         print(json.dumps(document, indent=4, ensure_ascii=False))

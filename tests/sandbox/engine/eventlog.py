@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from tests.sandbox.engine.digest import Counts, is_internal
+from tests.sandbox.engine.digest import Counts, is_internal_step
 from tests.sandbox.engine.events import Context, Diagnostic
 from tests.sandbox.engine.goals import Step
 from tests.sandbox.engine.state import Resource, Writer
@@ -95,12 +95,12 @@ class EventLog:
     def step_begins(self, step: Step) -> None:
         """Print that a step begins."""
         self._steps[step.urn] = step
-        if not is_internal(step.res):
+        if not is_internal_step(step):
             self._write("resourcePreEvent", {"metadata": _metadata(step, step.op)})
 
     def step_ends(self, step: Step, error: str | None) -> None:
         """Print that a step ended."""
-        internal = is_internal(step.res)
+        internal = is_internal_step(step)
         if error is not None:
             self._failed = True
             self.diagnostic(Diagnostic("" if internal else step.urn, error, "error"))

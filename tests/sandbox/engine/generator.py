@@ -21,9 +21,10 @@ from tests.sandbox.engine.state import (
     is_provider_type,
     make_urn,
     provider_urn,
+    urn_name,
 )
 from tests.sandbox.engine.steps import Work, diff_resource, subject
-from tests.sandbox.engine.values import UNKNOWN, Properties, deep_equal
+from tests.sandbox.engine.values import UNKNOWN, Properties, Secret, deep_equal
 
 _INIT_ERROR_KEY = "#initerror"
 
@@ -213,14 +214,13 @@ class StepGenerator:
             seed = os.urandom(32)
             inputs, failures = provider.check(subject(new), olds, news, seed=seed)
         for name, reason in failures:
-            kind = new.type
-            where = f": property {name} value {_shown(news, name)} has a problem" if name else ""
-            self.diagnose(
-                new.urn,
-                f"{kind} resource '{new.urn.split('::', 3)[3]}'{where}: {reason}"
-                if name
-                else f"{kind} resource '{new.urn.split('::', 3)[3]}' has a problem: {reason}",
-            )
+            label = f"{new.type} resource '{urn_name(new.urn)}'"
+            if name:
+                value = go_text(news.get(name))
+                label += f": property {name} value {value} has a problem: {reason}"
+            else:
+                label += f" has a problem: {reason}"
+            self.diagnose(new.urn, label)
         if failures:
             raise Bail(f"resource {new.urn} is invalid")
         new.inputs = inputs
@@ -289,7 +289,7 @@ class StepGenerator:
         if not old.provider or not new.provider:
             return True
         old_urn, new_urn = provider_urn(old.provider), provider_urn(new.provider)
-        if self.aliases.current(old_urn) == new_urn:
+        if old_urn != new_urn and self.aliases.current(old_urn) == new_urn:
             return False
         provider = self.work.registry.get(new.provider)
         before, after = self.olds.get(old_urn), self.new_providers.get(new_urn)
@@ -505,8 +505,18 @@ def _triggered(new: object, old: object) -> bool:
     return new is not None and old is not None and not deep_equal(new, old)
 
 
-def _shown(news: Properties, name: str) -> str:
-    return f"'{news.get(name)}'"
+def go_text(value: object) -> str:
+    """Write a value as Go prints a property value, as the real engine's messages have it."""
+    if isinstance(value, Secret):
+        return "{[secret]}"
+    if isinstance(value, dict):
+        inner = " ".join(f"{key}:{go_text(value[key])}" for key in sorted(value))
+        return f"{{map[{inner}]}}"
+    if isinstance(value, list):
+        return f"{{[{' '.join(go_text(element) for element in value)}]}}"
+    if isinstance(value, bool):
+        return "{true}" if value else "{false}"
+    return "{<nil>}" if value is None else f"{{{value}}}"
 
 
 def path_matches(pattern: str, urn: str) -> bool:

@@ -135,6 +135,11 @@ class Provider:
         self._secrets = False
         self._references = False
         self._previews = False
+        self._refusal: ProviderError | None = None
+
+    def _ready(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
@@ -197,7 +202,10 @@ class Provider:
             raise _refused(error) from error
 
     def configure(self, subject: Subject, package: str, inputs: Properties) -> None:
-        """Configure the plugin; with unknown inputs it stays unconfigured."""
+        """Configure the plugin; with unknown inputs it stays unconfigured.
+
+        A refusal comes out at the first call that needs the configuration.
+        """
         if contains_unknown(inputs):
             return
         plain = unwrap(inputs)
@@ -218,16 +226,21 @@ class Provider:
             name=subject.name,
             type=subject.type,
         )
-        response = self._call(self._stub.Configure, request)
+        self.known = True
+        try:
+            response = self._call(self._stub.Configure, request)
+        except ProviderError as error:
+            self._refusal = error
+            return
         self._secrets = response.acceptSecrets
         self._references = response.acceptResources
         self._previews = response.supportsPreview
-        self.known = True
 
     def check(
         self, subject: Subject, olds: Properties, news: Properties, *, seed: bytes
     ) -> tuple[Properties, list[tuple[str, str]]]:
         """Validate inputs and fill in defaults: (inputs, [(property, reason)])."""
+        self._ready()
         if not self.known:
             return dict(news), []
         request = provider_pb2.CheckRequest(
@@ -251,6 +264,7 @@ class Provider:
         ignore_changes: list[str],
     ) -> Diff:
         """Compare: `old` is (inputs, outputs)."""
+        self._ready()
         request = provider_pb2.DiffRequest(
             id=subject.id,
             urn=subject.urn,
@@ -267,6 +281,7 @@ class Provider:
         self, subject: Subject, inputs: Properties, *, timeout: float, preview: bool
     ) -> tuple[str, Properties]:
         """Create the resource: (id, outputs); raises ProviderError."""
+        self._ready()
         if preview and not self._previews:
             return "", dict(inputs) if self.known else {}
         request = provider_pb2.CreateRequest(
@@ -293,6 +308,7 @@ class Provider:
         preview: bool,
     ) -> Properties:
         """Update in place: the outputs; raises ProviderError."""
+        self._ready()
         if preview and not self._previews:
             return dict(news) if self.known else {}
         request = provider_pb2.UpdateRequest(
@@ -311,6 +327,7 @@ class Provider:
 
     def read(self, subject: Subject, inputs: Properties, outputs: Properties) -> ReadResult:
         """Read the live state; raises ProviderError."""
+        self._ready()
         if not self.known:
             return ReadResult(subject.id, {}, {}, [])
         request = provider_pb2.ReadRequest(
@@ -336,6 +353,7 @@ class Provider:
         self, subject: Subject, inputs: Properties, outputs: Properties, *, timeout: float
     ) -> None:
         """Delete the resource; raises ProviderError."""
+        self._ready()
         request = provider_pb2.DeleteRequest(
             id=subject.id,
             urn=subject.urn,
@@ -349,6 +367,7 @@ class Provider:
 
     def invoke(self, token: str, args: Properties, *, preview: bool) -> tuple[Properties, Any]:
         """Call a function: (result, [(property, reason)])."""
+        self._ready()
         request = provider_pb2.InvokeRequest(tok=token, args=self._struct(args), preview=preview)
         response = self._call(self._stub.Invoke, request)
         result = from_struct(getattr(response, "return"))
