@@ -10,6 +10,8 @@ from sync.providers.job_words import bytes_in_words
 
 # `0.0.0.0:80->80/tcp, :::80->80/tcp, 127.0.0.1:8000-8001->8000-8001/tcp`; later `[::]:80->…`.
 _PUBLISHED: Final = re.compile(r"(\[?[0-9a-fA-F.:]+\]?):(\d+)(?:-(\d+))?->")
+# A machine sold with 4 GB shows less: the kernel and the firmware keep some of it.
+_KERNEL_SHARE: Final = 0.1
 _UPSTREAM_NAMES: Final = frozenset({"0-db", "0-hub", "0-bootstrap", "caddy"})
 _UPSTREAM_IMAGES: Final = "ghcr.io/threefoldtech/0-"
 _COMPOSE_LABEL: Final = "com.docker.compose.project="
@@ -104,13 +106,13 @@ def _size(facts: Facts, needs: Needs) -> Iterator[Finding]:
             f"the host has {facts.cores}, {needs.cores} are needed",
             "take a larger host, or lower preflight.cores",
         )
-    if facts.memory_bytes < needs.memory_bytes:
+    if facts.memory_bytes < needs.memory_bytes * (1 - _KERNEL_SHARE):
         yield Finding(
             "error",
             "memory",
             f"the host has {bytes_in_words(facts.memory_bytes)}, "
             f"{bytes_in_words(needs.memory_bytes)} are needed",
-            "add memory, or lower preflight.memoryBytes",
+            "add memory, or lower preflight.memoryMb",
         )
 
 
@@ -124,7 +126,7 @@ def _space(facts: Facts, needs: Needs) -> Iterator[Finding]:
         "space",
         f"{needs.root} has {bytes_in_words(free)} free, {bytes_in_words(needs.free_bytes)} "
         "are needed",
-        "mount larger storage at the data root, or lower preflight.freeBytes",
+        "mount larger storage at the data root, or lower preflight.freeSpaceGb",
     )
 
 
@@ -149,7 +151,7 @@ def _data_root(facts: Facts, needs: Needs) -> Iterator[Finding]:
             "error",
             "mount",
             f"{needs.root} is not a mount point, yet the stack says that it is one",
-            "mount the storage there (and add it to /etc/fstab), or unset dataRootIsMount",
+            "mount the storage there (see /etc/fstab), or unset preflight.dataRootIsMount",
         )
 
 

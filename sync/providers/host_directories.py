@@ -7,6 +7,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
 
 from sync.providers import survey
+from sync.providers.connection import Command
 from sync.providers.host import DataRootGoneError, connect
 from sync.providers.props import changed_inputs, integer
 
@@ -88,8 +89,11 @@ class HostDirectoriesProvider(ResourceProvider):
         if not _props.get("purge"):
             return
         paths = [entry["path"] for entry in _entries(_props)]
+        host = connect(_props["host"])
         try:
-            connect(_props["host"]).as_root("purge", _props["root"], {"paths": paths})
+            host.as_root("purge", _props["root"], {"paths": paths})
+            # The root itself, where it is empty, no mount point, and ours to remove.
+            host.run(Command(["rmdir", _props["root"]]))
         except DataRootGoneError:
             return
         finally:

@@ -19,7 +19,7 @@ from sync.contract.layout import Job
 from sync.contract.status import StatusRecord
 from sync.providers.connection import Command, HostConnection, HostError
 from sync.providers.host import Host, connect, docker_failure
-from sync.providers.once import Once
+from sync.providers.once import KEPT_SECONDS, Once
 
 _SECONDS: Final = 60
 _NOT_PASSABLE: Final = 77
@@ -146,16 +146,14 @@ _HOSTS: Final[dict[HostConnection, Host]] = {}
 _VIEWS: Final[Once[_Place, JobsView]] = Once(_fetch)
 
 
-def view(props: Mapping[str, Any], *, fresh: bool = False) -> JobsView:
+def view(props: Mapping[str, Any], kept_seconds: float = KEPT_SECONDS) -> JobsView:
     """Look at the jobs of a data root. props: inputs or outputs with `host` and `root`.
 
-    fresh: do not use what another resource saw a moment ago.
+    kept_seconds: how old a look of another resource may be to be shared.
     """
     host = connect(props["host"])
     _HOSTS[host.connection] = host
-    if fresh:
-        forget()
-    return _VIEWS.get(_Place(host.connection, props["root"]))
+    return _VIEWS.get(_Place(host.connection, props["root"]), kept_seconds)
 
 
 def forget() -> None:

@@ -16,10 +16,10 @@ from sync.providers.job_view import JobsView
 from sync.providers.job_words import summary, trouble
 
 _POLL_SECONDS: Final = 0.5
-_LONGEST_POLL_SECONDS: Final = 3.0
+_LONGEST_POLL_SECONDS: Final = 5.0
 _PROGRESS_SECONDS: Final = 5.0
-# How long a record may say "failed" before it is believed: it may be of the time before a restart.
-_FAILED_SECONDS: Final = 6.0
+# How long a job may look hopeless before it is believed: the record may be of before a restart.
+_HOPELESS_SECONDS: Final = 6.0
 _STOP_SECONDS: Final = 20.0
 # What the agent's runtime says while there is no spec.
 _WAITING_FOR_SPEC: Final = f"waiting for {layout.SPEC_FILE}"
@@ -81,18 +81,20 @@ def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
     job = wanted.spec.job
     progress = _Progress(job)
     deadline = time.monotonic() + limit_seconds
-    failed_since: float | None = None
+    hopeless_since: float | None = None
     poll_seconds = _POLL_SECONDS
     while True:
         seen = see()
         record = seen.files[job].record
-        wrong = trouble(seen.files[job], seen.containers.get(wanted.container_name), seen.now)
+        container = seen.containers.get(wanted.container_name)
+        wrong = trouble(seen.files[job], container, seen.now)
         if wrong is None and record is not None and reached(wanted, record):
             return _reached_words(wanted)
         words = wrong.words if wrong is not None else _state(wanted, record)
         now = time.monotonic()
-        failed_since = (failed_since or now) if record and record.phase == "failed" else None
-        if failed_since is not None and now - failed_since > _FAILED_SECONDS:
+        hopeless = container is None or (record is not None and record.phase == "failed")
+        hopeless_since = (hopeless_since or now) if hopeless else None
+        if hopeless_since is not None and now - hopeless_since > _HOPELESS_SECONDS:
             return _told(job, f"{wanted.ready}: not reached, {words}")
         if now >= deadline:
             return _told(

@@ -45,6 +45,7 @@ _COMPARED: Final[tuple[str, ...]] = (
 )
 _INPUTS: Final[tuple[str, ...]] = (*_COMPARED, "spec", "readyTimeoutSeconds")
 _RESTART_SECONDS: Final = 60
+_SHARED_SECONDS: Final = 0.4
 _ADAPTER: Final[TypeAdapter[Spec]] = TypeAdapter(contract.JobSpec)
 
 
@@ -93,16 +94,14 @@ class JobProvider(ResourceProvider):
 
     def _apply(self, props: Mapping[str, Any]) -> dict[str, Any]:
         spec = parse_spec(props)
-        seen = job_view.view(props, fresh=True)
+        seen = job_view.view(props, kept_seconds=0)
         if seen.files[spec.job].spec != spec:
             self._write_spec(props, spec)
         restarted_at = self._repair(props, spec.job, seen)
         job_view.forget()
         version, container = props["agentVersion"], props["containerName"]
         wanted = Wanted(spec, version, container, props["ready"], restarted_at)
-        state = wait_until_ready(
-            wanted, lambda: job_view.view(props, fresh=True), float(props["readyTimeoutSeconds"])
-        )
+        state = wait_until_ready(wanted, lambda: _now(props), float(props["readyTimeoutSeconds"]))
         return {**_record(props), "readyState": state}
 
     def _write_spec(self, props: Mapping[str, Any], spec: Spec) -> None:
@@ -153,15 +152,18 @@ class JobProvider(ResourceProvider):
         host = connect(_props["host"])
         try:
             host.as_root("remove_files", _props["root"], {"paths": [spec_path(job)]})
-            wait_until_stopped(
-                job, _props["containerName"], lambda: job_view.view(_props, fresh=True)
-            )
+            wait_until_stopped(job, _props["containerName"], lambda: _now(_props))
             if _props.get("purge"):
                 host.as_root("empty", _props["root"], {"paths": [layout.job_state_dir(job)]})
         except DataRootGoneError:
             return
         finally:
             job_view.forget()
+
+
+def _now(props: Mapping[str, Any]) -> job_view.JobsView:
+    """Look while waiting; jobs that wait at the same time share their looks."""
+    return job_view.view(props, kept_seconds=_SHARED_SECONDS)
 
 
 def _record(props: Mapping[str, Any]) -> dict[str, Any]:

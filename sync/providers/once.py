@@ -22,18 +22,17 @@ class _Seen(Generic[Value]):
 
 
 class Once(Generic[Key, Value]):
-    """Remembers the value of a key for KEPT_SECONDS; only one thread fetches a key at a time."""
+    """Remembers the value of a key for a while; only one thread fetches a key at a time."""
 
-    def __init__(self, fetch: Callable[[Key], Value], kept_seconds: float = KEPT_SECONDS) -> None:
+    def __init__(self, fetch: Callable[[Key], Value]) -> None:
         self._fetch = fetch
-        self._kept_seconds = kept_seconds
         self._guard = threading.Lock()
         self._locks: dict[Key, threading.Lock] = {}
         self._seen: dict[Key, _Seen[Value]] = {}
         self._generation = 0
 
-    def get(self, key: Key) -> Value:
-        """Return the remembered value, or fetch it; an exception is not remembered."""
+    def get(self, key: Key, kept_seconds: float = KEPT_SECONDS) -> Value:
+        """Return a value not older than kept_seconds; an exception is not remembered."""
         with self._guard:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
@@ -41,7 +40,7 @@ class Once(Generic[Key, Value]):
                 seen = self._seen.get(key)
                 generation = self._generation
             started = time.monotonic()
-            if seen is not None and started - seen.at < self._kept_seconds:
+            if seen is not None and started - seen.at < kept_seconds:
                 return seen.value
             value = self._fetch(key)
             with self._guard:

@@ -39,6 +39,7 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 # Sessions of ours at once: sshd's MaxSessions is 10 by default and Docker's client has its own.
 _SESSIONS: Final = 4
 _KEEPALIVE_SECONDS: Final = 15
+_NO_STATUS: Final = -1  # paramiko's: the channel closed without one
 # Its messages come with tracebacks, and on stderr; what they say is in our errors.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 _PIN = "python -m sync.providers.known_hosts pin"
@@ -286,6 +287,8 @@ class _Conversation:
         if self._broken:
             raise self._broken[0]
         status = self._channel.recv_exit_status()
+        if status == _NO_STATUS and not self._channel.get_transport().is_active():
+            raise EOFError("the connection ended before the command did")
         return Completed(status, bytes(self._stdout), bytes(self._stderr))
 
     def _feed(self, pieces: Iterable[bytes]) -> None:

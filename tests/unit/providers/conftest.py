@@ -2,6 +2,7 @@
 
 import io
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,12 +47,14 @@ def local_host(engine_url: str, helper_image: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def data_root(tmp_path: Path) -> str:
-    # Passable for all, as /srv is: an unprivileged user reads the jobs' records below it.
-    for folder in [tmp_path, *tmp_path.parents]:
-        if folder.stat().st_mode & 0o011 != 0o011:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    return str(tmp_path / "srv")
+def data_root() -> Iterator[str]:
+    # Passable for all, as /srv is: an unprivileged user reads the jobs' records below it. Pytest's
+    # own temporary folders are closed, and closed again by every pytest that starts.
+    with tempfile.TemporaryDirectory(
+        prefix="gridhub-providers-", ignore_cleanup_errors=True
+    ) as folder:
+        Path(folder).chmod(0o755)
+        yield f"{folder}/srv"
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +65,7 @@ def nothing_remembered() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ssh_server(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[sshd.Sshd]:
+def ssh_server(engine_url: str) -> Iterator[sshd.Sshd]:
     if reason := sshd.missing():
         pytest.skip(reason)
     socket_path = Path(engine_url.removeprefix("unix://"))
@@ -73,8 +76,8 @@ def ssh_server(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Ite
         stack.enter_context(sshd.temporary_user(member, socket_path=socket_path))
         stack.enter_context(sshd.temporary_user(stranger, socket_path=None))
         settings = sshd.SshdSettings(("root", member, stranger), docker_host=engine_url)
-        directory = tmp_path_factory.mktemp("sshd")
-        yield stack.enter_context(sshd.running(directory, settings))
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="gridhub-sshd-"))
+        yield stack.enter_context(sshd.running(Path(directory), settings))
 
 
 @pytest.fixture

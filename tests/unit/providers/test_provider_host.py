@@ -1,10 +1,14 @@
 """A mirror's whole life on its host, locally and by SSH, as root and as a member of docker."""
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +17,19 @@ import pytest
 
 from sync.contract import layout
 from sync.contract import spec as contract
-from sync.providers import job_view, survey
-from sync.providers.agent_bundle import AgentBundleProvider, agent_digest, bundle_path
-from sync.providers.connection import HostError
+from sync.providers import hostside, job_view, survey
+from sync.providers.agent_bundle import AgentBundleProvider, agent_digest, bundle_path, packed
+from sync.providers.connection import Command, Completed, HostError, HostUnreachableError
+from sync.providers.host import Host, connect
 from sync.providers.host_directories import HostDirectoriesProvider
 from sync.providers.host_files import HostFilesProvider
 from sync.providers.jobs import JobProvider
 from tests.sandbox.host import sshd
+from tests.sandbox.wan import Fault, Relay
 from tests.unit.providers.conftest import directories
 
 pytestmark = pytest.mark.docker
+ZDB = contract.ZdbEndpoint(host="127.0.0.1", port=1)
 CANARY = "canary-7f3a-never-seen"
 EVERY_WAY = pytest.mark.parametrize("host", ["local", "ssh-root", "ssh-member"], indirect=True)
 TWO_WAYS = pytest.mark.parametrize("host", ["local", "ssh-member"], indirect=True)
@@ -75,6 +82,8 @@ def test_directories_are_made_owned_mended_and_purged(host: dict[str, str], data
     assert (Path(data_root) / layout.ZDB_DATA).is_dir()
     provider.delete(created.id, created.outs)
     assert [path.name for path in Path(data_root).iterdir()] == ["foreign"]
+    (Path(data_root) / "foreign").unlink()
+    provider.delete(created.id, created.outs)
     assert _seen(provider, created.id, created.outs) == {}
 
 
@@ -338,6 +347,70 @@ def test_sources_that_changed_under_the_program_are_refused(
 def test_a_data_root_that_is_none_is_refused(local_host: dict[str, str], root: str) -> None:
     with pytest.raises(HostError, match="not an absolute path below /"):
         HostDirectoriesProvider().create(directories(local_host, root))
+
+
+@TWO_WAYS
+def test_a_refresh_looks_at_the_host_once_for_jobs_and_once_for_files(
+    host: dict[str, str], data_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = directories(host, data_root)
+    HostDirectoriesProvider().create(made)
+    file = {"path": "config/x", "uid": 0.0, "mode": 420.0, "content": "x"}
+    files = {"host": host, "root": data_root, "files": [file]}
+    written = HostFilesProvider().create(files)
+    specs: list[contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec] = [
+        contract.KernelsSpec(stack="t", source="http://127.0.0.1:1"),
+        contract.FlistsSpec(stack="t", source=ZDB, local_zdb=ZDB),
+        contract.UsersSpec(stack="t", source="http://127.0.0.1:1", source_zdb=ZDB, local_zdb=ZDB),
+    ]
+    reads: list[tuple[Any, dict[str, Any]]] = [
+        (HostDirectoriesProvider(), made),
+        (HostFilesProvider(), written.outs or {}),
+    ]
+    for spec in specs:
+        inputs = {
+            **_job(Agent(host, data_root, "none"), "none", readyTimeoutSeconds=0.0),
+            "job": spec.job,
+            "spec": spec.model_dump(mode="json"),
+        }
+        reads.append((JobProvider(), JobProvider().create(inputs).outs or {}))
+    survey.forget()
+    job_view.forget()
+    commands: list[str] = []
+    run = Host.run
+
+    def counted(self: Host, command: Command) -> Completed:
+        commands.append(command.argv[0])
+        return run(self, command)
+
+    monkeypatch.setattr(Host, "run", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda pair: pair[0].read("id", pair[1]), reads))
+    assert all(result.id == "id" for result in found)
+    assert sorted(commands) == ["docker", "sh"]
+
+
+def test_an_upload_cut_off_by_the_network_is_told_and_the_next_one_succeeds(
+    ssh_server: sshd.Sshd, data_root: str, helper_image: str
+) -> None:
+    (Path(data_root) / "agent").mkdir(parents=True)
+    content = {"src/large": os.urandom(2 << 20)}
+    manifest = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    whole = {**content, hostside.MANIFEST: json.dumps(manifest).encode()}
+    request = {"agents": "agent", "digest": "v1"}
+    with Relay(("127.0.0.1", ssh_server.port)) as relay:
+        port = relay.address[1]
+        known = ssh_server.known_hosts.read_text().replace(f":{ssh_server.port} ", f":{port} ")
+        known_hosts = Path(data_root).parent / "known_hosts"
+        known_hosts.write_text(known)
+        far = dataclasses.replace(ssh_server, port=port, known_hosts=known_hosts)
+        host = connect(far.connection("root", helper_image))
+        relay.fault = Fault("reset", after_bytes=1 << 20, direction="up")
+        with pytest.raises(HostUnreachableError, match="run pulumi up again"):
+            host.as_root("install_bundle", data_root, request, packed(whole))
+        installed = host.as_root("install_bundle", data_root, request, packed(whole))
+    assert installed == "installed"
+    assert [path.name for path in (Path(data_root) / "agent").iterdir()] == ["v1"]
 
 
 def test_a_data_root_that_the_user_may_not_enter_is_told_not_taken_for_empty(

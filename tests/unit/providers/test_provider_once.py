@@ -59,8 +59,8 @@ def test_a_look_is_not_kept_for_ever() -> None:
         state[0] += 1
         return state[0]
 
-    once = Once(fetch, kept_seconds=0)
-    assert [once.get("host"), once.get("host")] == [1, 2]
+    once: Once[str, int] = Once(fetch)
+    assert [once.get("host", 0), once.get("host", 0)] == [1, 2]
 
 
 def test_a_failed_look_is_not_remembered() -> None:
