@@ -142,24 +142,16 @@ class Commands:
     # -- writes ------------------------------------------------------------------------------
 
     def sets(self, client: Session, writes: list[tuple[bytes, bytes, int | None]]) -> list[bytes]:
-        """Answer consecutive SETs; a run is cut where single answers differ."""
-        replies: list[bytes] = []
+        """Answer consecutive SETs, together where none of them is special."""
         namespace = client.namespace
         plain = client.writable and not (namespace.locked or namespace.worm)
         limited = namespace.maxsize_bytes or not plain
         if limited or (not client.admin and any(stamp is not None for _, _, stamp in writes)):
             return [self._set_one(client, write) for write in writes]
         now = int(time.time())
-        stamped = [(key, payload, now if at is None else at) for key, payload, at in writes]
-        seen: set[bytes] = set()
-        run: list[tuple[bytes, bytes, int]] = []
-        for write in stamped:
-            if write[0] in seen:
-                replies += namespace.set_many(run)
-                seen, run = set(), []
-            seen.add(write[0])
-            run.append(write)
-        return replies + namespace.set_many(run)
+        return namespace.set_many(
+            [(key, payload, now if at is None else at) for key, payload, at in writes]
+        )
 
     def _set_one(self, client: Session, write: tuple[bytes, bytes, int | None]) -> bytes:
         key, payload, stamp = write

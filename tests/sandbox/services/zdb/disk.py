@@ -26,7 +26,6 @@ from tests.sandbox.services.zdb.namespace import (
 _RECORD: Final = struct.Struct("<BBIII")  # key length, flags, reply length, timestamp, crc
 _DELETED: Final = 1
 _DESCRIPTOR: Final = "namespace.json"
-_CHUNK_BYTES: Final = 8 << 20
 
 Place = tuple[int, int, int]  # file id, offset of the reply, its length
 
@@ -158,7 +157,7 @@ class DiskNamespace(Namespace):
         file, start, length = place
         head = start - len(key) - _RECORD.size
         crc: int = _RECORD.unpack(os.pread(self._files[file], _RECORD.size, head))[4]
-        return zlib.crc32(os.pread(self._files[file], length, start)) == crc
+        return zlib.crc32(_payload(os.pread(self._files[file], length, start))) == crc
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -166,14 +165,18 @@ class DiskNamespace(Namespace):
         """Append the records of all in one system call, or none of them."""
         handle = self._handle(self._file)
         base = offset = self._sizes[self._file]
-        parts, places = [], []
+        parts: list[bytes] = []
+        places: dict[bytes, Place] = {}
+        file, crc32 = self._file, zlib.crc32
         for key, payload, timestamp in writes:
-            reply = b"$%d\r\n%b\r\n" % (len(payload), payload)
-            parts.append(_header(key, 0, reply, timestamp))
-            parts.append(reply)
+            prefix = b"$%d\r\n" % len(payload)
+            length = len(prefix) + len(payload) + 2
+            stamp = timestamp & 0xFFFFFFFF
+            head = _RECORD.pack(len(key), 0, length, stamp, crc32(payload))
+            parts += (head, key, prefix, payload, b"\r\n")
             start = offset + _RECORD.size + len(key)
-            places.append((key, (self._file, start, len(reply))))
-            offset = start + len(reply)
+            places[key] = (file, start, length)
+            offset = start + length
         self._write(handle, b"".join(parts), base)
         self._at.update(places)
 
@@ -204,7 +207,7 @@ class DiskNamespace(Namespace):
 
     def _store_tombstone(self, key: bytes, timestamp: int) -> None:
         handle = self._handle(self._file)
-        record = _header(key, _DELETED, b"", timestamp)
+        record = _RECORD.pack(len(key), _DELETED, 0, timestamp & 0xFFFFFFFF, 0) + key
         self._write(handle, record, self._sizes[self._file])
 
     def _drop(self, key: bytes) -> None:
@@ -219,9 +222,8 @@ class DiskNamespace(Namespace):
         os.pwrite(self._files[file], reply, start)
 
 
-def _header(key: bytes, flags: int, reply: bytes, timestamp: int) -> bytes:
-    stamp = timestamp & 0xFFFFFFFF
-    return _RECORD.pack(len(key), flags, len(reply), stamp, zlib.crc32(reply)) + key
+def _payload(reply: bytes) -> bytes:
+    return reply[reply.find(b"\n") + 1 : -2]
 
 
 def _records(handle: int, size: int) -> Iterator[tuple[bytes, int, int, int, int]]:
@@ -234,7 +236,7 @@ def _records(handle: int, size: int) -> Iterator[tuple[bytes, int, int, int, int
         start = offset + _RECORD.size + idlength
         if start + length > size:
             return
-        if start + length == size and zlib.crc32(os.pread(handle, length, start)) != crc:
+        if start + length == size and zlib.crc32(_payload(os.pread(handle, length, start))) != crc:
             return
         yield os.pread(handle, idlength, offset + _RECORD.size), flags, timestamp, start, length
         offset = start + length

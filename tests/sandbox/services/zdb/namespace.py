@@ -232,7 +232,7 @@ class Namespace:
         """Store each (key, payload, timestamp); the reply of SET for each, in order."""
         fresh = {write[0] for write in writes}
         room = self.datasize_bytes - self._data_offset
-        if len(fresh) == len(writes) and fresh.isdisjoint(self._live):
+        if len(fresh) == len(writes) and self._live.keys().isdisjoint(fresh):
             taken = sum(len(payload) for _, payload, _ in writes)
             if taken + len(writes) * (DATA_ITEM_BYTES + MAX_KEY_BYTES) < room:
                 try:

@@ -4,6 +4,7 @@ Runs of MGET with 16-byte keys and of SET are recognised by their fixed layout a
 request: they are what a mirror sends by the hundred thousand.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ MAX_ARGUMENTS: Final = 1024
 MAX_PAYLOAD_BYTES: Final = 8 << 20
 _MAX_LINE_BYTES: Final = 64
 _KEY_STRIDE: Final = 23  # `$16`, line end, 16 bytes, line end
-_SET_HEADS: Final = (b"*4\r\n$3\r\nSET\r\n$16\r\n", b"*3\r\n$3\r\nSET\r\n$16\r\n")
+_SET_HEAD: Final = re.compile(
+    rb"\*([34])\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(\d{1,7})\r\n", re.DOTALL
+)
+_SET_STAMP: Final = re.compile(rb"\r\n\$(\d{1,2})\r\n(\d{1,20})\r\n")
 _MGET_HEAD: Final = b"\r\n$4\r\nMGET\r\n"
 
 
@@ -95,32 +99,22 @@ def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
 
 def _sets(buffer: bytes, position: int) -> tuple[list[tuple[bytes, bytes, int | None]], int]:
     writes: list[tuple[bytes, bytes, int | None]] = []
-    find, size = buffer.find, len(buffer)
-    while buffer.startswith(_SET_HEADS, position):
-        key = position + 18
-        line = find(b"\r\n", key + 19, key + 30)
-        if line < 0 or buffer[key + 18] != 0x24:
-            break
-        digits = buffer[key + 19 : line]
-        if not digits.isdigit():
-            break
-        payload = line + 2
+    head, stamp, size = _SET_HEAD.match, _SET_STAMP.match, len(buffer)
+    while found := head(buffer, position):
+        count, key, digits = found.groups()
+        payload = found.end()
         end = payload + int(digits)
         if end + 2 > size or end - payload > MAX_PAYLOAD_BYTES:
             break
-        if buffer[position + 1] == 0x33:
-            writes.append((buffer[key : key + 16], buffer[payload:end], None))
+        if count == b"3":
+            writes.append((key, buffer[payload:end], None))
             position = end + 2
             continue
-        line = find(b"\r\n", end + 3, end + 8)
-        if line < 0:
+        timed = stamp(buffer, end)
+        if timed is None or len(timed[2]) != int(timed[1]):
             break
-        stop = find(b"\r\n", line + 2, line + 24)
-        stamp = buffer[line + 2 : stop]
-        if stop < 0 or not stamp.isdigit() or buffer[end + 3 : line] != b"%d" % len(stamp):
-            break
-        writes.append((buffer[key : key + 16], buffer[payload:end], int(stamp)))
-        position = stop + 2
+        writes.append((key, buffer[payload:end], int(timed[2])))
+        position = timed.end()
     return writes, position
 
 
