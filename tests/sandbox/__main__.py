@@ -1,14 +1,21 @@
-"""`python -m tests.sandbox up|down|status`: the newcomer's sandbox (make sandbox, …)."""
+"""`python -m tests.sandbox up|boot|change|status|down`: the newcomer's sandbox."""
 
 import argparse
 import sys
 
 from rich.console import Console
 
-from tests.sandbox.host import newcomer
+from tests.sandbox.client import BootError
+from tests.sandbox.host import newcomer, visits
 from tests.sandbox.host.packages import MissingPackageError
 
-_COMMANDS = {"up": newcomer.up, "down": newcomer.down, "status": newcomer.status}
+_COMMANDS = {
+    "up": newcomer.up,
+    "boot": visits.boot,
+    "change": visits.change,
+    "status": newcomer.status,
+    "down": newcomer.down,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     try:
         _COMMANDS[chosen.command](console)
-    except (MissingPackageError, RuntimeError, TimeoutError, ValueError) as error:
+    except (BootError, MissingPackageError, RuntimeError, TimeoutError, ValueError) as error:
         console.print(f"[red]sandbox {chosen.command} failed:[/]", end=" ")
         console.print(str(error), markup=False, highlight=False)
         return 1
