@@ -420,6 +420,9 @@ def test_a_stopped_master_is_gone(source: Path) -> None:
     for port in (upstream.bootstrap.port, upstream.zdb.port):
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), 10)
+    with upstream.again() as back:
+        assert back.hub.port == upstream.hub.port
+        assert session.get(upstream.hub.url, timeout=10).status_code == 200
 
 
 def test_bytes_are_taken_as_they_are(upstream: Upstream, source: Path) -> None:

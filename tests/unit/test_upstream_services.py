@@ -1,6 +1,8 @@
 """The services of the mirror's images: hub (read-only and writable) and bootstrap."""
 
 import io
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,10 +19,13 @@ from tests.sandbox.fetch import Resolver
 from tests.sandbox.flist import Flist
 from tests.sandbox.services import tokens
 from tests.sandbox.services.bootstrap import Bootstrap
-from tests.sandbox.services.http import HttpServer
+from tests.sandbox.services.http import HttpServer, Request, Response
 from tests.sandbox.services.hub import Hub
+from tests.sandbox.services.hub_api import HubApi, HubOptions
 from tests.sandbox.services.pyconfig import ConfigError, load
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
+from tests.sandbox.upstream import UpstreamModel, standard_world
+from tests.sandbox.upstream.nodes import Link, Node, Tag
 from tests.unit.zdb_wire import ended, free_port, started
 
 PROJECT = Path(__file__).parents[2]
@@ -163,11 +168,19 @@ def test_links_tags_renames_and_deletes(hub: HttpServer, place: Path, source: Pa
 
 
 def test_archives_that_leave_their_directory_are_refused(hub: HttpServer, place: Path) -> None:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("../outside"))
-    assert _upload(hub, "evil.tar.gz", out.getvalue()).status_code == 500
-    assert not (place / "work" / "outside").exists()
+    link, hard = tarfile.TarInfo("link"), tarfile.TarInfo("hard")
+    link.type, link.linkname = tarfile.SYMTYPE, str(place)
+    hard.type, hard.linkname = tarfile.LNKTYPE, "../../config.py"
+    through = tarfile.TarInfo("link/outside")
+    evil = ([tarfile.TarInfo("../outside")], [tarfile.TarInfo("/outside")], [link, through], [hard])
+    for members in evil:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as tar:
+            for member in members:
+                tar.addfile(member)
+        refused = _upload(hub, "evil.tar.gz", out.getvalue())
+        assert (refused.status_code, "leaves the archive" in refused.text) == (500, True)
+    assert list(place.rglob("outside")) == []
     assert _upload(hub, "app.zip", b"").json()["message"] == "this file is not allowed"
     assert _upload(hub, "app.tar.gz", b"no archive").status_code == 500
     assert list((place / "work" / "distfiles").iterdir()) == []
@@ -214,6 +227,56 @@ def test_a_read_only_hub_takes_nothing(place: Path, zdb: ZdbServer, source: Path
         assert [(r["name"], r["official"]) for r in repositories] == [("tf-zos", True)]
     finally:
         hub.stop()
+
+
+def test_the_mirrors_disk_answers_as_the_masters_model(place: Path, zdb: ZdbServer) -> None:
+    model = UpstreamModel()
+    standard_world(model)
+    model.put_node("alice.3bot", "dangling.flist", Link("../none/x.flist", 1))
+    users = place / "public" / "users"
+    for repository, held in model.repositories.items():
+        _write_nodes(users / repository, held.nodes)
+        os.utime(users / repository, (held.modified, held.modified))
+    disk = Hub(_config(place, zdb.port, readonly=True))
+    master = HubApi(model.tree, HubOptions(official=("tf-zos",)))
+    paths = ["/api/flist", "/api/fileslist", "/api/repositories", "/api/flist/none"]
+    for repository, held in model.repositories.items():
+        paths.append(f"/api/flist/{repository}")
+        for name in held.nodes:
+            paths += [f"/api/flist/{repository}/{name}/{kind}" for kind in ("light", "taglink")]
+            paths += [f"/{repository}/{name}", f"/{repository}/{name}.md5"]
+            tag = name.removeprefix(".tag-")
+            paths += [f"/api/flist/{repository}/tags/{tag}", f"/{repository}/tags/{tag}/base.flist"]
+    for path in paths:
+        ours, theirs = (hub(Request("GET", path)) for hub in (disk, master))
+        assert ours.status == theirs.status, path
+        assert ours.headers == theirs.headers, path
+        assert _body(ours) == _body(theirs), path
+
+
+def _body(response: Response) -> Any:
+    data = response.content.read()
+    if response.headers["Content-Type"] != "application/json":
+        return data
+    found = json.loads(data)
+    lists = found.values() if isinstance(found, dict) else [found]
+    for entry in [entry for entries in lists if isinstance(entries, list) for entry in entries]:
+        if isinstance(entry, dict) and entry.get("type") == "taglink":
+            entry["size"] = ""  # of a directory: the file system's own affair
+    return found
+
+
+def _write_nodes(directory: Path, nodes: dict[str, Node]) -> None:
+    directory.mkdir(exist_ok=True)
+    for name, node in nodes.items():
+        place = directory / name
+        if isinstance(node, Tag):
+            _write_nodes(place, dict(node.links))
+        elif isinstance(node, Link):
+            place.symlink_to(node.target)
+        else:
+            place.write_bytes(node.data)
+        os.utime(place, (node.modified, node.modified), follow_symlinks=False)
 
 
 # -- bootstrap ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from tests.sandbox.flist import Backend, Flist, FormatError, pack_directory
@@ -77,7 +77,7 @@ class HubWrites:
                 name, files = self._pack(upload, username)
             else:
                 name, files = self._take(upload, username)
-        except (RefusedUploadError, FormatError, tarfile.TarError) as error:
+        except (RefusedUploadError, FormatError, tarfile.TarError, OSError) as error:
             return api_error(str(error), 500)
         return api_success({"name": name, "files": {"success": True, "response": files}})
 
@@ -203,15 +203,24 @@ def _point(place: Path, target: str) -> Response:
 
 
 def _unpack(archive: Path, target: Path) -> None:
+    """Unpack an archive that stays in its directory, modes as they are."""
     with tarfile.open(archive) as tar:
+        links: set[PurePosixPath] = set()
         for member in tar.getmembers():
-            parts = Path(member.name).parts
-            if member.name.startswith("/") or ".." in parts:
+            paths = [PurePosixPath(member.name)]
+            if member.islnk():
+                paths.append(PurePosixPath(member.linkname))
+            if any(_leaves(path, links) for path in paths):
                 raise RefusedUploadError(f"{member.name!r} leaves the archive")
-        if hasattr(tarfile, "tar_filter"):
-            tar.extractall(target, filter="tar")
-        else:
-            tar.extractall(target)
+            if member.issym():
+                links.add(paths[0])
+        # Debian 12's Python may have no filters yet, and `tar` would change modes.
+        trusted = {"filter": "fully_trusted"} if hasattr(tarfile, "tar_filter") else {}
+        tar.extractall(target, **trusted)  # type: ignore[arg-type]
+
+
+def _leaves(path: PurePosixPath, links: set[PurePosixPath]) -> bool:
+    return path.is_absolute() or ".." in path.parts or not links.isdisjoint([path, *path.parents])
 
 
 def uploaded(request: Request) -> Upload:

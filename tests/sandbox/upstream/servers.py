@@ -42,6 +42,8 @@ class Upstream:
         bootstrap_options: BootstrapOptions = BootstrapOptions(),  # noqa: B008 - frozen
     ) -> None:
         self.model = UpstreamModel() if model is None else model
+        self._addresses = tuple(addresses)
+        self._hub_options, self._bootstrap_options = hub_options, bootstrap_options
         self.hub_faults, self.bootstrap_faults = Faults(), Faults()
         self.hub_api = HubApi(self.model.tree, hub_options)
         self.bootstrap_api = BootstrapApi(ModelKernels(self.model), bootstrap_options)
@@ -96,6 +98,18 @@ class Upstream:
         self.bootstrap_faults.clear()
         for server in self._servers():
             server.stop()
+
+    def again(self) -> "Upstream":
+        """Return a stopped master on the same model, addresses and ports, to be started."""
+        return Upstream(
+            self.model,
+            self._addresses,
+            hub_port=self.hub.port,
+            bootstrap_port=self.bootstrap.port,
+            zdb_port=self.zdb.port,
+            hub_options=self._hub_options,
+            bootstrap_options=self._bootstrap_options,
+        )
 
     def __enter__(self) -> Self:
         return self.start()
