@@ -125,8 +125,8 @@ class World:
 
     def _link(self) -> None:
         repository, name = self._pick()
-        target = self._chance.choice([name, f"{repository}/{name}"])
-        source = repository if "/" not in target else self._chance.choice(REPOSITORIES)
+        source = self._chance.choice(REPOSITORIES)
+        target = name if source == repository else f"{repository}/{name}"
         self.model.set_link(source, f"l{self._chance.randrange(3)}.flist", target)
 
     def _tag(self) -> None:

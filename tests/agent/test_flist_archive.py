@@ -23,7 +23,6 @@ from sync.agent.flist_archive import (
     rewrite_flist,
 )
 from sync.agent.flist_archive import capnp as decoder
-from sync.contract.spec import ZdbEndpoint
 from tests.sandbox.flist import Backend as PackedBackend
 from tests.sandbox.flist import Flist, Packed, pack_directory
 
@@ -49,7 +48,7 @@ struct ACI {
   id @4 :UInt32; uid @5 :Int64 = -1; gid @6 :Int64 = -1;
 }
 """
-MIRROR = ZdbEndpoint(host="mirror.example", port=9901, namespace="default")
+MIRROR = Backend("mirror.example", 9901, "default")
 MASTER = PackedBackend("hub.grid.tf")
 
 

@@ -31,7 +31,7 @@ _LOCAL: Final = "127.0.0.1"
 
 @contextmanager
 def engine(
-    directories: Directories, ports: Ports, hub_port: int
+    directories: Directories, ports: Ports, hub_port: int, *, rewrite: bool = False
 ) -> Iterator[tuple[UsersEngine, Reporter]]:
     """Yield a job as a fresh process has it, its bulk sync done."""
     spec = UsersSpec(
@@ -39,7 +39,7 @@ def engine(
         source=f"http://{_LOCAL}:{hub_port}",
         source_zdb=ZdbEndpoint(host=_LOCAL, port=ports.zdb),
         local_zdb=ZdbEndpoint(host=_LOCAL, port=ports.filled_zdb),
-        publish_backend=ZdbEndpoint(host="mirror.example"),
+        publish_backend=ZdbEndpoint(host="mirror.example") if rewrite else None,
     )
     now = utc_now()
     record = StatusRecord(
@@ -80,10 +80,12 @@ def listed_paths(hub_port: int) -> list[str]:
     ]
 
 
-def first_pass(root: Path, ports: Ports, hub_port: int) -> tuple[float, Directories]:
+def first_pass(
+    root: Path, ports: Ports, hub_port: int, *, rewrite: bool = False
+) -> tuple[float, Directories]:
     """Run a first pass; returns its seconds and the mirror."""
     directories = make_directories(root)
-    with engine(directories, ports, hub_port) as (made, reporter):
+    with engine(directories, ports, hub_port, rewrite=rewrite) as (made, reporter):
         started = time.monotonic()
         made.one_pass()
         seconds = time.monotonic() - started
@@ -121,12 +123,14 @@ def measure_rtt(hub: Hub, rtt_seconds: float, rounds: int) -> dict[str, float]:
             limit.append(downloads.parallel(hub_port, paths, target, CONNECTIONS))
             seconds, _ = first_pass(Path(folder) / f"ours-{number}", ports, hub_port)
             ours.append(seconds)
+        rewritten, _ = first_pass(Path(folder) / "rewritten", ports, hub_port, rewrite=True)
         target = Path(folder) / "sequential"
         target.mkdir()
         sequential = downloads.sequential(f"http://{_LOCAL}:{hub_port}", paths, target)
         flist_bytes = ports.flist_bytes
     return {
         f"{name}.seconds": min(ours),
+        f"{name}.rewriting_seconds": rewritten,
         f"{name}.limit_seconds": min(limit),
         f"{name}.sequential_seconds": sequential,
         f"{name}.vs_sequential": sequential / min(ours),

@@ -1,29 +1,42 @@
 """Flists: read what chunks one needs, and make it name this mirror's 0-db.
 
 A flist is a tar.gz with an SQLite database of capnp messages. All of it is untrusted: whatever is
-wrong raises FlistError, and no input costs more than its size and the limits allow.
+wrong raises FlistError, and no input costs more than its size and the limits allow. Nothing here
+imports more than the standard library, so that a reader process (see `workers`) starts quickly.
 """
 
 from pathlib import Path
 
 from sync.agent.flist_archive.archive import pack, unpack
-from sync.agent.flist_archive.database import Backend, Contents, read, rewrite_backend
+from sync.agent.flist_archive.database import (
+    Backend,
+    Contents,
+    DirectoryCache,
+    read,
+    rewrite_backend,
+)
 from sync.agent.flist_archive.errors import FlistError
-from sync.contract.spec import ZdbEndpoint
 
-__all__ = ["Backend", "Contents", "FlistError", "read_flist", "rewrite_flist"]
+__all__ = [
+    "Backend",
+    "Contents",
+    "DirectoryCache",
+    "FlistError",
+    "read_flist",
+    "rewrite_flist",
+]
 
 
-def read_flist(flist: Path, scratch: Path) -> Contents:
+def read_flist(flist: Path, scratch: Path, cache: DirectoryCache | None = None) -> Contents:
     """Read a flist; scratch: a file name for its database, which is left there.
 
     Raises FlistError, OSError.
     """
     unpack(flist, scratch)
-    return read(scratch)
+    return read(scratch, cache)
 
 
-def rewrite_flist(scratch: Path, target: Path, backend: ZdbEndpoint) -> None:
+def rewrite_flist(scratch: Path, target: Path, backend: Backend) -> None:
     """Write `target`: the flist whose database is `scratch`, naming `backend`.
 
     Equal input gives equal bytes. Raises FlistError, OSError.

@@ -6,6 +6,7 @@ functions are refused, sizes and steps are limited.
 """
 
 import contextlib
+import hashlib
 import json
 import re
 import sqlite3
@@ -17,11 +18,13 @@ from urllib.parse import quote
 
 from sync.agent.flist_archive.capnp import chunk_keys
 from sync.agent.flist_archive.errors import FlistError
-from sync.contract.spec import ZdbEndpoint
 
 MAX_VALUE_BYTES: Final = 64 << 20
 MAX_KEYS: Final = 16 << 20
 _MAX_BACKEND_BYTES: Final = 4096
+# What a key and an entry of the cache cost in memory, about.
+_KEY_BYTES: Final = 64
+_ENTRY_BYTES: Final = 256
 _STEPS_PER_CALL: Final = 100_000
 _MAX_CALLS: Final = 20_000
 _ALLOWED: Final = frozenset({sqlite3.SQLITE_READ, sqlite3.SQLITE_SELECT, sqlite3.SQLITE_PRAGMA})
@@ -39,14 +42,6 @@ class Backend:
     host: str
     port: int
     namespace: str
-
-    def names(self, endpoint: ZdbEndpoint) -> bool:
-        """Tell whether this is the 0-db namespace of a spec."""
-        return (self.host, self.port, self.namespace) == (
-            endpoint.host,
-            endpoint.port,
-            endpoint.namespace,
-        )
 
 
 @dataclass(frozen=True)
@@ -109,19 +104,44 @@ def _authorize(action: int, *_: object) -> int:
     return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
 
 
-def read(path: Path) -> Contents:
+class DirectoryCache:
+    """Chunk keys of directories that were decoded before: versions of a flist share most of them.
+
+    Bounded by the bytes of the keys; what is in it depends on a directory's bytes alone.
+    """
+
+    def __init__(self, max_bytes: int = 32 << 20) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._keys: dict[bytes, tuple[bytes, ...]] = {}
+
+    def keys(self, directory: bytes) -> tuple[bytes, ...]:
+        """Return the chunk keys of a directory's message. Raises FlistError."""
+        digest = hashlib.blake2b(directory, digest_size=32).digest()
+        keys = self._keys.get(digest)
+        if keys is None:
+            keys = tuple(chunk_keys(directory))
+            self._bytes += _ENTRY_BYTES + _KEY_BYTES * len(keys)
+            if self._bytes > self._max_bytes:
+                self._keys.clear()
+                self._bytes = 0
+            self._keys[digest] = keys
+        return keys
+
+
+def read(path: Path, cache: DirectoryCache | None = None) -> Contents:
     """Read a flist's database. Raises FlistError."""
     with _opened(path, "mode=ro&immutable=1") as database:
         database.set_authorizer(_authorize)
-        return Contents(_backend(database), _keys(database))
+        return Contents(_backend(database), _keys(database, cache or DirectoryCache()))
 
 
-def _keys(database: sqlite3.Connection) -> frozenset[bytes]:
+def _keys(database: sqlite3.Connection, cache: DirectoryCache) -> frozenset[bytes]:
     keys: set[bytes] = set()
     for (value,) in database.execute("SELECT value FROM entries"):
         if not isinstance(value, bytes):
             raise FlistError("sqlite: an entry that is no blob")
-        keys.update(chunk_keys(value))
+        keys.update(cache.keys(value))
         if len(keys) > MAX_KEYS:
             raise FlistError(f"names more than {MAX_KEYS} chunks")
     return frozenset(keys)
@@ -142,7 +162,7 @@ def _backend(database: sqlite3.Connection) -> Backend | None:
         raise FlistError(f"metadata.backend is not understood: {error!r}") from error
 
 
-def rewrite_backend(path: Path, backend: ZdbEndpoint) -> None:
+def rewrite_backend(path: Path, backend: Backend) -> None:
     """Make a flist's database name `backend`: equal input and backend give equal bytes.
 
     Raises FlistError.

@@ -45,6 +45,11 @@ class Brought:
     fetched_bytes: int = 0
 
 
+def as_backend(endpoint: ZdbEndpoint) -> Backend:
+    """Return how a flist names a 0-db namespace."""
+    return Backend(endpoint.host, endpoint.port, endpoint.namespace)
+
+
 def place_of(spec: UsersSpec, backend: Backend | None) -> Place:
     """Choose the source and the local namespace by what the flist says.
 
@@ -52,7 +57,7 @@ def place_of(spec: UsersSpec, backend: Backend | None) -> Place:
     master's 0-db: a flist never makes the agent connect to an address of its choosing.
     """
     for endpoint in spec.allowed_backends:
-        if backend is not None and backend.names(endpoint):
+        if backend == as_backend(endpoint):
             return Place(endpoint, spec.foreign_namespace)
     return Place(spec.source_zdb, spec.local_zdb.namespace)
 

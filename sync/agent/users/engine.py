@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
+from sync.agent.flist_archive.workers import Readers
 from sync.agent.http import HttpError, HttpStoppedError, Master
 from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.removals import Vanished, guard
@@ -73,7 +74,8 @@ class UsersEngine:
         self._stack.callback(self._master.close)
         self._chunks = ChunkStore(spec, directories.zdb_admin_password(), control)
         self._stack.callback(self._chunks.close)
-        self._preparer = Preparer(spec, self._master, self._tree, self._chunks, control)
+        self._readers = self._stack.enter_context(Readers())
+        self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
         self._publisher = Publisher(self._tree, self._record, published)
         self._publisher.expect_backend(spec.publish_backend)
         self._source = Source(
@@ -193,8 +195,11 @@ class UsersEngine:
         self._mend_broken(listing)
         self._report(work)
         pipeline = Pipeline(self._preparer, self._spec.http.connections, self._control)
-        for batch in pipeline.run(entries) if entries else ():
-            self._take(work, batch)
+        try:
+            for batch in pipeline.run(entries) if entries else ():
+                self._take(work, batch)
+        finally:
+            self._readers.rest()
 
     def _take(self, work: _Pass, batch: list[Outcome]) -> None:
         ready = [outcome for outcome in batch if isinstance(outcome, Ready)]

@@ -1,6 +1,5 @@
 """One flist's way into staging: fetched, verified, read, its chunks here, its backend rewritten."""
 
-import hashlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Final
 from urllib.parse import quote
 
 from sync.agent import durable
-from sync.agent.flist_archive import FlistError, read_flist, rewrite_flist
+from sync.agent.flist_archive import Backend, FlistError
+from sync.agent.flist_archive.workers import Readers, Rewriting
 from sync.agent.http import (
     Downloaded,
     Expected,
@@ -17,8 +17,7 @@ from sync.agent.http import (
     Master,
     Page,
 )
-from sync.agent.runtime import Control
-from sync.agent.users.chunks import ChunkStore, place_of
+from sync.agent.users.chunks import ChunkStore, as_backend, place_of
 from sync.agent.users.listing import Name, Regular
 from sync.agent.users.record import FlistRecord, Withheld
 from sync.agent.users.tree import Tree
@@ -27,7 +26,6 @@ from sync.contract.spec import UsersSpec
 _DESCRIPTION_BYTES: Final = 1 << 16
 # mtimes have whole seconds: a file that is younger than this may change again unseen.
 FRESH_SECONDS: Final = 2.0
-_READ_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -88,17 +86,30 @@ def light_path(name: Name) -> str:
     return f"/api/flist{file_path(name)}/light"
 
 
+def rewriting(spec: UsersSpec) -> Rewriting:
+    """Return what published flists shall name: this mirror, and its foreign namespace."""
+    if spec.publish_backend is None:
+        return Rewriting()
+    host, port = spec.publish_backend.host, spec.publish_backend.port
+    foreign = Backend(host, port, spec.foreign_namespace)
+    return Rewriting(
+        Backend(host, port, spec.publish_backend.namespace),
+        tuple((as_backend(endpoint), foreign) for endpoint in spec.allowed_backends),
+    )
+
+
 class Preparer:
     """Makes a listed flist ready; its methods run in many threads."""
 
     def __init__(
-        self, spec: UsersSpec, master: Master, tree: Tree, chunks: ChunkStore, control: Control
+        self, spec: UsersSpec, master: Master, tree: Tree, chunks: ChunkStore, readers: Readers
     ) -> None:
         self._spec = spec
         self._master = master
         self._tree = tree
         self._chunks = chunks
-        self._control = control
+        self._readers = readers
+        self._rewriting = rewriting(spec)
         self.fetched_chunks = 0
         self.fetched_bytes = 0
         self._lock = threading.Lock()
@@ -147,9 +158,8 @@ class Preparer:
         Raises ZdbError, OSError, HttpStoppedError; what is wrong with the flist itself makes it
         Withheld.
         """
-        scratch = durable.temporary_in(self._tree.staging)
         try:
-            return self._prepared(fetched, scratch)
+            return self._prepared(fetched)
         except FlistError as error:
             fetched.path.unlink(missing_ok=True)
             entry = fetched.entry
@@ -159,11 +169,10 @@ class Preparer:
         except BaseException:
             fetched.path.unlink(missing_ok=True)
             raise
-        finally:
-            scratch.unlink(missing_ok=True)
 
-    def _prepared(self, fetched: Fetched, scratch: Path) -> Ready | Withheld:
-        contents = read_flist(fetched.path, scratch)
+    def _prepared(self, fetched: Fetched) -> Ready | Withheld:
+        scratch = durable.temporary_in(self._tree.staging)
+        contents = self._readers.read(fetched.path, scratch, self._rewriting)
         place = place_of(self._spec, contents.backend)
         brought = self._chunks.bring(place, contents.keys)
         with self._lock:
@@ -172,15 +181,11 @@ class Preparer:
         if brought.missing and self._spec.broken_flists == "withhold":
             fetched.path.unlink(missing_ok=True)
             return self._withheld(fetched.entry, place.namespace, brought.missing)
-        size, md5 = fetched.download.size_bytes, fetched.download.md5
-        if self._spec.publish_backend is not None:
-            backend = self._spec.publish_backend
-            if place.namespace != self._spec.local_zdb.namespace:
-                backend = backend.model_copy(update={"namespace": place.namespace})
-            rewrite_flist(scratch, fetched.path, backend)
-            size, md5 = file_digest(fetched.path)
         updated = fetched.description.updated
         durable.finish(fetched.path, fetched.entry.updated if updated is None else updated)
+        size, md5 = contents.size_bytes, contents.md5
+        if size is None or md5 is None:
+            size, md5 = fetched.download.size_bytes, fetched.download.md5
         record = self._record(fetched, place.namespace, size, md5, bool(brought.missing))
         return Ready(fetched.path, record, contents.keys)
 
@@ -204,14 +209,3 @@ class Preparer:
             recheck=description.fresh,
             broken=broken,
         )
-
-
-def file_digest(path: Path) -> tuple[int, str]:
-    """Return a file's size and MD5 (hex)."""
-    digest = hashlib.md5(usedforsecurity=False)
-    size = 0
-    with path.open("rb") as file:
-        while part := file.read(_READ_BYTES):
-            digest.update(part)
-            size += len(part)
-    return size, digest.hexdigest()

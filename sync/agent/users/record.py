@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from sync.agent.flist_archive.keys import pack_keys, unpack_keys
 from sync.agent.users.listing import Link, Name
 
 DATABASE: Final = "users.sqlite"
 # Raised by `repair`, so that a running job reads the record anew.
 GENERATION: Final = "generation"
-_HASH_BYTES: Final = 16
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS flist(
   repository TEXT, name TEXT,
@@ -84,27 +84,6 @@ class TagRecord:
     updated: int
     recheck: bool
     refused: tuple[str, ...] = ()
-
-
-def pack_keys(keys: Collection[bytes]) -> bytes:
-    """Pack chunk keys: their common length and then all of them, or 0 and each with its length."""
-    if all(len(key) == _HASH_BYTES for key in keys):
-        return bytes([_HASH_BYTES]) + b"".join(keys)
-    return b"\0" + b"".join(bytes([len(key)]) + key for key in keys)
-
-
-def unpack_keys(packed: bytes) -> list[bytes]:
-    """Return what pack_keys packed."""
-    size = packed[0]
-    if size:
-        return [packed[at : at + size] for at in range(1, len(packed), size)]
-    keys: list[bytes] = []
-    at = 1
-    while at < len(packed):
-        end = at + 1 + packed[at]
-        keys.append(packed[at + 1 : end])
-        at = end
-    return keys
 
 
 class Record:

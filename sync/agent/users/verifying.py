@@ -1,5 +1,6 @@
 """Walk what is published against the record, the master and the local 0-db; mend what is wrong."""
 
+import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from sync.agent.runtime import (
 from sync.agent.users import deciding
 from sync.agent.users.chunks import ChunkStore, groups, proves_itself
 from sync.agent.users.engine import UsersEngine
-from sync.agent.users.fetching import file_digest, light_path
+from sync.agent.users.fetching import light_path
 from sync.agent.users.links import plan
 from sync.agent.users.listing import Link, Listing, Name, Source
 from sync.agent.users.published import Published
@@ -35,6 +36,7 @@ from sync.contract.spec import UsersSpec
 from sync.contract.status import MasterIdentity, StatusRecord
 
 _CHUNK_BATCH: Final = 32
+_READ_BYTES: Final = 1 << 18
 _DESCRIPTION_BYTES: Final = 1 << 16
 _REPAIR_STATUS: Final = "repair.json"
 
@@ -177,6 +179,17 @@ class Verifier:
             return "is gone from the master"
         md5 = data.get("md5") if isinstance(data, dict) else None
         return "" if md5 == flist.md5 else f"has MD5 {md5} on the master, here {flist.md5}"
+
+
+def file_digest(path: Path) -> tuple[int, str]:
+    """Return a file's size and MD5 (hex)."""
+    digest = hashlib.md5(usedforsecurity=False)
+    size = 0
+    with path.open("rb") as file:
+        while part := file.read(_READ_BYTES):
+            digest.update(part)
+            size += len(part)
+    return size, digest.hexdigest()
 
 
 def _is_served(path: Path) -> bool:
