@@ -19,6 +19,13 @@ _PROGRAM = _ROOT / "tests/sandbox/compare/program/__main__.py"
 _PLUGINS = _ROOT / "tests/sandbox/compare/bin"
 _STOP_SECONDS = 60
 _LINGER_SECONDS = 0.08
+_COMMANDS = (
+    ["up", "-f", "--yes"],
+    ["up", "-f", "--yes", "--refresh"],
+    ["refresh", "-f", "--yes"],
+    ["destroy", "-f", "--yes"],
+)
+_WEIGHTS = (5, 2, 1, 2)
 
 
 def _thing(name: str, version: int, **props: Any) -> dict[str, Any]:
@@ -95,7 +102,7 @@ class Stack:
         return latest
 
     def recorded(self) -> set[str]:
-        """The ids of the state's live resources."""
+        """List the ids of the state's live resources."""
         resources = self.checkpoint().get("resources") or []
         kinds = ("compare:index:Thing", "pulumi-python:dynamic:Resource")
         return {r["id"] for r in resources if r["type"] in kinds}
@@ -148,9 +155,7 @@ def _rounds(stack: Stack, seed: int, kills: int) -> None:
     stack.declare(specs[0])
     stack.finish("up", "-f", "--yes")
     for number in range(kills):
-        commands = (("up", "-f", "--yes"), ("up", "-f", "--yes", "--refresh"))
-        commands += (("refresh", "-f", "--yes"), ("destroy", "-f", "--yes"))
-        command = dice.choices(commands, (5, 2, 1, 2))[0]
+        command = dice.choices(_COMMANDS, _WEIGHTS)[0]
         if command[0] == "up":
             stack.declare(specs[(number + 1) % 2])
         kind = dice.choice(("engine", "provider"))

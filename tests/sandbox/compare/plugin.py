@@ -8,6 +8,7 @@ Package `compare`, type `compare:index:Thing`. Inputs that ask for a behaviour:
     failInit: message    create, then report a failed initialization
     adopt: true          the id is `<name>-<v>`, so that a create finds what an earlier one made
     lingerSeconds: n     take that long, so that a kill can meet the call
+    waitFor: name        wait until the store has a file of that name
     diffStyle: detailed (default) | keys | unknown
 
 Every other input is copied to the outputs, with `computed` (`<name>-<n>!`). Files are below the
@@ -37,6 +38,7 @@ _UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
 _SECRET = "1b47061264138c4ac30d75fd1eb44270"
 _KINDS = provider_pb2.PropertyDiff
+_GATE_SECONDS = 60
 
 
 def _plain(value: Any) -> Any:
@@ -270,6 +272,11 @@ class ComparePlugin(provider_pb2_grpc.ResourceProviderServicer):
 def _linger(properties: dict[str, Any]) -> None:
     """Take as long as the resource asks for, so that a kill can meet the call."""
     time.sleep(min(float(properties.get("lingerSeconds") or 0), 1.0))
+    if gate := properties.get("waitFor"):
+        deadline = time.monotonic() + _GATE_SECONDS
+        path = Path(os.environ["COMPARE_STORE"]) / gate
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def _fail_initialization(

@@ -299,6 +299,12 @@ class StepRunner:
 def protected_message(urn: str) -> str:
     """Tell why a protected resource stays, and the way out."""
     return (
-        f"resource {urn!r} cannot be deleted\nbecause it is protected. To unprotect the resource, "
-        "remove the `protect` flag from the resource in your Pulumi program and run `pulumi up`"
+        f'resource "{urn}" cannot be deleted\nbecause it is protected. To unprotect the resource, '
+        "either remove the `protect` flag from the resource in your Pulumi program and run "
+        f"`pulumi up`, or use the command:\n`pulumi state unprotect {quoted(urn)}`"
     )
+
+
+def quoted(urn: str) -> str:
+    """Quote a URN for a shell, as the real CLI's messages have it."""
+    return f"'{urn}'"
