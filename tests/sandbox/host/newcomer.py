@@ -64,7 +64,7 @@ def up(console: Console) -> None:
     name = "the real Pulumi CLI" if pulumi.is_real() else "the sandbox's own pulumi"
     console.print(f"Running [bold]pulumi up[/] with {name}")
     _select(place)
-    for line in place.lines("up", "--yes", "--refresh", "--stack", STACK):
+    for line in place.lines("up", "--yes", "--skip-preview", "--refresh", "--stack", STACK):
         console.print(f"  {line}", markup=False, highlight=False)
     records = follow(console)
     finished = time.monotonic()
@@ -214,7 +214,7 @@ def _destroy(console: Console, engine: dockerd.DockerEngine) -> None:
     try:
         if f'"{STACK}"' not in place.run("stack", "ls", "--json"):
             return
-        for line in place.lines("destroy", "--yes", "--stack", STACK):
+        for line in place.lines("destroy", "--yes", "--skip-preview", "--stack", STACK):
             console.print(f"  {line}", markup=False, highlight=False)
         place.run("stack", "rm", "--yes", "--preserve-config", STACK)
     except (pulumi.PulumiError, DockerException, subprocess.SubprocessError) as error:
