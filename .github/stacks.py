@@ -1,0 +1,205 @@
+# ruff: noqa: INP001  a script beside the workflows, no package
+"""What the workflows do with stacks; each verb is one step, so that it can be tried anywhere.
+
+    stacks.py affected BASE         JSON list of the stacks that a change since BASE touches
+    stacks.py all                   JSON list of all stacks that are somebody's
+    stacks.py connect STACK         write GRIDHUB_SSH_KEY, GRIDHUB_KNOWN_HOSTS where the stack says
+    stacks.py preview STACK FILE    preview, and a comment's text about it into FILE
+    stacks.py comment PR STACK FILE put the text into the stack's own comment on a pull request
+    stacks.py drift STACK           look for drift; open, update or close the stack's one issue
+
+Needs git, pulumi and gh on PATH, as far as a verb uses them. Exit code 0 unless a step failed;
+a preview that failed still writes its text first.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+STACKS = ROOT / "stacks"
+# Whatever the program is made from: a change there touches every stack.
+PROGRAM = (
+    *("__main__.py", "Pulumi.yaml", "requirements.lock"),
+    *("components/", "sync/"),
+)
+# Not somebody's mirror: tried out or copied, never deployed.
+NOT_DEPLOYED = ("sandbox", "example-")
+# GitHub refuses comments of more than 65,536 characters.
+LONGEST_TEXT = 60_000
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb and return the exit code."""
+    match arguments:
+        case ["preview", stack, file]:
+            return preview(stack, Path(file))
+        case ["comment", pull_request, stack, file]:
+            return comment(pull_request, stack, Path(file).read_text())
+        case ["drift", stack]:
+            return drift(stack)
+        case ["affected", base]:
+            print(json.dumps(affected(changed_since(base))))
+        case ["all"]:
+            print(json.dumps(deployed()))
+        case ["connect", stack]:
+            connect(stack)
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+def deployed() -> list[str]:
+    """Return the names of all stacks that are somebody's, sorted."""
+    names = (path.name.removeprefix("Pulumi.") for path in STACKS.glob("Pulumi.*.yaml"))
+    stacks = sorted(name.removesuffix(".yaml") for name in names)
+    return [stack for stack in stacks if not stack.startswith(NOT_DEPLOYED)]
+
+
+def changed_since(base: str) -> list[str]:
+    """Return the paths that differ from `base`; an unknown base (first push) means all of them."""
+    known = _run("git", "cat-file", "-e", f"{base}^{{commit}}", check=False).returncode == 0
+    command = ("diff", "--name-only", base, "HEAD") if known else ("ls-files",)
+    return _run("git", *command).stdout.splitlines()
+
+
+def affected(paths: list[str]) -> list[str]:
+    """Return the deployed stacks that a change of these paths touches."""
+    if any(path.startswith(PROGRAM) for path in paths):
+        return deployed()
+    return [stack for stack in deployed() if f"stacks/Pulumi.{stack}.yaml" in paths]
+
+
+def connect(stack: str) -> None:
+    """Write the key and the known_hosts of an ssh:// stack to the paths that its file names.
+
+    Raises SystemExit with the remedy where the environment holds neither.
+    """
+    text = (STACKS / f"Pulumi.{stack}.yaml").read_text()
+    host = yaml.safe_load(text)["config"].get("gridhub:host", {})
+    for key, variable in (
+        ("sshKeyPath", "GRIDHUB_SSH_KEY"),
+        ("knownHostsPath", "GRIDHUB_KNOWN_HOSTS"),
+    ):
+        if key not in host:
+            continue
+        content = os.environ.get(variable, "")
+        if not content:
+            raise SystemExit(f"{variable} is empty: add it to the secrets of environment {stack}")
+        path = Path(host[key])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(content.rstrip("\n") + "\n")
+
+
+def preview(stack: str, file: Path) -> int:
+    """Preview without asking the host, and write what a reviewer should read."""
+    done = _run(*_pulumi("preview", stack), "--diff", check=False)
+    verdict = "" if done.returncode == 0 else " **failed**"
+    file.write_text(
+        f"{_marker('preview', stack)}\n### Preview of `{stack}`{verdict}\n\n"
+        f"{_fenced(done.stdout + done.stderr)}\n\n"
+        "Not seen: the host as it is (stopped containers, drift of the mirror). The scheduled "
+        "drift check and `pulumi preview --refresh` on a machine with the host's key look there.\n"
+    )
+    return done.returncode
+
+
+def comment(pull_request: str, stack: str, text: str) -> int:
+    """Write the stack's own comment: the one with its marker, else a new one."""
+    repository = os.environ["GITHUB_REPOSITORY"]
+    issue = f"repos/{repository}/issues/{pull_request}/comments"
+    found = [
+        entry["id"]
+        for entry in _gh_list(issue)
+        if entry["body"].startswith(_marker("preview", stack))
+    ]
+    if found:
+        path = f"repos/{repository}/issues/comments/{found[0]}"
+        return _gh_body("PATCH", path, {"body": text})
+    return _gh_body("POST", issue, {"body": text})
+
+
+def drift(stack: str) -> int:
+    """Refresh and compare; returns 0 also when there is drift, as the issue then tells it."""
+    done = _run(
+        *_pulumi("preview", stack), "--diff", "--refresh", "--expect-no-changes", check=False
+    )
+    marker = _marker("drift", stack)
+    opened = _open_issue(marker)
+    repository = os.environ["GITHUB_REPOSITORY"]
+    if done.returncode == 0:
+        if opened is None:
+            return 0
+        return _gh_body("PATCH", f"repos/{repository}/issues/{opened}", {"state": "closed"})
+    text = {
+        "title": f"Drift of {stack}",
+        "body": (
+            f"{marker}\nWhat the stack says and what there is differ, or could not be compared. "
+            f"`pulumi up --refresh --stack {stack}` repairs what it can; this issue closes itself "
+            f"when the next check finds nothing.\n\n{_fenced(done.stdout + done.stderr)}\n"
+        ),
+    }
+    if opened is None:
+        return _gh_body("POST", f"repos/{repository}/issues", text)
+    return _gh_body("PATCH", f"repos/{repository}/issues/{opened}", text)
+
+
+def _open_issue(marker: str) -> int | None:
+    path = f"repos/{os.environ['GITHUB_REPOSITORY']}/issues?state=open&per_page=100"
+    for entry in _gh_list(path):
+        if (entry["body"] or "").startswith(marker):
+            return int(entry["number"])
+    return None
+
+
+def _marker(kind: str, stack: str) -> str:
+    return f"<!-- gridhub {kind} {stack} -->"
+
+
+def _fenced(text: str) -> str:
+    shown = text.strip()
+    if len(shown) > LONGEST_TEXT:
+        shown = f"{shown[:LONGEST_TEXT]}\n… cut; the whole is in the job's log"
+    # A fence longer than any in the text, so that nothing in it can end it.
+    fence = "```"
+    while fence in shown:
+        fence += "`"
+    return f"{fence}diff\n{shown}\n{fence}"
+
+
+def _pulumi(verb: str, stack: str) -> tuple[str, ...]:
+    return ("pulumi", verb, "--non-interactive", "--color", "never", "--stack", stack)
+
+
+def _gh_list(path: str) -> list[dict[str, Any]]:
+    pages = json.loads(_run("gh", "api", "--paginate", "--slurp", path).stdout)
+    return [entry for page in pages for entry in page]
+
+
+def _gh_body(method: str, path: str, body: dict[str, str]) -> int:
+    command = ("gh", "api", "--method", method, path, "--input", "-", "--silent")
+    return _run(*command, stdin=json.dumps(body)).returncode
+
+
+def _run(
+    *command: str, check: bool = True, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False
+    )
+    # The job's log has all of it, also where a comment has only the start.
+    sys.stderr.write(done.stderr)
+    if check and done.returncode != 0:
+        raise SystemExit(f"{' '.join(command[:3])} exited with {done.returncode}: {done.stderr}")
+    return done
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,315 @@
+"""The workflows: pinned, without needless rights, and made of steps that run here too."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.program.declared import PROJECT
+
+FOLDER = PROJECT / ".github" / "workflows"
+NAMES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+SCRIPT = PROJECT / ".github" / "stacks.py"
+
+
+def workflow(name: str) -> dict[str, Any]:
+    loaded = yaml.safe_load((FOLDER / name).read_text())
+    # YAML 1.1 reads the key `on` as true.
+    return {str(key if key is not True else "on"): value for key, value in loaded.items()}
+
+
+def steps(name: str) -> list[dict[str, Any]]:
+    jobs = workflow(name)["jobs"].values()
+    return [step for job in jobs for step in job["steps"]]
+
+
+def every_run() -> list[tuple[str, str]]:
+    return [(name, step["run"]) for name in NAMES for step in steps(name) if "run" in step]
+
+
+def test_the_four_workflows_are_there() -> None:
+    assert NAMES == ["drift.yaml", "preview.yaml", "test.yaml", "up.yaml"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_action_is_pinned_by_a_whole_commit_hash_with_its_version(name: str) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", (FOLDER / name).read_text())
+    assert used
+    for action, rest in used:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", rest), action
+
+
+def test_one_version_of_an_action_everywhere() -> None:
+    text = "".join((FOLDER / name).read_text() for name in NAMES)
+    found: dict[str, set[str]] = {}
+    for action, commit in re.findall(r"uses: ([\w/-]+)@([0-9a-f]{40})", text):
+        found.setdefault(action, set()).add(commit)
+    assert {action: len(commits) for action, commits in found.items()} == dict.fromkeys(found, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rights_are_none_by_default_and_named_per_job(name: str) -> None:
+    content = workflow(name)
+    assert content["permissions"] == {}
+    allowed = {"contents": {"read"}, "pull-requests": {"write"}, "issues": {"write"}}
+    for job in content["jobs"].values():
+        assert job["permissions"]["contents"] == "read"
+        assert all(right in allowed[scope] for scope, right in job["permissions"].items())
+        assert job["timeout-minutes"] <= 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkouts_leave_no_token_behind(name: str) -> None:
+    for step in steps(name):
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+
+
+def test_a_forks_run_gets_no_secret() -> None:
+    for name in NAMES:
+        content = workflow(name)
+        assert "pull_request_target" not in content["on"]
+        if "pull_request" not in content["on"]:
+            continue
+        for job_name, job in content["jobs"].items():
+            if "secrets." in json.dumps(job):
+                gate = content["jobs"][job["needs"]]["if"]
+                assert "head.repo.full_name == github.repository" in gate, job_name
+
+
+def test_a_preview_has_no_key_to_any_host() -> None:
+    text = (FOLDER / "preview.yaml").read_text()
+    assert "SSH_KEY" not in text
+    assert "connect" not in text
+
+
+def test_up_asks_for_approval_per_stack_and_is_never_cancelled_half_way() -> None:
+    job = workflow("up.yaml")["jobs"]["up"]
+    assert job["environment"] == "${{ matrix.stack }}"
+    assert job["concurrency"]["cancel-in-progress"] is False
+    assert set(workflow("up.yaml")["on"]) == {"push"}
+
+
+@pytest.mark.parametrize(("name", "line"), every_run())
+def test_no_expression_is_pasted_into_a_shell_line(name: str, line: str) -> None:
+    assert "${{" not in line, f"{name}: pass it by env"
+
+
+@pytest.mark.parametrize(("name", "line"), every_run())
+def test_shell_lines_parse_and_call_what_exists(name: str, line: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=line, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    targets = re.findall(r"^\.PHONY: ([\w-]+)", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(r"^make ([\w-]+)", line, re.MULTILINE):
+        assert target in targets
+    for verb in re.findall(r"stacks\.py (\w+)", line):
+        assert f"stacks.py {verb}" in str(load().__doc__)
+    for path in re.findall(r"^\.ci/run", line, re.MULTILINE):
+        assert os.access(PROJECT / path, os.X_OK)
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("stacks_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FAKE_GH = """#!/usr/bin/env python3
+import json, os, sys
+log = open(os.environ["GH_LOG"], "a")
+if "--paginate" in sys.argv:
+    print(open(os.environ["GH_LIST"]).read())
+else:
+    print(json.dumps([sys.argv[1:], json.load(sys.stdin)]), file=log)
+"""
+FAKE_PULUMI = """#!/bin/sh
+echo "$@" >> "$PULUMI_LOG"
+cat "$PULUMI_SAYS"
+exit "$PULUMI_CODE"
+"""
+
+
+class Runner:
+    """The script in a project of its own; its `gh` and `pulumi` write down their calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / ".github").mkdir()
+        shutil.copy(SCRIPT, folder / ".github" / "stacks.py")
+        (folder / "stacks").mkdir()
+        for stack in ("sandbox", "example-records", "berlin", "ghent"):
+            (folder / "stacks" / f"Pulumi.{stack}.yaml").write_text("config: {}\n")
+        for name, text in (("gh", FAKE_GH), ("pulumi", FAKE_PULUMI)):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        self.says = folder / "says"
+        self.says.write_text("")
+        self.listing = folder / "listing"
+        self.listing.write_text("[[]]")
+
+    def run(self, *arguments: str, code: int = 0, **variables: str) -> str:
+        environment = {
+            "PATH": f"{self.folder}:{os.environ['PATH']}",
+            "GITHUB_REPOSITORY": "grid/hub",
+            "GH_LOG": str(self.folder / "gh.log"),
+            "GH_LIST": str(self.listing),
+            "PULUMI_LOG": str(self.folder / "pulumi.log"),
+            "PULUMI_SAYS": str(self.says),
+            "PULUMI_CODE": str(code),
+            **variables,
+        }
+        command = [sys.executable, ".github/stacks.py", *arguments]
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        self.code, self.errors = done.returncode, done.stderr
+        return done.stdout
+
+    def told_github(self) -> list[Any]:
+        log = self.folder / "gh.log"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def git(self, *arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        done = subprocess.run(
+            ["git", *identity, *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path)
+
+
+def test_all_stacks_are_those_that_are_somebodys(runner: Runner) -> None:
+    assert json.loads(runner.run("all")) == ["berlin", "ghent"]
+
+
+def test_a_change_touches_the_stacks_it_is_about(runner: Runner) -> None:
+    runner.git("init", "--quiet", ".")
+    runner.git("add", "stacks", ".github")
+    runner.git("commit", "--quiet", "-m", "first")
+    first = runner.git("rev-parse", "HEAD")
+    (runner.folder / "stacks" / "Pulumi.ghent.yaml").write_text("config: {a: 1}\n")
+    (runner.folder / "README.md").write_text("words\n")
+    runner.git("add", "stacks", "README.md")
+    runner.git("commit", "--quiet", "-m", "second")
+    second = runner.git("rev-parse", "HEAD")
+    assert json.loads(runner.run("affected", first)) == ["ghent"]
+    assert json.loads(runner.run("affected", second)) == []
+    (runner.folder / "components").mkdir()
+    (runner.folder / "components" / "hub.py").write_text("pass\n")
+    runner.git("add", "components")
+    runner.git("commit", "--quiet", "-m", "third")
+    assert json.loads(runner.run("affected", second)) == ["berlin", "ghent"]
+
+
+def test_a_first_push_whose_base_is_unknown_touches_what_is_there(runner: Runner) -> None:
+    runner.git("init", "--quiet", ".")
+    runner.git("add", "stacks")
+    runner.git("commit", "--quiet", "-m", "first")
+    assert json.loads(runner.run("affected", "0" * 40)) == ["berlin", "ghent"]
+
+
+def test_a_preview_writes_what_it_saw_and_what_it_could_not_see(runner: Runner) -> None:
+    runner.says.write_text("  ~ hub: memory 1 => 2\n```\nfence\n")
+    runner.run("preview", "berlin", "out.md")
+    text = (runner.folder / "out.md").read_text()
+    assert runner.code == 0
+    assert text.startswith("<!-- gridhub preview berlin -->\n### Preview of `berlin`\n")
+    assert "~ hub: memory" in text
+    assert "````diff" in text, "a fence in the output does not end ours"
+    assert "Not seen: the host as it is" in text
+    assert "--refresh" not in (runner.folder / "pulumi.log").read_text()
+
+
+def test_a_failed_preview_is_told_and_fails_its_job(runner: Runner) -> None:
+    runner.says.write_text("error: gridhub:domain: is required\n")
+    runner.run("preview", "berlin", "out.md", code=255)
+    assert runner.code == 255
+    assert "**failed**" in (runner.folder / "out.md").read_text()
+
+
+def test_a_long_preview_is_cut_to_what_a_comment_holds(runner: Runner) -> None:
+    runner.says.write_text("x" * 200_000)
+    runner.run("preview", "berlin", "out.md")
+    assert len((runner.folder / "out.md").read_text()) < 65_536
+
+
+def test_each_stack_has_one_comment_that_is_updated(runner: Runner) -> None:
+    (runner.folder / "out.md").write_text("<!-- gridhub preview berlin -->\nnew")
+    runner.run("comment", "7", "berlin", "out.md")
+    others = [
+        {"id": 1, "body": "<!-- gridhub preview ghent -->\nold"},
+        {"id": 2, "body": "<!-- gridhub preview berlin -->\nold"},
+    ]
+    runner.listing.write_text(json.dumps([others[:1], others[1:]]))
+    runner.run("comment", "7", "berlin", "out.md")
+    (posted, first), (patched, second) = runner.told_github()
+    assert "POST" in posted
+    assert "repos/grid/hub/issues/7/comments" in posted
+    assert "PATCH" in patched
+    assert "repos/grid/hub/issues/comments/2" in patched
+    assert first == second == {"body": "<!-- gridhub preview berlin -->\nnew"}
+
+
+def test_drift_opens_one_issue_then_updates_it_then_closes_it(runner: Runner) -> None:
+    runner.says.write_text("  ~ sync-users-sync: phase idle => failed\n")
+    runner.run("drift", "berlin", code=255)
+    assert runner.code == 0
+    body = runner.told_github()[0][1]["body"]
+    assert "phase idle => failed" in body
+    assert body.startswith("<!-- gridhub drift berlin -->")
+    runner.listing.write_text(json.dumps([[{"number": 12, "body": body}]]))
+    runner.run("drift", "berlin", code=255)
+    runner.run("drift", "berlin", code=0)
+    opened, updated, closed = runner.told_github()
+    assert "POST" in opened[0]
+    assert "repos/grid/hub/issues/12" in updated[0]
+    assert closed[1] == {"state": "closed"}
+    assert "--refresh" in (runner.folder / "pulumi.log").read_text()
+
+
+def test_no_drift_and_no_issue_says_nothing(runner: Runner) -> None:
+    runner.run("drift", "berlin", code=0)
+    assert runner.told_github() == []
+
+
+def test_the_hosts_key_is_written_where_the_stack_says_and_for_one_reader(runner: Runner) -> None:
+    key, known = runner.folder / "keys" / "id", runner.folder / "keys" / "known_hosts"
+    host = {"docker": "ssh://a@b", "sshKeyPath": str(key), "knownHostsPath": str(known)}
+    stack = runner.folder / "stacks" / "Pulumi.berlin.yaml"
+    stack.write_text(yaml.safe_dump({"config": {"gridhub:host": host}}))
+    runner.run("connect", "berlin", GRIDHUB_SSH_KEY="KEY", GRIDHUB_KNOWN_HOSTS="b ssh-ed25519 A")
+    assert runner.code == 0
+    assert key.read_text() == "KEY\n"
+    assert key.stat().st_mode & 0o777 == 0o600
+    runner.run("connect", "berlin", GRIDHUB_SSH_KEY="", GRIDHUB_KNOWN_HOSTS="")
+    assert runner.code == 1
+    assert "GRIDHUB_SSH_KEY is empty" in runner.errors
+    runner.run("connect", "ghent")
+    assert runner.code == 0
+
+
+def test_an_unknown_verb_says_what_there_is(runner: Runner) -> None:
+    runner.run("destroy", "berlin")
+    assert runner.code == 2
+    assert "stacks.py drift" in runner.errors
