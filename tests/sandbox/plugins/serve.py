@@ -15,6 +15,7 @@ from concurrent import futures
 import grpc
 from pulumi.runtime.proto import provider_pb2_grpc
 
+from tests.sandbox.plugins.faults import Faults
 from tests.sandbox.plugins.provider import Plugin, Provider
 
 _WORKERS = 16
@@ -36,7 +37,7 @@ def plugin_named(name: str) -> Plugin:
     raise SystemExit(f"no stand-in plugin is named {name!r}; there are: cloudflare, docker")
 
 
-def start(plugin: Plugin) -> tuple[grpc.Server, int]:
+def start(plugin: Plugin, faults: Faults | None = None) -> tuple[grpc.Server, int]:
     """Serve a plugin on a free port of loopback; the caller stops the server."""
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=_WORKERS),
@@ -45,7 +46,7 @@ def start(plugin: Plugin) -> tuple[grpc.Server, int]:
             ("grpc.max_send_message_length", _MESSAGE_BYTES),
         ],
     )
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Provider(plugin), server)
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Provider(plugin, faults), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port

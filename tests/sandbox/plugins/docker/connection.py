@@ -7,6 +7,7 @@ dial-stdio`), one process per connection, so that the operator's ssh options hol
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import subprocess
 import threading
@@ -30,6 +31,8 @@ _CONNECTIONS = 8
 _ERROR_BYTES = 4096
 _SSH_END_SECONDS = 5
 _MINIMUM_API = "1.24"
+# Any name: the connections go through ssh, to whatever Engine answers there.
+_SSH_URL = "http://docker.example.com:80"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class HostAddress:
         return ["ssh", *options, "--", parts.hostname, "docker", "system", "dial-stdio"]
 
 
+class SshEndedError(OSError):
+    """The ssh process ended; the message says how, and what it said."""
+
+
 class _SshConnection(urllib3.connection.HTTPConnection):
     """An HTTP connection whose wire is an ssh process."""
 
@@ -63,6 +70,7 @@ class _SshConnection(urllib3.connection.HTTPConnection):
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
+    @override
     def connect(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
@@ -74,6 +82,7 @@ class _SshConnection(urllib3.connection.HTTPConnection):
             )
         self.sock = ours
 
+    @override
     def close(self) -> None:
         super().close()
         process, self._process = self._process, None
@@ -102,12 +111,26 @@ class _SshConnection(urllib3.connection.HTTPConnection):
             )
         return ""
 
+    @override
+    def send(self, data: Any) -> None:
+        try:
+            super().send(data)
+        except OSError as error:
+            self._explain(error)
+            raise
+
+    @override
     def getresponse(self) -> Any:
         try:
             return super().getresponse()
-        except (OSError, urllib3.exceptions.HTTPError) as error:
-            complaint = self.complaint()
-            raise OSError(complaint or str(error)) from error
+        except (OSError, http.client.HTTPException) as error:
+            self._explain(error)
+            raise
+
+    def _explain(self, error: Exception) -> None:
+        complaint = self.complaint()
+        if complaint:
+            raise SshEndedError(complaint) from error
 
 
 class _SshPool(urllib3.connectionpool.HTTPConnectionPool):
@@ -193,10 +216,8 @@ class DockerHost:
 
 
 def _ssh_client(address: HostAddress) -> Any:
-    client: Any = docker.APIClient(
-        base_url="http://docker.example.com", version=_MINIMUM_API, timeout=_CALL_SECONDS
-    )
-    client.mount("http://docker.example.com", _SshAdapter(address.ssh_command()))
+    client: Any = docker.APIClient(base_url=_SSH_URL, version=_MINIMUM_API, timeout=_CALL_SECONDS)
+    client.mount(_SSH_URL, _SshAdapter(address.ssh_command()))
     # The client negotiates in its constructor only, before this adapter can be there.
     client._version = client.version(api_version=False)["ApiVersion"]
     return client
@@ -205,7 +226,7 @@ def _ssh_client(address: HostAddress) -> Any:
 def _cause(error: BaseException) -> str:
     """Return the innermost message of a chain of connection errors."""
     seen = error
-    while seen.__cause__ or seen.__context__:
+    while not isinstance(seen, SshEndedError) and (seen.__cause__ or seen.__context__):
         seen = seen.__cause__ or seen.__context__ or seen
     return str(seen) or str(error)
 

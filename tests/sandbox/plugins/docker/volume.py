@@ -66,6 +66,8 @@ class VolumeHandler(Handler):
             try:
                 self._host.client().remove_volume(identity, force=True)
             except DockerException as error:
+                if is_gone(error):
+                    return
                 message = daemon_message(error)
                 if "volume is in use" not in message:
                     raise ResourceError(message) from error

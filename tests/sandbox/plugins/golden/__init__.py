@@ -1,0 +1,1 @@
+"""Records of the real docker plugin: see README.md."""
