@@ -46,6 +46,14 @@ _COMPARED: Final[tuple[str, ...]] = (
 _INPUTS: Final[tuple[str, ...]] = (*_COMPARED, "spec", "readyTimeoutSeconds")
 _RESTART_SECONDS: Final = 60
 _SHARED_SECONDS: Final = 0.4
+# What happens to the data when a job follows another master.
+_KEPT_DATA: Final[Mapping[Job, str]] = {
+    "users": "what was mirrored stays and is served; the first pass over the new master removes "
+    "what that one does not have, as far as the removal limit lets it",
+    "kernels": "the kernels stay and are served; the first pass over the new master removes those "
+    "that it does not have, as far as the removal limit lets it",
+    "flists": "all chunks stay; those that both masters have are not copied again",
+}
 _ADAPTER: Final[TypeAdapter[Spec]] = TypeAdapter(contract.JobSpec)
 
 
@@ -194,12 +202,11 @@ def _master_changed(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[st
     after = normal((news.get("spec") or {}).get("source"))
     if before is None or unknown(after) or before == after:
         return []
-    words = (
-        f"another master, {_source(before)} becomes {_source(after)}: the job is replaced; what "
-        "was mirrored stays on the host and is served until the new master's first pass has "
-        "judged it"
-    )
-    return [words]
+    job: Job = news["job"]
+    return [
+        f"another master, {_source(before)} becomes {_source(after)}: the job is replaced; "
+        + _KEPT_DATA[job]
+    ]
 
 
 def _source(source: Any) -> str:

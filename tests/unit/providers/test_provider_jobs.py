@@ -165,7 +165,7 @@ def test_another_master_is_a_replacement_that_says_what_happens_to_the_data(
     assert (diff.changes, diff.replaces, diff.delete_before_replace) == (True, ["spec"], True)
     told = capfd.readouterr().err
     assert "https://hub.example.org becomes https://other.example.org" in told
-    assert "what was mirrored stays on the host" in told
+    assert "what was mirrored stays and is served" in told
 
 
 def test_a_spec_with_wrong_keys_is_refused_by_name() -> None:
