@@ -40,6 +40,7 @@ NUDGE_SECONDS: Final = 0.15
 # A reply that trickles in slower than this, after the time-out, never ends.
 SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
 _PING: Final = encode(b"PING")
+_TOGETHER_BYTES: Final = 16 << 10
 _WINDOW_BYTES: Final = 256 << 10
 _RECEIVE_BYTES: Final = 256 << 10
 _MGET_KEYS: Final = 50
@@ -145,25 +146,41 @@ class ZdbConnection:
         """
         on_wire: deque[int] = deque()
         on_wire_bytes = 0
+        # Small requests leave together: a system call for each would cost more than the rest.
+        waiting: list[bytes] = []
+        waiting_bytes = 0
         for request in requests:
             data = encode(*request)
             while on_wire and on_wire_bytes + len(data) > _WINDOW_BYTES:
+                self._send_all(waiting)
+                waiting_bytes = 0
                 yield self._reply()
                 on_wire_bytes -= on_wire.popleft()
-            self._send(data)
+            waiting.append(data)
+            waiting_bytes += len(data)
+            if waiting_bytes > _TOGETHER_BYTES:
+                self._send_all(waiting)
+                waiting_bytes = 0
             on_wire.append(len(data))
             on_wire_bytes += len(data)
+        self._send_all(waiting)
         for _ in on_wire:
             yield self._reply()
 
-    def _send(self, data: bytes, *, is_request: bool = True) -> None:
+    def _send_all(self, waiting: list[bytes]) -> None:
+        """Send requests as one piece and forget them."""
+        if waiting:
+            self._send(b"".join(waiting), requests=len(waiting))
+            waiting.clear()
+
+    def _send(self, data: bytes, *, requests: int = 1, is_request: bool = True) -> None:
         try:
             self._socket.settimeout(self._timeout_seconds)
             self._socket.sendall(data)
         except OSError as error:
             self.close()
             raise self._lost(error) from error
-        self._awaited.append(is_request)
+        self._awaited.extend([is_request] * requests)
 
     def _reply(self) -> Reply:
         self._deadline = time.monotonic() + self._timeout_seconds
