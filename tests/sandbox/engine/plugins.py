@@ -26,10 +26,14 @@ from tests.sandbox.engine.provider import Provider
 
 DYNAMIC = "pulumi-python"
 _MAX_MESSAGE_BYTES = 400 * 1024 * 1024
+_MAX_METADATA_BYTES = 16 * 1024 * 1024
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.enable_http_proxy", 0),
+    # A half-made resource's whole state comes in the metadata of its error, beyond 8 KiB.
+    ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
 ]
 _PLUGIN_STOP_SECONDS = 5
 
