@@ -118,6 +118,7 @@ def test_messages_of_many_segments_are_read(schema: Any) -> None:
     assert found.inodes[399].chunks[1].id == bytes([399 % 256]) * 16
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_nonsense_is_refused_as_such(data: bytes) -> None:
     try:
@@ -242,6 +243,7 @@ def test_own_snappy_reads_long_literals_and_far_copies() -> None:
     assert snappy.own_decompress(snappy.compress(data)) == data
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_own_snappy_refuses_nonsense_or_reads_it_whole(data: bytes) -> None:
     try:

@@ -60,7 +60,7 @@ def _flattened(parser: Parser, pieces: list[bytes]) -> list[list[bytes]]:
     return found
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(_REQUESTS, max_size=12), st.lists(st.integers(0, 600), max_size=12))
 def test_requests_are_the_same_however_the_stream_is_cut(
     requests: list[tuple[bytes, ...]], cuts: list[int]

@@ -23,6 +23,7 @@ _HEAD_LIMIT_BYTES: Final = 64 << 10
 _BODY_LIMIT_BYTES: Final = 1 << 30
 _IDLE_SECONDS: Final = 120.0
 _BLOCK_BYTES: Final = 1 << 20
+_KINDS: Final = {"efi": "application/efi"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def download(request: Request, content: Content, name: str, etag: str | None = N
     """Answer with a file: 200, 304 (If-None-Match, If-Modified-Since), 206 or 416 (Range)."""
     headers = {
         "Content-Disposition": f"inline; filename={name}",
-        "Content-Type": "application/octet-stream",
+        "Content-Type": _KINDS.get(name.rpartition(".")[2], "application/octet-stream"),
         "Last-Modified": email.utils.formatdate(int(content.modified), usegmt=True),
         "Cache-Control": "no-cache",
     }
