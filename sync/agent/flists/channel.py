@@ -1,6 +1,10 @@
 """Non-blocking connections of the copy loop: one socket, what waits to be sent, and its clock."""
 
+import array
+import fcntl
 import socket
+import struct
+import termios
 import time
 from collections import deque
 from typing import Final
@@ -11,6 +15,13 @@ from sync.contract.spec import ZdbEndpoint
 
 PING: Final = b"*1\r\n$4\r\nPING\r\n"
 PONG: Final = b"+PONG\r\n"
+# Offset of tcpi_snd_wnd in struct tcp_info (linux/tcp.h, since 5.4).
+_SEND_WINDOW_OFFSET: Final = 228
+_TCP_INFO_BYTES: Final = 240
+# Without that field: less than any system's smallest receive buffer.
+_SAFE_WINDOW_BYTES: Final = 32 << 10
+_RESERVE_BYTES: Final = 16 << 10
+_PUSHED_BYTES: Final = 64
 
 
 class Channel:
@@ -34,6 +45,8 @@ class Channel:
         self.nudged = False
         # Set while we ourselves do not read (back-pressure): silence is then our own doing.
         self.held = False
+        # The socket would take no more; as opposed to the window, which is looked at again soon.
+        self.blocked = False
 
     def awaiting(self) -> bool:
         """Tell whether replies are outstanding."""
@@ -58,20 +71,48 @@ class Channel:
             self.on_writable()
 
     def on_writable(self) -> None:
-        """Send as much as the socket takes."""
+        """Send as much as the other side has room for, less a reserve.
+
+        A server that left requests in its socket and has no room for another byte would never
+        wake: so its receive buffer is never filled, and a PING always gets through.
+        """
+        self.blocked = False
         try:
-            while self.outgoing:
+            while self.outgoing and (room := self._room()) > 0:
                 data = self.outgoing[0]
-                sent = self.socket.send(data)
+                sent = self.socket.send(data[:room])
                 self.outgoing_bytes -= sent
                 if sent < len(data):
                     self.outgoing[0] = data[sent:]
-                    return
-                self.outgoing.popleft()
+                else:
+                    self.outgoing.popleft()
+        except BlockingIOError:
+            self.blocked = True
+        except OSError as error:
+            raise self.lost(error) from error
+
+    def _room(self) -> int:
+        unsent = array.array("i", [0])
+        fcntl.ioctl(self.socket, termios.TIOCOUTQ, unsent)
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        if len(info) < _TCP_INFO_BYTES:
+            return _SAFE_WINDOW_BYTES - unsent[0]
+        (window,) = struct.unpack_from("=I", info, _SEND_WINDOW_OFFSET)
+        return int(window - min(_RESERVE_BYTES, window // 4) - unsent[0])
+
+    def _push(self) -> None:
+        """Send a few bytes of what waits into the reserve: as good a nudge as a PING."""
+        data = self.outgoing[0]
+        try:
+            sent = self.socket.send(data[:_PUSHED_BYTES])
         except BlockingIOError:
             return
         except OSError as error:
             raise self.lost(error) from error
+        self.outgoing_bytes -= sent
+        self.outgoing[0] = data[sent:]
+        if sent == len(data):
+            self.outgoing.popleft()
 
     def receive_into(self, view: memoryview) -> int:
         """Fill the view from the socket; 0 when there is nothing now. Raises when it is closed."""
@@ -111,7 +152,11 @@ class Channel:
         silent_seconds = now - self.heard_at
         if silent_seconds > self.timeout_seconds:
             raise ZdbTimeoutError(f"{self.where}: no reply in {self.timeout_seconds:g} s")
-        if silent_seconds > NUDGE_SECONDS and not self.nudged and not self.outgoing:
+        if silent_seconds <= NUDGE_SECONDS:
+            return
+        if self.outgoing:
+            self._push()
+        elif not self.nudged:
             self.nudged = True
             self.nudge()
 

@@ -20,9 +20,10 @@ from sync.agent.zdb.errors import ZdbProtocolError
 from sync.contract.spec import FlistsSpec
 
 TICK_SECONDS: Final = 0.05
-_READY_ENTRIES: Final = 40_000
+_READY_ENTRIES: Final = 8_000
+_WINDOW_LOOK_SECONDS: Final = 0.001
 _PROBED_PAGES: Final = 8
-_UNACKNOWLEDGED_BYTES: Final = 16 << 20
+_UNACKNOWLEDGED_BYTES: Final = 8 << 20
 
 
 @dataclass
@@ -143,16 +144,22 @@ class CopyLoop:
 
     def _drive(self, until: float) -> None:
         patience = max(0.0, min(TICK_SECONDS, until - time.monotonic()))
+        starved = [channel for channel in self._channels if channel.outgoing]
+        if any(not channel.blocked for channel in starved):
+            patience = min(patience, _WINDOW_LOOK_SECONDS)
         for key, events in self._selector.select(patience):
             channel: Channel = key.data
             if events & selectors.EVENT_WRITE:
                 channel.on_writable()
             if events & selectors.EVENT_READ:
                 channel.on_readable()
+        for channel in starved:
+            if not channel.blocked:
+                channel.on_writable()
         self._hold(self.writer.unacknowledged_bytes > _UNACKNOWLEDGED_BYTES)
         for channel, known in self._channels.items():
             wanted = 0 if channel.held else selectors.EVENT_READ
-            if channel.outgoing:
+            if channel.blocked:
                 wanted |= selectors.EVENT_WRITE
             if wanted != known:
                 self._rewatch(channel, known, wanted)

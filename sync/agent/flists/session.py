@@ -101,7 +101,8 @@ class Session:
         if now - self._saved_at >= _SAVE_SECONDS and self._saver.idle:
             self._saved_at = now
             self._remember()
-        if now - self._looked_at >= _LOOK_SECONDS:
+        arrived = self._source.following and not self._following and not self._loop.busy
+        if arrived or now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
             was_following = self._following
             self._look_around(now)

@@ -41,7 +41,9 @@ NUDGE_SECONDS: Final = 0.15
 SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
 _PING: Final = encode(b"PING")
 _TOGETHER_BYTES: Final = 16 << 10
-_WINDOW_BYTES: Final = 256 << 10
+# Requests on the wire: less than the server's receive buffer, so that a PING always gets through to
+# a server that left requests there; a larger request goes alone.
+_WINDOW_BYTES: Final = 32 << 10
 _RECEIVE_BYTES: Final = 256 << 10
 _MGET_KEYS: Final = 50
 
@@ -142,7 +144,7 @@ class ZdbConnection:
     def pipeline(self, requests: Iterable[Sequence[bytes]]) -> Iterator[Reply]:
         """Send requests and yield their replies in order, error replies among them.
 
-        About 256 KB of requests are on the wire at once. The iterator has to be exhausted.
+        About 32 KB of requests are on the wire at once. The iterator has to be exhausted.
         """
         on_wire: deque[int] = deque()
         on_wire_bytes = 0

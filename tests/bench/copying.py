@@ -1,0 +1,155 @@
+"""One measured run in a process of its own: `python -m tests.bench.copying JSON`, JSON out.
+
+task "copy": the whole flists job until it follows. task "limit": the same listing, MGET and hash
+check with the same connections and batches, into nothing.
+"""
+
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sync.agent import flists
+from sync.agent.flists.copying import CopyLoop
+from sync.agent.flists.index_source import IndexSource
+from sync.agent.flists.planning import plan, published_keys, sample_size
+from sync.agent.reporter import Reporter, utc_now
+from sync.agent.runtime import Directories, RunControl
+from sync.agent.zdb import ZdbConnection
+from sync.contract.spec import FlistsSpec, ZdbEndpoint
+from sync.contract.status import MasterIdentity, StatusRecord
+
+_LONGEST_SECONDS: Final = 900
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run took: entries and payload bytes copied, seconds, peak memory, CPU seconds."""
+
+    items: int
+    payload_bytes: int
+    seconds: float
+    peak_mib: float
+    cpu_seconds: float
+
+    @property
+    def items_per_second(self) -> float:
+        """Entries per second."""
+        return self.items / self.seconds
+
+
+def measured(task: str, source: tuple[str, int], local: ZdbEndpoint, job_directory: Path) -> Run:
+    """Run a task in a new process and return what it took. Raises RuntimeError."""
+    request = {
+        "task": task,
+        "source": {"host": source[0], "port": source[1]},
+        "local": local.model_dump(),
+        "directory": str(job_directory),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.copying", json.dumps(request)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_LONGEST_SECONDS,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{task}: {done.stderr[-2000:]}")
+    return Run(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def make_directories(root: Path, password: str) -> Directories:
+    """Make the folders of a job below `root`."""
+    names = ("state", "secrets", "users_state")
+    for name in names:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "secrets" / "zdb-admin").write_text(password)
+    return Directories(**{name: root / name for name in names})
+
+
+def _spec(request: dict[str, Any]) -> FlistsSpec:
+    source = ZdbEndpoint(**request["source"])
+    local = ZdbEndpoint(**request["local"])
+    return FlistsSpec(stack="bench", source=source, local_zdb=local, free_space_floor_bytes=0)
+
+
+def _copy(spec: FlistsSpec, directories: Directories) -> Run:
+    now = utc_now()
+    record = StatusRecord(
+        job="flists",
+        spec_digest=None,
+        agent_version="bench",
+        phase="starting",
+        started_at=now,
+        updated_at=now,
+        master=MasterIdentity(source=str(spec.source)),
+    )
+    reporter = Reporter(directories.state / "status.json", record)
+    control = RunControl()
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            flists.run(spec, directories, reporter, control)
+        except Exception as error:  # noqa: BLE001 - told below
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    started, cpu_started = time.monotonic(), time.process_time()
+    thread.start()
+    while reporter.record.phase != "following" and thread.is_alive():
+        time.sleep(0.002)
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+    control.stop()
+    thread.join()
+    reporter.close()
+    if failures:
+        raise failures[0]
+    details = reporter.record.details
+    items, size = int(details["copied_items"]), int(details["copied_bytes"])
+    return Run(items, size, seconds, _peak_mib(), cpu_seconds)
+
+
+def _limit(spec: FlistsSpec, directories: Directories) -> Run:
+    started, cpu_started = time.monotonic(), time.process_time()
+    password = directories.zdb_admin_password()
+    with ZdbConnection.open(spec.source) as master:
+        keys = published_keys(directories.users_state, sample_size(spec.scanners))
+        spans = plan(master, spec.scanners, keys)
+    loop = CopyLoop(spec, password, null_sink=True)
+    loop.probing = False
+    source = IndexSource(spec, spans, lambda _: None)
+    with contextlib.closing(loop):
+        loop.attach(source)
+        while not source.following or loop.busy:
+            loop.step(time.monotonic() + 0.25)
+            loop.check_times()
+        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+        counters = loop.counters
+    return Run(counters.new_items, counters.new_bytes, seconds, _peak_mib(), cpu_seconds)
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(text: str) -> None:
+    """Do what the request says and print a Run as JSON."""
+    request = json.loads(text)
+    spec = _spec(request)
+    root = Path(request["directory"])
+    directories = Directories(
+        state=root / "state", secrets=root / "secrets", users_state=root / "users_state"
+    )
+    task = {"copy": _copy, "limit": _limit}[request["task"]]
+    print(json.dumps(vars(task(spec, directories))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,231 @@
+"""The flists job: against upstream's algorithm, against the read-only limit, and at two million.
+
+Everything runs over real sockets; RTT 30 is a relay that delays without throttling. Ours and the
+limit are each the best of three; every run starts with an empty slave and a job that knows
+nothing.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sync.contract import spec as contract
+from sync.contract.spec import FlistsSpec, ZdbEndpoint
+from tests.bench.copying import Run, make_directories, measured
+from tests.bench.sequential import per_second
+from tests.bench.servers import ADMIN_PASSWORD, ZdbProcess
+from tests.bench.sets import ChunkSet, filled_master
+from tests.sandbox.wan import Address, Link, relay_process
+
+BARS: Final = {
+    "flists.rtt30.small.vs_sequential": (">=", 3500.0),
+    "flists.rtt30.big.vs_sequential": (">=", 700.0),
+    "flists.rtt0.small.vs_limit": (">=", 0.70),
+    "flists.rtt0.big.vs_limit": (">=", 0.70),
+    "flists.small.rtt30_vs_rtt0": (">=", 0.70),
+    "flists.memory_mib": ("<=", 256.0),
+    "flists.memory_growth": ("<=", 1.10),
+    "flists.scaling_10x": ("<=", 10.5),
+    "flists.restart_seconds": ("<=", 2.0),
+    "flists.follow_seconds": ("<=", 1.0),
+    # What says that the delay is right, and with it the whole run (FACTS of the two requests).
+    "flists.rtt30.small.sequential_per_second": ("within", (14.0, 17.0)),
+    "flists.rtt30.big.sequential_per_second": ("within", (14.0, 17.0)),
+}
+_RTT_SECONDS: Final = 0.03
+_MANY_BYTES: Final = 200
+_LONGEST_START_SECONDS: Final = 60
+
+
+def _memory() -> str | None:
+    """Name a place where files cost no disk: the same for all that is compared."""
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
+
+
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="gridhub-bench-", dir=_memory()) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _at(master: ZdbProcess, rtt_seconds: float) -> Iterator[Address]:
+    target = (master.endpoint.host, master.endpoint.port)
+    if rtt_seconds == 0:
+        yield target
+        return
+    with relay_process(target, Link(rtt_seconds)) as address:
+        yield address
+
+
+def _one(task: str, source: Address) -> Run:
+    with (
+        _workspace() as folder,
+        ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD) as slave,
+    ):
+        make_directories(folder / "job", ADMIN_PASSWORD)
+        return measured(task, source, slave.endpoint, folder / "job")
+
+
+def _best(task: str, source: Address, rounds: int) -> Run:
+    runs = [_one(task, source) for _ in range(rounds)]
+    return min(runs, key=lambda run: run.seconds)
+
+
+def _sequential(source: Address, seconds: float) -> float:
+    with _workspace() as folder, ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD) as slave:
+        master = ZdbEndpoint(host=source[0], port=source[1])
+        return per_second(master, slave.endpoint, ADMIN_PASSWORD, seconds)
+
+
+def _figures(name: str, run: Run) -> dict[str, float]:
+    return {
+        f"{name}.items_per_second": run.items_per_second,
+        f"{name}.mb_per_second": run.payload_bytes / run.seconds / 1e6,
+    }
+
+
+def measure_set(made: ChunkSet, rounds: int, sample_seconds: float) -> dict[str, float]:
+    """Measure one set at both round trip times."""
+    figures: dict[str, float] = {}
+    with _workspace() as folder:
+        master = filled_master(folder / "master", made)
+        try:
+            for rtt_seconds, label in ((0.0, "rtt0"), (_RTT_SECONDS, "rtt30")):
+                name = f"flists.{label}.{made.name}"
+                with _at(master, rtt_seconds) as source:
+                    ours = _best("copy", source, rounds)
+                    limit = _best("limit", source, rounds)
+                    sequential = _sequential(source, sample_seconds if rtt_seconds else 2)
+                figures |= _figures(name, ours) | _figures(f"{name}.limit", limit)
+                figures[f"{name}.sequential_per_second"] = sequential
+                figures[f"{name}.vs_sequential"] = ours.items_per_second / sequential
+                figures[f"{name}.vs_limit"] = ours.items_per_second / limit.items_per_second
+        finally:
+            master.stop()
+    return figures
+
+
+def measure_many(few: int, some: int, many: int) -> dict[str, float]:
+    """Measure memory and time against the number of entries, and a restart of the largest."""
+    runs: dict[int, Run] = {}
+    restart_seconds = 0.0
+    for count in (few, some, many):
+        with _workspace() as folder:
+            master = filled_master(folder / "master", ChunkSet("many", count, _MANY_BYTES))
+            try:
+                source = (master.endpoint.host, master.endpoint.port)
+                with ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD) as slave:
+                    make_directories(folder / "job", ADMIN_PASSWORD)
+                    runs[count] = measured("copy", source, slave.endpoint, folder / "job")
+                    if count == many:
+                        with _agent(source, slave, folder / "job") as restart_seconds:
+                            pass
+            finally:
+                master.stop()
+    return {
+        "flists.memory_mib": runs[many].peak_mib,
+        "flists.memory_few_mib": runs[few].peak_mib,
+        "flists.memory_growth": runs[many].peak_mib / runs[few].peak_mib,
+        "flists.some_seconds": runs[some].seconds,
+        "flists.many_seconds": runs[many].seconds,
+        "flists.scaling_10x": runs[many].seconds / runs[some].seconds,
+        "flists.restart_seconds": restart_seconds,
+    }
+
+
+@contextmanager
+def _agent(source: Address, slave: ZdbProcess, job: Path) -> Iterator[float]:
+    """Run the agent's own command line; yields its seconds to "following" once it does."""
+    spec = FlistsSpec(
+        stack="bench",
+        source=ZdbEndpoint(host=source[0], port=source[1]),
+        local_zdb=slave.endpoint,
+        free_space_floor_bytes=0,
+    )
+    (job / "spec").mkdir()
+    (job / "spec" / "spec.json").write_bytes(contract.canonical(spec))
+    status = job / "state" / "status.json"
+    status.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "sync.agent", "run", "flists"]
+    for option, folder in (
+        ("spec", "spec"),
+        ("state", "state"),
+        ("secrets", "secrets"),
+        ("users-state", "users_state"),
+    ):
+        command += [f"--{option}-dir", str(job / folder)]
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (status.exists() and b'"phase":"following"' in status.read_bytes()):
+            if time.monotonic() - started > _LONGEST_START_SECONDS or process.poll() is not None:
+                raise RuntimeError("the agent does not follow")
+            time.sleep(0.005)
+        yield time.monotonic() - started
+    finally:
+        process.terminate()
+        process.wait(15)
+
+
+def measure_follow(rounds: int) -> dict[str, float]:
+    """Measure write on the master to readable on the slave, at RTT 30: the worst of some."""
+    with _workspace() as folder:
+        master = filled_master(folder / "master", ChunkSet("follow", 1000, 1300))
+        try:
+            with (
+                _at(master, _RTT_SECONDS) as source,
+                ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD) as slave,
+            ):
+                make_directories(folder / "job", ADMIN_PASSWORD)
+                with _agent(source, slave, folder / "job"):
+                    worst = max(_follow(master, slave) for _ in range(rounds))
+        finally:
+            master.stop()
+    return {"flists.follow_seconds": worst}
+
+
+def _follow(master: ZdbProcess, slave: ZdbProcess) -> float:
+    payload = os.urandom(1300)
+    key = hashlib.blake2b(payload, digest_size=16).digest()
+    with master.connect() as writer, slave.connect() as reader:
+        started = time.monotonic()
+        writer.set(key, payload)
+        while reader.get(key) != payload:
+            if time.monotonic() - started > _LONGEST_START_SECONDS:
+                raise RuntimeError("a write on the master never arrived")
+            time.sleep(0.001)
+        return time.monotonic() - started
+
+
+def measure_mixed(made: ChunkSet) -> dict[str, float]:
+    """Measure a set of all sizes of which some entries were deleted, at RTT 0."""
+    with _workspace() as folder:
+        master = filled_master(folder / "master", made)
+        try:
+            run = _best("copy", (master.endpoint.host, master.endpoint.port), 1)
+            with master.connect() as connection:
+                left = connection.dbsize()
+        finally:
+            master.stop()
+    if run.items != left:
+        raise RuntimeError(f"copied {run.items} of {left}")
+    return _figures("flists.rtt0.mixed", run)
+
+
+def measure(*, small: bool) -> dict[str, float]:
+    """Return every figure of the flists job by its name."""
+    scale = 100 if small else 1
+    rounds, sample_seconds = (1, 1.0) if small else (3, 20.0)
+    figures = measure_set(ChunkSet("small", 200_000 // scale, 1300), rounds, sample_seconds)
+    figures |= measure_set(ChunkSet("big", 25_000 // scale, 38_000), rounds, sample_seconds)
+    figures |= measure_mixed(ChunkSet("mixed", 20_000 // scale, 30_000, 2_000 // scale))
+    figures |= measure_many(20_000 // scale, 200_000 // scale, 2_000_000 // scale)
+    return figures | measure_follow(2 if small else 10)

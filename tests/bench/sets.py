@@ -1,0 +1,45 @@
+"""The namespaces that are measured: chunks with true keys, written to a master."""
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.servers import ZdbProcess
+
+
+@dataclass(frozen=True)
+class ChunkSet:
+    """count chunks of about size_bytes (half to one and a half); deleted: how many vanish again."""
+
+    name: str
+    count: int
+    size_bytes: int
+    deleted: int = 0
+
+
+def chunks(made: ChunkSet) -> Iterator[tuple[bytes, bytes, int | None]]:
+    """Yield (key, payload, timestamp); the same for the same set."""
+    source = random.Random(made.name)
+    noise = os.urandom(4 << 20)
+    for number in range(made.count):
+        size = source.randrange(made.size_bytes // 2, made.size_bytes * 3 // 2)
+        start = source.randrange(len(noise) - size)
+        payload = b"%016x" % number + noise[start : start + size - 16]
+        key = hashlib.blake2b(payload, digest_size=16).digest()
+        yield key, payload, 1_600_000_000 + number
+
+
+def filled_master(directory: Path, made: ChunkSet) -> ZdbProcess:
+    """Start a master that holds the set; the caller stops it."""
+    master = ZdbProcess(directory)
+    master.start()
+    with master.connect(60) as connection:
+        connection.set_many(chunks(made))
+        if made.deleted:
+            step = made.count // made.deleted
+            doomed = [key for number, (key, _, _) in enumerate(chunks(made)) if number % step == 0]
+            connection.delete_many(doomed)
+    return master
