@@ -53,24 +53,30 @@ def _mirror(upstream: Upstream, address: str = "127.0.0.1") -> Mirror:
     return Mirror("http://hub.grid.tf", "http://bootstrap.grid.tf", resolver=resolver)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_whole_world_boots_byte_for_byte(address: str) -> None:
+@pytest.fixture(scope="module")
+def world() -> Iterator[Upstream]:
     model = UpstreamModel()
     standard_world(model)
+    with Upstream(model, ("127.0.0.1", "::1")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_whole_world_boots_byte_for_byte(world: Upstream, address: str) -> None:
+    model = world.model
     sources = model.boot_sources()
-    with Upstream(model, ("127.0.0.1", "::1")) as upstream:
-        client = BootClient(_mirror(upstream, address))
-        paths = client.bootable()
-        assert len(paths) > len(model.flists()) >= 12
-        assert set(paths) == set(sources)
-        for path in paths:
-            assert client.boot(path, sources[path]).files > 0
-        for name in client.kernels():
-            assert client.kernel(name) == model.kernels[name].data
-        for mode, kernel in model.net_links.items():
-            assert isinstance(kernel, str)
-            assert client.kernel(f"net/{mode}.efi") == model.kernels[kernel].data
-            assert f"/kernel/net/{mode}.efi" in client.boot_script(mode)
+    client = BootClient(_mirror(world, address))
+    paths = client.bootable()
+    assert len(paths) > len(model.flists()) >= 12
+    assert set(paths) == set(sources)
+    for path in paths:
+        assert client.boot(path, sources[path]).files > 0
+    for name in client.kernels():
+        assert client.kernel(name) == model.kernels[name].data
+    for mode, kernel in model.net_links.items():
+        assert isinstance(kernel, str)
+        assert client.kernel(f"net/{mode}.efi") == model.kernels[kernel].data
+        assert f"/kernel/net/{mode}.efi" in client.boot_script(mode)
 
 
 def test_what_was_rebuilt_is_told(upstream: Upstream, source: Path) -> None:

@@ -1,47 +1,31 @@
 """What zdbd answers to each command (0-db, zdbd/commands_*.c), with its own words."""
 
-import hashlib
-import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from tests.sandbox.services.zdb.crc32c import crc32c
+from tests.sandbox.services.zdb.description import description
 from tests.sandbox.services.zdb.disk import DiskNamespace
 from tests.sandbox.services.zdb.namespace import MAX_KEY_BYTES, NIL, Namespace
+from tests.sandbox.services.zdb.rights import (
+    RefusedError,
+    Session,
+    answer,
+    challenged,
+    configure,
+    number,
+    prefix,
+    select_rights,
+)
 from tests.sandbox.services.zdb.store import DEFAULT_NAMESPACE, Store
 
 _NAMESPACE_MAX_BYTES: Final = 128
 _PASSWORD_MAX_BYTES: Final = 128
 _WAIT_MIN_MS, _WAIT_MAX_MS = 100, 30 * 60 * 1000
-_SHA1_HEX: Final = 40
-_MIB: Final = 1 << 20
 
 Arguments = list[bytes]
-
-
-@dataclass
-class Session:
-    """What the server remembers of one client."""
-
-    namespace: Namespace
-    admin: bool
-    writable: bool
-    nonce: str | None = None
-    waiting_for: str | None = None
-    waiting_until: float = 0.0
-    closing: bool = False
-
-
-class RefusedError(Exception):
-    """A command that is answered with an error; str() is the text without its minus sign."""
-
-
-def session(store: Store) -> Session:
-    """Begin with a client that has just connected."""
-    settings = store.settings
-    return Session(store.default, settings.admin is None, not settings.protect)
 
 
 class Commands:
@@ -165,7 +149,7 @@ class Commands:
         stamp = int(time.time())
         if len(arguments) == 4:
             self._admin(client)
-            stamp = _number(arguments[3])
+            stamp = number(arguments[3])
         elif len(arguments) != 3:
             raise RefusedError("Unexpected arguments")
         key, payload = arguments[1], arguments[2]
@@ -189,7 +173,7 @@ class Commands:
         stamp = int(time.time())
         if len(arguments) == 3:
             self._admin(client)
-            stamp = _number(arguments[2])
+            stamp = number(arguments[2])
         else:
             _count(arguments, 2)
         if len(arguments[1]) > MAX_KEY_BYTES:
@@ -214,7 +198,7 @@ class Commands:
     def _nsinfo(self, client: Session, arguments: Arguments) -> bytes:
         _count(arguments, 2)
         namespace = self._namespace(arguments[1])
-        return _bulk(_description(self.store, namespace, admin=client.admin).encode())
+        return _bulk(description(self.store, namespace, admin=client.admin).encode())
 
     def _nsnew(self, client: Session, arguments: Arguments) -> bytes:
         self._admin(client)
@@ -246,7 +230,7 @@ class Commands:
         if len(arguments[3]) > 63:
             raise RefusedError("Argument too long")
         namespace = self._namespace(arguments[1])
-        _configure(namespace, arguments[2].decode("latin-1"), arguments[3].decode("latin-1"))
+        configure(namespace, arguments[2].decode("latin-1"), arguments[3].decode("latin-1"))
         if isinstance(namespace, DiskNamespace) and namespace.name != DEFAULT_NAMESPACE:
             namespace.save_settings()
         return b"+OK\r\n"
@@ -255,7 +239,7 @@ class Commands:
         if len(arguments) < 2:
             raise RefusedError("Invalid argument")
         namespace = self._namespace(arguments[1])
-        client.writable = _select_rights(client, namespace, arguments[2:])
+        client.writable = select_rights(client, namespace, arguments[2:])
         client.namespace = namespace
         return b"+OK\r\n"
 
@@ -317,16 +301,16 @@ class Commands:
     def _auth_secure(self, client: Session, arguments: Arguments) -> bytes:
         if not arguments[1] or not arguments[2]:
             raise RefusedError("Invalid argument")
-        if not _prefix(arguments[1], "SECURE"):
+        if not prefix(arguments[1], "SECURE"):
             raise RefusedError("Only SECURE extra method supported")
-        if _prefix(arguments[2], "CHALLENGE"):
+        if prefix(arguments[2], "CHALLENGE"):
             client.nonce = secrets.token_hex(8)
             return f"+{client.nonce}\r\n".encode()
         if self.store.settings.admin is None:
             raise RefusedError("Authentication disabled")
-        nonce = _challenged(client, arguments[2])
+        nonce = challenged(client, arguments[2])
         client.nonce = None
-        if arguments[2] != _answer(nonce, self.store.settings.admin):
+        if arguments[2] != answer(nonce, self.store.settings.admin):
             raise RefusedError("Access denied")
         client.admin = True
         return b"+OK\r\n"
@@ -339,7 +323,7 @@ class Commands:
             raise RefusedError("Unknown command to watch")
         timeout_ms = 5000
         if len(arguments) == 3:
-            timeout_ms = _number(arguments[2]) if len(arguments[2]) <= 16 else 0
+            timeout_ms = number(arguments[2]) if len(arguments[2]) <= 16 else 0
         if not _WAIT_MIN_MS <= timeout_ms <= _WAIT_MAX_MS:
             raise RefusedError("Invalid timeout")
         client.waiting_for = name
@@ -366,7 +350,7 @@ class Commands:
         if len(arguments) < 4:
             raise RefusedError("Missing arguments")
         try:
-            raw = client.namespace.raw(_number(arguments[2]), _number(arguments[3]))
+            raw = client.namespace.raw(number(arguments[2]), number(arguments[3]))
         except EOFError:
             raise RefusedError("EOF") from None
         except FileNotFoundError:
@@ -470,133 +454,7 @@ def _writable(client: Session) -> None:
         raise RefusedError("Namespace is temporarily locked (read-only)")
 
 
-def _number(word: bytes) -> int:
-    digits = word.strip()
-    kept = len(digits) - len(digits.lstrip(b"0123456789"))
-    return int(digits[:kept] or b"0")
-
-
-def _prefix(word: bytes, full: str) -> bool:
-    return full.startswith(word.decode("latin-1").upper())
-
-
 def _namespace_name(word: bytes) -> str:
     if len(word) > _NAMESPACE_MAX_BYTES:
         raise RefusedError("Namespace too long")
     return word.decode("utf-8", "surrogateescape")
-
-
-def _answer(nonce: str, password: str) -> bytes:
-    return hashlib.sha1(f"{nonce}:{password}".encode(), usedforsecurity=False).hexdigest().encode()
-
-
-def _challenged(client: Session, answer: bytes) -> str:
-    if client.nonce is None:
-        raise RefusedError("No CHALLENGE requested, secure authentication not available")
-    if len(answer) != _SHA1_HEX:
-        raise RefusedError("Invalid hash length")
-    return client.nonce
-
-
-def _select_rights(client: Session, namespace: Namespace, credentials: Arguments) -> bool:
-    """Whether the client may write there; RefusedError when it may not even read."""
-    if namespace.password is None:
-        return True
-    if not credentials:
-        if not namespace.public:
-            raise RefusedError("Namespace protected and private")
-        return False
-    if len(credentials) == 1:
-        if credentials[0] != namespace.password.encode():
-            raise RefusedError("Access denied")
-        return True
-    if len(credentials) > 2:
-        raise RefusedError("Too many arguments")
-    if not _prefix(credentials[0], "SECURE"):
-        raise RefusedError("Only SECURE extra method supported")
-    nonce = _challenged(client, credentials[1])
-    if credentials[1] != _answer(nonce, namespace.password):
-        raise RefusedError("Access denied")
-    return True
-
-
-def _configure(namespace: Namespace, name: str, value: str) -> None:
-    if name == "mode":
-        raise RefusedError("This server instance is configured to use a single runtime mode")
-    if name in {"lock", "freeze"}:
-        namespace.locked = {"lock": 1, "freeze": 2}[name] if value[0] == "1" else 0
-        return
-    if namespace.name == DEFAULT_NAMESPACE:
-        raise RefusedError("Cannot update default namespace")
-    if name == "maxsize":
-        namespace.maxsize_bytes = _number(value.encode())
-    elif name == "password":
-        namespace.password = None if value == "*" else value
-    elif name == "public":
-        namespace.public = value[0] == "1"
-    elif name == "worm":
-        namespace.worm = value[0] == "1"
-    else:
-        raise RefusedError("Invalid property")
-
-
-def _description(store: Store, namespace: Namespace, *, admin: bool) -> str:
-    file, offset = namespace.end
-    lines: dict[str, object] = {
-        "name": namespace.name,
-        "entries": len(namespace),
-        "public": _yes(namespace.public),
-        "worm": _yes(namespace.worm),
-        "locked": _yes(bool(namespace.locked)),
-        "password": _yes(namespace.password is not None),
-        "data_size_bytes": namespace.payload_bytes,
-        "data_size_mb": f"{namespace.payload_bytes / _MIB:.2f}",
-        "data_limits_bytes": namespace.maxsize_bytes,
-        "index_size_bytes": namespace.index_bytes,
-        "index_size_kb": f"{namespace.index_bytes / 1024:.2f}",
-        "next_internal_id": f"0x{namespace.log_length:08x}",
-        "mode": "userkey",
-        "stats_index_io_errors": 0,
-        "stats_index_io_error_last": 0,
-        "stats_index_faults": 0,
-        "stats_data_io_errors": 0,
-        "stats_data_io_error_last": 0,
-        "stats_data_faults": 0,
-    }
-    if namespace.maxsize_bytes:
-        lines["space_available"] = namespace.maxsize_bytes - namespace.payload_bytes
-    free = os.statvfs(store.settings.data or "/")
-    for kind in ("index", "data"):
-        lines[f"{kind}_disk_freespace_bytes"] = free.f_bsize * free.f_bavail
-        lines[f"{kind}_disk_freespace_mb"] = f"{free.f_bsize * free.f_bavail / _MIB:.2f}"
-    if admin:
-        lines["data_path"] = store.settings.data or ""
-        lines["index_path"] = store.settings.index or ""
-        lines["data_current_id"] = file
-        lines["data_current_offset"] = offset
-    return "# namespace\n" + "".join(f"{name}: {value}\n" for name, value in lines.items())
-
-
-def _yes(flag: bool) -> str:
-    return "yes" if flag else "no"
-
-
-def _crc32c_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        word = byte
-        for _ in range(8):
-            word = word >> 1 ^ (0x82F63B78 if word & 1 else 0)
-        table.append(word)
-    return tuple(table)
-
-
-_CRC32C: Final = _crc32c_table()
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C with init 0 and no final xor, as 0-db stores it (libzdb/crc32.c)."""
-    word = 0
-    for byte in data:
-        word = word >> 8 ^ _CRC32C[(word ^ byte) & 0xFF]
-    return word

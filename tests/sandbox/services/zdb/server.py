@@ -13,9 +13,10 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from tests.sandbox.services.zdb.commands import Commands, RefusedError, session
+from tests.sandbox.services.zdb.commands import Commands
 from tests.sandbox.services.zdb.namespace import Namespace
 from tests.sandbox.services.zdb.resp import Command, Fetch, Parser, ProtocolError, Request, Sets
+from tests.sandbox.services.zdb.rights import RefusedError, session
 from tests.sandbox.services.zdb.store import Store
 
 _READ_BYTES: Final = 1 << 20
