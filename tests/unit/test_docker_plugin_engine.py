@@ -405,3 +405,25 @@ def _file(world: World, container: str, path: str) -> tuple[bytes, int]:
         content = archive.extractfile(member)
         assert content is not None
         return content.read(), stat.S_IMODE(member.mode)
+
+
+def test_a_port_on_two_addresses_is_quiet_only_where_its_changes_are_ignored(
+    world: World, network: Created
+) -> None:
+    """Engine 20.10 turns the order of such a pair, and the real plugin takes it for a change."""
+    port = free_port()
+    made = world.container(
+        networkMode="bridge",
+        networksAdvanced=[{"name": network.properties["name"]}],
+        ports=[
+            {"internal": 80, "external": port, "ip": address} for address in ("127.0.0.1", "::1")
+        ],
+    )
+    seen = world.plugin.read(CONTAINER, made.id, made.properties, made.inputs)
+    assert seen.inputs["ports"] == made.inputs["ports"]
+    turned = [p["ip"] for p in seen.properties["ports"]] != ["127.0.0.1", "::1"]
+    for state in (made.properties, seen.properties):
+        watched = world.plugin.diff(CONTAINER, made.id, state, made.inputs)
+        assert watched.changes is turned
+        ignored = world.plugin.diff(CONTAINER, made.id, state, made.inputs, ignore=("ports",))
+        assert not ignored.changes

@@ -94,6 +94,8 @@ def _value(given: Any, read: Any, attribute: Attribute) -> tuple[Any, Changed]:
             return _object(given, read, attribute.fields)
         kept = {key: read[key] for key in given if key in read}
         return kept, kept != dict(given)
+    if attribute.recorded_as is not None and isinstance(given, str):
+        return given, attribute.recorded_as(given) != read
     return read, given != read
 
 

@@ -43,7 +43,8 @@ class Attribute:
     a change of it replace. `equivalent` tells of a recorded and a given value whether they mean
     the same. An `autonamed` name is made of the resource's own where none is given, and a given
     one is freed before a replacement takes it again. `renewed_by` names the attributes (`*`: any)
-    whose change gives it a new value.
+    whose change gives it a new value. `recorded_as` is the form in which a given string comes to
+    stand in the state; a refresh leaves such an input as it was given.
     """
 
     kind: Kind
@@ -57,6 +58,7 @@ class Attribute:
     pulumi: str = ""
     equivalent: Callable[[Any, Any], bool] | None = None
     renewed_by: tuple[str, ...] = ()
+    recorded_as: Callable[[str], str] | None = None
     secret: bool = False
     autonamed: bool = False
     supported: bool = True

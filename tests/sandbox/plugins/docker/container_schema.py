@@ -46,6 +46,13 @@ def _map(**facts: Any) -> Attribute:
     return Attribute(Kind.MAP, **facts)
 
 
+_EVERY_ADDRESS = "0.0.0.0"
+
+
+def _port_address(given: str) -> str:
+    return given or _EVERY_ADDRESS
+
+
 def _nothing_given(_recorded: Any, given: Any) -> bool:
     """Keep the image's own user and directory where the program names none."""
     return not given
@@ -99,7 +106,7 @@ _VOLUME: Fields = {
 _PORT: Fields = {
     "internal": _integer(required=True, forced=True),
     "external": _integer(computed=True, forced=True),
-    "ip": _string(default="0.0.0.0", forced=True),
+    "ip": _string(default=_EVERY_ADDRESS, forced=True, recorded_as=_port_address),
     "protocol": _string(default="tcp", forced=True),
 }
 
