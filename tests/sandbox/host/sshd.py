@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 10.0
 
@@ -183,7 +185,19 @@ def _wait_until_listening(server: Sshd, process: subprocess.Popen[bytes]) -> Non
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and the sessions it has, which would outlive it."""
+    try:
+        family = [*psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
     process.terminate()
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.terminate()
+    _gone, alive = psutil.wait_procs(family, _STOP_SECONDS)
+    for member in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     try:
         process.wait(_STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -205,7 +219,7 @@ def temporary_user(name: str, *, socket_path: Path | None) -> Iterator[str]:
     try:
         yield name
     finally:
-        subprocess.run([remove, name], check=False, timeout=30, capture_output=True)
+        subprocess.run([remove, name], check=True, timeout=30)
 
 
 def _group_of(socket_path: Path) -> str:
