@@ -17,8 +17,6 @@ from sync.contract import layout
 from sync.providers import job_view, survey
 from tests.sandbox.host import dockerd, images, sshd
 
-_DEVELOPMENT_IMAGE = "localhost/gridhub-base:dev"
-
 
 @pytest.fixture(scope="session")
 def engine_url() -> str:
@@ -30,15 +28,15 @@ def engine_url() -> str:
 
 @pytest.fixture(scope="session")
 def helper_image(engine_url: str) -> str:
+    python = images.reference("python")
     client = docker.DockerClient(base_url=engine_url, timeout=60)
     try:
-        client.images.get(_DEVELOPMENT_IMAGE)
+        client.images.get(python)
     except ImageNotFound:
-        made = images.ensure(engine_url, Console(file=io.StringIO()))
-        return next(image.reference for image in made if image.service == "python")
+        images.ensure(engine_url, Console(file=io.StringIO()))
     finally:
         client.close()
-    return _DEVELOPMENT_IMAGE
+    return python
 
 
 @pytest.fixture
