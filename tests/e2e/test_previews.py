@@ -1,0 +1,243 @@
+"""What a reviewer sees: an unchanged stack previews empty; an edit previews as what it touches.
+
+tests/program/test_edits.py has the same edits at the level of the program's graph; here an engine
+and the docker plugin decide between update and replacement.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+
+from tests.e2e.stack import Ground, MirrorStack, free_port, mirror_stack, steps_of
+from tests.sandbox.upstream import Upstream, standard_world
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+_SYNCS: Final = ("sync-users-sync", "sync-kernels-sync", "sync-flists-sync")
+_CONTAINERS: Final = (
+    *("zdb-container", "hub-container", "bootstrap-container", "edge-container"),
+    *("sync-users-container", "sync-kernels-container", "sync-flists-container"),
+)
+Planned = dict[str, str]
+
+
+def _all(names: tuple[str, ...], op: str) -> Planned:
+    return dict.fromkeys(names, op)
+
+
+_RESTARTED_HUB: Final = {"hub-config": "update", "hub-container": "replace"}
+_RESTARTED_BOOTSTRAP: Final = {"bootstrap-config": "update", "bootstrap-container": "replace"}
+_RESTARTED_EDGE: Final = {"edge-config": "update", "edge-container": "replace"}
+
+# name: (what is merged into the settings, what each resource does then)
+EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
+    "0-db gets more memory": (
+        {"limits": {"zdb": {"memoryMb": 4096}}},
+        {"zdb-container": "update"},
+    ),
+    "hub gets more memory": (
+        {"limits": {"hub": {"memoryMb": 2048}}},
+        {"hub-container": "update"},
+    ),
+    "users job gets more memory": (
+        {"limits": {"users": {"memoryMb": 600}}},
+        {"sync-users-container": "update"},
+    ),
+    "edge gets more memory": (
+        {"limits": {"caddy": {"memoryMb": 600}}},
+        {"edge-container": "update"},
+    ),
+    "0-db may have more processes": (
+        {"limits": {"zdb": {"processes": 512}}},
+        {"zdb-container": "replace"},
+    ),
+    "larger logs of the edge": (
+        {"limits": {"caddy": {"logSizeMb": 50}}},
+        {"edge-container": "replace"},
+    ),
+    "0-db's files are larger": ({"zdb": {"datasizeMb": 512}}, {"zdb-container": "replace"}),
+    "flists name another 0-db": (
+        {"zdb": {"publishHost": "zdb.example.org"}},
+        {**_RESTARTED_HUB, "sync-users-sync": "update"},
+    ),
+    "certificates from an authority": (
+        {"acme": {"ca": "letsencrypt-staging", "email": "operator@example.org"}},
+        _RESTARTED_EDGE,
+    ),
+    "metrics are published": (
+        {"ports": {"metrics": free_port()}},
+        {"edge-container": "replace", "preflight": "update"},
+    ),
+    "HTTP on another port": (
+        {"ports": {"http": free_port()}},
+        {"edge-container": "replace", "preflight": "update"},
+    ),
+    "0-db on another port": (
+        {"ports": {"zdb": free_port()}},
+        {
+            "zdb-container": "replace",
+            "preflight": "update",
+            "sync-users-sync": "update",
+            **_RESTARTED_HUB,
+        },
+    ),
+    "HTTPS on another port": (
+        {"ports": {"https": free_port()}},
+        {
+            "preflight": "update",
+            **_RESTARTED_EDGE,
+            **_RESTARTED_HUB,
+            **_RESTARTED_BOOTSTRAP,
+        },
+    ),
+    "no IPv6": (
+        {"bind": {"ipv6": []}, "publicAddresses": {"ipv6": []}},
+        {"zdb-container": "replace", "edge-container": "replace", "preflight": "update"},
+    ),
+    "users job is slower": (
+        {"users": {"bandwidthBytesPerSecond": 1_000_000}},
+        {"sync-users-sync": "update"},
+    ),
+    "users job is paused": (
+        {"users": {"paused": True}, "ready": "started"},
+        _all(_SYNCS, "update"),
+    ),
+    "users takes less": (
+        {"users": {"repositories": {"include": ["tf-*"]}}},
+        {"sync-users-sync": "update"},
+    ),
+    "users keeps what was deleted": (
+        {"users": {"retentionDays": 7}},
+        {"sync-users-sync": "update"},
+    ),
+    "a removal is confirmed": (
+        {"users": {"removalConfirmation": 1}},
+        {"sync-users-sync": "update"},
+    ),
+    "kernels keeps three": ({"kernels": {"newest": 3}}, {"sync-kernels-sync": "update"}),
+    "kernels is slower": (
+        {"kernels": {"http": {"connections": 2}}},
+        {"sync-kernels-sync": "update"},
+    ),
+    "a net link by hand": (
+        {"kernels": {"netLinks": {"prod": "zos-1.efi"}}},
+        {"sync-kernels-sync": "update"},
+    ),
+    "flists uses fewer connections": (
+        {"flists": {"connections": 2}},
+        {"sync-flists-sync": "update"},
+    ),
+    "flists polls more often": ({"flists": {"pollSeconds": 1}}, {"sync-flists-sync": "update"}),
+    "flists is off": (
+        {"flists": {"enabled": False}},
+        _all(
+            (
+                "sync-flists",
+                "sync-flists-container",
+                "sync-flists-secrets",
+                "sync-flists-sync",
+            ),
+            "delete",
+        ),
+    ),
+    "waits less": ({"ready": "bootable"}, _all(_SYNCS, "update")),
+    "health is checked less often": (
+        {"healthIntervalSeconds": 2},
+        _all(_CONTAINERS, "replace"),
+    ),
+    "official repositories": (
+        {"hub": {"officialRepositories": ["tf-zos"]}},
+        _RESTARTED_HUB,
+    ),
+    "run modes": (
+        {"bootstrap": {"runModes": {"prod": "p", "test": "t", "dev": "d", "qa": "q", "x": "x"}}},
+        _RESTARTED_BOOTSTRAP,
+    ),
+    "0-db password is rotated": (
+        {"rotation": {"zdbAdmin": 1}},
+        {
+            "secrets-zdbAdmin": "update",
+            "zdb-secrets": "update",
+            "zdb-container": "replace",
+            "sync-users-secrets": "update",
+            "sync-users-container": "replace",
+            "sync-flists-secrets": "update",
+            "sync-flists-container": "replace",
+        },
+    ),
+    "hub key is rotated": (
+        {"rotation": {"hubKey": 1}},
+        {"secrets-hubKey": "update", **_RESTARTED_HUB},
+    ),
+    "bootstrap token is rotated": (
+        {"rotation": {"bootstrapToken": 1}},
+        {"secrets-bootstrapToken": "update", **_RESTARTED_BOOTSTRAP},
+    ),
+    "guest token is rotated": (
+        {"rotation": {"guestToken": 1}},
+        {"secrets-guestToken": "update"},
+    ),
+    "other requirements on the host": ({"preflight": {"memoryMb": 600}}, {"preflight": "update"}),
+    "data goes with the stack": (
+        {"purge": True},
+        {"data-root-directories": "update", **_all(_SYNCS, "update")},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def running(
+    place: Ground, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[MirrorStack, Upstream]]:
+    upstream = Upstream(addresses=(place.wan.gateway,))
+    standard_world(upstream.model)
+    with (
+        upstream,
+        mirror_stack(place, upstream, tmp_path_factory.mktemp("previews")) as stack,
+    ):
+        stack.up()
+        yield stack, upstream
+
+
+def merged(settings: dict[str, Any], edit: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with an edit laid over them, key by key."""
+    result = copy.deepcopy(settings)
+    for key, value in edit.items():
+        below = result.get(key)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        result[key] = merged(below or {}, value) if both else value
+    return result
+
+
+def test_there_are_at_least_thirty_edits() -> None:
+    assert len(EDITS) >= 30
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_previews_as_what_it_touches(
+    running: tuple[MirrorStack, Upstream], name: str
+) -> None:
+    stack, _ = running
+    edit, planned = EDITS[name]
+    settings = stack.config
+    stack.config = merged(settings, edit)
+    try:
+        assert steps_of(stack) == planned
+    finally:
+        stack.config = settings
+
+
+def test_twenty_previews_of_an_unchanged_stack_are_empty_whatever_goes_on(
+    running: tuple[MirrorStack, Upstream],
+) -> None:
+    stack, upstream = running
+    for round_number in range(20):
+        if round_number % 5 == 1:
+            stack.containers()["users"].restart(timeout=10)
+        if round_number % 5 == 2:
+            stack.containers()["zdb"].restart(timeout=10)
+        if round_number % 5 == 3:
+            upstream.model.add_kernel(f"zos-round-{round_number}.efi", b"kernel" * 1000)
+        assert steps_of(stack) == {}, f"preview {round_number}"
