@@ -145,6 +145,11 @@ class MirrorStack:
             return [str(n.name) for n in client.networks.list(names=[f"^gridhub-{self.name}"])]
 
 
+def steps_of(stack: MirrorStack, *arguments: str) -> dict[str, str]:
+    """Return what a preview would do, by resource name."""
+    return {step["urn"].rsplit("::", 1)[1]: step["op"] for step in stack.preview(*arguments)}
+
+
 @dataclass(frozen=True)
 class Ground:
     """What several stacks of a test run stand on: an engine with images, and the wan."""

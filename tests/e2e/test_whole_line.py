@@ -1,78 +1,20 @@
 """The whole line, once through: a stack file becomes a mirror that a node boots from."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Ground, MirrorStack, ground, mirror_stack
-from tests.sandbox.client import BootClient, Mirror
+from tests.e2e.nodes import boot_client, boot_everything, kernels_are_the_masters
+from tests.e2e.stack import Ground, mirror_stack, steps_of
 from tests.sandbox.dns.sandbox import DnsSandbox
-from tests.sandbox.fetch import Resolver
 from tests.sandbox.host.processes import wait_until
-from tests.sandbox.upstream import Upstream, standard_world
+from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 _LOOPBACKS = ("127.0.0.1", "::1")
 _FOLLOW_SECONDS = 30
 _TOKEN = "e2e-dns-token"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Ground]:
-    with ground() as found:
-        yield found
-
-
-@pytest.fixture
-def master(place: Ground) -> Iterator[Upstream]:
-    upstream = Upstream(addresses=(place.wan.gateway,))
-    standard_world(upstream.model)
-    with upstream:
-        yield upstream
-
-
-def boot_client(stack: MirrorStack, address: str) -> BootClient:
-    """Return a node that knows only the mirror's names, and reaches them at `address`."""
-    resolver = Resolver()
-    hub, bootstrap = f"hub.{stack.domain}", f"bootstrap.{stack.domain}"
-    resolver.add(hub, stack.https_port, address)
-    resolver.add(bootstrap, stack.https_port, address)
-    resolver.add(hub, stack.zdb_port, address)
-    return BootClient(
-        Mirror(
-            hub=f"https://{hub}:{stack.https_port}",
-            bootstrap=f"https://{bootstrap}:{stack.https_port}",
-            resolver=resolver,
-            ca_file=stack.root / "caddy/data/caddy/pki/authorities/local/root.crt",
-        )
-    )
-
-
-def boot_everything(stack: MirrorStack, sources: dict[str, Path], address: str) -> int:
-    """Boot every path a node can ask for, compare each with its source; return how many."""
-    client = boot_client(stack, address)
-    assert client.bootable() == sorted(sources)
-    for path, source in sources.items():
-        client.boot(path, source)
-    return len(sources)
-
-
-def kernels_are_the_masters(stack: MirrorStack, master: Upstream, address: str) -> None:
-    client = boot_client(stack, address)
-    model = master.model
-    assert sorted(client.kernels()) == sorted(model.kernels)
-    for name, kernel in model.kernels.items():
-        assert client.kernel(name) == kernel.data, name
-    for mode, target in model.net_links.items():
-        assert isinstance(target, str)
-        assert client.kernel(f"net/{mode}.efi") == model.kernels[target].data, mode
-
-
-def steps(stack: MirrorStack, *arguments: str) -> dict[str, str]:
-    """Return what a preview would do, by resource name."""
-    return {step["urn"].rsplit("::", 1)[1]: step["op"] for step in stack.preview(*arguments)}
 
 
 def test_a_stack_file_becomes_a_mirror_that_boots_without_its_master(
@@ -89,13 +31,13 @@ def test_a_stack_file_becomes_a_mirror_that_boots_without_its_master(
             assert boot_everything(stack, sources, address) == len(sources)
             kernels_are_the_masters(stack, master, address)
 
-        assert steps(stack) == {}
+        assert steps_of(stack) == {}
         stack.pulumi("preview", "--expect-no-changes")
 
         stack.config["limits"] = {"hub": {"memoryMb": 320}}
-        assert steps(stack) == {"hub-container": "update"}
+        assert steps_of(stack) == {"hub-container": "update"}
         stack.up()
-        assert steps(stack) == {}
+        assert steps_of(stack) == {}
         assert stack.containers()["hub"].attrs["HostConfig"]["Memory"] == 320 << 20
 
         stack.pulumi("refresh", "--yes")
@@ -134,7 +76,7 @@ def test_the_mirror_follows_its_master_and_refresh_records_it(
             boot_everything(stack, model.boot_sources(), address)
         stack.pulumi("refresh", "--yes")
         assert stack.recorded("users")["done"]["items"] == before + 1
-        assert steps(stack) == {}
+        assert steps_of(stack) == {}
 
 
 def first_tag(sources: dict[str, Path]) -> tuple[tuple[str, str], str]:
@@ -162,7 +104,7 @@ def test_dns_records_are_set_changed_and_removed_with_the_stack(
                 for kind, content in (("A", "203.0.113.10"), ("AAAA", "2001:db8::10"))
             }
             stack.config["publicAddresses"] = {"ipv4": ["203.0.113.11"], "ipv6": ["2001:db8::10"]}
-            changed = [name for name in steps(stack) if "dns" in name]
+            changed = [name for name in steps_of(stack) if "dns" in name]
             assert len(changed) == 2
             stack.up()
             assert {r.content for r in dns.zones.records() if r.type == "A"} == {"203.0.113.11"}

@@ -1,0 +1,74 @@
+"""Whatever is broken on the host: refresh tells, up repairs, nothing is copied twice."""
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.e2e.nodes import boot_everything
+from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
+from tests.sandbox.upstream import Upstream, standard_world
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def drifting(
+    place: Ground, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[MirrorStack, Upstream]]:
+    upstream = Upstream(addresses=(place.wan.gateway,))
+    standard_world(upstream.model)
+    with (
+        upstream,
+        mirror_stack(place, upstream, tmp_path_factory.mktemp("drift")) as stack,
+    ):
+        stack.up()
+        yield stack, upstream
+
+
+def stop_container(stack: MirrorStack) -> None:
+    stack.containers()["users"].stop(timeout=10)
+
+
+def remove_container(stack: MirrorStack) -> None:
+    stack.containers()["kernels"].remove(force=True)
+
+
+def remove_agent_files(stack: MirrorStack) -> None:
+    for directory in (stack.root / "agent").iterdir():
+        shutil.rmtree(directory / "src")
+
+
+def remove_spec(stack: MirrorStack) -> None:
+    (stack.root / "sync/flists/spec/spec.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "touched"),
+    [
+        (stop_container, "sync-users"),
+        (remove_container, "sync-kernels"),
+        (remove_agent_files, "sync-bundle"),
+        (remove_spec, "sync-flists"),
+    ],
+)
+def test_refresh_tells_and_up_repairs(
+    drifting: tuple[MirrorStack, Upstream],
+    damage: Callable[[MirrorStack], None],
+    touched: str,
+) -> None:
+    stack, master = drifting
+    copied = chunk_requests(master)
+    damage(stack)
+    told = steps_of(stack, "--refresh")
+    assert any(name.startswith(touched) for name in told), told
+    stack.up("--refresh")
+    assert steps_of(stack, "--refresh") == {}
+    assert chunk_requests(master) == copied, "chunks were fetched again"
+    boot_everything(stack, master.model.boot_sources(), "127.0.0.1")
+
+
+def chunk_requests(master: Upstream) -> int:
+    """Return how many requests for payloads the master's 0-db has answered."""
+    asked = master.zdb.requests
+    return sum(count for name, count in asked.items() if name.upper() in ("GET", "MGET"))
