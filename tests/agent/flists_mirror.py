@@ -112,6 +112,13 @@ class Job:
             time.sleep(0.01)
         return self.record
 
+    def wait_for_end(self) -> None:
+        """Wait until it has raised something: a failure or a pause."""
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+        while self.ended is None:
+            assert time.monotonic() < deadline, f"still running: {self.record}"
+            time.sleep(0.02)
+
     def failure(self) -> JobFailed:
         """Wait until it has failed; returns why."""
         self._thread.join(LONGEST_WAIT_SECONDS)

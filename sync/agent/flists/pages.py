@@ -12,7 +12,13 @@ from itertools import accumulate
 from typing import Final, NamedTuple
 
 from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
-from sync.agent.zdb.protocol import MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, Limits, Reply, ReplyParser
+from sync.agent.zdb.protocol import (
+    MAX_PAYLOAD_BYTES,
+    Limits,
+    Reply,
+    ReplyParser,
+    check_entry,
+)
 from sync.agent.zdb.records import CURSOR_BYTES, Cursor
 
 PROVEN_KEY_BYTES: Final = 16
@@ -112,10 +118,7 @@ def _parse_odd(data: bytearray) -> tuple[Cursor, list[Entry]] | None:
 def _odd_entry(item: Reply) -> Entry:
     match item:
         case [bytes(key), int(length), int(timestamp)]:
-            if not 0 < len(key) <= MAX_KEY_BYTES:
-                raise ZdbProtocolError(f"SCAN: a key of {len(key)} bytes")
-            if not 0 <= length <= MAX_PAYLOAD_BYTES:
-                raise ZdbProtocolError(f"SCAN: a payload of {length} bytes")
+            check_entry(key, length)
             return key, b"%d" % length, b"%d" % timestamp
     raise ZdbProtocolError("SCAN: an entry that is not (key, length, timestamp)")
 
@@ -175,6 +178,8 @@ def _cut(
     page: Page, entries: Sequence[Entry], batch_keys: int, batch_bytes: int, *, ordered: bool
 ) -> list[Batch]:
     lengths = [int(entry[1]) for entry in entries]
+    if lengths and max(lengths) > MAX_PAYLOAD_BYTES:
+        check_entry(entries[0][0], max(lengths))
     ends = list(accumulate(lengths))
     batches: list[Batch] = []
     start = 0

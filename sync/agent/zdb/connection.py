@@ -24,6 +24,7 @@ from sync.agent.zdb.protocol import (
     Reply,
     ReplyParser,
     Status,
+    check_entry,
     command_name,
     encode,
     expect_bytes,
@@ -40,7 +41,7 @@ NUDGE_SECONDS: Final = 0.15
 # A reply that trickles in slower than this, after the time-out, never ends.
 SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
 _PING: Final = encode(b"PING")
-_TOGETHER_BYTES: Final = 16 << 10
+_TOGETHER_BYTES: Final = 4 << 10
 # Requests on the wire: less than the server's receive buffer, so that a PING always gets through to
 # a server that left requests there; a larger request goes alone.
 _WINDOW_BYTES: Final = 32 << 10
@@ -78,6 +79,8 @@ class ZdbConnection:
         # One element per request on the wire: False stands for a PING of ours to swallow.
         self._awaited: deque[bool] = deque()
         self._nudge = True
+        # Shorter where the server is near: silence there means that it hangs.
+        self.nudge_seconds = NUDGE_SECONDS
         self._deadline = 0.0
         self._received_bytes = 0
         self.namespace = ""
@@ -207,7 +210,7 @@ class ZdbConnection:
             if left <= 0:
                 raise ZdbTimeoutError(f"no complete reply in {self._timeout_seconds:g} s")
             may_nudge = self._nudge and False not in self._awaited
-            self._socket.settimeout(min(left, NUDGE_SECONDS) if may_nudge else left)
+            self._socket.settimeout(min(left, self.nudge_seconds) if may_nudge else left)
             try:
                 data = self._socket.recv(_RECEIVE_BYTES)
             except TimeoutError:
@@ -435,8 +438,7 @@ def scan_page(reply: Reply) -> ScanPage:
 
 def _entry(item: Reply) -> Entry:
     match item:
-        case [bytes(key), int(length), int(timestamp)] if (
-            0 < len(key) <= MAX_KEY_BYTES and 0 <= length <= MAX_PAYLOAD_BYTES
-        ):
+        case [bytes(key), int(length), int(timestamp)]:
+            check_entry(key, length)
             return Entry(key, length, timestamp)
-    raise ZdbProtocolError("SCAN: an entry that is not (key, length, timestamp) within limits")
+    raise ZdbProtocolError("SCAN: an entry that is not (key, length, timestamp)")

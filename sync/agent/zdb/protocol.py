@@ -174,3 +174,13 @@ def expect_int(reply: Reply, what: str) -> int:
 def command_name(arguments: Sequence[bytes]) -> str:
     """Name the command in messages; never its arguments (they may be secret)."""
     return arguments[0].decode("ascii", "replace")
+
+
+def check_entry(key: bytes, length_bytes: int) -> None:
+    """Raise ZdbProtocolError for a listed entry that no 0-db can hold."""
+    if not 0 < len(key) <= MAX_KEY_BYTES:
+        raise ZdbProtocolError(f"SCAN: a key of {len(key)} bytes; 0-db has 1 to {MAX_KEY_BYTES}")
+    if not 0 <= length_bytes <= MAX_PAYLOAD_BYTES:
+        raise ZdbProtocolError(
+            f"SCAN: a payload of {length_bytes} bytes; 0-db has up to {MAX_PAYLOAD_BYTES}"
+        )
