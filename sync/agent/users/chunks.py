@@ -24,6 +24,8 @@ _HASH_BYTES: Final = 16
 _EXISTS_BATCH: Final = 2_000
 _FETCH_BATCH: Final = 64
 _FETCHERS: Final = 4
+# The mirror's own 0-db answers at once; when it is silent, it waits for more bytes.
+_LOCAL_NUDGE_SECONDS: Final = 0.005
 # Keys known to be here, so that flists that share chunks ask once; about 50 MB.
 _KNOWN_KEYS: Final = 400_000
 
@@ -91,7 +93,10 @@ class _Lines:
         with self._lock:
             idle = self._idle.setdefault(key, [])
             line = idle.pop() if idle else None
-        line = line or ZdbConnection.open(endpoint, self._password if admin else None)
+        if line is None:
+            line = ZdbConnection.open(endpoint, self._password if admin else None)
+            if admin:
+                line.nudge_seconds = _LOCAL_NUDGE_SECONDS
         try:
             yield line
         except BaseException:
