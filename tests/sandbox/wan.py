@@ -75,6 +75,7 @@ class _Pipe:
     acknowledgements: deque[tuple[float, int]] = field(default_factory=deque)
     in_flight_bytes: int = 0
     passed_bytes: int = 0
+    open_at: float = 0.0
     ended: bool = False
     closed: bool = False
 
@@ -232,6 +233,8 @@ class Relay:
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(client, target)
+        # TCP's handshake: a client may send only a round trip after it began to connect.
+        connection.up.open_at = time.monotonic() + self.link.rtt_seconds
         self._connections.add(connection)
         for end in (client, target):
             self._selector.register(end, selectors.EVENT_READ)
@@ -271,16 +274,16 @@ class Relay:
             if not data:
                 pipe.ended = True
                 return
-            pipe.queue.append((self._due(pipe.direction, len(data), now), memoryview(data)))
+            pipe.queue.append((self._due(pipe, len(data), now), memoryview(data)))
             pipe.queued_bytes += len(data)
             pipe.in_flight_bytes += len(data)
 
-    def _due(self, direction: Direction, count: int, now: float) -> float:
-        sent_at = now
+    def _due(self, pipe: _Pipe, count: int, now: float) -> float:
+        sent_at = max(now, pipe.open_at)
         if self.link.bandwidth_bytes_per_second is not None:
-            started_at = max(now, self._link_free_at[direction])
+            started_at = max(sent_at, self._link_free_at[pipe.direction])
             sent_at = started_at + count / self.link.bandwidth_bytes_per_second
-            self._link_free_at[direction] = sent_at
+            self._link_free_at[pipe.direction] = sent_at
         return sent_at + self.link.rtt_seconds / 2
 
     def _give_out(self, connection: _Connection, pipe: _Pipe, now: float) -> None:
