@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +13,10 @@ from pathlib import Path
 from typing import Self
 
 from sync.agent import flists
-from sync.agent.reporter import Reporter
+from sync.agent.reporter import Reporter, read_record
 from sync.agent.runtime import Directories, JobFailed, JobPaused, RunControl
 from sync.agent.zdb import ZdbConnection
-from sync.contract.spec import Backoff, FlistsSpec, ZdbEndpoint
+from sync.contract.spec import Backoff, FlistsSpec, ZdbEndpoint, canonical
 from sync.contract.status import StatusRecord
 from tests.agent.mirrors import make_directories, make_reporter
 from tests.bench.servers import ZdbProcess
@@ -167,7 +169,7 @@ class FlistsMirror:
         with self.master.connect() as master, self.slave.connect() as slave:
             return content(master), content(slave)
 
-    def await_same(self, job: Job) -> None:
+    def await_same(self, job: "Job | AgentProcess") -> None:
         """Wait until both sides are equal."""
         deadline = time.monotonic() + LONGEST_WAIT_SECONDS
         while True:
@@ -175,7 +177,7 @@ class FlistsMirror:
             if master == slave:
                 return
             lacking, extra = len(master.keys() - slave.keys()), len(slave.keys() - master.keys())
-            told = f"{lacking} lacking, {extra} extra; {job.ended!r}; {job.record}"
+            told = f"{lacking} lacking, {extra} extra; {job.record}"
             assert time.monotonic() < deadline, told
             time.sleep(0.1)
 
@@ -190,3 +192,47 @@ def running(root: Path, *, stand_in: bool = False) -> Iterator[FlistsMirror]:
 
 def following(record: StatusRecord) -> bool:
     return record.phase == "following"
+
+
+class AgentProcess:
+    """The agent's own command line as a process, to be killed at any moment."""
+
+    def __init__(self, mirror: FlistsMirror, **changes: object) -> None:
+        self._directories = mirror.directories
+        self._process: subprocess.Popen[bytes] | None = None
+        (mirror.directories.spec / "spec.json").write_bytes(canonical(mirror.spec(**changes)))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+
+    def start(self) -> None:
+        """Start it."""
+        command = [sys.executable, "-m", "sync.agent", "run", "flists"]
+        for name in ("spec", "state", "secrets", "users_state"):
+            folder = getattr(self._directories, name)
+            command += [f"--{name.replace('_', '-')}-dir", str(folder)]
+        log = (self._directories.state.parent / "agent.log").open("ab")
+        with log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    @property
+    def record(self) -> StatusRecord | None:
+        """The status record that it wrote last."""
+        return read_record(self._directories.state / "status.json")
+
+    def log(self) -> str:
+        """Return what it said."""
+        return (self._directories.state.parent / "agent.log").read_text()
