@@ -115,7 +115,9 @@ class Host:
         options: of `docker run`. The script and the request go on stdin, never on a command line.
         """
         if not self.connection.helper_image:
-            raise HostError("host.helperImage is not set: name a pinned image with Python 3.11")
+            raise HostError(
+                "images.python is not set: it runs the operations on the host (Python 3.11)"
+            )
         capabilities = [f"--cap-add={name}" for name in _CAPABILITIES]
         argv = self.docker(
             *("run", "--rm", "--interactive", "--read-only", "--user=0:0", "--cap-drop=ALL"),
@@ -187,5 +189,5 @@ def _transport(connection: HostConnection) -> Callable[[], Transport]:
 
         return lambda: SshTransport(connection)
     raise HostError(
-        f"host.dockerHost {connection.docker_host!r} is neither unix:///path nor ssh://user@host"
+        f"host.docker {connection.docker_host!r} is neither unix:///path nor ssh://user@host"
     )

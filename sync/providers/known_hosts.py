@@ -73,7 +73,7 @@ def _pin(options: argparse.Namespace, address: SshAddress, key: paramiko.PKey) -
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sync.providers.known_hosts")
     parser.add_argument("action", choices=["show", "pin"])
-    parser.add_argument("host", help="ssh://user@host[:port], as in host.dockerHost")
+    parser.add_argument("host", help="ssh://user@host[:port], as in the setting host.docker")
     parser.add_argument(
         "--known-hosts", type=Path, default=DEFAULT_PATH, help="default: %(default)s"
     )

@@ -157,7 +157,7 @@ def dial(address: SshAddress) -> socket.socket:
         stream = socket.create_connection((address.host, address.port), CONNECT_SECONDS)
     except socket.gaierror as error:
         raise HostUnreachableError(
-            f"{where}: the name does not resolve ({error.strerror}); check host.dockerHost and DNS"
+            f"{where}: the name does not resolve ({error.strerror}); check host.docker and DNS"
         ) from error
     except ConnectionRefusedError as error:
         raise HostUnreachableError(

@@ -1,0 +1,61 @@
+"""The whole line over SSH: as root and as an unprivileged user of the docker group."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.nodes import boot_everything, kernels_are_the_masters
+from tests.e2e.stack import Ground, mirror_stack, steps_of
+from tests.sandbox.host import sshd
+from tests.sandbox.upstream import Upstream
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(params=["root", "member-of-docker"])
+def remote(request: pytest.FixtureRequest, place: Ground) -> Iterator[dict[str, str]]:
+    """Return the setting `host` of a stack: an sshd on loopback, a key and a pinned host key."""
+    if reason := sshd.missing():
+        pytest.skip(reason)
+    socket_path = Path(place.engine.url.removeprefix("unix://")).resolve()
+    with contextlib.ExitStack() as stack:
+        user = "root"
+        if request.param != "root":
+            if socket_path.stat().st_gid == 0:
+                pytest.skip(f"{socket_path} belongs to group root: there is no group to join")
+            made = sshd.temporary_user(f"hub-e2e-{os.getpid()}", socket_path=socket_path)
+            user = stack.enter_context(made)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gridhub-sshd-")))
+        # The plugin opens a connection per container, all at once.
+        options = ["MaxStartups 100", "MaxSessions 20"]
+        settings = sshd.SshdSettings((user,), docker_host=place.engine.url, options=options)
+        server = stack.enter_context(sshd.running(folder, settings))
+        yield {
+            "docker": server.url(user),
+            "sshKeyPath": str(server.users[user].private_key),
+            "knownHostsPath": str(server.known_hosts),
+        }
+
+
+def test_a_remote_host_becomes_a_mirror_that_boots_without_its_master(
+    place: Ground, master: Upstream, remote: dict[str, str], tmp_path: Path
+) -> None:
+    with mirror_stack(place, master, tmp_path, host=remote) as stack:
+        stack.up()
+        sources = master.model.boot_sources()
+        master.stop()
+        for address in ("127.0.0.1", "::1"):
+            assert boot_everything(stack, sources, address) == len(sources)
+            kernels_are_the_masters(stack, master, address)
+        assert steps_of(stack) == {}
+        assert steps_of(stack, "--refresh") == {}
+        stack.containers()["kernels"].kill()
+        assert steps_of(stack, "--refresh")["sync-kernels-sync"] == "update"
+        stack.up("--refresh")
+        assert steps_of(stack, "--refresh") == {}
+        stack.pulumi("destroy", "--yes")
+        assert stack.containers() == {}
