@@ -21,7 +21,7 @@ import certifi
 from sync.agent.limits import TokenBucket
 
 _SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
-_READ_BYTES: Final = 1 << 16
+_READ_BYTES: Final = 1 << 18
 # A transfer that brings less than this in a read timeout counts as hung.
 LEAST_BYTES: Final = 1024
 

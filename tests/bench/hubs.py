@@ -16,10 +16,8 @@ from typing import Final
 
 from tests.sandbox.flist import Backend, Directory, FileChunk, Flist, Inode
 from tests.sandbox.flist.tree import Access
-from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 from tests.sandbox.upstream import Upstream, UpstreamModel
 
-ADMIN: Final = "bench-admin"
 _OLD: Final = 1_600_000_000.0
 _FILES_PER_DIRECTORY: Final = 32
 
@@ -35,7 +33,7 @@ class Hub:
     repositories: int = 20
     flists: int = 400
     families: int = 8
-    files: int = 2000
+    files: int = 600
     changed_files: int = 40
     chunk_bytes: int = 200
     bulk_chunks: int = 0
@@ -45,12 +43,11 @@ class Hub:
 
 @dataclass(frozen=True)
 class Ports:
-    """Where a master, and a mirror's 0-db that has all its chunks, answer on 127.0.0.1."""
+    """Where a master answers on 127.0.0.1, and how much it has."""
 
     hub: int
     bootstrap: int
     zdb: int
-    filled_zdb: int
     flist_bytes: int
     chunks: int
 
@@ -118,24 +115,16 @@ def main() -> None:
     """Serve until the input ends; the first line of output tells where, as JSON."""
     hub = Hub(**json.loads(sys.argv[1]))
     model, flist_bytes = _model(hub)
-    filled = Store(Settings(admin=ADMIN, protect=True))
-    chunks = {
-        key: model.store.default.payload(key) or b"" for key in list(model.store.default.keys())
-    }
-    filled.default.set_many([(key, payload, int(_OLD)) for key, payload in chunks.items()])
-    zdb = ZdbServer(filled).start()
     with Upstream(model) as upstream:
         ports = Ports(
             upstream.hub.port,
             upstream.bootstrap.port,
             upstream.zdb.port,
-            zdb.port,
             flist_bytes,
-            len(chunks),
+            len(model.store.default),
         )
         print(json.dumps(asdict(ports)), flush=True)
         sys.stdin.read()
-    zdb.stop()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,8 @@ from sync.agent.users.engine import UsersEngine
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity, StatusRecord
 from tests.bench import downloads
-from tests.bench.hubs import ADMIN, Hub, Ports, serving
+from tests.bench.hubs import Hub, Ports, serving
+from tests.bench.servers import ADMIN_PASSWORD, ZdbProcess
 from tests.sandbox.wan import Link, relay_process
 
 CONNECTIONS: Final = 16
@@ -29,18 +31,30 @@ BARS: Final = {
 _LOCAL: Final = "127.0.0.1"
 
 
+@dataclass(frozen=True)
+class Site:
+    """A mirror to be measured: the master as it is reached, and the mirror's own 0-db."""
+
+    hub_port: int
+    master_zdb: ZdbEndpoint
+    local_zdb: ZdbEndpoint
+    rewrite: bool = False
+
+    def spec(self) -> UsersSpec:
+        """Return the job's spec."""
+        return UsersSpec(
+            stack="bench",
+            source=f"http://{_LOCAL}:{self.hub_port}",
+            source_zdb=self.master_zdb,
+            local_zdb=self.local_zdb,
+            publish_backend=ZdbEndpoint(host="mirror.example") if self.rewrite else None,
+        )
+
+
 @contextmanager
-def engine(
-    directories: Directories, ports: Ports, hub_port: int, *, rewrite: bool = False
-) -> Iterator[tuple[UsersEngine, Reporter]]:
-    """Yield a job as a fresh process has it, its bulk sync done."""
-    spec = UsersSpec(
-        stack="bench",
-        source=f"http://{_LOCAL}:{hub_port}",
-        source_zdb=ZdbEndpoint(host=_LOCAL, port=ports.zdb),
-        local_zdb=ZdbEndpoint(host=_LOCAL, port=ports.filled_zdb),
-        publish_backend=ZdbEndpoint(host="mirror.example") if rewrite else None,
-    )
+def engine(directories: Directories, site: Site) -> Iterator[tuple[UsersEngine, Reporter]]:
+    """Yield a job as a fresh process has it."""
+    spec = site.spec()
     now = utc_now()
     record = StatusRecord(
         job="users",
@@ -64,7 +78,7 @@ def make_directories(root: Path) -> Directories:
     directories = Directories(**{name: root / name for name in ("state", "secrets", "public")})
     for path in (directories.state, directories.secrets, directories.public):
         path.mkdir(parents=True)
-    (directories.secrets / "zdb-admin").write_text(ADMIN)
+    (directories.secrets / "zdb-admin").write_text(ADMIN_PASSWORD)
     return directories
 
 
@@ -80,12 +94,10 @@ def listed_paths(hub_port: int) -> list[str]:
     ]
 
 
-def first_pass(
-    root: Path, ports: Ports, hub_port: int, *, rewrite: bool = False
-) -> tuple[float, Directories]:
+def first_pass(root: Path, site: Site) -> tuple[float, Directories]:
     """Run a first pass; returns its seconds and the mirror."""
     directories = make_directories(root)
-    with engine(directories, ports, hub_port, rewrite=rewrite) as (made, reporter):
+    with engine(directories, site) as (made, reporter):
         started = time.monotonic()
         made.one_pass()
         seconds = time.monotonic() - started
@@ -94,40 +106,52 @@ def first_pass(
     return seconds, directories
 
 
-def unchanged(directories: Directories, ports: Ports, hub_port: int) -> tuple[int, float]:
+def unchanged(directories: Directories, site: Site) -> tuple[int, float]:
     """Return requests and milliseconds of a pass over an unchanged master, best of five."""
-    best = float("inf")
-    with engine(directories, ports, hub_port) as (made, _):
+    best, asked = float("inf"), 0
+    with engine(directories, site) as (made, _):
         made.one_pass()
         for _ in range(5):
-            asked, started = made.requests_sent, time.monotonic()
+            before, started = made.requests_sent, time.monotonic()
             made.one_pass()
             best = min(best, time.monotonic() - started)
-            asked = made.requests_sent - asked
+            asked = made.requests_sent - before
     return asked, best * 1000
 
 
+@contextmanager
+def synced_site(hub: Hub, rtt_seconds: float, folder: Path) -> Iterator[tuple[Site, Ports]]:
+    """Yield a master and a mirror whose bulk sync is done: its 0-db has every chunk."""
+    with (
+        serving(hub) as ports,
+        ZdbProcess(folder / "zdb", admin=ADMIN_PASSWORD) as zdb,
+        relay_process((_LOCAL, ports.hub), Link(rtt_seconds)) as (_, hub_port),
+    ):
+        master_zdb = ZdbEndpoint(host=_LOCAL, port=ports.zdb)
+        first_pass(folder / "filling", Site(ports.hub, master_zdb, zdb.endpoint))
+        yield Site(hub_port, master_zdb, zdb.endpoint), ports
+
+
 def measure_rtt(hub: Hub, rtt_seconds: float, rounds: int) -> dict[str, float]:
-    """Measure one round trip time; each figure is the best of `rounds`."""
+    """Measure one round trip time; ours and the limit are each the best of `rounds`."""
     name = f"users.rtt{rtt_seconds * 1000:.0f}"
     ours, limit = [], []
     with (
-        serving(hub) as ports,
-        relay_process((_LOCAL, ports.hub), Link(rtt_seconds)) as (_, hub_port),
-        tempfile.TemporaryDirectory(dir=_memory()) as folder,
+        tempfile.TemporaryDirectory(dir=downloads.memory()) as temporary,
+        synced_site(hub, rtt_seconds, Path(temporary)) as (site, ports),
     ):
-        paths = listed_paths(hub_port)
+        folder = Path(temporary)
+        paths = listed_paths(ports.hub)
         for number in range(rounds):
-            target = Path(folder) / f"limit-{number}"
+            target = folder / f"limit-{number}"
             target.mkdir()
-            limit.append(downloads.parallel(hub_port, paths, target, CONNECTIONS))
-            seconds, _ = first_pass(Path(folder) / f"ours-{number}", ports, hub_port)
-            ours.append(seconds)
-        rewritten, _ = first_pass(Path(folder) / "rewritten", ports, hub_port, rewrite=True)
-        target = Path(folder) / "sequential"
+            limit.append(downloads.parallel(site.hub_port, paths, target, CONNECTIONS))
+            ours.append(first_pass(folder / f"ours-{number}", site)[0])
+        rewritten, _ = first_pass(folder / "rewritten", replace(site, rewrite=True))
+        target = folder / "sequential"
         target.mkdir()
-        sequential = downloads.sequential(f"http://{_LOCAL}:{hub_port}", paths, target)
-        flist_bytes = ports.flist_bytes
+        base = f"http://{_LOCAL}:{site.hub_port}"
+        sequential = downloads.sequential(base, paths, target)
     return {
         f"{name}.seconds": min(ours),
         f"{name}.rewriting_seconds": rewritten,
@@ -135,21 +159,19 @@ def measure_rtt(hub: Hub, rtt_seconds: float, rounds: int) -> dict[str, float]:
         f"{name}.sequential_seconds": sequential,
         f"{name}.vs_sequential": sequential / min(ours),
         f"{name}.vs_limit": min(ours) / min(limit),
-        f"{name}.flist_mb": flist_bytes / 1e6,
+        f"{name}.flist_mb": ports.flist_bytes / 1e6,
     }
 
 
 def measure_unchanged(hub: Hub) -> dict[str, float]:
     """Measure an unchanged pass, without delay: what is left is our own work."""
-    with serving(hub) as ports, tempfile.TemporaryDirectory(dir=_memory()) as folder:
-        _, directories = first_pass(Path(folder) / "mirror", ports, ports.hub)
-        asked, milliseconds = unchanged(directories, ports, ports.hub)
+    with (
+        tempfile.TemporaryDirectory(dir=downloads.memory()) as temporary,
+        synced_site(hub, 0, Path(temporary)) as (site, _),
+    ):
+        _, directories = first_pass(Path(temporary) / "mirror", site)
+        asked, milliseconds = unchanged(directories, site)
     return {"users.unchanged_requests": float(asked), "users.unchanged_ms": milliseconds}
-
-
-def _memory() -> str | None:
-    """Name a place where files cost no disk: the same for all that is compared."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def measure(*, small: bool) -> dict[str, float]:

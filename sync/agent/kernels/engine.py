@@ -111,12 +111,16 @@ class KernelsEngine:
     # Net links
 
     def _resolve_nets(self, work: _Pass) -> None:
-        for mode in self._spec.run_modes:
-            try:
-                link_name(mode)
-                self._resolve_net(work, mode)
-            except names.RefusedNameError as error:
-                work.broken.append(str(error))
+        with ThreadPoolExecutor(self._spec.http.connections) as pool:
+            for _ in pool.map(lambda mode: self._resolve_checked(work, mode), self._spec.run_modes):
+                pass
+
+    def _resolve_checked(self, work: _Pass, mode: str) -> None:
+        try:
+            link_name(mode)
+            self._resolve_net(work, mode)
+        except names.RefusedNameError as error:
+            work.broken.append(str(error))
 
     def _resolve_net(self, work: _Pass, mode: str) -> None:
         fixed = self._spec.net_links.get(mode)
