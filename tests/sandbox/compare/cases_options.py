@@ -17,6 +17,8 @@ from tests.sandbox.compare.case import (
 _STACK_URN = "urn:pulumi:dev::cmp::"
 _THING = _STACK_URN + "compare:index:Thing::"
 
+_PROTECTED = {"protect": True, "depends_on": ["b"]}
+
 OPTIONS = (
     Case(
         "explicit-provider",
@@ -190,12 +192,12 @@ OPTIONS = (
     Case(
         "protect",
         (
-            Run("up", spec(thing("a", {"protect": True}, v=1, replaceOn=["v"]), thing("b"))),
-            Run("preview", spec(thing("a", {"protect": True}, v=2, replaceOn=["v"]), thing("b"))),
+            Run("up", spec(thing("b"), thing("a", _PROTECTED, v=1, replaceOn=["v"]))),
+            Run("preview", spec(thing("b"), thing("a", _PROTECTED, v=2, replaceOn=["v"]))),
             Run("up"),
             Run("up", spec(thing("b"))),
             Run("destroy"),
-            Run("up", spec(thing("a", v=1, replaceOn=["v"]), thing("b"))),
+            Run("up", spec(thing("b"), thing("a", {"depends_on": ["b"]}, v=1, replaceOn=["v"]))),
             Run("destroy"),
         ),
     ),
@@ -348,7 +350,7 @@ OPTIONS = (
     Case(
         "check-fails",
         (
-            Run("preview", spec(thing("a", failCheck="not so"), thing("b"))),
+            Run("preview", spec(thing("a", failCheck="not so"))),
             Run("up"),
         ),
     ),
@@ -362,7 +364,7 @@ OPTIONS = (
     ),
     Case(
         "same-urn-twice",
-        (Run("preview", spec(thing("a"), thing("a"))),),
+        (Run("preview", spec(thing("a"), thing("a", {"depends_on": ["a"]}))),),
     ),
     Case(
         "messages",

@@ -214,7 +214,9 @@ class Deployment:
             if "*" not in target and target not in known
         ]
         for target in missing:
-            self._diagnose("", f"Target '{target}' could not be found in the stack.")
+            hint = "" if "$" in target else " Did you forget to escape $ in your shell?"
+            self._diagnose("", f"Target '{target}' could not be found in the stack.{hint}")
+        self._bailed = self._bailed or bool(missing)
         return not missing
 
     def _run_program(self, generator: StepGenerator) -> bool:
@@ -388,7 +390,9 @@ class Deployment:
         for resource in generator.previous:
             if allowed is not None and resource.urn not in allowed:
                 if not generator.seen.operated(resource.urn) and not resource.delete:
-                    sames.append(Step("same", resource, resource.copy(), untargeted=True))
+                    twin = resource.copy()
+                    twin.id = ""
+                    sames.append(Step("same", resource, twin, untargeted=True))
             elif (step := self._farewell(generator, resource)) is not None:
                 deletes.append(step)
         for step in deletes:

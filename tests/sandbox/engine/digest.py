@@ -51,7 +51,7 @@ class Counts:
 
     def add(self, step: Step) -> None:
         """Count a step that ended well."""
-        if is_internal(step.res) or (step.untargeted and step.done is None):
+        if is_internal(step.res):
             return
         if step.op == "refresh":
             if self._refresh_only:
@@ -60,7 +60,7 @@ class Counts:
             old, new = step.old, step.new
             if old is not None and new is not None and not deep_equal(old.outputs, new.outputs):
                 self.by_op["read"] += 1
-        elif step.logical and not step.skipped_create:
+        elif step.logical:
             self.by_op[step.op] += 1
 
     @property
@@ -149,7 +149,7 @@ class Digest:
         with self._lock:
             self._diagnostics.append(written)
 
-    def finish(self) -> None:
+    def finish(self, *, ok: bool) -> None:  # noqa: ARG002 - its messages tell
         """Print the document."""
         document: dict[str, Any] = {}
         if self._context.config:

@@ -24,7 +24,7 @@ _SYMBOLS = {
     "replace": "+-",
     "read": "> ",
     "refresh": "~ ",
-    "read-discard": "< ",
+    "discard": "< ",
 }
 _PAST = {
     "create": "created",
@@ -33,9 +33,9 @@ _PAST = {
     "replace": "replaced",
     "read": "read",
     "same": "unchanged",
-    "read-discard": "discarded",
+    "discard": "discarded",
 }
-_ORDER = ("create", "update", "delete", "replace", "read", "read-discard")
+_ORDER = ("create", "update", "delete", "replace", "read", "discard")
 _PREFIXES = {"warning": "warning: ", "error": "error: "}
 _WIDTH_TYPE = 44
 
@@ -102,7 +102,7 @@ class Display:
             with self._lock:
                 self._messages[diagnostic.urn].append(diagnostic)
 
-    def finish(self) -> None:
+    def finish(self, *, ok: bool) -> None:  # noqa: ARG002 - its messages tell
         """Print the result."""
         for part in (self._tree(), self._diagnostics(), self._outputs(), self._summary()):
             lines = list(part)

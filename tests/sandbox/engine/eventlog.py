@@ -32,7 +32,7 @@ def _state(resource: Resource | None) -> dict[str, Any] | None:
         return None
     writer = _Blind(None)
     written: dict[str, Any] = {"type": resource.type, "urn": resource.urn}
-    for name in ("custom", "delete"):
+    for name in ("custom", "delete", "external"):
         if getattr(resource, name):
             written[name] = True
     written |= {"id": resource.id, "parent": resource.parent}
@@ -50,12 +50,21 @@ def _state(resource: Resource | None) -> dict[str, Any] | None:
     return written
 
 
+def _before(step: Step) -> Resource | None:
+    """Give the old state; a create that targets leave out is shown as one of nothing."""
+    if not step.skipped_create or step.new is None:
+        return step.old
+    twin = step.new.copy()
+    twin.inputs, twin.outputs, twin.id = {}, {}, ""
+    return twin
+
+
 def _metadata(step: Step, op: str) -> dict[str, Any]:
     written: dict[str, Any] = {
         "op": op,
         "urn": step.urn,
         "type": step.res.type,
-        "old": _state(step.old),
+        "old": _state(_before(step)),
         "new": _state(step.new),
     }
     if step.keys:
@@ -81,7 +90,6 @@ class EventLog:
         self._sequence = 0
         self._lock = threading.Lock()
         self._started = time.monotonic()
-        self._failed = False
         self._steps: dict[str, Step] = {}
         self.counts = Counts(refresh_only=refresh_only)
         self._write("preludeEvent", {"config": dict(sorted(context.config.items()))})
@@ -102,7 +110,6 @@ class EventLog:
         """Print that a step ended."""
         internal = is_internal_step(step)
         if error is not None:
-            self._failed = True
             self.diagnostic(Diagnostic("" if internal else step.urn, error, "error"))
             if not internal:
                 failed = {"metadata": _metadata(step, step.op), "status": 0, "steps": 0}
@@ -132,11 +139,9 @@ class EventLog:
             "color": "never",
             "severity": diagnostic.severity,
         }
-        if diagnostic.severity == "error":
-            self._failed = True
         self._write("diagnosticEvent", written)
 
-    def finish(self) -> None:
+    def finish(self, *, ok: bool) -> None:
         """Print the summary."""
         seconds = math.ceil(time.monotonic() - self._started)
         summary = {
@@ -145,7 +150,7 @@ class EventLog:
             "resourceChanges": dict(sorted(self.counts.by_op.items())),
             "PolicyPacks": {},
             "isPreview": False,
-            "result": "failed" if self._failed else "succeeded",
+            "result": "succeeded" if ok else "failed",
         }
         self._write("summaryEvent", summary)
         self._write("cancelEvent", {})

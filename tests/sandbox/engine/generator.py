@@ -259,6 +259,7 @@ class StepGenerator:
                 return self._untargeted(event, old)
             return self._from_diff(event, old, new)
         if not targeted:
+            new.inputs = {}
             self.seen.sames.add(urn)
             self.seen.skipped_creates.add(urn)
             return [Step("same", None, new, event.done, skipped_create=True)]
@@ -281,7 +282,9 @@ class StepGenerator:
                 "the original providers"
             )
         self.seen.sames.add(old.urn)
-        return [*steps, Step("same", old, old.copy(), event.done, untargeted=True)]
+        twin = old.copy()
+        twin.id = ""
+        return [*steps, Step("same", old, twin, event.done, untargeted=True)]
 
     def _provider_changed(self, old: Resource, new: Resource) -> bool:
         if old.provider == new.provider:
@@ -323,7 +326,8 @@ class StepGenerator:
             self.work.listener.diagnostic(Diagnostic(new.urn, message, "warning"))
             return Diff(True)
         states = (old.inputs, old.outputs)
-        return diff_resource(provider, subject(old), states, new.inputs, goal.ignore_changes)
+        about = replace(subject(new), id=old.id)
+        return diff_resource(provider, about, states, new.inputs, goal.ignore_changes)
 
     def _from_diff(self, event: RegisterEvent, old: Resource, new: Resource) -> list[Step]:
         goal, urn = event.goal, new.urn
@@ -461,7 +465,7 @@ class StepGenerator:
 def delete_step(resource: Resource, *, replacing: bool = False, pending: bool = False) -> Step:
     """Make the step that deletes a resource."""
     if resource.external:
-        op = "discard-replaced" if replacing else "read-discard"
+        op = "discard-replaced" if replacing else "discard"
     else:
         op = "delete-replaced" if replacing else "delete"
     return Step(

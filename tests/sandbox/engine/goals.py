@@ -20,7 +20,7 @@ Op = Literal[
     "read",
     "read-replacement",
     "refresh",
-    "read-discard",
+    "discard",
     "discard-replaced",
     "remove-pending-replace",
 ]

@@ -19,7 +19,7 @@ _PENDING = {
     "update": "updating",
     "delete": "deleting",
     "delete-replaced": "deleting",
-    "read-discard": "deleting",
+    "discard": "deleting",
     "discard-replaced": "deleting",
     "read": "reading",
     "read-replacement": "reading",
@@ -54,6 +54,7 @@ def _renamed(resource: Resource, names: dict[str, str]) -> Resource:
         provider = f"{names[provider_urn(provider)]}::{provider_id(provider)}"
     twin = resource.copy()
     twin.provider = provider
+    twin.aliases = []
     twin.parent = names.get(resource.parent, resource.parent)
     twin.dependencies = [names.get(urn, urn) for urn in resource.dependencies]
     twin.deleted_with = names.get(resource.deleted_with, resource.deleted_with)
@@ -129,7 +130,7 @@ class Journal:
             self._new.append(new)
             return old is None or _must_write(old, new)
         creates = step.op in ("create", "create-replacement")
-        deletes = step.op.startswith(("delete", "discard", "read-discard"))
+        deletes = step.op.startswith(("delete", "discard", "discard"))
         # A create takes the place of what was deleted before it; a delete before its replacement
         # leaves the old state in place, marked, until then.
         stays = (creates and not (old and old.pending_replacement)) or (

@@ -140,7 +140,7 @@ class Operation:
         listener = self._listener(preview=preview)
         started = int(time.time())
         ok = self._deploy(listener, preview=preview)
-        listener.finish()
+        listener.finish(ok=ok)
         if not preview:
             self._record(listener.counts, started, ok=ok)
         if not ok:

@@ -147,7 +147,11 @@ class Provider:
         except grpc.RpcError as error:
             # Every RpcError of a stub is a Call too; the stubs' types do not say so.
             call: Any = error
-            raise ProviderError(call.details() or "unknown error", _partial(call)) from error
+            partial = _partial(call)
+            message = call.details() or "unknown error"
+            if partial is not None and partial.reasons:
+                message = _listed(partial.reasons)
+            raise ProviderError(message, partial) from error
 
     def _struct(self, properties: Mapping[str, Any], *, unknowns: bool = True) -> struct_pb2.Struct:
         return to_struct(
@@ -377,6 +381,13 @@ class Provider:
         """Tell the plugin to give up what it is doing."""
         with contextlib.suppress(grpc.RpcError):
             self._stub.Cancel(empty_pb2.Empty(), timeout=_CALL_CANCEL_SECONDS)
+
+
+def _listed(reasons: list[str]) -> str:
+    """Write several errors as the real engine's library does."""
+    count = len(reasons)
+    head = f"{count} error{'s' if count > 1 else ''} occurred:"
+    return "\n".join([head, *(f"\t* {reason}" for reason in reasons)])
 
 
 def _unimplemented(call: Any) -> bool:

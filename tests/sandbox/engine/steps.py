@@ -91,7 +91,7 @@ class StepRunner:
             "update": self._update,
             "delete": self._delete,
             "delete-replaced": self._delete,
-            "read-discard": self._delete,
+            "discard": self._delete,
             "discard-replaced": self._delete,
             "read": self._read,
             "read-replacement": self._read,
@@ -209,7 +209,7 @@ class StepRunner:
         else:
             try:
                 new.outputs = self._provider(new).update(
-                    subject(old),
+                    subject(new),
                     (old.inputs, old.outputs),
                     new.inputs,
                     ignore_changes=step.ignore_changes,
