@@ -38,6 +38,14 @@ def load_recorded(name: str) -> dict[str, Any]:
     return recorded
 
 
+def write_recorded(name: str, version: str, runs: list[Result]) -> None:
+    """Write what the real engine did, a line each command."""
+    lines = ",\n".join(json.dumps(run, sort_keys=True, ensure_ascii=False) for run in runs)
+    head = json.dumps({"case": name, "version": version})[:-1]
+    text = f'{head}, "runs": [\n{lines}\n]}}\n'
+    (RECORDED / f"{name}.json").write_text(text, encoding="utf-8")
+
+
 def pool() -> futures.ProcessPoolExecutor:
     """Make workers; each runs one case at a time in its own process."""
     context = multiprocessing.get_context("spawn")
@@ -51,9 +59,7 @@ def _record(cases: Sequence[Case], executable: str) -> int:
         pending = {workers.submit(real_results, c.name, executable): c.name for c in cases}
         for future in futures.as_completed(pending):
             name = pending[future]
-            document = {"version": version, "case": name, "runs": future.result()}
-            text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
-            (RECORDED / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+            write_recorded(name, version, future.result())
             print(f"recorded {name}", flush=True)
     return 0
 

@@ -144,7 +144,13 @@ def events(lines: str, values: Values, *, ordered: bool) -> dict[str, Any]:
 
 
 def _sorted_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    kept = [m for m in messages if not _NOISE.search(m["message"])]
+    # What Python prints when the real engine interrupts a failed program is noise, with paths.
+    errors = any(m["severity"] == "error" for m in messages)
+    kept = [
+        m
+        for m in messages
+        if not _NOISE.search(m["message"]) and not (errors and m["severity"] == "info#err")
+    ]
     return sorted(kept, key=lambda m: json.dumps(m, sort_keys=True))
 
 

@@ -418,16 +418,17 @@ class Deployment:
         return None if id(resource) in generator.pending_deletes else delete_step(resource)
 
     def _allowed(self, generator: StepGenerator) -> set[str] | None:
-        """Tell which URNs may be deleted: the targets and what depends on them; None: all."""
+        """Tell which URNs may be deleted: the targets and what must go with them; None: all."""
         if not self._plan.targets:
             return None
         allowed: set[str] = set()
         for resource in generator.previous:
-            if self._refreshes(resource):
+            needs = {resource.parent, *resource.all_dependencies()}
+            if self._refreshes(resource) or needs & allowed:
                 allowed.add(resource.urn)
-                dependents = generator.graph.depending_on(resource, ())
-                allowed.update(r.urn for r in dependents)
-                allowed.update(r.urn for r in generator.previous if r.parent in allowed)
+        for resource in generator.previous:
+            if resource.urn in allowed:
+                allowed.update(r.urn for r, _ in generator.dependents(resource))
         return allowed
 
     def _refuse_untargeted(

@@ -386,7 +386,7 @@ class StepGenerator:
         self, event: RegisterEvent, old: Resource, new: Resource, diff: Diff
     ) -> list[Step]:
         steps: list[Step] = []
-        for dependent, keys in reversed(self._dependents(old)):
+        for dependent, keys in reversed(self.dependents(old)):
             if id(dependent) in self.pending_deletes:
                 continue
             self.dependent_keys[dependent.urn] = keys
@@ -412,7 +412,7 @@ class StepGenerator:
         steps.append(self._step("replace", event, old, new, diff))
         return [*steps, self._step("create-replacement", event, old, new, diff)]
 
-    def _dependents(self, root: Resource) -> list[tuple[Resource, list[str]]]:
+    def dependents(self, root: Resource) -> list[tuple[Resource, list[str]]]:
         """Find what must be deleted before `root` can be, with the keys that say so."""
         found: list[tuple[Resource, list[str]]] = []
         if root in self.graph:
