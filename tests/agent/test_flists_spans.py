@@ -1,0 +1,171 @@
+"""Several scanners list what one would: nothing missed, nothing twice, whatever happens."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sync.agent.flists.lister import Edge, Span, Walk
+from sync.agent.flists.pages import Entry, Page
+from sync.agent.flists.state import SpanState
+from sync.agent.zdb import Cursor, ZdbProtocolError
+
+PAGE_ENTRIES = 3
+
+
+def cursor_at(place: int) -> Cursor:
+    return Cursor(struct.pack("<BIIII", 2, place // 40, 1, 29 + place % 40, 0))
+
+
+def key_at(place: int) -> bytes:
+    return b"%d" % place
+
+
+class Index:
+    """A master's index: places in order, some deleted."""
+
+    def __init__(self, size: int) -> None:
+        self.live = [True] * size
+
+    def page(self, walk: Walk, *, down: bool) -> tuple[Cursor, list[Entry]] | None:
+        """Answer SCAN or RSCAN after the walk's cursor."""
+        start = self._place(walk.asked.cursor)
+        places = range(start - 1, -1, -1) if down else range(start + 1, len(self.live))
+        found = [place for place in places if self.live[place]][:PAGE_ENTRIES]
+        if not found:
+            return None
+        return cursor_at(found[-1]), [(key_at(place), b"1", b"1") for place in found]
+
+    def _place(self, cursor: Cursor | None) -> int:
+        if cursor is None:
+            return -1
+        file_id, offset = cursor.position
+        return file_id * 40 + offset - 29
+
+
+def walk_once(index: Index, span: Span, *, down: bool) -> list[Page]:
+    """Ask for one page of a walk and give it to the span."""
+    walk = span.down if down else span.up
+    if walk is None or walk.finished:
+        return []
+    answer = index.page(walk, down=down)
+    if answer is None:
+        span.end_of_index(walk)
+        return []
+    page = span.take_down(*answer) if down else span.take_up(*answer)
+    return [page] if page else []
+
+
+def spans_of(places: list[int], size: int) -> list[Span]:
+    """Cut an index of `size` at `places` and at its last entry."""
+    spans: list[Span] = []
+    low = Edge(None)
+    for place in [*places, size - 1]:
+        high = Edge(cursor_at(place), key_at(place))
+        spans.append(Span(low, high, (key_at(place), b"1", b"1")))
+        low = high
+    return [*spans, Span(low)]
+
+
+def keys_of(pages: list[Page]) -> list[bytes]:
+    return [entry[0] for page in pages for entry in page.entries]
+
+
+def first_pages(spans: list[Span]) -> list[Page]:
+    pages = []
+    for span in spans:
+        if span.first_page:
+            span.first_page.open_batches -= 1
+            pages.append(span.first_page)
+            span.first_page = None
+    return pages
+
+
+@given(
+    st.integers(2, 60).flatmap(
+        lambda size: st.tuples(
+            st.just(size),
+            st.lists(st.integers(0, size - 2), unique=True, max_size=5).map(sorted),
+            st.lists(st.booleans(), min_size=200, max_size=200),
+        )
+    )
+)
+def test_every_entry_is_listed_once_in_whatever_order_scanners_answer(
+    case: tuple[int, list[int], list[bool]],
+) -> None:
+    size, places, turns = case
+    index = Index(size)
+    spans = spans_of(places, size)
+    listed = keys_of(first_pages(spans))
+    for down in turns:
+        for span in spans:
+            if span.down:
+                listed += [
+                    key for page in walk_once(index, span, down=down) for key, *_ in page.entries
+                ]
+    while any(not span.listed for span in spans[:-1]):
+        for span in spans[:-1]:
+            listed += [
+                key for page in walk_once(index, span, down=False) for key, *_ in page.entries
+            ]
+    assert sorted(listed) == sorted(key_at(place) for place in range(size))
+    for span in spans:
+        span.acknowledge()
+    assert all(span.done for span in spans[:-1])
+
+
+@given(
+    st.integers(5, 60).flatmap(
+        lambda size: st.tuples(
+            st.just(size),
+            st.lists(st.integers(0, size - 2), unique=True, max_size=5).map(sorted),
+            st.lists(
+                st.one_of(
+                    st.tuples(st.just("up"), st.integers(0, 5)),
+                    st.tuples(st.just("down"), st.integers(0, 5)),
+                    st.tuples(st.just("delete"), st.integers(0, size - 1)),
+                    st.tuples(st.just("restart"), st.just(0)),
+                ),
+                max_size=60,
+            ),
+        )
+    )
+)
+def test_deletes_and_restarts_meanwhile_make_nothing_that_stays_be_missed(
+    case: tuple[int, list[int], list[tuple[str, int]]],
+) -> None:
+    """Also the keys at which scanners start and meet may vanish."""
+    size, places, events = case
+    index = Index(size)
+    spans = spans_of(places, size)
+    copied: set[bytes] = set()
+
+    for event, number in events:
+        closed = [span for span in spans if span.down]
+        if event == "delete":
+            index.live[number] = False
+        elif event == "restart":
+            # What is not acknowledged is not copied, and has to be listed again.
+            spans = [SpanState.of(span).span() for span in spans if not span.done]
+        elif closed:
+            span = closed[number % len(closed)]
+            first_pages([span])
+            walk_once(index, span, down=event == "down")
+            if number % 2:
+                copied.update(keys_of(span.acknowledge()))
+    first_pages(spans)
+    for _ in range(size):
+        for span in spans:
+            walk_once(index, span, down=False)
+            copied.update(keys_of(span.acknowledge()))
+    staying = {key_at(place) for place in range(size) if index.live[place]}
+    assert staying <= copied
+
+
+def test_a_walk_that_does_not_advance_is_refused() -> None:
+    span = Span(Edge(cursor_at(5), key_at(5)), Edge(cursor_at(9), key_at(9)), (b"9", b"1", b"1"))
+    with pytest.raises(ZdbProtocolError, match="advance"):
+        span.take_up(cursor_at(5), [])
+    with pytest.raises(ZdbProtocolError, match="go back"):
+        span.take_down(cursor_at(9), [])
