@@ -54,8 +54,11 @@ class MirrorStack:
 
     def environment_for_dns(self, api_url: str, token: str) -> None:
         """Lead the stack's DNS records to a DNS API."""
-        told = {"CLOUDFLARE_BASE_URL": api_url, "CLOUDFLARE_API_TOKEN": token}
-        environment = {**self.workspace.environment, **told}
+        self.add_environment({"CLOUDFLARE_BASE_URL": api_url, "CLOUDFLARE_API_TOKEN": token})
+
+    def add_environment(self, variables: dict[str, str]) -> None:
+        """Set environment variables for every further command."""
+        environment = {**self.workspace.environment, **variables}
         self.workspace = dataclasses.replace(self.workspace, environment=environment)
 
     @property
