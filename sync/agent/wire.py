@@ -129,7 +129,19 @@ class _Reader(io.RawIOBase):
 
 
 class _Shared(io.BufferedReader):
-    """One buffer for all replies of a connection: closing a reply leaves it open."""
+    """One buffer for all replies of a connection: closing a reply leaves it open.
+
+    as_they_come: a read returns what is there already, so that nothing is lost when the rest
+    never comes (a chunked body needs whole reads).
+    """
+
+    as_they_come = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return `size` bytes, or what has come of them."""
+        if self.as_they_come and size is not None and size >= 0:
+            return self.read1(size)
+        return super().read(size)
 
     def close(self) -> None:
         """Keep the buffer; the connection closes its socket itself."""
@@ -221,6 +233,7 @@ class Wire:
     def reply(self, method: str) -> Reply:
         """Read the head of the next reply."""
         self._reader.restart()
+        self._buffer.as_they_come = False
         response = http.client.HTTPResponse(
             _SocketOfReply(self._buffer),  # type: ignore[arg-type]
             method=method,
@@ -229,6 +242,7 @@ class Wire:
             response.begin()
         except (http.client.HTTPException, OSError, ValueError) as error:
             raise HttpError(f"no reply: {error!r}", retry=True) from error
+        self._buffer.as_they_come = not response.chunked
         self._unread -= 1
         self.replies += 1
         self._last = Reply(response)

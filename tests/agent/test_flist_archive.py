@@ -1,6 +1,7 @@
 """Flists are read to the last chunk key, rewritten to the same bytes, and can do no harm."""
 
 import gzip
+import hashlib
 import io
 import random
 import sqlite3
@@ -21,6 +22,7 @@ from sync.agent.flist_archive import (
     database,
     read_flist,
     rewrite_flist,
+    workers,
 )
 from sync.agent.flist_archive import capnp as decoder
 from tests.sandbox.flist import Backend as PackedBackend
@@ -273,6 +275,38 @@ def test_one_block_list_named_by_many_files_is_not_read_many_times() -> None:
 def test_malformed_messages_are_refused(message: bytes) -> None:
     with pytest.raises(FlistError):
         decoder.chunk_keys(message)
+
+
+def test_reader_processes_find_the_same_as_the_reader(
+    packed: Packed, flist: Path, tmp_path: Path
+) -> None:
+    foreign = Backend("hub.grid.tf", 9900, "default")
+    with workers.Readers() as readers:
+        plain = readers.read(flist, scratch(tmp_path), workers.Rewriting())
+        assert plain.keys == packed.chunks.keys()
+        assert plain.size_bytes is None
+        wanted = workers.Rewriting(Backend("x", 1, "y"), ((foreign, MIRROR),))
+        rewritten = readers.read(flist, scratch(tmp_path), wanted)
+    assert read_flist(flist, scratch(tmp_path)).backend == MIRROR
+    assert rewritten.md5 == hashlib.md5(flist.read_bytes()).hexdigest()
+    assert rewritten.size_bytes == flist.stat().st_size
+
+
+def test_reader_that_ends_or_hangs_makes_a_bad_flist_and_is_replaced(
+    flist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with workers.Readers() as readers:
+        monkeypatch.setattr(workers, "LONGEST_SECONDS", 0.0)
+        with pytest.raises(FlistError, match="its reader ended"):
+            readers.read(flist, scratch(tmp_path), workers.Rewriting())
+        monkeypatch.setattr(workers, "LONGEST_SECONDS", 60.0)
+        assert readers.read(flist, scratch(tmp_path), workers.Rewriting()).keys
+        flist.write_bytes(b"<html>")
+        with pytest.raises(FlistError, match="gzip"):
+            readers.read(flist, scratch(tmp_path), workers.Rewriting())
+        with pytest.raises(FileNotFoundError):
+            readers.read(tmp_path / "none", scratch(tmp_path), workers.Rewriting())
+    assert not scratch(tmp_path).exists()
 
 
 def tarred(members: dict[str, bytes]) -> bytes:
