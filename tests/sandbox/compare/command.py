@@ -1,4 +1,4 @@
-"""The command line of the comparison: run, record, list."""
+"""The command line of the comparison: run, record, handover, list."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 from tests.sandbox.compare.case import Case
 from tests.sandbox.compare.cases import BY_NAME, CASES
 from tests.sandbox.compare.differences import differences
+from tests.sandbox.compare.handover import hand_over_all
 from tests.sandbox.compare.harness import OwnEngine, RealEngine, Result, real_pulumi, run_case
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -89,6 +90,18 @@ def _run(cases: Sequence[Case], executable: str | None) -> int:
     return 1 if found else 0
 
 
+def _hand_over(executable: str) -> int:
+    real = RealEngine(executable)
+    done = hand_over_all(OwnEngine(), real)
+    for one in done:
+        print(f"{'FAILS' if one.failures else 'good '} {one.program}: {one.direction}")
+        for failure in one.failures:
+            print(f"    {failure}")
+    failed = sum(bool(one.failures) for one in done)
+    print(f"{len(done)} handovers, {failed} failed; with the real engine {real.version()}")
+    return 1 if failed else 0
+
+
 def _recorded_version(cases: Sequence[Case]) -> str:
     return ", ".join(sorted({load_recorded(case.name)["version"] for case in cases}))
 
@@ -96,7 +109,7 @@ def _recorded_version(cases: Sequence[Case]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.sandbox.compare")
-    parser.add_argument("what", choices=("run", "record", "list"))
+    parser.add_argument("what", choices=("run", "record", "handover", "list"))
     parser.add_argument("cases", nargs="*", help="names of cases; none: all")
     parser.add_argument("--recorded", action="store_true", help="do not use a real pulumi")
     options = parser.parse_intermixed_args(arguments)
@@ -109,4 +122,8 @@ def main(arguments: Sequence[str]) -> int:
         if executable is None:
             parser.error("record needs a real `pulumi` on PATH")
         return _record(cases, executable)
+    if options.what == "handover":
+        if executable is None:
+            parser.error("handover needs a real `pulumi` on PATH")
+        return _hand_over(executable)
     return _run(cases, executable)

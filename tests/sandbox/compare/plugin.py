@@ -311,7 +311,3 @@ def main() -> None:
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     server.wait_for_termination()
-
-
-if __name__ == "__main__":
-    main()

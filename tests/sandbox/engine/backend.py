@@ -126,7 +126,10 @@ class Backend:
         """Write a stack's checkpoint, keeping the former one as `.bak`."""
         path = self.checkpoint_path(ref)
         if path.exists():
-            write_durably(path.with_name(path.name + ".bak"), path.read_text(encoding="utf-8"))
+            # The checkpoint is never written in place, so a second name keeps the former one.
+            spare = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+            os.link(path, spare)
+            spare.replace(path.with_name(path.name + ".bak"))
         self._write(ref, deployment)
 
     def remove(self, ref: StackRef) -> None:

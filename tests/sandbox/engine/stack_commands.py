@@ -180,6 +180,10 @@ def _import(workspace: Workspace, options: argparse.Namespace) -> int:
     crypter = _crypter_of(written)
     snapshot = read_deployment(written, crypter)
     _refuse_foreign(snapshot, ref, force=options.force)
+    for operation in snapshot.operations:
+        urn = operation.resource.urn
+        print(f"warning: removing pending operation '{operation.type}' on '{urn}' from snapshot")
+    snapshot.operations = []
     if crypter is None:
         crypter = StackConfig.load(workspace.project, ref.name).crypter()
     with workspace.backend.locked(ref):
