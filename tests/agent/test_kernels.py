@@ -2,6 +2,9 @@
 
 import json
 import random
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.kernels.record import opened
 from sync.agent.passes import PassIncompleteError
 from sync.agent.runtime import Directories, JobPaused, RunControl, VerifyOptions
+from sync.contract import spec as contract
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
 from tests.agent.mirrors import kernels_spec, make_directories, make_reporter
@@ -282,6 +286,37 @@ def test_kernel_that_is_being_written_on_the_master_is_not_published_half(
         with pytest.raises(PassIncompleteError, match="changed while it was fetched"):
             one_pass(spec, directories)
     assert served(directories) == {}
+
+
+def test_kills_in_mid_transfer_leave_no_half_kernel_and_it_converges(
+    upstream: Upstream, directories: Directories
+) -> None:
+    one_pass(kernels_spec(upstream), directories)
+    allowed = {name: {data} for name, data in kernels(upstream).items()}
+    spec = kernels_spec(upstream, schedule={"interval_seconds": 0.05})
+    (directories.spec / "spec.json").write_bytes(contract.canonical(spec))
+    command = [sys.executable, "-m", "sync.agent", "run", "kernels"]
+    for name in ("spec", "state", "kernels"):
+        command += [f"--{name}-dir", str(getattr(directories, name))]
+    chance = random.Random(3)
+    for number in range(6):
+        name = f"zos-{number}.efi"
+        data = chance.randbytes(60_000)
+        upstream.model.add_kernel(name, data, OLD + 100 * DAY + number)
+        allowed[name].add(data)
+        upstream.bootstrap_faults.clear()
+        slow = Fault("slow", rf"/kernel/{re.escape(name)}", bytes_per_second=60_000)
+        upstream.bootstrap_faults.add(slow)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            time.sleep(chance.uniform(0.3, 1.2))
+            process.kill()
+        for served_name, served_data in served(directories).items():
+            assert served_data in allowed[served_name]
+        assert links(directories).keys() == {"prod", "test", "dev", "qa"}
+    upstream.bootstrap_faults.clear()
+    one_pass(spec, directories)
+    assert served(directories) == kernels(upstream)
+    assert list((directories.kernels / ".gridhub").iterdir()) == []
 
 
 HOSTILE = (
