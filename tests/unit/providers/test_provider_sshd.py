@@ -14,15 +14,20 @@ from tests.sandbox.host import sshd
 def test_sessions_end_with_the_server_and_users_are_removed(tmp_path: Path) -> None:
     if reason := sshd.missing():
         pytest.skip(reason)
+    before = _servers()
     with sshd.temporary_user("hub-sandbox-test", socket_path=None) as user:
         assert pwd.getpwnam(user).pw_shell == "/bin/sh"
         with sshd.running(tmp_path, sshd.SshdSettings(("root",))) as server:
             transport = SshTransport(HostConnection.from_props(server.connection("root", "")))
             assert transport.run(Command(["echo", "up"])).stdout == b"up\n"
-            ours = psutil.Process().children(recursive=True)
-            started = {process.pid for process in ours if process.name() == "sshd"}
+            started = _servers() - before
             assert len(started) >= 2
     assert not any(psutil.pid_exists(pid) for pid in started)
     with pytest.raises(KeyError):
         pwd.getpwnam("hub-sandbox-test")
     transport.close()
+
+
+def _servers() -> set[int]:
+    ours = psutil.Process().children(recursive=True)
+    return {process.pid for process in ours if process.name() == "sshd"}
