@@ -141,7 +141,7 @@ def network(world: World) -> Created:
         {
             **{key: value for key, value in written.items() if key != "__defaults"},
             "name": f"{PREFIX}-net",
-            "ipamConfigs": [{"subnet": "fd00:9977::/64"}, {"subnet": "172.29.77.0/24"}],
+            "ipamConfigs": [{"subnet": "fd00:9977::/64"}, {"subnet": "10.213.76.0/24"}],
         },
     )
 
@@ -149,7 +149,7 @@ def network(world: World) -> Created:
 def test_the_golden_stack_has_the_golden_outputs(world: World, network: Created) -> None:
     assert common(network.properties) == common(GOLDEN["backend"]["outputs"])
     assert [c["subnet"] for c in network.properties["ipamConfigs"]] == [
-        "172.29.77.0/24",
+        "10.213.76.0/24",
         "fd00:9977::/64",
     ]
     volume = world.make(
@@ -169,7 +169,7 @@ def test_the_golden_stack_has_the_golden_outputs(world: World, network: Created)
     data = hub.properties["networkDatas"][0]
     assert data.keys() == GOLDEN["hub"]["outputs"]["networkDatas"][0].keys()
     assert data["networkName"] == f"{PREFIX}-net"
-    assert (data["ipAddress"][:10], data["globalIpv6Address"][:9]) == ("172.29.77.", "fd00:9977")
+    assert (data["ipAddress"][:10], data["globalIpv6Address"][:9]) == ("10.213.76.", "fd00:9977")
     for token, made in ((CONTAINER, hub), (NETWORK, network), (VOLUME, volume), (IMAGE, image)):
         seen = world.plugin.read(token, made.id, made.properties, made.inputs)
         assert seen.inputs == {**made.inputs, **_sorted_sets(seen.inputs, made.inputs)}
@@ -354,7 +354,7 @@ def test_everything_that_a_service_declares_reaches_the_container(
                 {
                     "name": network.properties["name"],
                     "aliases": ["zdb", "store"],
-                    "ipv4Address": "172.29.77.40",
+                    "ipv4Address": "10.213.76.40",
                     "ipv6Address": "fd00:9977::40",
                 }
             ],
@@ -379,7 +379,7 @@ def test_everything_that_a_service_declares_reaches_the_container(
     live = world.engine.inspect_container(made.id)
     config, host = live["Config"], live["HostConfig"]
     address = live["NetworkSettings"]["Networks"][f"{PREFIX}-net"]
-    assert address["IPAddress"] == "172.29.77.40"
+    assert address["IPAddress"] == "10.213.76.40"
     assert address["GlobalIPv6Address"] == "fd00:9977::40"
     assert {"zdb", "store"} <= set(address["Aliases"])
     assert (config["Entrypoint"], config["Cmd"]) == (["/bin/sleep"], ["600"])

@@ -14,12 +14,13 @@ from docker.errors import APIError, DockerException, NotFound
 from typing_extensions import override
 
 from tests.sandbox.plugins.conversion import State
-from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message
+from tests.sandbox.plugins.docker.connection import daemon_message
 from tests.sandbox.plugins.docker.container_request import create_request, resources, value_of
 from tests.sandbox.plugins.docker.container_schema import CONTAINER
 from tests.sandbox.plugins.docker.container_view import container_view
+from tests.sandbox.plugins.docker.handler import DockerHandler
 from tests.sandbox.plugins.docker.image import find_image
-from tests.sandbox.plugins.resource import Handler, PartialError, ResourceError
+from tests.sandbox.plugins.resource import PartialError, ResourceError
 
 _HEALTH_POLL_SECONDS = 0.25
 _UNHEALTHY = "container failed to be in healthy state"
@@ -38,13 +39,10 @@ _IN_PLACE = (
 )
 
 
-class ContainerHandler(Handler):
+class ContainerHandler(DockerHandler):
     """Containers of one Docker host."""
 
     schema = CONTAINER
-
-    def __init__(self, host: DockerHost) -> None:
-        self._host = host
 
     @override
     def create(self, planned: State) -> str:

@@ -9,9 +9,10 @@ from docker.errors import DockerException, NotFound
 from typing_extensions import override
 
 from tests.sandbox.plugins.conversion import State
-from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message
+from tests.sandbox.plugins.docker.connection import daemon_message
+from tests.sandbox.plugins.docker.handler import DockerHandler
 from tests.sandbox.plugins.docker.other_schemas import IMAGE
-from tests.sandbox.plugins.resource import Handler, ResourceError
+from tests.sandbox.plugins.resource import ResourceError
 
 
 def _inspect(client: Any, name: str) -> Mapping[str, Any] | None:
@@ -51,13 +52,10 @@ def repo_digest(name: str, digests: list[str]) -> str:
     return digests[0] if len(digests) == 1 else ""
 
 
-class ImageHandler(Handler):
+class ImageHandler(DockerHandler):
     """Images of one Docker host."""
 
     schema = IMAGE
-
-    def __init__(self, host: DockerHost) -> None:
-        self._host = host
 
     @override
     def create(self, planned: State) -> str:

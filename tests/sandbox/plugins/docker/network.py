@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,23 +9,17 @@ from docker.errors import APIError, DockerException
 from typing_extensions import override
 
 from tests.sandbox.plugins.conversion import State
-from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message
+from tests.sandbox.plugins.docker.connection import daemon_message
 from tests.sandbox.plugins.docker.container_request import value_of
+from tests.sandbox.plugins.docker.handler import DockerHandler, until_removed
 from tests.sandbox.plugins.docker.other_schemas import NETWORK
-from tests.sandbox.plugins.resource import Handler, ResourceError
-
-# How long a removal waits for the endpoints of containers that are just going away.
-_REMOVE_SECONDS = 30
-_REMOVE_POLL_SECONDS = 0.5
+from tests.sandbox.plugins.resource import ResourceError
 
 
-class NetworkHandler(Handler):
+class NetworkHandler(DockerHandler):
     """Networks of one Docker host."""
 
     schema = NETWORK
-
-    def __init__(self, host: DockerHost) -> None:
-        self._host = host
 
     @override
     def create(self, planned: State) -> str:
@@ -53,26 +46,22 @@ class NetworkHandler(Handler):
     def delete(self, identity: str, state: State) -> None:
         """Remove the network, once the containers on it are gone."""
         client = self._host.client()
-        deadline = time.monotonic() + _REMOVE_SECONDS
-        while True:
+
+        def remove() -> bool:
             try:
                 client.inspect_network(identity)
             except APIError:
-                return
+                return True
             try:
                 client.remove_network(identity)
             except DockerException as error:
                 message = daemon_message(error)
                 if "has active endpoints" not in message:
                     raise ResourceError(message) from error
-                if time.monotonic() >= deadline:
-                    raise ResourceError(
-                        "timeout while waiting for state to become 'removed' "
-                        f"(last state: 'pending', timeout: {_REMOVE_SECONDS}s)"
-                    ) from error
-                time.sleep(_REMOVE_POLL_SECONDS)
-            else:
-                return
+                return False
+            return True
+
+        until_removed(remove, "pending")
 
 
 def _create_request(planned: State) -> dict[str, Any]:

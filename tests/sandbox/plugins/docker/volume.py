@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import time
-
 from docker.errors import DockerException
 from typing_extensions import override
 
 from tests.sandbox.plugins.conversion import State
-from tests.sandbox.plugins.docker.connection import DockerHost, daemon_message, is_gone
+from tests.sandbox.plugins.docker.connection import daemon_message, is_gone
 from tests.sandbox.plugins.docker.container_request import value_of
+from tests.sandbox.plugins.docker.handler import DockerHandler, until_removed
 from tests.sandbox.plugins.docker.other_schemas import VOLUME
-from tests.sandbox.plugins.resource import Handler, ResourceError
-
-# How long a removal waits for the containers that use the volume.
-_REMOVE_SECONDS = 30
-_REMOVE_POLL_SECONDS = 0.5
+from tests.sandbox.plugins.resource import ResourceError
 
 
-class VolumeHandler(Handler):
+class VolumeHandler(DockerHandler):
     """Volumes of one Docker host."""
 
     schema = VOLUME
-
-    def __init__(self, host: DockerHost) -> None:
-        self._host = host
 
     @override
     def create(self, planned: State) -> str:
@@ -61,21 +53,16 @@ class VolumeHandler(Handler):
     @override
     def delete(self, identity: str, state: State) -> None:
         """Remove the volume, once no container uses it."""
-        deadline = time.monotonic() + _REMOVE_SECONDS
-        while True:
+        client = self._host.client()
+
+        def remove() -> bool:
             try:
-                self._host.client().remove_volume(identity, force=True)
+                client.remove_volume(identity, force=True)
             except DockerException as error:
-                if is_gone(error):
-                    return
                 message = daemon_message(error)
-                if "volume is in use" not in message:
+                if not is_gone(error) and "volume is in use" not in message:
                     raise ResourceError(message) from error
-                if time.monotonic() >= deadline:
-                    raise ResourceError(
-                        "timeout while waiting for state to become 'removed' "
-                        f"(last state: 'in_use', timeout: {_REMOVE_SECONDS}s)"
-                    ) from error
-                time.sleep(_REMOVE_POLL_SECONDS)
-            else:
-                return
+                return is_gone(error)
+            return True
+
+        until_removed(remove, "in_use")
