@@ -1,7 +1,7 @@
 """Show and pin a host's SSH key: `python -m sync.providers.known_hosts pin ssh://user@host`.
 
 Compare the fingerprint with the host's own (on its console:
-`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`) before you pin it.
+`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`) before you pin it: `pin` shows it and asks.
 """
 
 import argparse
@@ -65,9 +65,20 @@ def _pin(options: argparse.Namespace, address: SshAddress, key: paramiko.PKey) -
     if wanted and wanted not in (fingerprint(key), fingerprint(key).split(" ")[1]):
         print(f"error: expected {wanted}; nothing was pinned", file=sys.stderr)
         return 1
+    if not (wanted or options.yes or _confirmed()):
+        print("error: not confirmed; nothing was pinned", file=sys.stderr)
+        return 1
     added = pin(options.known_hosts, address, key, replace=options.replace)
     print(f"{'pinned in' if added else 'was pinned already in'} {options.known_hosts}")
     return 0
+
+
+def _confirmed() -> bool:
+    try:
+        answer = input("Is this the host's own fingerprint? Type yes to pin it: ")
+    except EOFError:
+        return False
+    return answer.strip().lower() == "yes"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--known-hosts", type=Path, default=DEFAULT_PATH, help="default: %(default)s"
     )
-    parser.add_argument("--fingerprint", help="pin only this one (SHA256:…)")
+    parser.add_argument("--fingerprint", help="pin only this one (SHA256:…); asks nothing")
+    parser.add_argument("--yes", action="store_true", help="pin what is offered; asks nothing")
     parser.add_argument("--replace", action="store_true", help="the host was reinstalled")
     return parser
 
