@@ -22,7 +22,9 @@ from tests.agent.mirrors import make_directories, make_reporter
 from tests.bench.servers import ZdbProcess
 
 PASSWORD = "mirror-admin"
-LONGEST_WAIT_SECONDS = 30.0
+LONGEST_WAIT_SECONDS = 60.0
+
+Content = dict[bytes, tuple[bytes | None, int]]
 
 
 def key_of(payload: bytes) -> bytes:
@@ -177,9 +179,21 @@ class FlistsMirror:
             if master == slave:
                 return
             lacking, extra = len(master.keys() - slave.keys()), len(slave.keys() - master.keys())
-            told = f"{lacking} lacking, {extra} extra; {job.record}"
+            wrong = [key for key in master if key in slave and master[key] != slave[key]]
+            if not lacking and not extra and all(_same_name(master, slave, key) for key in wrong):
+                return
+            told = f"{lacking} lacking, {extra} extra, {len(wrong)} wrong; {job.record}"
             assert time.monotonic() < deadline, told
             time.sleep(0.1)
+
+
+def _same_name(master: Content, slave: Content, key: bytes) -> bool:
+    """Tell whether a key that proves nothing has the same payload on both sides.
+
+    When it is overwritten between listing and MGET, the payload comes with the listed timestamp,
+    and 0-db keeps that when the same payload is set again with the right one.
+    """
+    return len(key) != 16 and master[key][0] == slave[key][0]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from sync.agent.flists.channel import Channel
+from sync.agent.flists.channel import Channel, open_all
 from sync.agent.flists.fetcher import Fetched, Fetcher
 from sync.agent.flists.pages import Batch, Entry, Page, cut
 from sync.agent.flists.throttle import Throttle
@@ -83,10 +83,11 @@ class CopyLoop:
             self._watch(self.writer)
             self.prober = Prober(spec.local_zdb, password, timeout, self._on_probed)
             self._watch(self.prober)
-            self.fetchers: list[Fetcher] = []
-            for _ in range(spec.connections):
-                fetcher = Fetcher(spec.source, timeout, spec.batches, self._on_fetched)
-                self.fetchers.append(fetcher)
+            self.fetchers: list[Fetcher] = open_all(
+                lambda: Fetcher(spec.source, timeout, spec.batches, self._on_fetched),
+                spec.connections,
+            )
+            for fetcher in self.fetchers:
                 self._watch(fetcher)
         except BaseException:
             self.close()

@@ -58,7 +58,7 @@ class Housekeeper:
         self._removal_at = 0.0
         self._asked: tuple[int, int] | None = None
         self._judged_stamp: float | None = -1.0
-        self._recent_to_check = False
+        self._recent_to_check: int | None = None
         self._counts = {"compared": 0, "deleted_items": 0, "kept_items": 0, "mended_items": 0}
 
     def close(self) -> None:
@@ -87,18 +87,18 @@ class Housekeeper:
         """Tell whether work is under way."""
         return self._thread is not None and self._thread.is_alive()
 
-    def slave_restarted(self) -> None:
+    def slave_restarted(self, unsafe_items: int) -> None:
         """Note that the slave was started anew: what it got last may not have reached its disk."""
-        self._recent_to_check = True
+        self._recent_to_check = unsafe_items
 
     def consider(self, following: bool, master: InfoWatcher, slave: InfoWatcher) -> None:
         """Start what is due; called ten times a second with the latest numbers of both sides."""
         if self.busy or not following:
             self._asked = None
             return
-        if self._recent_to_check:
-            self._recent_to_check = False
-            self._start(self._check_recent)
+        if self._recent_to_check is not None:
+            unsafe_items, self._recent_to_check = self._recent_to_check, None
+            self._start(lambda: self._check_recent(unsafe_items))
         elif self._removal_is_due():
             self._start(self._remove)
         elif time.monotonic() >= self._look_at:
@@ -117,7 +117,7 @@ class Housekeeper:
         if master.info is None or slave.info is None:
             return
         state = self._state
-        wanted = master.info.entries - len(state.refused) + state.extra_items
+        wanted = master.info.entries - state.lacking_items + state.extra_items
         if slave.info.entries == wanted:
             self._settle(self.spec.delete_check_seconds)
             return
@@ -170,6 +170,8 @@ class Housekeeper:
         self._judged_stamp = -1.0
 
     def _mend(self, missing: KeyFile) -> None:
+        stored = gone = 0
+        refused: list[str] = []
         master, slave = self._connections()
         with master, slave:
             for keys in missing.read():
@@ -178,17 +180,23 @@ class Housekeeper:
                     for key, is_there in zip(keys, slave.exists(keys), strict=True)
                     if not is_there
                 ]
-                self._count_mended(mend(master, slave, lacking))
+                mended = mend(master, slave, lacking)
+                self._count_mended(mended)
+                stored += mended.stored + len(keys) - len(lacking)
+                gone += mended.gone
+                refused += [key.hex() for key in mended.refused]
                 if self._stop.is_set():
                     raise Stopped
+        self._state.refused = sorted(refused)
+        self._state.lacking_items = missing.count - stored - gone
 
     def _count_mended(self, mended: Mended) -> None:
         self._counts["mended_items"] += mended.stored
 
-    def _check_recent(self) -> None:
+    def _check_recent(self, unsafe_items: int) -> None:
         master, slave = self._connections()
         with master, slave:
-            self._count_mended(check_recent(master, slave, self._stop.is_set))
+            self._count_mended(check_recent(master, slave, unsafe_items, self._stop.is_set))
         self._settle(0)
 
     def _removal_is_due(self) -> bool:

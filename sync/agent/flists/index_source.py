@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sync.agent.flists.channel import Channel
+from sync.agent.flists.channel import Channel, open_all
 from sync.agent.flists.lister import Scanner, Span, Walk
 from sync.agent.flists.pages import Page
 from sync.contract.spec import FlistsSpec
@@ -24,9 +24,10 @@ class IndexSource:
     ) -> None:
         self.spans = list(spans)
         self._on_done = on_done
-        self._scanners = [
-            Scanner(spec.source, spec.io_timeout_seconds) for _ in range(spec.scanners)
-        ]
+        walks = sum(2 if span.down else 1 for span in self.spans)
+        self._scanners: list[Scanner] = open_all(
+            lambda: Scanner(spec.source, spec.io_timeout_seconds), min(spec.scanners, walks)
+        )
         self._poll_seconds = spec.poll_seconds
         self._tail_look_at = 0.0
         self.caught_up = False

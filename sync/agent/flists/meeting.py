@@ -41,10 +41,9 @@ def meet(
         spans = [span.span() for span in state.spans]
         if not spans:
             keys = published_keys(directories.users_state, sample_size(spec.scanners))
-            spans = plan(master, spec.scanners, keys)
-        if not state.anchors:
-            first = master.scan()
-            state.anchors = [first.cursor.hex] if first else []
+            spans = plan(master, spec.scanners, keys, master_info.entries)
+        if not state.anchors and spans[-1].up.asked.cursor:
+            state.anchors = [spans[-1].up.asked.cursor.hex]
     boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
     restarted = state.slave_boot not in ("", boot)
     state.slave_boot = boot

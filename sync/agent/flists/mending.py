@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sync.agent.flists.pages import PROVEN_KEY_BYTES
@@ -19,7 +19,7 @@ class Mended:
 
     stored: int = 0
     gone: int = 0
-    refused: int = 0
+    refused: list[bytes] = field(default_factory=list)
 
 
 def is_right(key: bytes, payload: bytes) -> bool:
@@ -59,7 +59,7 @@ def _copy(
         elif is_right(key, payload):
             good.append((key, payload, timestamp))
         else:
-            result.refused += 1
+            result.refused.append(key)
     slave.set_many(good)
     result.stored += len(good)
 

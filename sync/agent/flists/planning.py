@@ -41,10 +41,10 @@ def published_keys(users_state: Path, count: int) -> list[bytes]:
     return sorted(keys)
 
 
-def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes]) -> list[Span]:
+def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries: int) -> list[Span]:
     """Cut a master's whole index into closed spans and the open one behind them.
 
-    Raises ZdbError.
+    entries: how many the master has. Raises ZdbError.
     """
     last_page = master.rscan()
     if last_page is None or not last_page.entries:
@@ -53,7 +53,7 @@ def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes]) -> list[
     end = Edge(last_page.cursor, entry.key)
     top: Entry = (entry.key, b"%d" % entry.length_bytes, b"%d" % entry.timestamp)
     marks: list[tuple[Cursor, Entry]] = []
-    if scanners > 2 and master.dbsize() >= _LEAST_ENTRIES:  # noqa: PLR2004 - one span has two
+    if scanners > 2 and known_keys and entries >= _LEAST_ENTRIES:  # noqa: PLR2004 - a span has two
         marks = _marks(master, known_keys, last_page.cursor)
     marks = _spread(marks, scanners // 2 - 1)
     spans: list[Span] = []

@@ -11,22 +11,24 @@ from sync.agent.flists.mending import Mended, bad_keys, mend
 from sync.agent.flists.walking import Stopped
 from sync.agent.zdb import Cursor, ZdbConnection
 
-# The kernel writes dirty pages back within about half a minute; this is what fits into that.
-_CHECKED_BYTES: Final = 2 << 30
-_CHECKED_ITEMS: Final = 200_000
+# Stored and not counted yet when the slave went away.
+_UNCOUNTED_ITEMS: Final = 4_000
 
 
 def check_recent(
-    master: ZdbConnection, slave: ZdbConnection, stopping: Callable[[], bool]
+    master: ZdbConnection,
+    slave: ZdbConnection,
+    unsafe_items: int,
+    stopping: Callable[[], bool],
 ) -> Mended:
     """Prove the slave's last entries, newest first, and fetch anew what is bad.
 
-    Raises ZdbError, Stopped.
+    unsafe_items: how many may not have reached the disk. Raises ZdbError, Stopped.
     """
     result = Mended()
     cursor: Cursor | None = None
-    items = size = 0
-    while items < _CHECKED_ITEMS and size < _CHECKED_BYTES:
+    items = 0
+    while items < unsafe_items + _UNCOUNTED_ITEMS:
         if stopping():
             raise Stopped
         page = slave.rscan(cursor)
@@ -34,7 +36,6 @@ def check_recent(
             break
         cursor = page.cursor
         items += len(page.entries)
-        size += sum(entry.length_bytes for entry in page.entries)
         bad = bad_keys(slave, page.entries)
         if bad:
             result.stored += mend(master, slave, bad).stored

@@ -53,6 +53,7 @@ class Session:
         self._caught_up_at: float | None = None
         self._following = False
         self._probe_mark = (0, 0)
+        self._unreadable_noted = 0
 
     def close(self) -> None:
         """Save what is acknowledged and end everything."""
@@ -62,7 +63,15 @@ class Session:
 
     def run(self) -> None:
         """Copy and follow until told to stop. Raises ZdbError, JobFailed, JobPaused."""
-        self._meeting = meet(self.spec, self._directories, self._password, self._state)
+        # Connections are made while the servers are asked who they are: round trips count.
+        with ThreadPoolExecutor(1) as pool:
+            loop = pool.submit(CopyLoop, self.spec, self._password)
+            try:
+                self._meeting = meet(self.spec, self._directories, self._password, self._state)
+            finally:
+                if loop.exception() is None:
+                    self._stack.callback(loop.result().close)
+        self._loop = loop.result()
         self._report_master(self._meeting)
         self._require_room(self._meeting.slave.free_bytes)
         self._start()
@@ -72,12 +81,7 @@ class Session:
             self._tick(time.monotonic())
 
     def _start(self) -> None:
-        with ThreadPoolExecutor(2) as pool:
-            loop = pool.submit(CopyLoop, self.spec, self._password)
-            source = pool.submit(IndexSource, self.spec, self._meeting.spans, self._on_done)
-            self._loop = loop.result()
-            self._stack.callback(self._loop.close)
-            self._source = source.result()
+        self._source = IndexSource(self.spec, self._meeting.spans, self._on_done)
         self._loop.attach(self._source)
         self._loop.probing = self._meeting.slave.entries > self._state.stored_items
         self._master: InfoWatcher = watch_master(self.spec)
@@ -91,7 +95,7 @@ class Session:
         )
         self._stack.callback(self._housekeeper.close)
         if self._meeting.slave_restarted:
-            self._housekeeper.slave_restarted()
+            self._housekeeper.slave_restarted(self._state.unsafe_items(time.time()))
 
     def _tick(self, now: float) -> None:
         self._loop.check_times()
@@ -167,13 +171,20 @@ class Session:
         state.spans = [SpanState.of(span) for span in self._source.spans]
         if not state.anchors and state.spans and state.spans[-1].low.cursor:
             state.anchors = [state.spans[-1].low.cursor]
-        refused = self._loop.counters.refused
-        if refused:
-            known = {*state.refused, *(key.hex() for key in refused)}
-            state.refused = sorted(known)[:_REFUSED_KEPT]
-            refused.clear()
+        self._note_lacking()
+        state.mark_stored(time.time())
         keys, self._listed_keys = self._listed_keys, []
         self._saver.save(state.model_copy(deep=True), encode_keys(keys))
+
+    def _note_lacking(self) -> None:
+        """Remember the keys that the slave can not have: refused, or unreadable on the master."""
+        state, counters = self._state, self._loop.counters
+        known = {*state.refused, *(key.hex() for key in counters.refused)}
+        state.lacking_items += len(known) - len(state.refused)
+        state.lacking_items += len(counters.unreadable) - self._unreadable_noted
+        self._unreadable_noted = len(counters.unreadable)
+        state.refused = sorted(known)[:_REFUSED_KEPT]
+        counters.refused.clear()
 
     def _report_master(self, meeting: Meeting) -> None:
         self._reporter.update(
@@ -192,8 +203,8 @@ class Session:
         done = Amount(items=state.done_items, bytes=state.done_bytes)
         if self._following:
             # Overwritten and deleted entries were counted too; nothing is missing now.
-            lacking = len(state.refused)
-            done = Amount(items=max(0, master.entries - lacking), bytes=master.data_size_bytes)
+            copied = max(0, master.entries - state.lacking_items)
+            done = Amount(items=copied, bytes=master.data_size_bytes)
             state.done_items, state.done_bytes = master.entries, master.data_size_bytes
         done = Amount(
             items=min(done.items or 0, master.entries),

@@ -14,6 +14,10 @@ from sync.agent.flists.pages import Entry
 from sync.agent.zdb.records import Cursor
 
 STATE_FILE: Final = "flists.json"
+_MARK_SECONDS: Final = 10.0
+_MARKS: Final = 8
+# The kernel writes dirty pages back within half a minute (vm.dirty_expire_centisecs, doubled).
+_DISK_SECONDS: Final = 60.0
 
 
 class EdgeState(BaseModel):
@@ -65,8 +69,10 @@ class FlistsState(BaseModel):
     """The job's memory. Counts are of the master's entries, as acknowledged by the slave.
 
     anchors: cursors that this master accepted once and must accept for ever. extra_items: keys
-    that the slave has and the master has not, found by the last comparison. confirmation: the
-    removalConfirmation that was used up. slave_boot: when the slave was started, as it told.
+    that the slave has and the master has not, found by the last comparison. lacking_items: the
+    other way round: refused or unreadable. confirmation: the
+    removalConfirmation that was used up. slave_boot: when the slave was started, as it told. stored_marks: (unix time, stored_items), a
+    mark every ten seconds: what was stored before the last minute has reached the slave's disk.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -79,12 +85,25 @@ class FlistsState(BaseModel):
     stored_items: int = 0
     master_items: int = 0
     extra_items: int = 0
+    lacking_items: int = 0
     refused: list[str] = []
     confirmation: int = 0
     compared_at: float = 0
     snapshot_done: bool = False
     ledger_bytes: int | None = None
     slave_boot: str = ""
+    stored_marks: list[tuple[float, int]] = []
+
+    def mark_stored(self, now: float) -> None:
+        """Note how much is stored, every ten seconds; now: unix time."""
+        if not self.stored_marks or now - self.stored_marks[-1][0] >= _MARK_SECONDS:
+            self.stored_marks = [*self.stored_marks[-_MARKS:], (now, self.stored_items)]
+
+    def unsafe_items(self, now: float) -> int:
+        """Count what was stored in the last minute before the last mark, and since."""
+        last = self.stored_marks[-1][0] if self.stored_marks else now
+        safe = [items for at, items in self.stored_marks if at <= last - _DISK_SECONDS]
+        return self.stored_items - (safe[-1] if safe else 0)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -120,9 +139,10 @@ class Saver:
             return self._wanted is None and not self._busy
 
     def save(self, state: FlistsState, keys: bytes) -> None:
-        """Save `keys` to the ledger and then the state, soon; only while idle."""
+        """Save `keys` to the ledger and then the state, soon."""
         with self._condition:
-            self._wanted = (state, keys)
+            earlier = self._wanted[1] if self._wanted else b""
+            self._wanted = (state, earlier + keys)
             self._condition.notify_all()
 
     def close(self) -> None:

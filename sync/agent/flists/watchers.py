@@ -1,7 +1,7 @@
 """Threads that ask the two servers what a copy loop has no time to wait for."""
 
+import contextlib
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -10,6 +10,7 @@ from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 _INFO_SECONDS: Final = 1.0
 _MASTER_INFO_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 1.0
 
 
 class InfoWatcher:
@@ -90,14 +91,16 @@ class WriteWatcher:
 
     def _watch(self) -> None:
         seconds = max(0.1, self._spec.poll_seconds)
-        try:
-            with ZdbConnection.open(
-                self._spec.source, None, self._spec.io_timeout_seconds
-            ) as connection:
-                while not self._stop.is_set():
-                    self._on_armed()
-                    if connection.wait_for("SET", seconds):
-                        self._on_write()
-        except ZdbError:
-            # The copy loop's own connections tell what happened; polling goes on until then.
-            time.sleep(0)
+        while not self._stop.is_set():
+            # What is wrong, the copy loop's own connections tell; polling goes on meanwhile.
+            with contextlib.suppress(ZdbError):
+                self._wait_for_writes(seconds)
+            self._stop.wait(_AGAIN_SECONDS)
+
+    def _wait_for_writes(self, seconds: float) -> None:
+        timeout = self._spec.io_timeout_seconds
+        with ZdbConnection.open(self._spec.source, None, timeout) as connection:
+            while not self._stop.is_set():
+                self._on_armed()
+                if connection.wait_for("SET", seconds):
+                    self._on_write()
