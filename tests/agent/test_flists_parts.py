@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.agent.flists.ledger import Ledger, decode_keys, encode_keys
@@ -15,6 +15,7 @@ from sync.contract.status import Amount, Lag
 KEYS = st.lists(st.binary(min_size=1, max_size=40), max_size=40)
 
 
+@settings(deadline=None)
 @given(KEYS, st.integers(1, 30))
 def test_keys_are_read_back_whatever_the_pieces(keys: list[bytes], piece: int) -> None:
     encoded = encode_keys(keys)
@@ -52,6 +53,7 @@ def test_a_key_file_counts_and_keeps_order(tmp_path: Path) -> None:
     assert [key for part in keys.read() for key in part] == [b"b", b"a", b"c"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 5000), min_size=1, max_size=60),
     st.integers(1, 20),

@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.agent.flists.lister import Edge, Span, Walk
@@ -82,6 +82,7 @@ def first_pages(spans: list[Span]) -> list[Page]:
     return pages
 
 
+@settings(deadline=None)
 @given(
     st.integers(2, 60).flatmap(
         lambda size: st.tuples(
@@ -115,6 +116,7 @@ def test_every_entry_is_listed_once_in_whatever_order_scanners_answer(
     assert all(span.done for span in spans[:-1])
 
 
+@settings(deadline=None)
 @given(
     st.integers(5, 60).flatmap(
         lambda size: st.tuples(

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.agent.flists.pages import NeedMoreBytes, parse_page, parse_reply
@@ -177,6 +177,7 @@ def test_what_0_db_can_not_store_is_refused_before_it_is_sent(tmp_path: Path) ->
         assert connection.set(b"k" * 255, bytes(8 << 20))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -198,6 +199,7 @@ def test_pages_are_parsed_alike_whole_and_in_pieces(
         parse_page(bytearray(encoded[:cut]))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_never_does_anything_but_wait_or_refuse(noise: bytes) -> None:
     for parse in (lambda: parse_page(bytearray(noise)), lambda: parse_reply(noise)):
@@ -207,6 +209,7 @@ def test_garbage_never_does_anything_but_wait_or_refuse(noise: bytes) -> None:
             continue
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=20))
 def test_requests_are_read_back_as_they_were_encoded(arguments: list[bytes]) -> None:
     assert parse_reply(encode(*arguments)) == (arguments, len(encode(*arguments)))

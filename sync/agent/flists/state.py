@@ -70,9 +70,9 @@ class FlistsState(BaseModel):
 
     anchors: cursors that this master accepted once and must accept for ever. extra_items: keys
     that the slave has and the master has not, found by the last comparison. lacking_items: the
-    other way round: refused or unreadable. confirmation: the
-    removalConfirmation that was used up. slave_boot: when the slave was started, as it told. stored_marks: (unix time, stored_items), a
-    mark every ten seconds: what was stored before the last minute has reached the slave's disk.
+    other way round, refused or unreadable. confirmation: the removalConfirmation that was used
+    up. slave_boot: when the slave was started, as it told. stored_marks: (unix time,
+    stored_items) every ten seconds: what was stored before the last minute is on its disk.
     """
 
     model_config = ConfigDict(extra="forbid")
