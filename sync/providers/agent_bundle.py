@@ -14,14 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
 from sync.contract import layout
 from sync.providers import survey, wheels
-from sync.providers.connection import Command
+from sync.providers.connection import Command, HostError
 from sync.providers.host import DataRootGoneError, Host, connect
 from sync.providers.hostside import MANIFEST
 from sync.providers.props import changed_inputs
+from sync.providers.provider import HostProvider
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 LOCK: Final = PROJECT / "sync" / "agent" / "requirements.lock"
@@ -96,10 +97,8 @@ def _digests_in_use(host: Host, root: str) -> set[str]:
     return {source.name for source in sources if source.parent == folder}
 
 
-class AgentBundleProvider(ResourceProvider):
+class AgentBundleProvider(HostProvider):
     """Installs the agent's directory on the host; adopts one that is whole, mends a damaged one."""
-
-    serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Install the bundle; safe to repeat."""
@@ -120,7 +119,7 @@ class AgentBundleProvider(ResourceProvider):
         architecture = _architecture(host)
         if survey.survey(props).bundles.get(props["digest"]) != ():
             if props["digest"] != agent_digest():
-                raise ValueError(
+                raise HostError(
                     "the agent's sources changed after the program computed their digest; "
                     "run pulumi up again"
                 )

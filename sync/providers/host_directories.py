@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
 from sync.providers import survey
 from sync.providers.connection import Command
 from sync.providers.host import DataRootGoneError, connect
 from sync.providers.props import changed_inputs, integer
+from sync.providers.provider import HostProvider
 
 _INPUTS = ("host", "root", "directories", "purge")
 
@@ -49,10 +50,8 @@ def _difference(entry: Mapping[str, Any], paths: Mapping[str, survey.PathState])
     return None
 
 
-class HostDirectoriesProvider(ResourceProvider):
+class HostDirectoriesProvider(HostProvider):
     """Makes and owns directories; adopts those that exist, with their contents."""
-
-    serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Make what is missing; safe to repeat."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
 from sync.providers import survey
 from sync.providers.host import DataRootGoneError, connect
 from sync.providers.props import changed_inputs, integer, unknown
+from sync.providers.provider import HostProvider
 
 
 def _written(props: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -61,10 +62,8 @@ def _difference(
     return None
 
 
-class HostFilesProvider(ResourceProvider):
+class HostFilesProvider(HostProvider):
     """Writes small files; outputs hold paths, owners and (secret) digests, never contents."""
-
-    serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Write every file; safe to repeat. The id is of the first path: one resource, one set."""

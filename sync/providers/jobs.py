@@ -16,7 +16,6 @@ from pulumi.dynamic import (
     CreateResult,
     DiffResult,
     ReadResult,
-    ResourceProvider,
     UpdateResult,
 )
 from pydantic import TypeAdapter, ValidationError
@@ -29,6 +28,7 @@ from sync.providers.host import DataRootGoneError, connect
 from sync.providers.job_wait import Wanted, wait_until_ready, wait_until_stopped
 from sync.providers.job_words import RECORDED, recorded, trouble
 from sync.providers.props import changed_inputs, normal, unknown
+from sync.providers.provider import HostProvider
 
 __all__ = ["RECORDED", "JobProvider"]
 
@@ -67,10 +67,8 @@ def spec_path(job: Job) -> str:
     return f"{layout.job_spec_dir(job)}/{layout.SPEC_FILE}"
 
 
-class JobProvider(ResourceProvider):
+class JobProvider(HostProvider):
     """Installs a job's spec, waits as asked, records the mirror's state, repairs what failed."""
-
-    serialize_as_secret_always = False
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Name every wrong key of the spec; what a preview does not know yet is not judged."""

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
 from sync.providers.connection import HostError
 from sync.providers.findings import Container, Facts, Finding, Needs, judge
 from sync.providers.host import Host, connect
 from sync.providers.props import changed_inputs, integer
+from sync.providers.provider import HostProvider
 
 _INPUTS: Final[tuple[str, ...]] = (
     *("host", "root", "limits", "ports", "addresses", "names", "upstream"),
@@ -86,10 +87,8 @@ def probe_source() -> bytes:
     return Path(__file__).with_name("preflight_probe.py").read_bytes()
 
 
-class PreflightProvider(ResourceProvider):
+class PreflightProvider(HostProvider):
     """Checks the host when the stack begins and when what it needs changes."""
-
-    serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Check; PreflightError with every finding if one of them is an error."""

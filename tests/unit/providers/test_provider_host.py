@@ -339,7 +339,7 @@ def test_sources_that_changed_under_the_program_are_refused(
 ) -> None:
     monkeypatch.setattr("sync.providers.agent_bundle.agent_digest", lambda: "f" * 16)
     news = {**agent.inputs, "digest": "e" * 16}
-    with pytest.raises(ValueError, match=r"sources changed .* run pulumi up again"):
+    with pytest.raises(HostError, match=r"sources changed .* run pulumi up again"):
         AgentBundleProvider().create(news)
 
 
