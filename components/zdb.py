@@ -21,10 +21,12 @@ from sync.contract.layout import SECRETS, UID_ZDB, ZDB_ADMIN_FILE, ZDB_DATA, ZDB
 PORT: Final = 9900
 SECRET_PATH: Final = f"{SECRETS}/zdb/{ZDB_ADMIN_FILE}"
 _SECRETS_MOUNT: Final = "/secrets"
-# RESP as redis sends it; `busybox` by name, as an image need not have its applets linked.
+# RESP as redis sends it; `busybox` by name, as an image need not have its applets linked. The
+# asterisk begins a second request: zdbd does not look further after a read that ends with a whole
+# one, would miss the end of the connection, and the probe would wait for it for ever.
 HEALTH: Final = (
     "CMD-SHELL",
-    f"printf '*1\\r\\n$4\\r\\nPING\\r\\n' | busybox nc -w 3 127.0.0.1 {PORT} | grep -q PONG",
+    f"printf '*1\\r\\n$4\\r\\nPING\\r\\n*' | busybox nc 127.0.0.1 {PORT} | grep -q PONG",
 )
 
 

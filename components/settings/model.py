@@ -201,7 +201,7 @@ class ZdbSettings(Section):
         None, description="Port that flists give to nodes; unset: `ports.zdb`."
     )
     datasize_mb: int = Field(
-        256, ge=1, le=4096, description="Size at which 0-db starts another data file."
+        256, ge=1, le=4095, description="Size at which 0-db starts another data file."
     )
 
 
