@@ -61,6 +61,9 @@ def _await(root: Path, moments: dict[str, float], started: float) -> None:
         for name, reached in _reached(records).items():
             if reached and name not in moments:
                 moments[name] = time.time() - started
+        for record in records.values():
+            if record is not None and record.phase == "failed":
+                raise RuntimeError(f"{record.job}: {record.reason}")
         if time.monotonic() > deadline:
             raise TimeoutError(f"not synced in {_LONGEST_SECONDS} s: {records}")
         time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ _PREPARERS: Final = 4
 _IN_STAGING: Final = 64
 _BATCH: Final = 64
 _PATIENCE_SECONDS: Final = 0.5
+# One transaction and one fsync of a directory serve all that is ready within this time.
+_TOGETHER_SECONDS: Final = 0.03
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Pipeline:
         self._slots = threading.Semaphore(_IN_STAGING)
         self._outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
         self._aborted = threading.Event()
+        self._awaited = 0
 
     def run(self, entries: list[Regular]) -> Iterator[list[Outcome]]:
         """Yield the outcome of every entry, in batches as they come.
@@ -52,11 +56,9 @@ class Pipeline:
         try:
             for entry in entries:
                 fetchers.submit(self._guarded, self._fetch, entry, preparers)
-            awaited = len(entries)
-            while awaited:
-                batch = self._batch()
-                awaited -= len(batch)
-                yield batch
+            self._awaited = len(entries)
+            while self._awaited:
+                yield self._batch()
         finally:
             self._aborted.set()
             fetchers.shutdown(wait=True, cancel_futures=True)
@@ -64,25 +66,33 @@ class Pipeline:
             self._discard()
 
     def _batch(self) -> list[Outcome]:
-        batch: list[Outcome] = []
-        while len(batch) < _BATCH:
+        """Wait for an outcome, and a little longer for others: they are published together."""
+        batch = [self._next(None)]
+        until = time.monotonic() + _TOGETHER_SECONDS
+        while len(batch) < min(_BATCH, self._awaited):
             try:
-                timeout = 0 if batch else _PATIENCE_SECONDS
-                outcome = self._outcomes.get(timeout=timeout) if timeout else self._poll()
+                batch.append(self._next(until - time.monotonic()))
+            except queue.Empty:
+                break
+        self._awaited -= len(batch)
+        return batch
+
+    def _next(self, seconds: float | None) -> Outcome:
+        """Return the next outcome; raises queue.Empty after `seconds`, if given."""
+        while True:
+            wait = _PATIENCE_SECONDS if seconds is None else max(0.0, seconds)
+            try:
+                outcome = self._outcomes.get(timeout=wait)
             except queue.Empty:
                 if self._control.stopping():
                     raise HttpStoppedError from None
-                if batch:
-                    return batch
-                continue
+                if seconds is None:
+                    continue
+                raise
             self._slots.release()
             if isinstance(outcome, BaseException):
                 raise outcome
-            batch.append(outcome)
-        return batch
-
-    def _poll(self) -> Outcome | BaseException:
-        return self._outcomes.get_nowait()
+            return outcome
 
     def _fetch(self, entry: Regular, preparers: ThreadPoolExecutor) -> None:
         while not self._slots.acquire(timeout=_PATIENCE_SECONDS):
