@@ -39,6 +39,9 @@ def encode(*arguments: bytes) -> bytes:
     return b"".join(parts)
 
 
+_SHORT: Final = {b":0\r\n": 0, b":1\r\n": 1}
+
+
 class ReplyParser:
     """Takes replies, one by one, out of a stream of bytes.
 
@@ -62,6 +65,11 @@ class ReplyParser:
 
         Raises ZdbProtocolError for what is no RESP or passes a limit.
         """
+        # The answers to EXISTS come by the hundred thousand.
+        short = _SHORT.get(bytes(self._buffer[self._taken : self._taken + 4]))
+        if short is not None:
+            self._taken += 4
+            return short
         self._budget = self._limits.reply_bytes
         return self._reply(self._limits.depth)
 
