@@ -224,8 +224,17 @@ def measure(*, small: bool) -> dict[str, float]:
     """Return every figure of the flists job by its name."""
     scale = 100 if small else 1
     rounds, sample_seconds = (1, 1.0) if small else (3, 20.0)
-    figures = measure_set(ChunkSet("small", 200_000 // scale, 1300), rounds, sample_seconds)
-    figures |= measure_set(ChunkSet("big", 25_000 // scale, 38_000), rounds, sample_seconds)
-    figures |= measure_mixed(ChunkSet("mixed", 20_000 // scale, 30_000, 2_000 // scale))
-    figures |= measure_many(20_000 // scale, 200_000 // scale, 2_000_000 // scale)
-    return figures | measure_follow(2 if small else 10)
+    figures: dict[str, float] = {}
+    for stage in (
+        lambda: measure_follow(2 if small else 10),
+        lambda: measure_set(ChunkSet("small", 200_000 // scale, 1300), rounds, sample_seconds),
+        lambda: measure_set(ChunkSet("big", 25_000 // scale, 38_000), rounds, sample_seconds),
+        lambda: measure_mixed(ChunkSet("mixed", 20_000 // scale, 30_000, 2_000 // scale)),
+        lambda: measure_many(20_000 // scale, 200_000 // scale, 2_000_000 // scale),
+    ):
+        measured_now = stage()
+        # A run takes minutes: tell what is known.
+        for name, value in measured_now.items():
+            print(f"  {name} = {value:,.3f}", flush=True)
+        figures |= measured_now
+    return figures

@@ -53,10 +53,15 @@ class Channel:
     def __init__(
         self, role: str, endpoint: ZdbEndpoint, password: str | None, timeout_seconds: float
     ) -> None:
-        self.where = f"{role} {endpoint.host}:{endpoint.port}"
-        self.timeout_seconds = timeout_seconds
         connection = ZdbConnection.open(endpoint, password, timeout_seconds)
-        self.socket: socket.socket = connection.hand_over()
+        where = f"{role} {endpoint.host}:{endpoint.port}"
+        self._adopt(connection.hand_over(), where, timeout_seconds)
+
+    def _adopt(self, connected: socket.socket, where: str, timeout_seconds: float) -> None:
+        """Take over a connected, non-blocking socket."""
+        self.socket = connected
+        self.where = where
+        self.timeout_seconds = timeout_seconds
         self.outgoing: deque[memoryview] = deque()
         self.outgoing_bytes = 0
         self.heard_at = time.monotonic()

@@ -1,9 +1,13 @@
 """MGET on one connection to the master: batches in, verified SET requests out."""
 
 import hashlib
+import socket
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from itertools import accumulate
+from operator import add
+from typing import Final, Self
 
 from typing_extensions import override
 
@@ -15,6 +19,9 @@ from sync.contract.spec import ZdbEndpoint
 
 _LONGEST_LINE_BYTES: Final = 256
 _LARGEST_REPLY_BYTES: Final = 128 << 20
+_HEAD: Final = b"*4\r\n$3\r\nSET\r\n$16\r\n%b\r\n$%b\r\n"
+_TAIL: Final = b"\r\n$%d\r\n%b\r\n"
+_TAIL_AND_HEAD: Final = _TAIL + _HEAD
 _blake2b: Final = hashlib.blake2b
 
 
@@ -51,6 +58,17 @@ class Fetcher(Channel):
         deliver: Callable[[Fetched], None],
     ) -> None:
         super().__init__("master", endpoint, None, timeout_seconds)
+        self._begin_anew(depth, deliver)
+
+    @classmethod
+    def over(cls, connected: socket.socket, depth: int, deliver: Callable[[Fetched], None]) -> Self:
+        """Make one over a connected, non-blocking socket (tests)."""
+        fetcher = cls.__new__(cls)
+        fetcher._adopt(connected, "master", 1.0)  # noqa: SLF001 - of this class
+        fetcher._begin_anew(depth, deliver)  # noqa: SLF001 - of this class
+        return fetcher
+
+    def _begin_anew(self, depth: int, deliver: Callable[[Fetched], None]) -> None:
         self.depth = depth
         self._deliver = deliver
         # What is on the wire, in order: batches, and None for a PING of ours.
@@ -63,6 +81,8 @@ class Fetcher(Channel):
         self._at = 0
         self._index = -1
         self._result: Fetched | None = None
+        # Where the elements of the current reply end if all are as listed; empty: look at each.
+        self._ends: list[int] = []
 
     @property
     def has_room(self) -> bool:
@@ -86,15 +106,21 @@ class Fetcher(Channel):
     def ask(self, batch: Batch) -> None:
         """Send the MGET of a batch."""
         self.send(batch.request())
+        self.awaits(batch)
+
+    def awaits(self, batch: Batch) -> None:
+        """Expect the reply to a batch that was asked for."""
         self._awaited.append(batch)
         self._batches += 1
 
     @override
     def on_readable(self) -> None:
         while self._awaited:
+            # What was read beyond the last reply may be all there is of this one.
+            carried = self._index < 0 and self._filled > 0
             if self._index < 0:
                 self._begin(self._awaited[0])
-            if self._filled < self._total:
+            if self._filled < self._total and not carried:
                 count = self.receive_into(self._view[self._filled : self._total])
                 if count == 0:
                     return
@@ -109,13 +135,16 @@ class Fetcher(Channel):
     def _begin(self, head: Batch | None) -> None:
         self._index = 0
         self._at = 0
+        self._ends = []
         if head is None:
             self._expect(len(PONG))
             return
-        count = len(head.entries)
-        framing = len(b"*%d\r\n" % count) + 5 * count
-        framing += sum([len(entry[1]) for entry in head.entries])
-        self._expect(framing + sum(head.lengths))
+        start = len(b"*%d\r\n" % len(head.entries))
+        sizes = [len(entry[1]) + 5 for entry in head.entries]
+        ends = list(accumulate(map(add, sizes, head.lengths), initial=start))
+        self._expect(ends[-1])
+        if not head.ordered:
+            self._ends = ends[1:]
         self._result = Fetched(head)
 
     def _expect(self, total: int) -> None:
@@ -175,12 +204,58 @@ class Fetcher(Channel):
         return bytes(self._buffer[at:end])
 
     def _parse_entries(self, result: Fetched) -> bool:
+        if self._ends:
+            if self._filled < self._total:
+                if self._is_as_listed(result.batch):
+                    return False
+            elif self._take_whole(result):
+                return True
+            self._ends = []
         while self._parse_as_listed(result):
             if self._index == len(result.batch.entries):
                 return True
             if not self._parse_unexpected(result):
                 return False
         return False
+
+    def _is_as_listed(self, batch: Batch) -> bool:
+        """Tell whether what came last begins where it has to: nothing before it was shorter."""
+        index = bisect_right(self._ends, self._filled)
+        start = self._ends[index - 1] if index else self._at
+        header = b"$%b\r\n" % batch.entries[min(index, len(batch.entries) - 1)][1]
+        return header.startswith(self._buffer[start : min(self._filled, start + len(header))])
+
+    def _take_whole(self, result: Fetched) -> bool:
+        """Take a complete reply of which every payload proves its key; else change nothing.
+
+        The quick way of what _parse_as_listed does: a payload that proves its key is where it has
+        to be, so that the headers before it need no look, and the last one ends where it has to.
+        """
+        view, batch = self._view, result.batch
+        if view[self._ends[-1] - 2 : self._ends[-1]] != b"\r\n":
+            return False
+        payloads = [
+            view[end - length - 2 : end - 2]
+            for end, length in zip(self._ends, batch.lengths, strict=True)
+        ]
+        keys = [entry[0] for entry in batch.entries]
+        if [_blake2b(data, digest_size=PROVEN_KEY_BYTES).digest() for data in payloads] != keys:
+            return False
+        first_key, first_digits, last = batch.entries[0]
+        heads = [_HEAD % (first_key, first_digits)]
+        for key, digits, timestamp in batch.entries[1:]:
+            heads.append(_TAIL_AND_HEAD % (len(last), last, key, digits))
+            last = timestamp
+        pieces: list[bytes | memoryview] = [b""] * (2 * len(keys))
+        pieces[0::2] = heads
+        pieces[1::2] = payloads
+        pieces.append(_TAIL % (len(last), last))
+        result.pieces = pieces
+        result.keys = keys
+        result.payload_bytes = sum(batch.lengths)
+        self._at = self._ends[-1]
+        self._index = len(keys)
+        return True
 
     def _parse_as_listed(self, result: Fetched) -> bool:
         """Take elements that are as listed; False when more has to come for the next one."""
@@ -211,8 +286,8 @@ class Fetcher(Channel):
             index += 1
         self._at, self._index = at, index
         # Fewer bytes than listed may also be a shorter element: its header tells.
-        return index == len(entries) or not buffer[at:filled].startswith(
-            b"$%b\r\n" % entries[index][1]
+        return index == len(entries) or not buffer.startswith(
+            b"$%b\r\n" % entries[index][1], at, filled
         )
 
     def _parse_unexpected(self, result: Fetched) -> bool:

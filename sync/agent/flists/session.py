@@ -214,7 +214,8 @@ class Session:
         rate = self._rate.per_second()
         behind = lag(done, total, self._caught_up_at)
         changes: dict[str, object] = {
-            "phase": "following" if self._following else "snapshot",
+            # Once in this session nothing was missing: later writes are lag, no new snapshot.
+            "phase": "following" if self._caught_up_at is not None else "snapshot",
             "reason": self._housekeeper.remark,
             "done": done,
             "total": total,

@@ -35,7 +35,7 @@ def _checked(
     spec: FlistsSpec, directories: Directories, options: VerifyOptions, *, mending: bool
 ) -> VerifyReport:
     try:
-        return _check(spec, directories.zdb_admin_password(), options, mending=mending)
+        return _check(spec, directories, options, mending=mending)
     except ZdbError as error:
         raise JobFailed(str(error)) from error
 
@@ -46,12 +46,13 @@ def in_part(key: bytes, options: VerifyOptions) -> bool:
 
 
 def _check(
-    spec: FlistsSpec, password: str | None, options: VerifyOptions, *, mending: bool
+    spec: FlistsSpec, directories: Directories, options: VerifyOptions, *, mending: bool
 ) -> VerifyReport:
+    password = directories.zdb_admin_password()
     timeout = spec.io_timeout_seconds
     problems: list[Problem] = []
     with (
-        tempfile.TemporaryDirectory() as work,
+        tempfile.TemporaryDirectory(dir=directories.state, prefix="verify-") as work,
         ZdbConnection.open(spec.local_zdb, password, timeout) as slave,
         Partitions(Path(work) / "slave", slave.dbsize()) as here,
     ):

@@ -55,7 +55,11 @@ class _Awaited:
     def __init__(self, fetched: Fetched, wire_bytes: int) -> None:
         self.fetched = fetched
         self.wire_bytes = wire_bytes
-        self.expected = b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in fetched.keys])
+        keys = fetched.keys
+        if fetched.batch.ordered:
+            self.expected = b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in keys])
+        else:
+            self.expected = b"$16\r\n%b\r\n" % b"\r\n$16\r\n".join(keys)
         self.taken_items = 0
         self.taken_bytes = 0
         self.known_items = 0

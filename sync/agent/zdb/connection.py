@@ -135,6 +135,10 @@ class ZdbConnection:
             # A slow greeting was nudged: its answer is still to come.
             self._awaited.popleft()
             self._swallow_pong()
+        # A slow answer was nudged: its PONG is still on the way.
+        self._deadline = time.monotonic() + self._timeout_seconds
+        while self._awaited and not self._awaited.popleft():
+            self._swallow_pong()
         if self._awaited or self._parser.buffered_bytes:
             raise ZdbProtocolError(f"0-db {self._where}: unasked bytes after the greeting")
         self._socket.setblocking(False)
