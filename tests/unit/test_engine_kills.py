@@ -129,7 +129,7 @@ def _victims(engine: psutil.Process, kind: str) -> list[psutil.Process]:
             command = " ".join(child.cmdline())
         except psutil.NoSuchProcess:
             continue
-        if "compare.plugin" in command or "pulumi.dynamic" in command:
+        if "compare.plugin" in command or "dynamic_host" in command:
             providers.append(child)
     return providers
 

@@ -122,8 +122,17 @@ class Deployment:
     def interrupt(self) -> None:
         """Begin nothing new, tell the providers, and end with a true state."""
         self._interrupted.set()
-        self._inbox.cancelled.set()
+        self._stop_program()
         threading.Thread(target=self._around.host.cancel, daemon=True).start()
+
+    def _stop_program(self) -> None:
+        """Answer the program no more; what it says from now on is about that."""
+        self._around.engine.muted = True
+        self._inbox.cancelled.set()
+
+    def _show_program(self, diagnostic: Diagnostic) -> None:
+        if not self._around.engine.muted:
+            self._around.listener.diagnostic(diagnostic)
 
     def _find(self, urn: str) -> Resource | None:
         return self._work.news.get(urn) or self._work.reads.get(urn)
@@ -225,14 +234,12 @@ class Deployment:
         server = Server(lambda target: add_monitor(monitor, target))
         try:
             addresses = Addresses(server.address, around.engine_address)
-            show = around.listener.diagnostic
-            program = Program(around.project, around.info, addresses, show)
+            program = Program(around.project, around.info, addresses, self._show_program)
             try:
                 threading.Thread(target=self._await, args=(program,), daemon=True).start()
                 return self._serve(generator)
             finally:
-                around.engine.muted = self._inbox.cancelled.is_set()
-                program.stop(muted=around.engine.muted)
+                program.stop(at_once=around.engine.muted)
         finally:
             server.stop()
 
@@ -265,9 +272,9 @@ class Deployment:
                 if not isinstance(error, Bail):
                     self._diagnose(_urn_of(event, generator), str(error))
                 self._bailed = True
-                self._inbox.cancelled.set()
+                self._stop_program()
                 return False
-        self._inbox.cancelled.set()
+        self._stop_program()
         return False
 
     def _handle(self, generator: StepGenerator, event: Event) -> None:
@@ -333,7 +340,7 @@ class Deployment:
                 return
             except EngineError:
                 self._failures.step = True
-                self._inbox.cancelled.set()
+                self._stop_program()
                 return
 
     def _wait(self) -> None:

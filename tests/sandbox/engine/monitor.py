@@ -314,14 +314,15 @@ class EngineService(engine_pb2_grpc.EngineServicer):
     def __init__(self, show: Callable[[Diagnostic], None]) -> None:
         self._show = show
         self._root = ""
-        # set when the program is being ended: what it says then is about that
+        # set when the program is being ended: the errors that its SDK reports then are about that
         self.muted = False
 
     def Log(  # noqa: N802
         self, request: engine_pb2.LogRequest, context: grpc.ServicerContext
     ) -> empty_pb2.Empty:
         """Show a message of the program or of a provider."""
-        if not request.ephemeral and not self.muted:
+        late = self.muted and not request.urn and request.severity == engine_pb2.ERROR
+        if not request.ephemeral and not late:
             severity = _SEVERITIES[request.severity]
             self._show(Diagnostic(request.urn, request.message, severity))
         return empty_pb2.Empty()

@@ -36,6 +36,7 @@ CHANNEL_OPTIONS = [
     ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
 ]
 _PLUGIN_STOP_SECONDS = 5
+_DYNAMIC_HOST = Path(__file__).with_name("dynamic_host.py")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class PluginProcess:
     @staticmethod
     def _command(package: str, settings: PluginSettings) -> list[str]:
         if package == DYNAMIC:
-            return [str(settings.python), "-u", "-m", "pulumi.dynamic"]
+            return [str(settings.python), "-u", str(_DYNAMIC_HOST)]
         if path := plugin_path(package):
             return [path]
         raise EngineError(

@@ -83,7 +83,6 @@ class Program:
             "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
         self._show = show
-        self._muted = False
         self._process = subprocess.Popen(
             [str(python), "-u", str(_RUNNER), json.dumps(given)],
             stdin=subprocess.DEVNULL,
@@ -104,8 +103,7 @@ class Program:
         def read() -> None:
             for line in stream:
                 text = line.decode(errors="replace").rstrip("\n")
-                if not self._muted:
-                    self._show(Diagnostic("", text, severity))
+                self._show(Diagnostic("", text, severity))
 
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
@@ -118,10 +116,9 @@ class Program:
             reader.join(_STOP_SECONDS)
         return code, code == _SHOWN_EXIT_CODE
 
-    def stop(self, *, muted: bool) -> None:
-        """Let the program end by itself for a while, then end it; muted: it failed, end it."""
-        self._muted = muted
-        if muted:
+    def stop(self, *, at_once: bool) -> None:
+        """Let the program end by itself for a while, unless at once; then end it."""
+        if at_once:
             self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
