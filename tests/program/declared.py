@@ -24,6 +24,7 @@ NETWORK = "docker:index/network:Network"
 IMAGE = "docker:index/remoteImage:RemoteImage"
 DNS_RECORD = "cloudflare:index/dnsRecord:DnsRecord"
 SECRET = "pulumi-python:dynamic/gridhub:StackSecret"
+AGENT_DIGEST = "0123456789abcdef"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 # How Pulumi's wire format marks a secret value (pulumi: sdk/python/lib/pulumi/runtime/rpc.py).
 _SECRET_MARK = "1b47061264138c4ac30d75fd1eb44270"
@@ -146,7 +147,11 @@ def declare(
 
     def program() -> pulumi.Output[None]:
         exported: dict[str, Any] = {}
-        with mock.patch.object(pulumi, "export", exported.__setitem__):
+        with (
+            mock.patch.object(pulumi, "export", exported.__setitem__),
+            # The graph is what is tested here, whatever the agent's sources are at this moment.
+            mock.patch("sync.providers.agent_digest", return_value=AGENT_DIGEST),
+        ):
             runpy.run_path(str(PROJECT / "__main__.py"), run_name="__main__")
         return pulumi.Output.from_input(exported).apply(declared.outputs.update)
 

@@ -40,6 +40,13 @@ def test_the_four_workflows_are_there() -> None:
     assert NAMES == ["drift.yaml", "preview.yaml", "test.yaml", "up.yaml"]
 
 
+def test_the_page_names_every_secret_that_the_workflows_use() -> None:
+    page = (PROJECT / "docs" / "pull-requests.md").read_text()
+    text = "".join((FOLDER / name).read_text() for name in NAMES)
+    for name in set(re.findall(r"(?:secrets|vars)\.(\w+)", text)):
+        assert f"`{name}`" in page
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_action_is_pinned_by_a_whole_commit_hash_with_its_version(name: str) -> None:
     used = re.findall(r"uses: (\S+)(.*)", (FOLDER / name).read_text())
