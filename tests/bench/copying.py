@@ -121,7 +121,7 @@ def _limit(spec: FlistsSpec, directories: Directories) -> Run:
     password = directories.zdb_admin_password()
     with ZdbConnection.open(spec.source) as master:
         keys = published_keys(directories.users_state, sample_size(spec.scanners))
-        spans = plan(master, spec.scanners, keys)
+        spans = plan(master, spec.scanners, keys, master.dbsize())
     loop = CopyLoop(spec, password, null_sink=True)
     loop.probing = False
     source = IndexSource(spec, spans, lambda _: None)

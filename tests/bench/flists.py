@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -225,13 +225,14 @@ def measure(*, small: bool) -> dict[str, float]:
     scale = 100 if small else 1
     rounds, sample_seconds = (1, 1.0) if small else (3, 20.0)
     figures: dict[str, float] = {}
-    for stage in (
+    stages: tuple[Callable[[], dict[str, float]], ...] = (
         lambda: measure_follow(2 if small else 10),
         lambda: measure_set(ChunkSet("small", 200_000 // scale, 1300), rounds, sample_seconds),
         lambda: measure_set(ChunkSet("big", 25_000 // scale, 38_000), rounds, sample_seconds),
         lambda: measure_mixed(ChunkSet("mixed", 20_000 // scale, 30_000, 2_000 // scale)),
         lambda: measure_many(20_000 // scale, 200_000 // scale, 2_000_000 // scale),
-    ):
+    )
+    for stage in stages:
         measured_now = stage()
         # A run takes minutes: tell what is known.
         for name, value in measured_now.items():

@@ -232,7 +232,7 @@ class Fetcher(Channel):
         to be, so that the headers before it need no look, and the last one ends where it has to.
         """
         view, batch = self._view, result.batch
-        if view[self._ends[-1] - 2 : self._ends[-1]] != b"\r\n":
+        if bytes(view[self._ends[-1] - 2 : self._ends[-1]]) != b"\r\n":
             return False
         payloads = [
             view[end - length - 2 : end - 2]
