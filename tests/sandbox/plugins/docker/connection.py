@@ -1,12 +1,11 @@
 """A connection to the Docker Engine, over a Unix socket or through `ssh`.
 
-Over ssh it runs the commands that the real plugin's helper runs (`ssh … docker system
+Over ssh it runs the command that the real plugin runs (`ssh … docker system
 dial-stdio`), one process per connection, so that the operator's ssh options hold.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import socket
 import subprocess
@@ -69,9 +68,11 @@ class _SshConnection(urllib3.connection.HTTPConnection):
         super().__init__("localhost")
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._complaint = ""
 
     @override
     def connect(self) -> None:
+        self._complaint = ""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -90,26 +91,23 @@ class _SshConnection(urllib3.connection.HTTPConnection):
             return
         try:
             process.wait(_SSH_END_SECONDS)
+            self._complaint = self._ended(process)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
         if process.stderr:
             process.stderr.close()
 
-    def complaint(self) -> str:
-        """Return what ssh said before it ended, empty while it runs."""
-        process = self._process
-        if process is None or process.stderr is None:
+    def _ended(self, process: subprocess.Popen[bytes]) -> str:
+        """Return how an ended process ended and what it said, nothing if it ended well."""
+        said = process.stderr.read(_ERROR_BYTES).decode(errors="replace") if process.stderr else ""
+        if process.returncode == 0:
             return ""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(_SSH_END_SECONDS)
-            said = process.stderr.read(_ERROR_BYTES).decode(errors="replace")
-            return (
-                f"command [{' '.join(self._command)}] has exited with exit status {code}, make "
-                "sure the URL is valid, and Docker 18.09 or later is installed on the remote "
-                f"host: stderr={said}"
-            )
-        return ""
+        return (
+            f"command [{' '.join(self._command)}] has exited with exit status "
+            f"{process.returncode}, make sure the URL is valid, and Docker 18.09 or later is "
+            f"installed on the remote host: stderr={said}"
+        )
 
     @override
     def send(self, data: Any) -> None:
@@ -128,9 +126,10 @@ class _SshConnection(urllib3.connection.HTTPConnection):
             raise
 
     def _explain(self, error: Exception) -> None:
-        complaint = self.complaint()
-        if complaint:
-            raise SshEndedError(complaint) from error
+        """Raise what ssh said, if it is ssh that ended; closing waits for that."""
+        self.close()
+        if self._complaint:
+            raise SshEndedError(self._complaint) from error
 
 
 class _SshPool(urllib3.connectionpool.HTTPConnectionPool):
