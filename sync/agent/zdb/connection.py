@@ -38,6 +38,8 @@ NO_MORE_DATA: Final = "No more data"
 # zdbd does not drain its edge-triggered socket when a read ends exactly on a request boundary;
 # the requests behind it hang until more bytes come (socket_epoll.c, redis_chunk_read).
 NUDGE_SECONDS: Final = 0.15
+# One is not always enough: the read that it causes may end on a request boundary again.
+_MOST_NUDGES: Final = 64
 # A reply that trickles in slower than this, after the time-out, never ends.
 SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
 _PING: Final = encode(b"PING")
@@ -218,7 +220,7 @@ class ZdbConnection:
             left -= time.monotonic()
             if left <= 0:
                 raise ZdbTimeoutError(f"no complete reply in {self._timeout_seconds:g} s")
-            may_nudge = self._nudge and False not in self._awaited
+            may_nudge = self._nudge and self._awaited.count(False) < _MOST_NUDGES
             self._socket.settimeout(min(left, self.nudge_seconds) if may_nudge else left)
             try:
                 data = self._socket.recv(_RECEIVE_BYTES)
