@@ -113,7 +113,7 @@ def start_private() -> DockerEngine:
             f"--data-root={SANDBOX / 'docker'}",
             f"--exec-root={run / 'exec'}",
             f"--pidfile={run / 'dockerd.pid'}",
-            "--bridge=none",
+            f"--bridge={_default_bridge()}",
             # Published ports show the client's own IPv6 address only with ip6tables, which
             # engines before 27 call experimental.
             "--experimental",
@@ -131,6 +131,11 @@ def start_private() -> DockerEngine:
     if engine is None:
         raise TimeoutError("the private Docker Engine stopped answering")
     return engine
+
+
+def _default_bridge() -> str:
+    """We need none; but an engine without one removes docker0, be it another engine's."""
+    return "docker0" if Path("/sys/class/net/docker0").exists() else "none"
 
 
 def _program(name: str) -> str:
