@@ -67,7 +67,11 @@ def _get_path(config: StackConfig, stack: str, options: argparse.Namespace) -> i
         values, _ = single.environment(single.crypter())
         print(values[single.key("v")])
     else:
-        print(found if isinstance(found, str) else json.dumps(found, separators=(",", ":")))
+        print(
+            found
+            if isinstance(found, str)
+            else json.dumps(found, separators=(",", ":"), sort_keys=True)
+        )
     return 0
 
 

@@ -267,7 +267,7 @@ class Operation:
         written: dict[str, Any] = {}
         for key, value in stored.items():
             if isinstance(value, dict | list) and "secure" not in value:
-                written[key] = {"object": json.dumps(value)}
+                written[key] = {"object": json.dumps(value, sort_keys=True)}
             else:
                 written[key] = value if isinstance(value, dict | str) else json.dumps(value)
         return written

@@ -133,7 +133,7 @@ def _stringify(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int | float | list | dict):
-        return json.dumps(value, separators=(",", ":"))
+        return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     return "" if value is None else str(value)
 
 
