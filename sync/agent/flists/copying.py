@@ -8,6 +8,7 @@ slave is slow the loop stops reading from the master, whose queue holds no more 
 import selectors
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -66,6 +67,8 @@ class CopyLoop:
         # Given to the slave, acknowledged or not.
         self.sent_items = 0
         self.source: PageSource | None = None
+        # Called with every page before anything of it is fetched.
+        self.on_listed: Callable[[Page], None] = lambda _: None
         self._null_sink = null_sink
         self._selector = selectors.DefaultSelector()
         self._channels: dict[Channel, int] = {}
@@ -191,6 +194,7 @@ class CopyLoop:
             return
         for page in self.source.pull(time.monotonic()):
             self.counters.listed_items += len(page.entries)
+            self.on_listed(page)
             if self.probing and page.entries:
                 page.open_batches += 1
                 self._probe_queue.append(page)

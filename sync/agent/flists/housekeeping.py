@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from sync.agent.flists.comparing import WORK_DIRECTORY, Comparison, compare
-from sync.agent.flists.ledger import Ledger
+from sync.agent.flists.ledger import Ledger, encode_keys
 from sync.agent.flists.mending import Mended, mend
 from sync.agent.flists.partitions import KeyFile
 from sync.agent.flists.recent import check_recent
@@ -180,6 +180,7 @@ class Housekeeper:
                     for key, is_there in zip(keys, slave.exists(keys), strict=True)
                     if not is_there
                 ]
+                self._ledger.write(encode_keys(lacking))
                 mended = mend(master, slave, lacking)
                 self._count_mended(mended)
                 stored += mended.stored + len(keys) - len(lacking)

@@ -4,12 +4,12 @@ Only a key in the ledger may ever be deleted from the slave: it came from the ma
 power loss takes out of the ledger is kept for ever, never deleted by mistake.
 """
 
+import errno
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
-
-from sync.agent import durable
 
 LEDGER_FILE: Final = "listed.keys"
 _READ_BYTES: Final = 1 << 20
@@ -40,42 +40,60 @@ def decode_keys(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 class Ledger:
-    """The file in `directory`; used by one thread at a time."""
+    """The file in `directory`; every method but close() may be called from any thread.
+
+    Keys are written when they are listed, before they are fetched: whatever is killed, a key on
+    the slave that came from the master is here.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / LEDGER_FILE
-
-    @property
-    def size_bytes(self) -> int:
-        """Return the length of the file, 0 where there is none."""
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
+        self._lock = threading.Lock()
+        self._file: int | None = None
+        self.size_bytes = self.path.stat().st_size if self.path.exists() else 0
 
     def mend(self, known_bytes: int | None) -> None:
-        """Cut off what a kill left behind the last save, so that appending stays aligned.
+        """Cut off a record that a kill left incomplete, so that appending stays aligned.
 
-        known_bytes: the length that the state promises; None: it is lost, so look for the end.
+        known_bytes: where a record surely ends, as the state promises; None: it is lost.
         """
-        if known_bytes is None:
-            known_bytes = sum(len(key) + 1 for keys in self.read() for key in keys)
-        if self.size_bytes > known_bytes:
-            os.truncate(self.path, known_bytes)
-
-    def append(self, records: bytes) -> None:
-        """Append encoded keys durably. Raises OSError, and leaves the file aligned."""
-        if not records:
+        if self.size_bytes == 0:
             return
-        with self.path.open("ab") as file:
-            size = file.tell()
+        if known_bytes is None or known_bytes > self.size_bytes:
+            known_bytes = 0
+        with self.path.open("rb") as file:
+            file.seek(known_bytes)
+            pieces = iter(lambda: file.read(_READ_BYTES), b"")
+            end = known_bytes + sum(len(key) + 1 for keys in decode_keys(pieces) for key in keys)
+        if end < self.size_bytes:
+            os.truncate(self.path, end)
+            self.size_bytes = end
+
+    def write(self, records: bytes) -> None:
+        """Append encoded keys. Raises OSError, and leaves the file aligned."""
+        with self._lock:
+            if self._file is None:
+                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            written = 0
             try:
-                file.write(records)
-                file.flush()
-                os.fdatasync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
+                written = os.write(self._file, records)
+            finally:
+                if written < len(records):
+                    os.ftruncate(self._file, self.size_bytes)
+            if written < len(records):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.size_bytes += written
+
+    def sync(self) -> None:
+        """Make what is written durable. Raises OSError."""
+        if self._file is not None:
+            os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def read(self) -> Iterator[list[bytes]]:
         """Return all keys, in lists; a key may come more than once."""
@@ -83,12 +101,3 @@ class Ledger:
             return
         with self.path.open("rb") as file:
             yield from decode_keys(iter(lambda: file.read(_READ_BYTES), b""))
-
-    def replace(self, keys: Iterable[list[bytes]]) -> None:
-        """Write anew with just these keys, atomically. Raises OSError."""
-        temporary = durable.temporary_in(self.path.parent)
-        with durable.discarded_on_failure(temporary):
-            with temporary.open("wb") as file:
-                for part in keys:
-                    file.write(encode_keys(part))
-            durable.publish(temporary, self.path)

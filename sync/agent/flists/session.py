@@ -44,8 +44,8 @@ class Session:
         self._ledger = Ledger(directories.state)
         self._ledger.mend(self._state.ledger_bytes)
         self._saver = Saver(directories.state, self._ledger, reporter.error)
+        self._stack.callback(self._ledger.close)
         self._stack.callback(self._saver.close)
-        self._listed_keys: list[bytes] = []
         self._rate = Rate()
         self._saved_at = 0.0
         self._reported_at = 0.0
@@ -82,6 +82,7 @@ class Session:
 
     def _start(self) -> None:
         self._source = IndexSource(self.spec, self._meeting.spans, self._on_done)
+        self._loop.on_listed = self._record
         self._loop.attach(self._source)
         self._loop.probing = self._meeting.slave.entries > self._state.stored_items
         self._master: InfoWatcher = watch_master(self.spec)
@@ -156,25 +157,34 @@ class Session:
                 _FULL_RETRY_SECONDS,
             )
 
+    def _record(self, page: Page) -> None:
+        """Write listed keys to the ledger before anything of them reaches the slave."""
+        try:
+            self._ledger.write(encode_keys([entry[0] for entry in page.entries]))
+        except OSError as error:
+            raise JobPaused(
+                f"{self._ledger.path}: {error.strerror}; add space, it goes on by itself",
+                _FULL_RETRY_SECONDS,
+            ) from error
+
     def _on_done(self, pages: list[Page]) -> None:
         state = self._state
         for page in pages:
-            self._listed_keys += [entry[0] for entry in page.entries]
             state.done_items += len(page.entries)
             state.done_bytes += sum([int(entry[1]) for entry in page.entries])
             state.stored_items += page.items
         self.progressed = True
 
     def _remember(self) -> None:
-        """Save the acknowledged edges, and before them the keys that they promise."""
+        """Save the acknowledged edges."""
         state = self._state
         state.spans = [SpanState.of(span) for span in self._source.spans]
         if not state.anchors and state.spans and state.spans[-1].low.cursor:
             state.anchors = [state.spans[-1].low.cursor]
         self._note_lacking()
         state.mark_stored(time.time())
-        keys, self._listed_keys = self._listed_keys, []
-        self._saver.save(state.model_copy(deep=True), encode_keys(keys))
+        state.ledger_bytes = self._ledger.size_bytes
+        self._saver.save(state.model_copy(deep=True))
 
     def _note_lacking(self) -> None:
         """Remember the keys that the slave can not have: refused, or unreadable on the master."""

@@ -125,7 +125,7 @@ class Saver:
         self._directory = directory
         self._ledger = ledger
         self._failed = failed
-        self._wanted: tuple[FlistsState, bytes] | None = None
+        self._wanted: FlistsState | None = None
         self._condition = threading.Condition()
         self._closed = False
         self._busy = False
@@ -138,11 +138,10 @@ class Saver:
         with self._condition:
             return self._wanted is None and not self._busy
 
-    def save(self, state: FlistsState, keys: bytes) -> None:
-        """Save `keys` to the ledger and then the state, soon."""
+    def save(self, state: FlistsState) -> None:
+        """Save the state soon, and before it make the ledger durable."""
         with self._condition:
-            earlier = self._wanted[1] if self._wanted else b""
-            self._wanted = (state, earlier + keys)
+            self._wanted = state
             self._condition.notify_all()
 
     def close(self) -> None:
@@ -160,15 +159,14 @@ class Saver:
                 self._busy = wanted is not None
             if wanted is None:
                 return
-            self._write(*wanted)
+            self._write(wanted)
             with self._condition:
                 self._busy = False
 
-    def _write(self, state: FlistsState, keys: bytes) -> None:
+    def _write(self, state: FlistsState) -> None:
         try:
             # The ledger first: a cursor never promises a key that the ledger lacks.
-            self._ledger.append(keys)
-            promise = {"ledger_bytes": self._ledger.size_bytes}
-            state.model_copy(update=promise).save(self._directory)
+            self._ledger.sync()
+            state.save(self._directory)
         except OSError as error:
             self._failed(f"{self._directory}: state not saved: {error.strerror or error}")
