@@ -54,7 +54,9 @@ class Display:
         show_secrets: bool = False,
     ) -> None:
         self._context = context
-        self._diff = DiffText(show_secrets=show_secrets) if diff else None
+        self._diff = diff
+        self._texts = DiffText(show_secrets=show_secrets)
+        self._drifts: dict[str, Step] = {}
         self._suppress = suppress_outputs
         self._show_secrets = show_secrets
         self._steps: list[tuple[Step, str]] = []
@@ -83,6 +85,8 @@ class Display:
             status = {"same": "unchanged", "update": "drifted", "delete": "gone"}[step.found]
         with self._lock:
             self._steps.append((step, status))
+            if step.op == "refresh" and step.found == "update":
+                self._drifts[step.urn] = step
             if error is None:
                 self.counts.add(step)
             else:
@@ -153,11 +157,20 @@ class Display:
         reasons = f" [{', '.join(step.keys or step.changed)}]" if step.keys or step.changed else ""
         kind = (indent + step.res.type).ljust(_WIDTH_TYPE)
         yield f" {symbol} {kind} {urn_name(urn).ljust(24)} {status}{reasons}{note}".rstrip()
-        if self._diff is not None and urn in shown:
-            yield from self._diff.step(step, "        " + indent)
+        if urn in shown:
+            yield from self._details(step, "        " + indent)
         for child in order:
             if child.res.parent == urn and child.urn != urn:
                 yield from self._branch(child.urn, indent + "  ", order, shown, done)
+
+    def _details(self, step: Step, indent: str) -> Iterator[str]:
+        """Write what drifted, always, and with `--diff` what the step changes."""
+        drift = self._drifts.get(step.urn)
+        if drift is not None and drift is not step:
+            yield f"{indent}drifted:"
+            yield from self._texts.step(drift, indent + "  ")
+        if self._diff or drift is step:
+            yield from self._texts.step(step, indent)
 
     @staticmethod
     def _effective(step: Step) -> str:
