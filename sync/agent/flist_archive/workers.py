@@ -83,10 +83,11 @@ class _Reader:
 
 
 class Readers:
-    """As many processes as there are cores, at most 4; started when first needed."""
+    """As many processes as there are cores, at most 4; started by `start` or when needed."""
 
     def __init__(self) -> None:
-        self._slots = threading.Semaphore(min(_MOST, os.cpu_count() or 1))
+        self._most = min(_MOST, os.cpu_count() or 1)
+        self._slots = threading.Semaphore(self._most)
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -94,6 +95,11 @@ class Readers:
 
     def __exit__(self, *_: object) -> None:
         self.rest()
+
+    def start(self) -> None:
+        """Start the processes, so that they are ready when the first flist has come."""
+        for _ in range(self._most - self._idle.qsize()):
+            self._idle.put(_Reader())
 
     def rest(self) -> None:
         """End the processes that have nothing to do; the next flist starts them again."""

@@ -16,7 +16,7 @@ from sync.agent.users.record import Withheld
 
 _PREPARERS: Final = 4
 # Flists that may be in staging at once: what is fetched waits for its chunks.
-_IN_STAGING: Final = 64
+_IN_STAGING: Final = 128
 _BATCH: Final = 64
 _PATIENCE_SECONDS: Final = 0.5
 # One transaction and one fsync of a directory serve all that is ready within this time.

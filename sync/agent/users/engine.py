@@ -115,6 +115,8 @@ class UsersEngine:
             self._publisher.reload()
             self._publisher.adopt()
             self._generation = self._record.number(GENERATION)
+        if not self._publisher.flists:
+            self._readers.start()
         listing = self._list()
         seen_master(self._reporter, self._spec.source)
         refused, failures = self._read_tags(listing)
@@ -191,6 +193,8 @@ class UsersEngine:
         todo = deciding.decide(listing, publisher.flists, publisher.withheld, self._spec)
         again = self._changed_after_all(work, todo.recheck)
         chunks_came = [entry for entry in todo.waiting if self._has_come(entry)]
+        if todo.changed:
+            self._readers.start()
         entries = deciding.in_order([*todo.changed, *again, *chunks_came], self._spec)
         self._mend_broken(listing)
         self._report(work)
