@@ -110,6 +110,8 @@ def measure_set(made: ChunkSet, rounds: int, sample_seconds: float) -> dict[str,
                 figures[f"{name}.vs_limit"] = ours.items_per_second / limit.items_per_second
         finally:
             master.stop()
+    far, near = (figures[f"flists.{rtt}.{made.name}.items_per_second"] for rtt in ("rtt30", "rtt0"))
+    figures[f"flists.{made.name}.rtt30_vs_rtt0"] = far / near
     return figures
 
 
