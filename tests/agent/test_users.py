@@ -153,10 +153,12 @@ def test_deleted_flists_links_tags_and_repositories_go(mirror: UsersMirror) -> N
 
 
 def test_flist_that_a_link_still_needs_is_not_removed(mirror: UsersMirror) -> None:
-    """The master's link dangles; ours goes before what it leads to, in one pass."""
+    """The master's link dangles, twice; then ours goes, before what it leads to."""
     mirror.one_pass()
     model = mirror.upstream.model
     model.delete_flist("tf-zos", "zos-1.flist")
+    assert mirror.one_pass().details["held_for_links"] == 1
+    assert "tf-zos/zos.flist" in mirror.served()
     record = mirror.one_pass()
     assert record.broken.names == [
         "tf-zos/tags/3.1/zos.flist -> tf-zos/zos-1.flist: no such flist",
@@ -166,6 +168,29 @@ def test_flist_that_a_link_still_needs_is_not_removed(mirror: UsersMirror) -> No
     assert "tf-zos/zos.flist" not in served
     assert "tf-zos/zos-1.flist" not in served
     assert served["tf-zos/production"] == ("link", "../tf-zos/.tag-3.1")
+
+
+def test_tag_that_is_newer_than_the_listing_keeps_its_links(mirror: UsersMirror) -> None:
+    """Between the listing and the tag's contents the tag moved to a flist not listed yet."""
+    mirror.one_pass()
+    model = mirror.upstream.model
+    model.set_tag("tf-zos", "3.1", {"zos.flist": "tf-zos/zos-2.flist"})
+    inner = mirror.upstream.hub_faults.deliver
+
+    def move(connection: object, request: object, response: object) -> bool:
+        if getattr(request, "path", "") == "/api/fileslist":
+            mirror.upstream.hub.deliver = inner
+            delivered = bool(inner(connection, request, response))  # type: ignore[arg-type]
+            model.add_flist("tf-zos", "newest.flist", small(95), OLD)
+            model.set_tag("tf-zos", "3.1", {"zos.flist": "tf-zos/newest.flist"})
+            return delivered
+        return bool(inner(connection, request, response))  # type: ignore[arg-type]
+
+    mirror.upstream.hub.deliver = move
+    mirror.one_pass()
+    assert mirror.served()["tf-zos/.tag-3.1/zos.flist"] == ("link", "../../tf-zos/zos-1.flist")
+    mirror.one_pass()
+    assert mirror.served() == model_tree(model)
 
 
 def test_removed_flists_are_retained_with_their_chunks(mirror: UsersMirror) -> None:

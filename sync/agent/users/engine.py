@@ -32,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 _DAY_SECONDS: Final = 86_400.0
 _REPORT_SECONDS: Final = 0.5
 _CONFIRMED: Final = "removal_confirmation"
+_DANGLING: Final = "dangling"
 
 
 @dataclass
@@ -266,7 +267,7 @@ class UsersEngine:
     def _remove(self, work: _Pass) -> None:
         """Remove what the master dropped (guarded, retained) or the operator deselected."""
         publisher, listing = self._publisher, work.listing
-        links_gone = [name for name in publisher.links if name not in work.plan.wanted]
+        links_gone = self._links_gone(work)
         flists_gone = [name for name in publisher.flists if name not in listing.regulars]
         back = [
             flist
@@ -283,6 +284,22 @@ class UsersEngine:
         publisher.remove_flists(name for name in expired if name not in led_to)
         self._forget_tags(listing)
         publisher.release()
+
+    def _links_gone(self, work: _Pass) -> list[Name]:
+        """Return the served links that the master has no more, or that lead nowhere there.
+
+        The listing and a tag's contents are read one after the other, so a link may seem to
+        dangle only because its target is newer than the listing: it is believed the second time.
+        """
+        plan = work.plan
+        before = set(self._record.text(_DANGLING).splitlines())
+        with self._record.transaction():
+            self._record.set_text(_DANGLING, "\n".join(sorted(map(str, plan.dangling))))
+        return [
+            name
+            for name in self._publisher.links
+            if name not in plan.wanted and (name not in plan.dangling or str(name) in before)
+        ]
 
     def _guard(self, work: _Pass, gone: list[Name]) -> None:
         dropped = [
