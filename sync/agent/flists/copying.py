@@ -21,10 +21,10 @@ from sync.agent.zdb.errors import ZdbProtocolError
 from sync.contract.spec import FlistsSpec
 
 TICK_SECONDS: Final = 0.05
-_READY_ENTRIES: Final = 8_000
+_OPEN_ENTRIES: Final = 12_000
 _WINDOW_LOOK_SECONDS: Final = 0.001
 _PROBED_PAGES: Final = 8
-_UNACKNOWLEDGED_BYTES: Final = 8 << 20
+_UNACKNOWLEDGED_BYTES: Final = 4 << 20
 
 
 @dataclass
@@ -75,7 +75,8 @@ class CopyLoop:
         self._probe_queue: deque[Page] = deque()
         self._ready: deque[Batch] = deque()
         self._ready_ordered: deque[Batch] = deque()
-        self._ready_entries = 0
+        # Listed entries that are not on the slave yet.
+        self._open_entries = 0
         self._open_batches = 0
         self._acknowledged = False
         self._throttle = Throttle(spec.bandwidth_bytes_per_second)
@@ -188,7 +189,7 @@ class CopyLoop:
     def _pull(self) -> None:
         if (
             self.source is None
-            or self._ready_entries > _READY_ENTRIES
+            or self._open_entries > _OPEN_ENTRIES
             or len(self._probe_queue) > _PROBED_PAGES
         ):
             return
@@ -212,7 +213,7 @@ class CopyLoop:
         if entries:
             batches = cut(page, entries, self.spec.batch_keys, self.spec.batch_bytes)
             self._open_batches += len(batches)
-            self._ready_entries += len(entries)
+            self._open_entries += len(entries)
             for batch in batches:
                 (self._ready_ordered if batch.ordered else self._ready).append(batch)
         if page.open_batches == 0:
@@ -231,7 +232,6 @@ class CopyLoop:
                 self._ask(fetcher, self._ready.popleft())
 
     def _ask(self, fetcher: Fetcher, batch: Batch) -> None:
-        self._ready_entries -= len(batch.entries)
         fetcher.ask(batch)
 
     def _on_fetched(self, fetched: Fetched) -> None:
@@ -249,6 +249,7 @@ class CopyLoop:
         self.counters.new_items += stored.new_items
         self.counters.new_bytes += stored.new_bytes
         self.counters.done_items += len(stored.batch.entries)
+        self._open_entries -= len(stored.batch.entries)
         page = stored.batch.page
         page.items += stored.new_items
         page.payload_bytes += stored.new_bytes
