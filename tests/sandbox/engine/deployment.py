@@ -90,6 +90,8 @@ class _Failures:
     """What went wrong so far."""
 
     step: bool = False
+    # a resource that could not be read; the others are read all the same
+    refresh: bool = False
     protected: bool = False
     errored: list[Step] = field(default_factory=list)
 
@@ -198,7 +200,7 @@ class Deployment:
 
     @property
     def _failed(self) -> bool:
-        return self._failures.step or self._failures.protected
+        return self._failures.step or self._failures.protected or self._failures.refresh
 
     @property
     def _stopped(self) -> bool:
@@ -339,6 +341,9 @@ class Deployment:
                 self._failures.errored.append(step)
                 return
             except EngineError:
+                if step.op == "refresh":
+                    self._failures.refresh = True
+                    return
                 self._failures.step = True
                 self._stop_program()
                 return
