@@ -12,14 +12,10 @@ from concurrent import futures
 from dataclasses import dataclass, field
 
 from tests.sandbox.engine.builtin import BuiltinProvider
+from tests.sandbox.engine.decisions import delete_step, path_matches
 from tests.sandbox.engine.errors import Bail, EngineError, RefusedError
 from tests.sandbox.engine.events import Diagnostic, Listener
-from tests.sandbox.engine.generator import (
-    Scope,
-    StepGenerator,
-    delete_step,
-    path_matches,
-)
+from tests.sandbox.engine.generator import Scope, StepGenerator
 from tests.sandbox.engine.goals import (
     Event,
     OutputsEvent,

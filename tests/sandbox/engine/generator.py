@@ -9,11 +9,18 @@ import os
 from dataclasses import dataclass, field, replace
 
 from tests.sandbox.engine.aliases import Aliases
+from tests.sandbox.engine.decisions import (
+    apply_replace_on_changes,
+    delete_step,
+    go_text,
+    path_matches,
+    triggered,
+)
 from tests.sandbox.engine.errors import Bail, EngineError
 from tests.sandbox.engine.events import Diagnostic
 from tests.sandbox.engine.goals import Goal, ReadEvent, RegisterEvent, Step
 from tests.sandbox.engine.graph import DependencyGraph
-from tests.sandbox.engine.paths import ignore_changes, parse_path, path_contains
+from tests.sandbox.engine.paths import ignore_changes
 from tests.sandbox.engine.provider import Diff, Provider
 from tests.sandbox.engine.state import (
     ROOT_TYPE,
@@ -24,9 +31,7 @@ from tests.sandbox.engine.state import (
     urn_name,
 )
 from tests.sandbox.engine.steps import Work, diff_resource, subject
-from tests.sandbox.engine.values import UNKNOWN, Properties, Secret, deep_equal
-
-_INIT_ERROR_KEY = "#initerror"
+from tests.sandbox.engine.values import UNKNOWN, Properties, deep_equal
 
 
 @dataclass(frozen=True)
@@ -331,11 +336,11 @@ class StepGenerator:
 
     def _from_diff(self, event: RegisterEvent, old: Resource, new: Resource) -> list[Step]:
         goal, urn = event.goal, new.urn
-        triggered = _triggered(new.replacement_trigger, old.replacement_trigger)
-        diff = Diff(True) if triggered else self._diff(goal, old, new)
+        forced = triggered(new.replacement_trigger, old.replacement_trigger)
+        diff = Diff(True) if forced else self._diff(goal, old, new)
         diff = apply_replace_on_changes(diff, goal.replace_on_changes, bool(old.init_errors))
         if diff.changes or old.pending_replacement:
-            if diff.replace or triggered or old.pending_replacement:
+            if diff.replace or forced or old.pending_replacement:
                 return self._replace(event, old, new, diff)
         elif not old.init_errors:
             self.seen.sames.add(urn)
@@ -460,76 +465,3 @@ class StepGenerator:
             diff = diff_resource(provider, subject(resource), states, inputs, ignored)
         diff = apply_replace_on_changes(diff, resource.replace_on_changes, False)
         return diff.replaces if diff.replace else None
-
-
-def delete_step(resource: Resource, *, replacing: bool = False, pending: bool = False) -> Step:
-    """Make the step that deletes a resource."""
-    if resource.external:
-        op = "discard-replaced" if replacing else "discard"
-    else:
-        op = "delete-replaced" if replacing else "delete"
-    return Step(
-        op,  # type: ignore[arg-type]
-        resource,
-        replacing=replacing,
-        pending_replacement=pending,
-    )
-
-
-def apply_replace_on_changes(diff: Diff, patterns: list[str], init_errors: bool) -> Diff:
-    """Turn changes of the named properties into replacements."""
-    if (not diff.changes and not init_errors) or not patterns:
-        return diff
-    parsed = [parse_path(pattern) for pattern in patterns]
-    detailed = diff.detailed
-    if detailed is not None:
-        detailed = {
-            text: (_as_replace(kind) if _covered(parsed, text) else kind, of_input)
-            for text, (kind, of_input) in detailed.items()
-        }
-    replaces = [*diff.replaces, *(key for key in diff.changed if _covered(parsed, key))]
-    changes = diff.changes
-    if init_errors and _covered(parsed, _INIT_ERROR_KEY):
-        replaces.append(_INIT_ERROR_KEY)
-        changes = True
-    unique = list(dict.fromkeys(replaces))
-    return Diff(changes, unique, diff.changed, detailed, diff.delete_before_replace)
-
-
-def _as_replace(kind: str) -> str:
-    return kind if kind.endswith("-replace") else f"{kind}-replace"
-
-
-def _covered(patterns: list[tuple[str | int, ...]], text: str) -> bool:
-    path = parse_path(text)
-    return any(path_contains(pattern, path) for pattern in patterns)
-
-
-def _triggered(new: object, old: object) -> bool:
-    return new is not None and old is not None and not deep_equal(new, old)
-
-
-def go_text(value: object) -> str:
-    """Write a value as Go prints a property value, as the real engine's messages have it."""
-    if isinstance(value, Secret):
-        return "{[secret]}"
-    if isinstance(value, dict):
-        inner = " ".join(f"{key}:{go_text(value[key])}" for key in sorted(value))
-        return f"{{map[{inner}]}}"
-    if isinstance(value, list):
-        return f"{{[{' '.join(go_text(element) for element in value)}]}}"
-    if isinstance(value, bool):
-        return "{true}" if value else "{false}"
-    return "{<nil>}" if value is None else f"{{{value}}}"
-
-
-def path_matches(pattern: str, urn: str) -> bool:
-    """Whether a target names a URN; `**` stands for anything, `*` for anything but `:`."""
-    import re
-
-    if "*" not in pattern:
-        return pattern == urn
-    parts = re.split(r"(\*\*|\*)", pattern)
-    kinds = {"**": ".*", "*": "[^:]*"}
-    expression = "".join(kinds.get(part, re.escape(part)) for part in parts)
-    return re.fullmatch(expression, urn) is not None
