@@ -182,7 +182,8 @@ class FlistsMirror:
             wrong = [key for key in master if key in slave and master[key] != slave[key]]
             if not lacking and not extra and all(_same_name(master, slave, key) for key in wrong):
                 return
-            told = f"{lacking} lacking, {extra} extra, {len(wrong)} wrong; {job.record}"
+            shown = [(key, master[key], slave[key]) for key in wrong[:3]]
+            told = f"{lacking} lacking, {extra} extra, wrong: {shown}; {job.record}"
             assert time.monotonic() < deadline, told
             time.sleep(0.1)
 

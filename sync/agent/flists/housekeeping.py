@@ -14,7 +14,7 @@ from sync.agent.flists.comparing import WORK_DIRECTORY, Comparison, compare
 from sync.agent.flists.ledger import Ledger, encode_keys
 from sync.agent.flists.mending import Mended, mend
 from sync.agent.flists.partitions import KeyFile
-from sync.agent.flists.recent import check_recent
+from sync.agent.flists.recent import check_named, check_recent
 from sync.agent.flists.removal import Dropped, Published, delete, judge
 from sync.agent.flists.state import FlistsState
 from sync.agent.flists.walking import Stopped
@@ -27,6 +27,7 @@ from sync.contract.spec import FlistsSpec
 # deletes that are under way make them differ for a moment.
 _LOOKS: Final = 4
 _REMOVAL_SECONDS: Final = 0.5
+_NAMED_SECONDS: Final = 3.0
 _PAUSE_RETRY_SECONDS: Final = 15.0
 _COMPARE_SHARE: Final = 10
 
@@ -59,6 +60,7 @@ class Housekeeper:
         self._asked: tuple[int, int] | None = None
         self._judged_stamp: float | None = -1.0
         self._recent_to_check: int | None = None
+        self._named_at: float | None = time.monotonic() + _NAMED_SECONDS
         self._counts = {"compared": 0, "deleted_items": 0, "kept_items": 0, "mended_items": 0}
 
     def close(self) -> None:
@@ -99,6 +101,9 @@ class Housekeeper:
         if self._recent_to_check is not None:
             unsafe_items, self._recent_to_check = self._recent_to_check, None
             self._start(lambda: self._check_recent(unsafe_items))
+        elif self._named_at is not None and time.monotonic() >= self._named_at:
+            self._named_at = None
+            self._start(self._check_named)
         elif self._removal_is_due():
             self._start(self._remove)
         elif time.monotonic() >= self._look_at:
@@ -199,6 +204,15 @@ class Housekeeper:
         with master, slave:
             self._count_mended(check_recent(master, slave, unsafe_items, self._stop.is_set))
         self._settle(0)
+
+    def _check_named(self) -> None:
+        """Compare the payloads of keys that are no hashes.
+
+        A killed agent's last SETs may still stand in the slave's socket and come after ours.
+        """
+        master, slave = self._connections()
+        with master, slave:
+            check_named(master, slave, [bytes.fromhex(key) for key in self._state.named])
 
     def _removal_is_due(self) -> bool:
         """Tell whether dropped keys wait for which a newer users pass can speak."""

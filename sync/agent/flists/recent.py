@@ -13,6 +13,7 @@ from sync.agent.zdb import Cursor, ZdbConnection
 
 # Stored and not counted yet when the slave went away.
 _UNCOUNTED_ITEMS: Final = 4_000
+_NAMED_LOOKS: Final = 4
 
 
 def check_recent(
@@ -40,3 +41,20 @@ def check_recent(
         if bad:
             result.stored += mend(master, slave, bad).stored
     return result
+
+
+def check_named(master: ZdbConnection, slave: ZdbConnection, keys: list[bytes]) -> None:
+    """Make the payloads of keys that prove nothing equal to the master's. Raises ZdbError.
+
+    Looked at again after each mending: the master may overwrite them meanwhile.
+    """
+    for _ in range(_NAMED_LOOKS):
+        there, here = master.mget(keys), slave.mget(keys)
+        wrong = [
+            key
+            for key, right, ours in zip(keys, there, here, strict=True)
+            if right is not None and right != ours
+        ]
+        if not wrong:
+            return
+        mend(master, slave, wrong)

@@ -10,7 +10,7 @@ from sync.agent.flists.housekeeping import Housekeeper
 from sync.agent.flists.index_source import IndexSource
 from sync.agent.flists.ledger import Ledger, encode_keys
 from sync.agent.flists.meeting import Meeting, meet
-from sync.agent.flists.pages import Page
+from sync.agent.flists.pages import PROVEN_KEY_BYTES, Page
 from sync.agent.flists.progress import Rate, Sample, eta_seconds, lag
 from sync.agent.flists.state import FlistsState, Saver, SpanState
 from sync.agent.flists.watchers import InfoWatcher, WriteWatcher, watch_master, watch_slave
@@ -170,6 +170,7 @@ class Session:
     def _on_done(self, pages: list[Page]) -> None:
         state = self._state
         for page in pages:
+            state.note_named([key for key, *_ in page.entries if len(key) != PROVEN_KEY_BYTES])
             state.done_items += len(page.entries)
             state.done_bytes += sum([int(entry[1]) for entry in page.entries])
             state.stored_items += page.items

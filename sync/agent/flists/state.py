@@ -16,6 +16,7 @@ from sync.agent.zdb.records import Cursor
 STATE_FILE: Final = "flists.json"
 _MARK_SECONDS: Final = 10.0
 _MARKS: Final = 8
+_NAMED_KEPT: Final = 1_000
 # The kernel writes dirty pages back within half a minute (vm.dirty_expire_centisecs, doubled).
 _DISK_SECONDS: Final = 60.0
 
@@ -73,6 +74,7 @@ class FlistsState(BaseModel):
     other way round, refused or unreadable. confirmation: the removalConfirmation that was used
     up. slave_boot: when the slave was started, as it told. stored_marks: (unix time,
     stored_items) every ten seconds: what was stored before the last minute is on its disk.
+    named: the last keys (hex) that prove nothing and may be overwritten.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -93,6 +95,13 @@ class FlistsState(BaseModel):
     ledger_bytes: int | None = None
     slave_boot: str = ""
     stored_marks: list[tuple[float, int]] = []
+    named: list[str] = []
+
+    def note_named(self, keys: list[bytes]) -> None:
+        """Remember keys that are no hashes, the last so many of them."""
+        if keys:
+            newest = dict.fromkeys([*self.named, *(key.hex() for key in keys)])
+            self.named = list(newest)[-_NAMED_KEPT:]
 
     def mark_stored(self, now: float) -> None:
         """Note how much is stored, every ten seconds; now: unix time."""
