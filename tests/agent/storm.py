@@ -8,7 +8,9 @@ import contextlib
 import hashlib
 import os
 import random
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +49,8 @@ class World:
         self.lock = threading.Lock()
         self.allowed: dict[str, set[str]] = {}
         self.must: set[str] = set()
+        self.now: set[str] = set()
+        self._back_at: dict[str, float] = {}
         self.keys: dict[str, frozenset[bytes]] = {}
         self._chance = chance
         self._seed = 0
@@ -59,10 +63,14 @@ class World:
         kinds += [self._link, self._tag, self._retag, self._taglink]
         self._editing(self._chance.choice(kinds))
 
-    def note_seen(self, name: str, before: set[str]) -> None:
-        """From now on `name` must be there, for as long as the master has it."""
+    def note_seen(self, name: str, pass_started_at: float) -> None:
+        """From now on `name` must be there, for as long as the master has it.
+
+        pass_started_at: of the mirror's last complete pass. A name that the master lost and got
+        back counts from a pass that began after that: an older one may still rightly remove it.
+        """
         with self.lock:
-            if name in self.now and (name in before or name not in self.must):
+            if name in self.now and pass_started_at > self._back_at.get(name, 0):
                 self.must.add(name)
 
     def _editing(self, change: Callable[[], None]) -> None:
@@ -75,7 +83,8 @@ class World:
                 for name in found.nodes
                 if name.startswith(".tag-")
             }
-            self.now = resolvable(tree, tags)
+            before, self.now = self.now, resolvable(tree, tags)
+            self._back_at |= dict.fromkeys(self.now - before, time.time())
             # Before the mirror can know: what the master lost may go.
             self.must &= self.now
             for name, (_, content) in tree.items():
@@ -152,8 +161,9 @@ def digest(content: bytes | str) -> str:
 class Reader:
     """Reads the mirror's folder all the time; `faults` says what it should never have seen."""
 
-    def __init__(self, world: World, users: Path, zdb: ZdbServer) -> None:
+    def __init__(self, world: World, users: Path, state: Path, zdb: ZdbServer) -> None:
         self._world = world
+        self._state = state
         self._users = users
         self._zdb = zdb
         self._stop = threading.Event()
@@ -174,6 +184,7 @@ class Reader:
 
     def walk(self) -> None:
         """Look at every name once."""
+        pass_started_at = self._pass_started_at()
         with self._world.lock:
             must = set(self._world.must)
         found = set()
@@ -184,7 +195,20 @@ class Reader:
             if not self._look(name):
                 self._fault(name, "missing", unless_lost=True)
         for name in found:
-            self._world.note_seen(name, must)
+            self._world.note_seen(name, pass_started_at)
+
+    def _pass_started_at(self) -> float:
+        """Read when the mirror's last complete pass began, as the flists job does."""
+        path = self._state / "published.sqlite"
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"file:{path}?mode=ro", 0, uri=True)
+            ) as database:
+                query = "SELECT value FROM meta WHERE name='pass_started_at'"
+                row = database.execute(query).fetchone()
+        except sqlite3.Error:
+            return 0.0
+        return float(row[0]) if row else 0.0
 
     def _names(self) -> list[str]:
         names = []
