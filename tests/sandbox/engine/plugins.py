@@ -36,6 +36,8 @@ CHANNEL_OPTIONS = [
     ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
 ]
 _PLUGIN_STOP_SECONDS = 5
+_READY_POLL_SECONDS = 0.2
+_READY_POLLS = 300
 _DYNAMIC_HOST = Path(__file__).with_name("dynamic_host.py")
 
 
@@ -123,6 +125,7 @@ class PluginProcess:
             )
         self._readers.append(self._drain(self._process.stdout, "info"))
         channel = grpc.insecure_channel(f"127.0.0.1:{line}", options=CHANNEL_OPTIONS)
+        self._await(channel)
         stub = provider_pb2_grpc.ResourceProviderStub(channel)
         request = provider_pb2.ProviderHandshakeRequest(
             engine_address=settings.engine_address,
@@ -132,8 +135,24 @@ class PluginProcess:
             invoke_with_preview=True,
         )
         with contextlib.suppress(grpc.RpcError):
-            stub.Handshake(request, wait_for_ready=True)
+            stub.Handshake(request)
         return stub
+
+    def _await(self, channel: grpc.Channel) -> None:
+        """Wait until the plugin answers; raises EngineError where it died or never does."""
+        ready = grpc.channel_ready_future(channel)
+        for _ in range(_READY_POLLS):
+            try:
+                ready.result(timeout=_READY_POLL_SECONDS)
+            except grpc.FutureTimeoutError:
+                if self._process.poll() is None:
+                    continue
+                break
+            return
+        ready.cancel()
+        self.stop()
+        noise = "\n".join(self._noise[-20:])
+        raise EngineError(f"plugin pulumi-resource-{self.package} died or does not answer\n{noise}")
 
     def stop(self) -> None:
         """End the process, by force if it does not hear."""
