@@ -195,7 +195,7 @@ def test_the_agent_runs_from_its_bundle_which_is_adopted_and_mended(
     created = provider.create(agent.inputs)
     assert created.outs is not None
     folder = Path(agent.inputs["path"])
-    script = "import pydantic, requests, sync.contract.spec; print(pydantic.VERSION)"
+    script = "import pydantic, certifi, sync.contract.spec; print(pydantic.VERSION)"
     printed = subprocess.run(
         [
             *("docker", "run", "--rm", "--network=none", "--read-only", "--user=10001:10001"),
