@@ -29,8 +29,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, empty_pb2, json_format, struct_pb2
-from google.rpc import code_pb2, status_pb2  # type: ignore[import-untyped]
-from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
+from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
 # ruff: noqa: ARG002, N802 - names and arguments are the service's
 
@@ -287,7 +286,9 @@ def _fail_initialization(
     )
     detail = any_pb2.Any()
     detail.Pack(failure)
-    status = status_pb2.Status(code=code_pb2.UNKNOWN, message=reason, details=[detail])
+    status = status_pb2.Status(
+        code=int(grpc.StatusCode.UNKNOWN.value[0]), message=reason, details=[detail]
+    )
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(grpc.StatusCode.UNKNOWN, reason)
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import empty_pb2, struct_pb2
-from google.rpc import status_pb2  # type: ignore[import-untyped]
-from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
+from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
 from tests.sandbox.engine.errors import EngineError
 from tests.sandbox.engine.values import (
