@@ -246,7 +246,9 @@ class PreflightSettings(Section):
 
     cores: int = Field(2, ge=0, description="Processor cores.")
     memory_mb: int = Field(4096, ge=0, description="Memory.")
-    free_space_gb: float = Field(1024, ge=0, description="Free space at the data root.")
+    free_space_gb: float = Field(
+        900, ge=0, description="Free space at the data root; a disk sold as 1 TB has 931."
+    )
     data_root_is_mount: bool = Field(
         default=False, description="Refuse a data root on the system's own file system."
     )

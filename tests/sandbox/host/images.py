@@ -230,5 +230,7 @@ def remove(url: str) -> None:
         for name in [*(reference(service) for service in REAL), _base_name()]:
             with contextlib.suppress(ImageNotFound):
                 client.images.remove(name)
+        # Earlier builds, which a newer one took the tag from.
+        client.images.prune(filters={"dangling": True, "label": [_DIGEST_LABEL]})
     finally:
         client.close()
