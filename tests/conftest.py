@@ -5,8 +5,11 @@ A run of single tests without it uses an engine where one answers; tests that ne
 that reason where none does.
 """
 
+import importlib
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -44,3 +47,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("docker"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def schema() -> Any:
+    """Return the flist schema in pycapnp; a second copy of it would abort the process."""
+    return importlib.import_module("capnp").load(str(Path(__file__).parent / "flist.capnp"))

@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import importlib
 import io
 import os
 import sqlite3
@@ -18,33 +17,6 @@ from tests.sandbox.flist import Backend, Flist, FormatError, pack_directory, sna
 from tests.sandbox.flist.capnp import EncodingError, Message
 from tests.sandbox.flist.chunks import CHUNK_BYTES, Chunk, ChunkError, open_chunks, seal
 from tests.sandbox.flist.tree import Access, Directory, path_key
-
-capnp: Any = importlib.import_module("capnp")  # it has no types
-
-# The schema as FACTS give it (0-flist: format/flist.capnp), written for this test alone.
-_SCHEMA = """
-@0xae9223e76351538a;
-struct FileBlock { hash @0 :Data; key @1 :Data; }
-struct File { blockSize @0 :UInt16; blocks @1 :List(FileBlock); }
-struct Link { target @0 :Text; }
-struct Special { type @0 :Type; enum Type { socket @0; block @1; chardev @2; fifopipe @3;
-  unknown @4; } data @1 :Data; }
-struct SubDir { key @0 :Text; }
-struct Inode { name @0 :Text; size @1 :UInt64;
-  attributes :union { dir @2 :SubDir; file @3 :File; link @4 :Link; special @5 :Special; }
-  aclkey @6 :Text; modificationTime @7 :UInt32; creationTime @8 :UInt32; }
-struct Dir { name @0 :Text; location @1 :Text; contents @2 :List(Inode); parent @3 :Text;
-  size @4 :UInt64; aclkey @5 :Text; modificationTime @6 :UInt32; creationTime @7 :UInt32; }
-struct Aci { uname @0 :Text; gname @1 :Text; mode @2 :UInt16; rights @3 :List(Text);
-  id @4 :UInt32; uid @5 :Int64 = -1; gid @6 :Int64 = -1; }
-"""
-
-
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    path = tmp_path_factory.mktemp("schema") / "flist.capnp"
-    path.write_text(_SCHEMA)
-    return capnp.load(str(path))
 
 
 @pytest.fixture
@@ -81,7 +53,7 @@ def test_pycapnp_reads_what_we_write(schema: Any, source: Path) -> None:
         assert len(inodes["exact"].attributes.file.blocks) == 1
         key = inodes["small"].aclkey
     status = (source / "small").stat()
-    with schema.Aci.from_bytes(packed.flist.entries[key]) as access:
+    with schema.ACI.from_bytes(packed.flist.entries[key]) as access:
         assert (access.uid, access.gid, access.mode) == (
             status.st_uid,
             status.st_gid,
