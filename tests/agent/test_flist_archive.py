@@ -382,15 +382,24 @@ def test_truncated_flist_is_refused_wherever_it_ends(flist: Path, tmp_path: Path
             read_flist(tmp_path / "cut", scratch(tmp_path))
 
 
-def test_flipped_bit_in_the_archive_is_refused(flist: Path, tmp_path: Path) -> None:
+def test_flipped_bit_in_the_archive_is_refused_or_changes_nothing(
+    flist: Path, tmp_path: Path
+) -> None:
     whole = flist.read_bytes()
+    undamaged = read_flist(flist, scratch(tmp_path))
     chance = random.Random(7)
+    refused = 0
     for _ in range(60):
         damaged = bytearray(whole)
         damaged[chance.randrange(12, len(whole))] ^= 1 << chance.randrange(8)
         (tmp_path / "flipped").write_bytes(damaged)
-        with pytest.raises(FlistError):
-            read_flist(tmp_path / "flipped", scratch(tmp_path))
+        try:
+            read = read_flist(tmp_path / "flipped", scratch(tmp_path))
+        except FlistError:
+            refused += 1
+        else:  # a bit that deflate does not use, at the end of its last byte
+            assert read == undamaged
+    assert refused >= 55
 
 
 def test_zip_bomb_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
