@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -32,11 +33,19 @@ _PROGRAM: Final = ("Pulumi.yaml", "__main__.py", "components", "sync")
 
 
 def free_port() -> int:
-    """Return a TCP port that is free on both loopbacks at this moment."""
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        probe.bind(("::", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that is free on both loopbacks at this moment.
+
+    It lies below the ports that connections are given, so that none takes it meanwhile.
+    """
+    for port in random.sample(range(20_000, 32_000), 200):
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            try:
+                probe.bind(("::", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("200 ports in a row are taken")
 
 
 @dataclass
