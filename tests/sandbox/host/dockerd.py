@@ -158,5 +158,7 @@ def stop_private(*, remove_data: bool) -> bool:
 
 def _unmount_below(directory: Path) -> None:
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for mount in sorted((m for m in mounts if m.startswith(f"{directory}/")), reverse=True):
+    # The directory too: an engine that was killed leaves its own mount of it.
+    ours = [mount for mount in mounts if f"{mount}/".startswith(f"{directory}/")]
+    for mount in sorted(ours, reverse=True):
         subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True, timeout=30)
