@@ -35,7 +35,7 @@ BARS: Final = {
     "flists.scaling_10x": ("<=", 10.5),
     "flists.restart_seconds": ("<=", 2.0),
     "flists.follow_seconds": ("<=", 1.0),
-    # What says that the delay is right, and with it the whole run (FACTS of the two requests).
+    # What says that the delay is right, and with it the whole run.
     "flists.rtt30.small.sequential_per_second": ("within", (14.0, 17.0)),
     "flists.rtt30.big.sequential_per_second": ("within", (14.0, 17.0)),
 }
