@@ -11,7 +11,9 @@ help: ## List the tasks
 
 $(STAMP): requirements.lock
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	# The lock is complete: without --no-deps, pip 23 looks for releases of extras that it then refuses.
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(VENV)/bin/pip check
 	@touch $@
 
 .PHONY: setup
