@@ -1,6 +1,7 @@
 """Runs the program against Pulumi's mocks and gives what it would register."""
 
 import contextlib
+import contextvars
 import json
 import os
 import runpy
@@ -139,7 +140,20 @@ def declare(
     environment: Mapping[str, str] | None = None,
     secret_keys: tuple[str, ...] = (),
 ) -> Declared:
-    """Run the program; config: as in a stack file (full keys). Raises pulumi.RunError."""
+    """Run the program; config: as in a stack file (full keys). Raises pulumi.RunError.
+
+    Pulumi's settings are context variables: in a context of its own a run leaves nothing behind
+    for the tests after it.
+    """
+    return contextvars.copy_context().run(_declare, config, stack, environment or {}, secret_keys)
+
+
+def _declare(
+    config: Mapping[str, Any],
+    stack: str,
+    environment: Mapping[str, str],
+    secret_keys: tuple[str, ...],
+) -> Declared:
     declared = Declared()
     monitor = _Monitor(declared)
     set_mocks(monitor.mocks, project="gridhub", stack=stack, preview=False, monitor=monitor)
@@ -155,7 +169,7 @@ def declare(
             runpy.run_path(str(PROJECT / "__main__.py"), run_name="__main__")
         return pulumi.Output.from_input(exported).apply(declared.outputs.update)
 
-    with _environment(environment or {}):
+    with _environment(environment):
         pulumi.runtime.test(program)()  # type: ignore[no-untyped-call]
     return declared
 
