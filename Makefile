@@ -9,11 +9,11 @@ STAMP := $(VENV)/.installed
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
+# The lock is complete; without --no-deps, pip 23 looks for later releases of extras, which it refuses.
 $(STAMP): requirements.lock
 	python3 -m venv $(VENV)
-	# The lock is complete: without --no-deps, pip 23 looks for releases of extras that it then refuses.
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	$(VENV)/bin/pip check
+	@$(VENV)/bin/pip check
 	@touch $@
 
 .PHONY: setup

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -126,8 +127,6 @@ def test_a_job_in_trouble_is_a_change_told_in_words(
     diff = PROVIDER.diff("id", _outs(view), _inputs())
     assert (diff.changes, diff.replaces) == (True, [])
     told = capfd.readouterr().err
-    import re
-
     assert re.search(words, told), told
 
 
