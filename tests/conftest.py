@@ -1,6 +1,7 @@
 """A Docker Engine for the whole test run: the machine's, else a private one of this run.
 
-`make test` sets GRIDHUB_TEST_ENGINE=1, so an engine is there before the tests are collected.
+`make test` sets GRIDHUB_TEST_ENGINE=1, so an engine and sshd's program are there before the tests
+are collected.
 A run of single tests without it uses an engine where one answers; tests that need one skip with
 that reason where none does.
 """
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.sandbox.host import dockerd
+from tests.sandbox.host import dockerd, packages, sshd
 
 _OURS = pytest.StashKey[bool]()
 
@@ -23,8 +24,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Find or start the engine and name it in DOCKER_HOST for everything below."""
     before = dockerd.find()
     engine = before
-    if engine is None and os.environ.get("GRIDHUB_TEST_ENGINE") == "1":
-        engine = dockerd.ensure(Console(file=sys.stderr))
+    if os.environ.get("GRIDHUB_TEST_ENGINE") == "1":
+        console = Console(file=sys.stderr)
+        engine = dockerd.ensure(console)
+        if os.geteuid() == 0:
+            # The tests start one of their own; the machine's own must not begin to listen.
+            packages.ensure(sshd.PROGRAMS, console, services=False)
     session.stash[_OURS] = engine is not None and before is None and engine.private
     if engine is not None:
         os.environ["DOCKER_HOST"] = engine.url

@@ -1,21 +1,27 @@
 """Debian packages that the sandbox needs on this machine: installed as root, said out loud."""
 
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from rich.console import Console
+
+# Debian's maintainer scripts ask this program whether they may start a service; 101 is no.
+_POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 class MissingPackageError(RuntimeError):
     """A needed program is not here and cannot be installed; the message names the remedy."""
 
 
-def ensure(programs: dict[str, str], console: Console) -> None:
+def ensure(programs: dict[str, str], console: Console, *, services: bool = True) -> None:
     """Install the Debian packages of those programs that are not on PATH.
 
-    programs: program name → Debian package. Raises MissingPackageError without root, without
+    programs: program name → Debian package. services: whether what is installed may start its
+    service, as Debian does by itself. Raises MissingPackageError without root, without
     apt-get, or when the installation fails.
     """
     missing = sorted({package for name, package in programs.items() if not _found(name)})
@@ -27,7 +33,21 @@ def ensure(programs: dict[str, str], console: Console) -> None:
         )
     console.print(f"Installing Debian packages on this machine: [bold]{' '.join(missing)}[/]")
     _apt(["update"])
-    _apt(["install", "--no-install-recommends", "-y", *missing])
+    with contextlib.nullcontext() if services else _no_services():
+        _apt(["install", "--no-install-recommends", "-y", *missing])
+
+
+@contextlib.contextmanager
+def _no_services() -> Iterator[None]:
+    if _POLICY.exists():  # the machine has a policy of its own
+        yield
+        return
+    _POLICY.write_text("#!/bin/sh\nexit 101\n")
+    _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _POLICY.unlink()
 
 
 def _found(program: str) -> bool:

@@ -19,6 +19,8 @@ from typing import Final
 
 import psutil
 
+# What it takes, and the Debian package of each program.
+PROGRAMS: Final = {"sshd": "openssh-server", "ssh-keygen": "openssh-client"}
 _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 10.0
 
@@ -73,9 +75,8 @@ def missing() -> str:
     """Say why no server can run here, or nothing."""
     if os.geteuid() != 0:
         return "needs root, to make users and to log in as them"
-    if _program("sshd") is None or _program("ssh-keygen") is None:
-        return "needs Debian's openssh-server"
-    return ""
+    packages = [package for name, package in PROGRAMS.items() if _program(name) is None]
+    return f"needs Debian's {' and '.join(packages)}" if packages else ""
 
 
 def _program(name: str) -> str | None:
