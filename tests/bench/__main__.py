@@ -19,7 +19,7 @@ from rich.table import Table
 
 from tests.bench.servers import server_name
 
-CASES: Final = ("flists", "users", "kernels", "bootable")
+CASES: Final = ("flists", "users", "kernels", "bootable", "remote")
 RESULTS: Final = Path("build/bench/results.json")
 _UNITS: Final = (
     ("items_per_second", "1/s"),

@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
 
+from tests.sandbox.engine import spans
 from tests.sandbox.engine.errors import EngineError
 from tests.sandbox.engine.events import Diagnostic, Severity
 from tests.sandbox.engine.provider import Provider
@@ -126,7 +127,7 @@ class PluginProcess:
         self._readers.append(self._drain(self._process.stdout, "info"))
         channel = grpc.insecure_channel(f"127.0.0.1:{line}", options=CHANNEL_OPTIONS)
         self._await(channel)
-        stub = provider_pb2_grpc.ResourceProviderStub(channel)
+        stub = provider_pb2_grpc.ResourceProviderStub(spans.timed(channel, self.package))
         request = provider_pb2.ProviderHandshakeRequest(
             engine_address=settings.engine_address,
             root_directory=str(settings.root),

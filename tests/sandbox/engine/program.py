@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tests.sandbox.engine import spans
 from tests.sandbox.engine.errors import EngineError
 from tests.sandbox.engine.events import Diagnostic, Severity
 from tests.sandbox.engine.monitor import StackInfo
@@ -83,6 +85,7 @@ class Program:
             "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
         self._show = show
+        self._started = time.monotonic()
         self._process = subprocess.Popen(
             [str(python), "-u", str(_RUNNER), json.dumps(given)],
             stdin=subprocess.DEVNULL,
@@ -112,6 +115,7 @@ class Program:
     def wait(self) -> tuple[int, bool]:
         """Wait for the end: the exit code, and whether the failure has been shown."""
         code = self._process.wait()
+        spans.record(spans.PROGRAM, "Run", "", self._started)
         for reader in self._readers:
             reader.join(_STOP_SECONDS)
         return code, code == _SHOWN_EXIT_CODE
