@@ -9,9 +9,15 @@ S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
-    """A group of settings: camelCase keys, no key that is not declared, no coercion of types."""
+    """A group of settings: camelCase keys, no key that is not declared, no coercion of types.
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, strict=True)
+    A default that differs between two uses of a section is a subclass, not a default value of the
+    section: a stack file that sets one key of it must leave the others as they are.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )
 
 
 def default_of(section: type[S], **values: Any) -> S:

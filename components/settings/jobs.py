@@ -4,7 +4,7 @@ Each becomes part of a spec by `model_dump()` (python names are the spec's own).
 derives from elsewhere in the settings (sources, endpoints, the stack's name) is not repeated here.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -39,13 +39,22 @@ class BackoffSettings(Section):
     longest_seconds: Seconds = Field(300.0, description="Never longer than this.")
 
 
+_CONNECTIONS: Final = "Requests at the same time."
+
+
 class HttpSettings(Section):
     """What a job may do to a master's HTTP service."""
 
-    connections: int = Field(16, ge=1, le=64, description="Requests at the same time.")
+    connections: int = Field(16, ge=1, le=64, description=_CONNECTIONS)
     requests_per_second: Seconds | None = Field(None, description="At most; unset: no limit.")
     connect_timeout_seconds: Seconds = Field(10.0, description="To connect.")
     read_timeout_seconds: Seconds = Field(30.0, description="Without a byte.")
+
+
+class KernelsHttpSettings(HttpSettings):
+    """The same for kernels, which are few and large."""
+
+    connections: int = Field(8, ge=1, le=64, description=_CONNECTIONS)
 
 
 class BackendSettings(Section):
@@ -142,8 +151,8 @@ class KernelsSettings(_JobSettings):
         None, description="Leave out older ones; unset: none."
     )
     schedule: ScheduleSettings = Field(default_of(ScheduleSettings), description="Passes.")
-    http: HttpSettings = Field(
-        default_of(HttpSettings, connections=8), description="Load on the master."
+    http: KernelsHttpSettings = Field(
+        default_of(KernelsHttpSettings), description="Load on the master."
     )
     retention_days: Days = Field(0.0, description="How long a deleted kernel is kept aside.")
     max_kernel_bytes: Positive = Field(2 << 30, description="A larger kernel is refused.")

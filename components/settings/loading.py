@@ -32,7 +32,7 @@ _FIELDS: Final[dict[str, tuple[str, FieldInfo]]] = {
 }
 _REMEDIES: Final = {
     "domain": "pulumi config set domain grid.example.org",
-    "publicAddresses": "pulumi config set --path publicAddresses.ipv4[0] 203.0.113.10",
+    "publicAddresses": "pulumi config set --path 'publicAddresses.ipv4[0]' 203.0.113.10",
     "images": "make pin-images",
 }
 _EXPECTED: Final = {

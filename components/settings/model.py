@@ -5,7 +5,7 @@ of 1024; Bytes; Seconds; Days). The descriptions here are the only ones: `docs/c
 and the config section of `Pulumi.yaml` are written from them.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -134,12 +134,13 @@ class ImageSettings(Section):
     python: ImageReference = Field(description="Python 3.11: runs the sync agents.")
 
 
+_MEMORY: Final = "Memory, and memory plus swap: the container gets no swap."
+
+
 class ServiceLimits(Section):
     """What one container may take of the host."""
 
-    memory_mb: int = Field(
-        256, ge=32, description="Memory, and memory plus swap: the container gets no swap."
-    )
+    memory_mb: int = Field(256, ge=32, description=_MEMORY)
     processes: int = Field(
         256, ge=16, description="Processes and threads of the service's user (ulimit nproc)."
     )
@@ -147,28 +148,40 @@ class ServiceLimits(Section):
     log_files: int = Field(3, ge=1, le=100, description="Rotated logs kept.")
 
 
+class ZdbLimits(ServiceLimits):
+    """0-db's limits."""
+
+    memory_mb: int = Field(2048, ge=32, description=_MEMORY)
+
+
+class LargeLimits(ServiceLimits):
+    """Limits of what packs, compiles, or has many batches in flight."""
+
+    memory_mb: int = Field(1024, ge=32, description=_MEMORY)
+
+
+class MediumLimits(ServiceLimits):
+    """Limits of the edge and the users job."""
+
+    memory_mb: int = Field(512, ge=32, description=_MEMORY)
+
+
 class LimitSettings(Section):
     """Limits per service."""
 
-    zdb: ServiceLimits = Field(
-        default_of(ServiceLimits, memoryMb=2048),
+    zdb: ZdbLimits = Field(
+        default_of(ZdbLimits),
         description="0-db keeps its index in memory: about 50 bytes a chunk.",
     )
-    hub: ServiceLimits = Field(default_of(ServiceLimits, memoryMb=1024), description="0-hub.")
-    bootstrap: ServiceLimits = Field(
-        default_of(ServiceLimits, memoryMb=1024),
+    hub: LargeLimits = Field(default_of(LargeLimits), description="0-hub.")
+    bootstrap: LargeLimits = Field(
+        default_of(LargeLimits),
         description="0-bootstrap; its /tmp, where it builds boot media, counts.",
     )
-    caddy: ServiceLimits = Field(default_of(ServiceLimits, memoryMb=512), description="Caddy.")
-    users: ServiceLimits = Field(
-        default_of(ServiceLimits, memoryMb=512), description="The users job."
-    )
-    kernels: ServiceLimits = Field(
-        default_of(ServiceLimits, memoryMb=256), description="The kernels job."
-    )
-    flists: ServiceLimits = Field(
-        default_of(ServiceLimits, memoryMb=1024), description="The flists job."
-    )
+    caddy: MediumLimits = Field(default_of(MediumLimits), description="Caddy.")
+    users: MediumLimits = Field(default_of(MediumLimits), description="The users job.")
+    kernels: ServiceLimits = Field(default_of(ServiceLimits), description="The kernels job.")
+    flists: LargeLimits = Field(default_of(LargeLimits), description="The flists job.")
 
 
 class ZdbEndpointSettings(Section):

@@ -90,7 +90,7 @@ def _public_addresses_exist(settings: Settings) -> Found:
         yield Problem(
             "publicAddresses",
             "names no address, so no DNS record can be told",
-            "`pulumi config set --path publicAddresses.ipv4[0] 203.0.113.10`",
+            "`pulumi config set --path 'publicAddresses.ipv4[0]' 203.0.113.10`",
         )
     for family, addresses in (("ipv4", public.ipv4), ("ipv6", public.ipv6)):
         for address in addresses:
@@ -201,10 +201,14 @@ def _waiting_needs_a_mirror(settings: Settings) -> Found:
 
 @_rule("mode", "hub")
 def _writable_options_need_a_writable_hub(settings: Settings) -> Found:
-    if settings.mode == "mirror" and settings.hub.guest_access:
-        yield Problem(
-            "hub.guestAccess", "has no effect in mode mirror, which is read-only", "remove it"
-        )
+    if settings.mode != "mirror":
+        return
+    hub = settings.hub
+    for key, value in (("guestAccess", hub.guest_access), ("usersMap", hub.users_map)):
+        if value:
+            yield Problem(
+                f"hub.{key}", "has no effect in mode mirror, which is read-only", "remove it"
+            )
 
 
 @_rule("mode", "ready", "users", "kernels", "flists")

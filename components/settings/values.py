@@ -4,7 +4,7 @@ import ipaddress
 import re
 from pathlib import PurePosixPath
 from typing import Annotated, Final, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -24,6 +24,14 @@ _SYSTEM_FOLDERS: Final = (
     *("sbin", "sys", "tmp", "usr", "var"),
 )
 _SYSTEM: Final = frozenset(["/", *(f"/{name}" for name in _SYSTEM_FOLDERS)])
+# Nothing below these is anybody's to fill; below the others storage may well be mounted.
+_SYSTEM_TREES: Final = tuple(
+    f"/{name}/"
+    for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr")
+)
+# RFC 3986 without the apostrophe: what passes a Caddyfile and a shell's quotes, and no line break,
+# which urlsplit would drop in silence.
+_URL: Final = re.compile(r"[A-Za-z0-9._~:/?#@!$&()*+,;=%\[\]-]+")
 SMALLEST_IPV4: Final = 28
 LARGEST_IPV4: Final = 16
 SMALLEST_IPV6: Final = 112
@@ -56,10 +64,25 @@ def _email(value: str) -> str:
     return value
 
 
+def _split(value: str, wanted: str) -> SplitResult:
+    """Split a URL; ValueError where it is none, or its port is none."""
+    if not _URL.fullmatch(value):
+        raise ValueError(f"is not {wanted}")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"is not {wanted}") from None
+    if port == 0:
+        raise ValueError(f"is not {wanted}")
+    return parts
+
+
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
+    wanted = "an http:// or https:// URL without query"
+    parts = _split(value, wanted)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("is not an http:// or https:// URL without query")
+        raise ValueError(f"is not {wanted}")
     if parts.username or parts.password:
         raise ValueError("must not hold a user name or password; no master asks for one")
     return value.rstrip("/")
@@ -68,32 +91,35 @@ def _http_url(value: str) -> str:
 def _authority(value: str) -> str:
     if value in {"letsencrypt", "letsencrypt-staging", "internal"}:
         return value
-    if not value.startswith("https://") or not urlsplit(value).hostname:
-        raise ValueError("is not letsencrypt, letsencrypt-staging, internal or an https:// URL")
+    wanted = "letsencrypt, letsencrypt-staging, internal or an https:// URL"
+    parts = _split(value, wanted)
+    if parts.scheme != "https" or not parts.hostname:
+        raise ValueError(f"is not {wanted}")
     return value
 
 
 def _docker_host(value: str) -> str:
-    parts = urlsplit(value)
+    wanted = "unix:///PATH or ssh://USER@HOST[:PORT]"
+    parts = _split(value, wanted)
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
         return value
     if parts.scheme == "ssh" and parts.hostname and parts.username and parts.path in {"", "/"}:
         if parts.password:
             raise ValueError("must not hold a password; use a key (host.sshKeyPath)")
         return value.rstrip("/")
-    raise ValueError("is not unix:///PATH or ssh://USER@HOST[:PORT]")
+    raise ValueError(f"is not {wanted}")
 
 
 def _absolute(value: str) -> str:
     path = PurePosixPath(value)
     if not path.is_absolute() or ".." in path.parts or "\0" in value:
         raise ValueError("is not an absolute path without `..`")
-    return str(path)
+    return f"/{str(path).lstrip('/')}"  # POSIX lets two slashes mean something else
 
 
 def _data_root(value: str) -> str:
     path = _absolute(value)
-    if path in _SYSTEM:
+    if path in _SYSTEM or path.startswith(_SYSTEM_TREES):
         raise ValueError("is a folder of the system; choose one of its own, such as /srv")
     if not re.fullmatch(r"[A-Za-z0-9._/-]+", path):
         raise ValueError("holds characters other than letters, digits and ._-/")

@@ -123,3 +123,27 @@ def test_the_defaults_of_a_job_are_its_specs_own() -> None:
     assert users.publish_backend is not None
     assert users.publish_backend.host == "hub.grid.example.org"
     assert flists.source.host == "hub.grid.tf"
+
+
+def test_a_part_of_a_section_that_is_set_leaves_the_others_at_their_own_defaults() -> None:
+    config = {
+        "gridhub:domain": "grid.example.org",
+        "gridhub:publicAddresses": {"ipv4": ["203.0.113.10"]},
+        "gridhub:acme": {"email": "operator@example.org"},
+        "gridhub:images": pinned_images(),
+    }
+    untouched = parse(as_pulumi_gives(config))
+    for service in type(untouched.limits).model_fields:
+        edit = {**config, "gridhub:limits": {service: {"processes": 300}}}
+        limits = getattr(parse(as_pulumi_gives(edit)).limits, service)
+        assert limits.memory_mb == getattr(untouched.limits, service).memory_mb, service
+        assert limits.processes == 300
+    edit = {**config, "gridhub:kernels": {"http": {"requestsPerSecond": 5.0}}}
+    assert parse(as_pulumi_gives(edit)).kernels.http.connections == 8
+
+
+def test_the_page_tells_each_services_own_memory() -> None:
+    shown = {option.path: option.default for option in options()}
+    assert shown["limits.zdb.memoryMb"] == "2048"
+    assert shown["limits.kernels.memoryMb"] == "256"
+    assert shown["kernels.http.connections"] == "8"

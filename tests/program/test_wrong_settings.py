@@ -102,6 +102,25 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"source": {"bootstrap": "https://me:secret@bootstrap.grid.tf"}},
         {"source.bootstrap"},
     ),
+    "port of a URL": ({"source": {"hub": "http://hub.example.net:99999"}}, {"source.hub"}),
+    "space in a URL": ({"source": {"hub": "http://hub.example.net/a b"}}, {"source.hub"}),
+    "lines in an authority": (
+        {"acme": {"email": "a@b.cd", "ca": "https://ca.example.org/dir\n}\nadmin on"}},
+        {"acme.ca"},
+    ),
+    "port of the host": (
+        {
+            "host": {
+                "docker": "ssh://root@203.0.113.10:ssh",
+                "sshKeyPath": "/k",
+                "knownHostsPath": "/h",
+            }
+        },
+        {"host.docker"},
+    ),
+    "data root inside the system": ({"dataRoot": "/etc/gridhub"}, {"dataRoot"}),
+    "data root with two slashes": ({"dataRoot": "//etc"}, {"dataRoot"}),
+    "accounts on a read-only hub": ({"hub": {"usersMap": {"tf-zos": "a.3bot"}}}, {"hub.usersMap"}),
     "backoff shrinks": (
         {"flists": {"backoff": {"firstSeconds": 10, "longestSeconds": 5}}},
         {"flists.backoff.longestSeconds"},
@@ -203,6 +222,13 @@ def test_the_stack_names_its_host_whatever_the_environment_says() -> None:
     config = changed({"host": {"docker": "unix:///run/mine.sock"}})
     chosen = parse(as_pulumi_gives(config), environment={"DOCKER_HOST": "unix:///run/other.sock"})
     assert chosen.host.docker == "unix:///run/mine.sock"
+
+
+def test_a_remedy_with_brackets_passes_every_shell() -> None:
+    for edit in ({"publicAddresses": REMOVED}, {"publicAddresses": {"ipv4": []}}):
+        with pytest.raises(SettingsError) as caught:
+            parse(as_pulumi_gives(changed(edit)))
+        assert "--path 'publicAddresses.ipv4[0]'" in str(caught.value)
 
 
 def test_a_token_of_the_environment_makes_the_setting_superfluous() -> None:
