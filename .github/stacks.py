@@ -100,7 +100,7 @@ def connect(stack: str) -> None:
 
 def preview(stack: str, file: Path) -> int:
     """Preview without asking the host, and write what a reviewer should read."""
-    done = _run(*_pulumi("preview", stack), "--diff", check=False)
+    done = _preview(stack, "--diff")
     verdict = "" if done.returncode == 0 else " **failed**"
     file.write_text(
         f"{_marker('preview', stack)}\n### Preview of `{stack}`{verdict}\n\n"
@@ -128,9 +128,7 @@ def comment(pull_request: str, stack: str, text: str) -> int:
 
 def drift(stack: str) -> int:
     """Refresh and compare; returns 0 also when there is drift, as the issue then tells it."""
-    done = _run(
-        *_pulumi("preview", stack), "--diff", "--refresh", "--expect-no-changes", check=False
-    )
+    done = _preview(stack, "--diff", "--refresh", "--expect-no-changes")
     marker = _marker("drift", stack)
     opened = _open_issue(marker)
     repository = os.environ["GITHUB_REPOSITORY"]
@@ -174,8 +172,12 @@ def _fenced(text: str) -> str:
     return f"{fence}diff\n{shown}\n{fence}"
 
 
-def _pulumi(verb: str, stack: str) -> tuple[str, ...]:
-    return ("pulumi", verb, "--non-interactive", "--color", "never", "--stack", stack)
+def _preview(stack: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = ("pulumi", "preview", "--non-interactive", "--color", "never", "--stack", stack)
+    done = _run(*command, *flags, check=False)
+    # The job's log has all of it, also where a comment has only the start.
+    sys.stdout.write(done.stdout)
+    return done
 
 
 def _gh_list(path: str) -> list[dict[str, Any]]:
@@ -194,7 +196,6 @@ def _run(
     done = subprocess.run(
         command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False
     )
-    # The job's log has all of it, also where a comment has only the start.
     sys.stderr.write(done.stderr)
     if check and done.returncode != 0:
         raise SystemExit(f"{' '.join(command[:3])} exited with {done.returncode}: {done.stderr}")

@@ -1,6 +1,8 @@
 """What a stack tells people and other stacks."""
 
+import shlex
 from typing import Any
+from urllib.parse import urlsplit
 
 from components.agents import sync_outputs
 from components.dns import told
@@ -67,7 +69,8 @@ def commands(config: MirrorConfig) -> dict[str, Any]:
     if not config.settings.bootstrap.enabled:
         services.remove("bootstrap")
     # ssh's own options, as the docker command line takes none for an ssh:// host.
-    ssh = " ".join(["ssh", *(ssh_options(host) or []), _target(host.docker)]) if remote else ""
+    words = ["ssh", *(ssh_options(host) or []), *_target(host.docker)]
+    ssh = shlex.join(words) if remote else ""
     prefix = f"{ssh} docker" if remote else f"docker --host {host.docker}"
     logs = {
         service: f"{prefix} logs --tail 100 --follow {config.naming.container(service)}"
@@ -76,9 +79,8 @@ def commands(config: MirrorConfig) -> dict[str, Any]:
     return {"ssh": ssh or "the host is this machine", "logs": logs}
 
 
-def _target(docker_host: str) -> str:
-    address = docker_host.removeprefix("ssh://")
-    user_host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        return f"-p {port} {user_host}"
-    return address
+def _target(docker_host: str) -> list[str]:
+    """Return what ssh takes for an ssh:// host; it wants IPv6 addresses without brackets."""
+    parts = urlsplit(docker_host)
+    port = [] if parts.port is None else ["-p", str(parts.port)]
+    return [*port, f"{parts.username}@{parts.hostname}"]

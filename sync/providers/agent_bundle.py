@@ -19,7 +19,7 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 from sync.contract import layout
 from sync.providers import survey, wheels
 from sync.providers.connection import Command, HostError
-from sync.providers.host import DataRootGoneError, Host, connect
+from sync.providers.host import DataRootGoneError, Host, connect, docker_failure
 from sync.providers.hostside import MANIFEST
 from sync.providers.props import changed_inputs
 from sync.providers.provider import HostProvider
@@ -88,10 +88,15 @@ def _architecture(host: Host) -> str:
 def _digests_in_use(host: Host, root: str) -> set[str]:
     """Digests whose directory some container, running or not, has mounted."""
     script = (
-        'ids=$("$@" ps --all --quiet) && [ -n "$ids" ] || exit 0; '
-        '"$@" inspect --format "{{range .Mounts}}{{println .Source}}{{end}}" $ids'
+        'ids=$("$@" ps --all --quiet) || exit $?; '
+        # One that ended meanwhile is an error to inspect, and no reason to stop.
+        '[ -z "$ids" ] || '
+        '"$@" inspect --format "{{range .Mounts}}{{println .Source}}{{end}}" $ids || true'
     )
-    listed = host.run(Command(["sh", "-c", script, "sh", *host.docker()])).stdout.decode()
+    completed = host.run(Command(["sh", "-c", script, "sh", *host.docker()]))
+    if completed.status != 0:
+        raise docker_failure(host.connection.docker_host, completed)
+    listed = completed.stdout.decode(errors="replace")
     folder = PurePosixPath(layout.under(root, layout.AGENTS))
     sources = (PurePosixPath(line) for line in listed.splitlines() if line)
     return {source.name for source in sources if source.parent == folder}

@@ -116,7 +116,7 @@ def _container_words(container: ContainerState | None) -> str:
 
 
 def _of_record(job: Job, record: StatusRecord) -> dict[str, Any]:
-    data = record.model_dump(mode="json")
+    data = _rounded(record.model_dump(mode="json"))
     camel = {_camel(key): value for key, value in data.items()}
     camel["runningAgent"] = camel.pop("agentVersion")
     camel["errors"] = [f"{error['at']} {error['message']}" for error in data["errors"]]
@@ -124,6 +124,15 @@ def _of_record(job: Job, record: StatusRecord) -> dict[str, Any]:
     camel["lag"] = dict(data["lag"])
     camel["summary"] = summary(job, record)
     return {key: camel[key] for key in RECORDED if key in camel}
+
+
+def _rounded(value: Any) -> Any:
+    """Round every fraction to thousandths (seconds: milliseconds): more is noise in an output."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return value
 
 
 def _camel(name: str) -> str:

@@ -42,7 +42,7 @@ _KEEPALIVE_SECONDS: Final = 15
 _NO_STATUS: Final = -1  # paramiko's: the channel closed without one
 # Its messages come with tracebacks, and on stderr; what they say is in our errors.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
-_PIN = "python -m sync.providers.known_hosts pin"
+_PIN: Final = ".venv/bin/python -m sync.providers.known_hosts pin"
 
 
 class SshTransport:
@@ -166,7 +166,7 @@ def dial(address: SshAddress) -> socket.socket:
     except TimeoutError as error:
         raise HostUnreachableError(
             f"{where}: no answer within {CONNECT_SECONDS:g} s; is the host up, and does its "
-            "firewall let port 22 in from here?"
+            f"firewall let port {address.port} in from here?"
         ) from error
     except OSError as error:
         raise HostUnreachableError(
@@ -213,8 +213,9 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
         ) from error
     except TypeError as error:  # paramiko asks for a passphrase this way
         raise HostLoginError(
-            f"host.sshKeyPath {path} is encrypted; add it to the SSH agent (ssh-add) and leave "
-            "host.sshKeyPath out"
+            f"host.sshKeyPath {path} is encrypted, and nobody is there to ask for its passphrase; "
+            "make a key for this host alone that has none (ssh-keygen -t ed25519), or take the "
+            f"passphrase off: ssh-keygen -p -N '' -f {path}"
         ) from error
     except Exception as error:
         raise HostLoginError(

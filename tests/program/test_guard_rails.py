@@ -312,6 +312,26 @@ def test_an_api_token_reaches_the_provider_as_a_secret_only() -> None:
     assert "canary-token" not in str(declared.outputs)
 
 
+@pytest.mark.parametrize(
+    ("docker", "target"),
+    [
+        ("ssh://me@[2001:db8::5]:2222", "-p 2222 me@2001:db8::5"),
+        ("ssh://me@[2001:db8::5]", "me@2001:db8::5"),
+        ("ssh://me@mirror.example.org:22", "-p 22 me@mirror.example.org"),
+        ("ssh://me@mirror.example.org", "me@mirror.example.org"),
+    ],
+)
+def test_the_ssh_line_of_the_outputs_is_one_that_a_shell_and_ssh_take(
+    docker: str, target: str
+) -> None:
+    host = {"docker": docker, "sshKeyPath": "/keys/my id", "knownHostsPath": "/keys/known_hosts"}
+    commands = declare({**production(), "gridhub:host": host}, "prod").outputs["commands"]
+    assert commands["ssh"].startswith("ssh -i '/keys/my id' -o BatchMode=yes ")
+    assert commands["ssh"].endswith(f" {target}")
+    logs = commands["logs"]["zdb"]
+    assert logs == f"{commands['ssh']} docker logs --tail 100 --follow gridhub-prod-zdb"
+
+
 def test_over_ssh_the_hosts_key_is_pinned_and_checked() -> None:
     declared = declare(_variants()["remote"], "remote", TOKEN)
     provider = declared.resources["docker"].inputs

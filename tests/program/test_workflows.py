@@ -257,8 +257,11 @@ def test_a_failed_preview_is_told_and_fails_its_job(runner: Runner) -> None:
 
 def test_a_long_preview_is_cut_to_what_a_comment_holds(runner: Runner) -> None:
     runner.says.write_text("x" * 200_000)
-    runner.run("preview", "berlin", "out.md")
-    assert len((runner.folder / "out.md").read_text()) < 65_536
+    log = runner.run("preview", "berlin", "out.md")
+    text = (runner.folder / "out.md").read_text()
+    assert len(text) < 65_536
+    assert "the whole is in the job's log" in text
+    assert "x" * 200_000 in log
 
 
 def test_each_stack_has_one_comment_that_is_updated(runner: Runner) -> None:

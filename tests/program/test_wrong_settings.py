@@ -225,7 +225,8 @@ def test_the_stack_names_its_host_whatever_the_environment_says() -> None:
 
 
 def test_a_remedy_with_brackets_passes_every_shell() -> None:
-    for edit in ({"publicAddresses": REMOVED}, {"publicAddresses": {"ipv4": []}}):
+    for value in (REMOVED, {"ipv4": []}):
+        edit = {"publicAddresses": value}
         with pytest.raises(SettingsError) as caught:
             parse(as_pulumi_gives(changed(edit)))
         assert "--path 'publicAddresses.ipv4[0]'" in str(caught.value)

@@ -200,6 +200,21 @@ def test_outputs_say_in_one_line_where_the_mirror_stands() -> None:
     ]
 
 
+def test_outputs_have_no_more_digits_than_anybody_reads() -> None:
+    record = _record(
+        lag=Lag(items=0, bytes=0, seconds=0.0019204309996894153),
+        rate_items_per_second=1234.56789,
+        rate_bytes_per_second=1234.56789,
+        eta_seconds=12.34567,
+        details={"pass_seconds": 0.30000000000000004, "wanted": 3, "words": "none"},
+    )
+    outs = recorded("users", "users", _view(record))
+    assert outs["lag"] == {"items": 0, "bytes": 0, "seconds": 0.002}
+    rates = (outs["rateItemsPerSecond"], outs["rateBytesPerSecond"], outs["etaSeconds"])
+    assert rates == (1234.568, 1234.568, 12.346)
+    assert outs["details"] == {"pass_seconds": 0.3, "wanted": 3, "words": "none"}
+
+
 def test_the_script_prints_what_is_parsed() -> None:
     spec = base64.b64encode(contract.canonical(SPEC)).decode()
     record = base64.b64encode(_record().model_dump_json().encode()).decode()

@@ -125,6 +125,18 @@ def test_unreachable(
         _transport(root_host).run(Command(["true"]))
 
 
+def test_the_port_that_a_firewall_must_let_in_is_the_one_that_was_tried(
+    root_host: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    host = {**root_host, "dockerHost": "ssh://root@203.0.113.10:2222"}
+    with pytest.raises(HostUnreachableError, match="firewall let port 2222 in"):
+        _transport(host).run(Command(["true"]))
+
+
 def test_a_host_that_accepts_and_says_nothing_is_told(
     root_host: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +193,7 @@ def test_encrypted_key(root_host: dict[str, str], tmp_path: Path) -> None:
         timeout=30,
         stdout=subprocess.DEVNULL,
     )
-    with pytest.raises(HostLoginError, match="encrypted; add it to the SSH agent"):
+    with pytest.raises(HostLoginError, match=r"encrypted.*ssh-keygen -p -N '' -f"):
         _transport({**root_host, "sshKeyPath": str(key)}).run(Command(["true"]))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from sync.providers import agent_bundle, wheels
+from sync.providers.connection import Command, Completed, HostConnection, HostError
+from sync.providers.host import Host
 
 
 def _wheel(folder: Path, name: str = "thing-1.0-py3-none-any.whl") -> Path:
@@ -155,3 +157,26 @@ def test_the_digest_is_of_sources_and_lock_and_needs_no_network(
 def test_the_same_files_make_the_same_archive() -> None:
     files = {"b": b"2", "a": b"1" * 100_000}
     assert b"".join(agent_bundle.packed(files)) == b"".join(agent_bundle.packed(dict(files)))
+
+
+class _DockerSays:
+    """A way to a host whose docker command always ends in the same way."""
+
+    def __init__(self, completed: Completed) -> None:
+        self._completed = completed
+
+    def run(self, _command: Command) -> Completed:
+        return self._completed
+
+    def close(self) -> None:
+        pass
+
+
+def test_where_docker_can_not_tell_what_is_in_use_no_version_is_removed() -> None:
+    silent = _DockerSays(Completed(1, b"", b"Cannot connect to the Docker daemon"))
+    host = Host(HostConnection("unix:///run/docker.sock"), silent)
+    with pytest.raises(HostError, match="Docker does not run"):
+        agent_bundle._digests_in_use(host, "/srv")
+    mounts = b"/srv/agent/0123456789abcdef\n/srv/0-db_data\n\n/other/agent/f\n"
+    host = Host(HostConnection("unix:///run/docker.sock"), _DockerSays(Completed(0, mounts, b"")))
+    assert agent_bundle._digests_in_use(host, "/srv") == {"0123456789abcdef"}
