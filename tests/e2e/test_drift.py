@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.nodes import boot_everything
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
+from tests.sandbox.host import dockerd
+from tests.sandbox.host.pulumi import PulumiError
 from tests.sandbox.upstream import Upstream, standard_world
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -30,6 +32,14 @@ def stop_container(stack: MirrorStack) -> None:
     stack.containers()["users"].stop(timeout=10)
 
 
+def kill_job(stack: MirrorStack) -> None:
+    stack.containers()["flists"].kill()
+
+
+def kill_0_db(stack: MirrorStack) -> None:
+    stack.containers()["zdb"].kill()
+
+
 def remove_container(stack: MirrorStack) -> None:
     stack.containers()["kernels"].remove(force=True)
 
@@ -47,6 +57,8 @@ def remove_spec(stack: MirrorStack) -> None:
     ("damage", "touched"),
     [
         (stop_container, "sync-users"),
+        (kill_job, "sync-flists"),
+        (kill_0_db, "zdb-container"),
         (remove_container, "sync-kernels"),
         (remove_agent_files, "sync-bundle"),
         (remove_spec, "sync-flists"),
@@ -62,6 +74,27 @@ def test_refresh_tells_and_up_repairs(
     damage(stack)
     told = steps_of(stack, "--refresh")
     assert any(name.startswith(touched) for name in told), told
+    stack.up("--refresh")
+    assert steps_of(stack, "--refresh") == {}
+    assert chunk_requests(master) == copied, "chunks were fetched again"
+    boot_everything(stack, master.model.boot_sources(), "127.0.0.1")
+
+
+def test_the_hosts_docker_dies_and_comes_back(drifting: tuple[MirrorStack, Upstream]) -> None:
+    stack, master = drifting
+    if not stack.engine.private:
+        pytest.skip("the Docker Engine is the machine's own; this test kills its engine")
+    copied = chunk_requests(master)
+    before = stack.state()
+    dockerd.kill_private()
+    try:
+        with pytest.raises(PulumiError) as failure:
+            stack.pulumi("preview", "--refresh")
+        assert "docker" in failure.value.output.lower()
+        assert "Traceback" not in failure.value.output
+        assert stack.state() == before
+    finally:
+        dockerd.start_private()
     stack.up("--refresh")
     assert steps_of(stack, "--refresh") == {}
     assert chunk_requests(master) == copied, "chunks were fetched again"

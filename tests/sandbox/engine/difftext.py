@@ -12,6 +12,7 @@ from tests.sandbox.engine.values import UNKNOWN, Properties, Secret, deep_equal,
 _MISSING = object()
 _HIDDEN_PREFIX = "__"
 _STEP = "    "
+_LINE = 100
 
 
 def shown_value(value: Any, *, show_secrets: bool) -> str:
@@ -30,6 +31,23 @@ def shown_value(value: Any, *, show_secrets: bool) -> str:
         inner = (shown_value(element, show_secrets=show_secrets) for element in value)
         return "[" + ", ".join(inner) + "]"
     return json.dumps(value, ensure_ascii=False)
+
+
+def shown_block(value: Any, indent: str, *, show_secrets: bool) -> Iterator[str]:
+    """Write a value on as many lines as a person needs; the first line has no indent."""
+    line = shown_value(value, show_secrets=show_secrets)
+    children = _children(value)
+    if not children or len(indent) + len(line) <= _LINE:
+        yield line
+        return
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    yield opening
+    for key, element in sorted(children.items()) if opening == "{" else children.items():
+        label = f"{key}: " if opening == "{" else ""
+        first, *rest = shown_block(element, indent + _STEP, show_secrets=show_secrets)
+        yield f"{indent}{_STEP}{label}{first}"
+        yield from rest
+    yield indent + closing
 
 
 def _children(value: Any) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from tests.sandbox.engine.difftext import DiffText, shown_value
+from tests.sandbox.engine.difftext import DiffText, shown_block, shown_value
 from tests.sandbox.engine.digest import Counts, is_shown
 from tests.sandbox.engine.events import Context, Diagnostic
 from tests.sandbox.engine.goals import Step
@@ -126,6 +126,8 @@ class Display:
             while urn := parents.get(urn, ""):
                 needed.add(urn)
         order = [step for step, _ in self._steps if step.urn in needed]
+        if not order:
+            return
         plan = "Plan" if self._context.preview else "Status"
         yield f"    {'Type'.ljust(_WIDTH_TYPE)} {'Name'.ljust(24)} {plan}"
         done: set[str] = set()
@@ -195,21 +197,36 @@ class Display:
         names = sorted({**before, **resource.outputs}) if before else sorted(resource.outputs)
         if not names:
             return
-        yield "Outputs:"
         width = max(map(len, names))
-        for name in names:
-            yield self._output(name, width, before, resource.outputs)
+        lines = [
+            line for name in names for line in self._output(name, width, before, resource.outputs)
+        ]
+        if lines:
+            yield "Outputs:"
+            yield from lines
 
-    def _output(self, name: str, width: int, before: Any, after: Any) -> str:
-        label, show = name.ljust(width), self._show_secrets
+    def _output(self, name: str, width: int, before: Any, after: Any) -> Iterator[str]:
+        """Write one output; a preview leaves out what stays."""
+        label = name.ljust(width)
+        old, new = before.get(name), after.get(name)
         if name not in after:
-            return f"  - {label}: {shown_value(before[name], show_secrets=show)}"
-        text = shown_value(after[name], show_secrets=show)
-        if name not in before:
-            return f"  + {label}: {text}"
-        if after[name] is UNKNOWN or not deep_equal(before[name], after[name]):
-            return f"  ~ {label}: {shown_value(before[name], show_secrets=show)} => {text}"
-        return f"    {label}: {text}"
+            yield from self._block(f"  - {label}: ", old)
+        elif name not in before:
+            yield from self._block(f"  + {label}: ", new)
+        elif new is not UNKNOWN and deep_equal(old, new):
+            if not self._context.preview:
+                yield from self._block(f"    {label}: ", new)
+        elif isinstance(old, dict) and isinstance(new, dict):
+            yield f"  ~ {label}:"
+            yield from self._texts.lines(old, new, "      ")
+        else:
+            values = [shown_value(v, show_secrets=self._show_secrets) for v in (old, new)]
+            yield f"  ~ {label}: {' => '.join(values)}"
+
+    def _block(self, head: str, value: Any) -> Iterator[str]:
+        first, *rest = shown_block(value, "    ", show_secrets=self._show_secrets)
+        yield head + first
+        yield from rest
 
     def _summary(self) -> Iterator[str]:
         by_op = self.counts.by_op

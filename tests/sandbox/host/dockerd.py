@@ -142,6 +142,11 @@ def _program(name: str) -> str:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or name
 
 
+def kill_private() -> None:
+    """Let the private engine die at once, as in a crash; `start_private` brings it back."""
+    _background().kill()
+
+
 def stop_private(*, remove_data: bool) -> bool:
     """End the private engine; with remove_data also delete its images and containers."""
     stopped = _background().stop(grace_seconds=30)

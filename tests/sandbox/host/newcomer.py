@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sync.contract.layout import JOBS, STATUS_FILE, Job, job_state_dir
 from sync.contract.status import StatusRecord
+from sync.providers.job_words import bytes_in_words
 from tests.sandbox.host import dockerd, images, pulumi, world
 from tests.sandbox.host.dockerd import PROJECT, SANDBOX
 
@@ -148,12 +149,12 @@ def _draw(progress: Progress, bars: dict[Job, TaskID], records: dict[Job, Status
 
 def _summary(console: Console, records: dict[Job, StatusRecord]) -> None:
     table = Table(title="The mirror", show_lines=False)
-    for title in ("job", "phase", "done", "MiB", "broken", "refused"):
+    for title in ("job", "phase", "done", "bytes", "broken", "refused"):
         table.add_column(title)
     for job, record in records.items():
-        mib = (record.done.bytes or 0) / (1 << 20)
         counts = (str(record.broken.count), str(record.refused.count))
-        table.add_row(job, record.phase, str(record.done.items), f"{mib:.1f}", *counts)
+        size = bytes_in_words(record.done.bytes or 0)
+        table.add_row(job, record.phase, str(record.done.items), size, *counts)
     console.print(table)
     console.print(Panel.fit("\n".join(_served()), title="What is served where"))
     console.print(Panel.fit("\n".join(_next()), title="Try next"))
@@ -171,10 +172,13 @@ def _served() -> Iterable[str]:
 
 def _next() -> Iterable[str]:
     return (
-        "make sandbox-boot     a client boots every flist from the mirror, master not asked",
-        "make sandbox-change   the master gets a new flist; watch the mirror follow",
-        f"source .sandbox/env && pulumi preview --diff --stack {STACK}   nothing to change",
-        "make sandbox-down     removes all of it",
+        "make sandbox-boot    boots every flist from the mirror, over IPv4 and IPv6",
+        "make sandbox-change  gives the master a new flist and watches it arrive",
+        "make sandbox-down    removes all of it",
+        "",
+        "Its stack, with pulumi by hand: nothing to change, and what moved since `up`",
+        "  source .sandbox/env",
+        f"  pulumi preview --refresh --diff --stack {STACK}",
     )
 
 

@@ -62,6 +62,14 @@ class Background:
         self._pid_file.unlink(missing_ok=True)
         return process is not None
 
+    def kill(self) -> None:
+        """Let the process die at once, as in a crash; what it started goes on."""
+        process = self.process()
+        if process is None:
+            raise RuntimeError(f"{self.name} does not run")
+        process.kill()
+        process.wait(10)
+
 
 def _end(process: psutil.Process, grace_seconds: float) -> None:
     for sign, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
