@@ -70,10 +70,14 @@ def pullable(reference: str) -> str:
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """images: the pinned references. bootstrap: whether a bootstrap server runs here."""
+    """images: the pinned references. bootstrap: whether a bootstrap server runs here.
+
+    after: what must have succeeded before the first is pulled.
+    """
 
     images: ImageSettings
     bootstrap: bool
+    after: tuple[pulumi.Resource, ...]
 
 
 class Images(pulumi.ComponentResource):
@@ -98,7 +102,7 @@ class Images(pulumi.ComponentResource):
                 f"{name}-{service}",
                 name=pullable(reference),
                 keep_locally=True,
-                opts=pulumi.ResourceOptions(parent=self),
+                opts=pulumi.ResourceOptions(parent=self, depends_on=list(config.after)),
             )
             for service, reference in references.items()
         }

@@ -78,8 +78,8 @@ class Mirror(pulumi.ComponentResource):
         self._connection = connection(host)
         self.guard = self._guard()
         self.secrets = self._secrets()
-        self.images = self._images()
         self.preflight = self._preflight()
+        self.images = self._images()
         self.data_root = self._data_root()
         self.network = self._network()
         self.placement = self._placement()
@@ -114,12 +114,16 @@ class Mirror(pulumi.ComponentResource):
 
     def _images(self) -> Images:
         settings = self.config.settings
-        config = ImagesConfig(settings.images, bootstrap=settings.bootstrap.enabled)
+        config = ImagesConfig(
+            settings.images,
+            bootstrap=settings.bootstrap.enabled,
+            after=(self.guard, self.preflight),
+        )
         return Images("images", config, pulumi.ResourceOptions(parent=self))
 
     def _preflight(self) -> Preflight:
         settings = self.config.settings
-        limits = settings.preflight
+        limits, public = settings.preflight, settings.public_addresses
         return Preflight(
             "preflight",
             host=self._connection,
@@ -131,15 +135,18 @@ class Mirror(pulumi.ComponentResource):
                 "dockerVersion": limits.docker_version,
             },
             ports=listening_ports(self.config),
-            addresses=[a for a in self.config.listen if a not in {"0.0.0.0", "::"}],  # noqa: S104
-            names=dns_names(self.config) if limits.check_dns else [],
+            addresses=self.config.listen,
+            public_addresses=[*public.ipv4, *public.ipv6],
+            # Behind Cloudflare's proxy a name leads to the proxy, wherever that sends it.
+            names=dns_names(self.config) if limits.check_dns and not settings.dns.proxied else [],
             upstream=masters(self.config) if limits.check_source else [],
             own_containers=container_names(self.config),
             root_is_mount=limits.data_root_is_mount,
             dns_managed=settings.dns.provider == "cloudflare",
             ignore=limits.ignore,
-            # Host operations run in the python image, so that one must be there.
-            opts=self._child(self.guard, self.images.resources["python"]),
+            # Before the images: what is wrong with the way to the host is told here, in words,
+            # and a host that will not do has nothing pulled but the image that looks at it.
+            opts=self._child(self.guard),
         )
 
     def _data_root(self) -> DataRoot:

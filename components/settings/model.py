@@ -260,10 +260,12 @@ class PreflightSettings(Section):
     cores: int = Field(2, ge=0, description="Processor cores.")
     memory_mb: int = Field(4096, ge=0, description="Memory.")
     free_space_gb: float = Field(
-        900, ge=0, description="Free space at the data root; a disk sold as 1 TB has 931."
+        850,
+        ge=0,
+        description="Free space at the data root; a disk sold as 1 TB offers 870 with ext4.",
     )
     data_root_is_mount: bool = Field(
-        default=False, description="Refuse a data root on the system's own file system."
+        default=False, description="Refuse a data root that is no mount point itself."
     )
     check_source: bool = Field(default=True, description="Refuse when the master does not answer.")
     check_dns: bool = Field(

@@ -4,8 +4,10 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Final, Literal
 
+from sync.contract import layout
 from sync.providers.job_words import bytes_in_words
 
 # `0.0.0.0:80->80/tcp, :::80->80/tcp, 127.0.0.1:8000-8001->8000-8001/tcp`; later `[::]:80->…`.
@@ -15,6 +17,10 @@ _KERNEL_SHARE: Final = 0.1
 _UPSTREAM_NAMES: Final = frozenset({"0-db", "0-hub", "0-bootstrap", "caddy"})
 _UPSTREAM_IMAGES: Final = "ghcr.io/threefoldtech/0-"
 _COMPOSE_LABEL: Final = "com.docker.compose.project="
+_STACK_LABEL: Final = "gridhub.stack="
+_OUR_FOLDERS: Final = frozenset(
+    directory.path.partition("/")[0] for directory in layout.directories(hub_writes=False)
+)
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Container:
-    """A container on the host. published: (address, port) bound on the host."""
+    """A container on the host. published: (address, port) bound on the host.
+
+    mounts: paths of the host (and names of volumes) that it has mounted.
+    """
 
     name: str
     image: str
     labels: str
     running: bool
     published: tuple[tuple[str, int], ...] = ()
+    mounts: tuple[str, ...] = ()
 
     @classmethod
     def from_listing(cls, entry: Mapping[str, str]) -> "Container":
-        """Read one line of `docker ps --format '{{json .}}'`."""
+        """Read one line of `docker ps --no-trunc --format '{{json .}}'`."""
         return cls(
             name=entry["Names"],
             image=entry["Image"],
@@ -53,6 +63,7 @@ class Container:
                 for address, first, last in _PUBLISHED.findall(entry.get("Ports", ""))
                 for port in range(int(first), int(last or first) + 1)
             ),
+            mounts=tuple(mount for mount in entry.get("Mounts", "").split(",") if mount),
         )
 
 
@@ -155,6 +166,26 @@ def _data_root(facts: Facts, needs: Needs) -> Iterator[Finding]:
         )
 
 
+def _neighbours(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    for container in facts.containers:
+        if container.name in needs.own_containers or _STACK_LABEL not in container.labels:
+            continue
+        if any(_in_our_folders(mount, needs.root) for mount in container.mounts):
+            yield Finding(
+                "error",
+                "data-root",
+                f"{needs.root} is used by container {container.name} of another stack",
+                "give each stack a dataRoot of its own, or remove that container",
+            )
+
+
+def _in_our_folders(mount: str, root: str) -> bool:
+    path = PurePosixPath(mount)
+    if not path.is_relative_to(root) or path == PurePosixPath(root):
+        return False
+    return path.relative_to(root).parts[0] in _OUR_FOLDERS
+
+
 def _docker(facts: Facts, needs: Needs) -> Iterator[Finding]:
     if _version(facts.docker_version) < _version(needs.docker_version):
         yield Finding(
@@ -203,19 +234,39 @@ def _place(place: tuple[str, int]) -> str:
     return f"[{place[0]}]:{place[1]}" if ":" in place[0] else f"{place[0]}:{place[1]}"
 
 
-def _addresses(facts: Facts, _needs: Needs) -> Iterator[Finding]:
+def _addresses(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    bound = {address for address, _port in needs.ports}
     for address in facts.foreign_addresses:
-        yield Finding(
-            "error",
-            "addresses",
-            f"the host has no address {address}",
-            "correct the stack's addresses, or configure it on the host (`ip address`)",
-        )
+        if ipaddress.ip_address(address).is_unspecified:
+            family = ipaddress.ip_address(address).version
+            yield Finding(
+                "error",
+                "addresses",
+                f"the host has no IPv{family}",
+                f"enable it on the host, or set bind.ipv{family} to []",
+            )
+        elif address in bound:
+            yield Finding(
+                "error",
+                "addresses",
+                f"the host has no address {address}",
+                "correct bind, or configure the address on the host (`ip address`)",
+            )
+        else:
+            yield Finding(
+                "warning",
+                "addresses",
+                f"the host itself has no address {address}",
+                "correct publicAddresses, unless NAT in front of the host leads there",
+            )
 
 
 def _names(facts: Facts, needs: Needs) -> Iterator[Finding]:
     for name, addresses in sorted(needs.names.items()):
-        found = facts.resolved.get(name) or []
+        # A loopback address comes from the host's own /etc/hosts, and says nothing about DNS.
+        told = facts.resolved.get(name) or []
+        found = [a for a in told if a in addresses or not ipaddress.ip_address(a).is_loopback]
+        missing = sorted(set(addresses) - set(found))
         elsewhere = sorted(set(found) - set(addresses))
         if elsewhere:
             yield Finding(
@@ -229,6 +280,13 @@ def _names(facts: Facts, needs: Needs) -> Iterator[Finding]:
                 "warning",
                 "dns",
                 f"{name} does not resolve",
+                "set the records that the stack's output dnsRecords lists",
+            )
+        elif missing and not needs.dns_managed:
+            yield Finding(
+                "warning",
+                "dns",
+                f"{name} does not lead to {', '.join(missing)}",
                 "set the records that the stack's output dnsRecords lists",
             )
 
@@ -277,6 +335,7 @@ _CHECKS: Final[tuple[Callable[[Facts, Needs], Iterator[Finding]], ...]] = (
     _size,
     _space,
     _data_root,
+    _neighbours,
     _docker,
     _ports,
     _addresses,

@@ -16,7 +16,7 @@ from sync.providers.props import changed_inputs, integer
 from sync.providers.provider import HostProvider
 
 _INPUTS: Final[tuple[str, ...]] = (
-    *("host", "root", "limits", "ports", "addresses", "names", "upstream"),
+    *("host", "root", "limits", "ports", "addresses", "publicAddresses", "names", "upstream"),
     *("ownContainers", "rootIsMount", "dnsManaged", "ignore"),
 )
 _PROBE_OPTIONS: Final = (
@@ -58,7 +58,7 @@ def gather(host: Host, props: Mapping[str, Any]) -> Facts:
     listing = host.run_docker("ps", "--all", "--no-trunc", "--format", "{{json .}}")
     request = {
         "root": props["root"],
-        "addresses": list(props.get("addresses") or ()),
+        "addresses": _looked_for(props),
         "names": [entry["name"] for entry in props.get("names") or ()],
         "upstream": [
             {"name": entry["name"], "host": entry["host"], "port": integer(entry["port"])}
@@ -79,6 +79,12 @@ def gather(host: Host, props: Mapping[str, Any]) -> Facts:
             Container.from_listing(json.loads(line)) for line in listing.splitlines() if line
         ),
     )
+
+
+def _looked_for(props: Mapping[str, Any]) -> list[str]:
+    """Return the addresses that the host is asked for, each once."""
+    wanted = [*(props.get("addresses") or ()), *(props.get("publicAddresses") or ())]
+    return list(dict.fromkeys(wanted))
 
 
 @cache

@@ -248,8 +248,9 @@ class Preflight(Resource, module="gridhub", name="Preflight"):
     """What the host must be before the first change; create fails with all findings at once.
 
     limits: {cores, memoryBytes, freeBytes, dockerVersion}. ports: [{address, port}] to be bound
-    on the host. addresses: those the stack publishes on. names: [{name, addresses}] that should
-    resolve to them. upstream: [{name, host, port}] to be reachable from the host.
+    on the host. addresses: those the stack binds. public_addresses: those its DNS records tell,
+    which the host itself may lack behind NAT. names: [{name, addresses}] that should resolve to
+    them. upstream: [{name, host, port}] to be reachable from the host.
     own_containers: names of this stack's containers, which may hold the ports already.
     root_is_mount: the data root must be a mount. dns_managed: the stack sets its own records, so
     a name that points elsewhere is only told. ignore: checks whose errors count as warnings.
@@ -266,6 +267,7 @@ class Preflight(Resource, module="gridhub", name="Preflight"):
         limits: Mapping[str, Any],
         ports: Sequence[Mapping[str, Any]] = (),
         addresses: Sequence[str] = (),
+        public_addresses: Sequence[str] = (),
         names: Sequence[Mapping[str, Any]] = (),
         upstream: Sequence[Mapping[str, Any]] = (),
         own_containers: Sequence[str] = (),
@@ -280,6 +282,7 @@ class Preflight(Resource, module="gridhub", name="Preflight"):
             "limits": dict(limits),
             "ports": [dict(port) for port in ports],
             "addresses": list(addresses),
+            "publicAddresses": list(public_addresses),
             "names": [dict(entry) for entry in names],
             "upstream": [dict(entry) for entry in upstream],
             "ownContainers": list(own_containers),

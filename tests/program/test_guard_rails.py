@@ -214,9 +214,8 @@ def _sandbox() -> Declared:
 def test_nothing_on_the_host_changes_before_mode_and_preflight_are_right(
     declared: Declared,
 ) -> None:
-    free = {"pulumi:pulumi:Stack", "docker:index/remoteImage:RemoteImage"}
     for entry in declared.resources.values():
-        outside = entry.type.startswith(("gridhub:", "pulumi:providers:")) or entry.type in free
+        outside = entry.type.startswith(("gridhub:", "pulumi:"))
         if outside or entry.type.endswith((":StackSecret", ":ModeGuard", ":Preflight")):
             continue
         assert {"mode", "preflight"} <= set(entry.options["dependencies"]), entry.name

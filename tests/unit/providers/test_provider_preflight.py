@@ -50,6 +50,13 @@ def test_a_good_host_has_no_finding() -> None:
 
 COMPOSE = Container("0-hub", "ghcr.io/threefoldtech/0-hub:master", "", running=True)
 WEB = Container("web", "nginx", "", running=True, published=(("0.0.0.0", 80),))
+OTHER_STACK = Container(
+    "other-zdb",
+    "0-db",
+    "gridhub.service=zdb,gridhub.stack=other",
+    running=False,
+    mounts=("/srv/0-db_data", "/srv/0-db_index"),
+)
 BROKEN: list[tuple[str, Facts, str]] = [
     ("cores", replace(GOOD, cores=1), "has 1, 2 are needed"),
     ("memory", replace(GOOD, memory_bytes=2 * 10**9), "has 2.0 GB, 4.0 GB are needed"),
@@ -71,6 +78,7 @@ BROKEN: list[tuple[str, Facts, str]] = [
         replace(GOOD, resolved={"hub.example.org": ["198.51.100.1"]}),
         "hub.example.org points to 198.51.100.1, not to 203.0.113.10, 2001:db8::10",
     ),
+    ("data-root", replace(GOOD, containers=(OTHER_STACK,)), "/srv is used by container other-zdb"),
     ("compose", replace(GOOD, containers=(COMPOSE,)), "container 0-hub of an upstream deployment"),
     (
         "master",
@@ -126,6 +134,43 @@ def test_names_that_the_stack_sets_itself_only_warn() -> None:
     assert [finding.level for finding in found] == ["warning"]
 
 
+def test_what_etc_hosts_says_of_the_hosts_own_name_is_not_dns() -> None:
+    resolved = {"hub.example.org": ["127.0.1.1"]}
+    found = judge(replace(GOOD, resolved=resolved), NEEDS)
+    assert [(finding.level, finding.message) for finding in found] == [
+        ("warning", "hub.example.org does not resolve")
+    ]
+
+
+def test_a_record_of_one_family_that_is_missing_is_told() -> None:
+    facts = replace(GOOD, resolved={"hub.example.org": ["203.0.113.10"]})
+    found = judge(facts, NEEDS)
+    assert [(finding.level, finding.message) for finding in found] == [
+        ("warning", "hub.example.org does not lead to 2001:db8::10")
+    ]
+    assert judge(facts, replace(NEEDS, dns_managed=True)) == []
+
+
+def test_a_public_address_that_the_host_has_not_may_be_translated() -> None:
+    facts = replace(GOOD, foreign_addresses=("203.0.113.10",))
+    behind = replace(NEEDS, ports=(("0.0.0.0", 80),))
+    found = judge(facts, behind)
+    assert [(finding.level, finding.check) for finding in found] == [("warning", "addresses")]
+    assert "NAT" in found[0].remedy
+
+
+def test_a_host_without_ipv6_is_told_in_words() -> None:
+    found = judge(replace(GOOD, foreign_addresses=("::",)), replace(NEEDS, ports=(("::", 80),)))
+    assert [(f.level, f.check, f.message) for f in found] == [
+        ("error", "addresses", "the host has no IPv6")
+    ]
+
+
+def test_a_stack_whose_root_lies_beside_ours_is_no_neighbour_in_it() -> None:
+    beside = replace(OTHER_STACK, mounts=("/srv/gridhub-sandbox/0-db_data", "/srv2/0-db_data"))
+    assert judge(replace(GOOD, containers=(beside,)), NEEDS) == []
+
+
 def test_a_leftover_container_is_told() -> None:
     zdb = Container("zdb", "0-db", "", running=False)
     found = judge(replace(GOOD, containers=(zdb,)), NEEDS)
@@ -145,6 +190,7 @@ def test_a_listing_of_docker_is_read() -> None:
         "Image": "caddy",
         "Labels": "",
         "State": "running",
+        "Mounts": "/srv/caddy/data,/srv/caddy/log,a-volume",
         "Ports": "127.0.0.1:80->80/tcp, :::443->443/tcp, [::1]:9000-9001->9000-9001/tcp, 53/tcp",
     }
     assert Container.from_listing(entry) == Container(
@@ -153,6 +199,7 @@ def test_a_listing_of_docker_is_read() -> None:
         "",
         running=True,
         published=(("127.0.0.1", 80), ("::", 443), ("::1", 9000), ("::1", 9001)),
+        mounts=("/srv/caddy/data", "/srv/caddy/log", "a-volume"),
     )
 
 
@@ -164,8 +211,9 @@ def test_the_probe_sees_listening_sockets_of_both_families_and_own_addresses() -
         wanted = [["127.0.0.1", four.getsockname()[1]], ["::1", six.getsockname()[1]]]
         seen = [*preflight_probe._listening("tcp"), *preflight_probe._listening("tcp6")]
     assert [place for place in wanted if place not in seen] == []
-    addresses = ["127.0.0.1", "::1", "203.0.113.10", "2001:db8::10"]
-    assert [a for a in addresses if preflight_probe._is_local(a)] == ["127.0.0.1", "::1"]
+    ours = ["127.0.0.1", "::1", "0.0.0.0", "::"]
+    addresses = [*ours, "203.0.113.10", "2001:db8::10"]
+    assert [a for a in addresses if preflight_probe._is_local(a)] == ours
 
 
 @pytest.fixture
