@@ -28,6 +28,7 @@ from components.settings.values import (
     PlainName,
     Port,
 )
+from sync.providers.findings import Check
 
 Mode: TypeAlias = Literal["mirror", "detached", "standalone"]
 Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
@@ -274,9 +275,7 @@ class PreflightSettings(Section):
     docker_version: str = Field(
         "20.10", pattern=r"^[0-9]+(\.[0-9]+)*$", description="Oldest Docker Engine."
     )
-    ignore: list[PlainName] = Field(
-        [], description="Checks whose errors count as warnings, by the names that findings give."
-    )
+    ignore: list[Check] = Field([], description="Checks whose errors count as warnings.")
 
 
 class RotationSettings(Section):

@@ -5,11 +5,26 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from sync.contract import layout
 from sync.providers.job_words import bytes_in_words
 
+# The names that `preflight.ignore` takes.
+Check: TypeAlias = Literal[
+    "cores",
+    "memory",
+    "space",
+    "data-root",
+    "mount",
+    "docker",
+    "ports",
+    "addresses",
+    "dns",
+    "compose",
+    "containers",
+    "master",
+]
 # `0.0.0.0:80->80/tcp, :::80->80/tcp, 127.0.0.1:8000-8001->8000-8001/tcp`; later `[::]:80->…`.
 _PUBLISHED: Final = re.compile(r"(\[?[0-9a-fA-F.:]+\]?):(\d+)(?:-(\d+))?->")
 # A machine sold with 4 GB shows less: the kernel and the firmware keep some of it.
@@ -28,7 +43,7 @@ class Finding:
     """One thing that is wrong with the host. check: its name, to be ignored by."""
 
     level: Literal["error", "warning"]
-    check: str
+    check: Check
     message: str
     remedy: str
 
@@ -84,7 +99,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the stack needs. first: nothing of this stack is on the host yet."""
+    """What the stack needs. first: nothing of this stack is on the host yet.
+
+    told_addresses: those that DNS records tell and nothing of the stack binds by name.
+    """
 
     root: str
     cores: int = 2
@@ -92,6 +110,7 @@ class Needs:
     free_bytes: int = 10**12
     docker_version: str = "20.10"
     ports: tuple[tuple[str, int], ...] = ()
+    told_addresses: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     upstream: Mapping[str, str] = field(default_factory=dict)
     own_containers: tuple[str, ...] = ()
@@ -235,7 +254,6 @@ def _place(place: tuple[str, int]) -> str:
 
 
 def _addresses(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    bound = {address for address, _port in needs.ports}
     for address in facts.foreign_addresses:
         if ipaddress.ip_address(address).is_unspecified:
             family = ipaddress.ip_address(address).version
@@ -243,21 +261,21 @@ def _addresses(facts: Facts, needs: Needs) -> Iterator[Finding]:
                 "error",
                 "addresses",
                 f"the host has no IPv{family}",
-                f"enable it on the host, or set bind.ipv{family} to []",
+                "enable it on the host (kernel parameters, sysctl): the stack has both families",
             )
-        elif address in bound:
-            yield Finding(
-                "error",
-                "addresses",
-                f"the host has no address {address}",
-                "correct bind, or configure the address on the host (`ip address`)",
-            )
-        else:
+        elif address in needs.told_addresses:
             yield Finding(
                 "warning",
                 "addresses",
                 f"the host itself has no address {address}",
                 "correct publicAddresses, unless NAT in front of the host leads there",
+            )
+        else:
+            yield Finding(
+                "error",
+                "addresses",
+                f"the host has no address {address}",
+                "correct bind, or configure the address on the host (`ip address`)",
             )
 
 

@@ -40,6 +40,11 @@ def needs_of(props: Mapping[str, Any], *, first: bool) -> Needs:
         free_bytes=integer(limits.get("freeBytes", defaults.free_bytes)),
         docker_version=str(limits.get("dockerVersion", defaults.docker_version)),
         ports=tuple((port["address"], integer(port["port"])) for port in props.get("ports") or ()),
+        told_addresses=tuple(
+            address
+            for address in props.get("publicAddresses") or ()
+            if address not in (props.get("addresses") or ())
+        ),
         names={entry["name"]: tuple(entry["addresses"]) for entry in props.get("names") or ()},
         upstream={
             entry["name"]: f"{entry['host']}:{integer(entry['port'])}"

@@ -56,6 +56,13 @@ def test_every_action_is_pinned_by_a_whole_commit_hash_with_its_version(name: st
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", rest), action
 
 
+@pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not on PATH")
+def test_actionlint_finds_nothing() -> None:
+    command = ["actionlint", "-no-color", *(str(FOLDER / name) for name in NAMES)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_one_version_of_an_action_everywhere() -> None:
     text = "".join((FOLDER / name).read_text() for name in NAMES)
     found: dict[str, set[str]] = {}

@@ -121,6 +121,10 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "data root inside the system": ({"dataRoot": "/etc/gridhub"}, {"dataRoot"}),
     "data root with two slashes": ({"dataRoot": "//etc"}, {"dataRoot"}),
     "accounts on a read-only hub": ({"hub": {"usersMap": {"tf-zos": "a.3bot"}}}, {"hub.usersMap"}),
+    "a check to ignore that there is not": (
+        {"preflight": {"ignore": ["spase"]}},
+        {"preflight.ignore.0"},
+    ),
     "backoff shrinks": (
         {"flists": {"backoff": {"firstSeconds": 10, "longestSeconds": 5}}},
         {"flists.backoff.longestSeconds"},

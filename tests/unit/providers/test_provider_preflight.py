@@ -4,12 +4,12 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from sync.providers import preflight_probe
-from sync.providers.findings import Container, Facts, Finding, Needs, judge
+from sync.providers.findings import Check, Container, Facts, Finding, Needs, judge
 from sync.providers.preflight import PreflightError, PreflightProvider
 
 GOOD_ROOT = {
@@ -98,6 +98,11 @@ def test_a_broken_host_has_its_named_finding_with_a_remedy(
     assert len(found[0].remedy) > 10
 
 
+def test_every_check_that_can_be_ignored_is_one() -> None:
+    found = {check for check, _facts, _words in BROKEN} | {"containers"}
+    assert found == set(get_args(Check))
+
+
 def test_all_findings_come_at_once_errors_first() -> None:
     broken = replace(GOOD, cores=1, memory_bytes=1, resolved={}, containers=(COMPOSE,))
     found = judge(broken, NEEDS)
@@ -153,7 +158,7 @@ def test_a_record_of_one_family_that_is_missing_is_told() -> None:
 
 def test_a_public_address_that_the_host_has_not_may_be_translated() -> None:
     facts = replace(GOOD, foreign_addresses=("203.0.113.10",))
-    behind = replace(NEEDS, ports=(("0.0.0.0", 80),))
+    behind = replace(NEEDS, ports=(("0.0.0.0", 80),), told_addresses=("203.0.113.10",))
     found = judge(facts, behind)
     assert [(finding.level, finding.check) for finding in found] == [("warning", "addresses")]
     assert "NAT" in found[0].remedy
@@ -229,6 +234,7 @@ def inputs(local_host: dict[str, str], data_root: str) -> dict[str, Any]:
         "addresses": ["127.0.0.1", "::1"],
         "names": [],
         "upstream": [],
+        "publicAddresses": [],
     }
 
 
@@ -258,6 +264,7 @@ def test_a_broken_host_is_refused_for_real_and_nothing_is_changed(
             },
             "ports": [{"address": "127.0.0.1", "port": float(taken.getsockname()[1])}],
             "addresses": ["203.0.113.10"],
+            "publicAddresses": ["203.0.113.10", "203.0.113.11"],
             "upstream": [{"name": "hub", "host": "127.0.0.1", "port": 1.0}],
             "rootIsMount": True,
         }
@@ -266,4 +273,5 @@ def test_a_broken_host_is_refused_for_real_and_nothing_is_changed(
     told = str(refused.value)
     checks = ["cores", "memory", "space", "data-root", "mount", "docker", "ports", "addresses"]
     assert [check for check in [*checks, "master"] if f"error: {check}:" not in told] == []
+    assert "warning: addresses: the host itself has no address 203.0.113.11" in told
     assert list(tmp_path.iterdir()) == []
