@@ -232,7 +232,11 @@ def _waiting_needs_running_jobs(settings: Settings) -> Found:
 @_rule("bootstrap", "kernels", "mode", "images")
 def _kernels_need_bootstrap(settings: Settings) -> Found:
     if settings.bootstrap.enabled and settings.images.bootstrap is None:
-        yield Problem("images.bootstrap", "is required and not set", "`make pin-images`")
+        yield Problem(
+            "images.bootstrap",
+            "is required and not set",
+            "name one, or set bootstrap.enabled to false",
+        )
     if settings.mode == "mirror" and settings.kernels.enabled and not settings.bootstrap.enabled:
         yield Problem(
             "kernels.enabled",

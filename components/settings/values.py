@@ -129,8 +129,8 @@ def _data_root(value: str) -> str:
 def _image(value: str) -> str:
     if not _BY_DIGEST.fullmatch(value) and not _LOCAL.fullmatch(value):
         raise ValueError(
-            "is not pinned; give NAME@sha256:DIGEST (`make pin-images` prints them), "
-            "or localhost/NAME:TAG for an image built on the host"
+            "is not pinned; `make pin-images STACK=stacks/Pulumi.<stack>.yaml` adds the digest; "
+            "for an image built on the host give localhost/NAME:TAG"
         )
     return value
 

@@ -71,7 +71,6 @@ def split(relative: str) -> tuple[str, str]:
 def make_directories(request: dict[str, Any]) -> list[str]:
     """Create, own and mode every directory; returns those that were not yet so."""
     root = request["root"]
-    listed = {entry["path"] for entry in request["directories"]}
     changed = []
     for entry in request["directories"]:
         parent, name = split(entry["path"])
@@ -79,32 +78,33 @@ def make_directories(request: dict[str, Any]) -> list[str]:
             os.mkdir(name, 0o700, dir_fd=descriptor)
             changed.append(entry["path"])
         with opened(root, entry["path"]) as descriptor:
-            if _own(descriptor, entry):
+            if _own(descriptor, entry, request):
                 changed.append(entry["path"])
-                _own_contents(f"{root}/{entry['path']}", root, listed, entry)
     for parent in sorted({split(path)[0] for path in changed}):
         _sync_directory(root, parent)
     return sorted(set(changed))
 
 
-def _own(descriptor: int, entry: dict[str, Any]) -> bool:
+def _own(descriptor: int, entry: dict[str, Any], request: dict[str, Any]) -> bool:
     before = os.fstat(descriptor)
     os.fchmod(descriptor, entry["mode"])
     if before.st_uid == entry["uid"] and before.st_gid == entry["uid"]:
         return bool(stat.S_IMODE(before.st_mode) != entry["mode"])
-    entry["previous_uid"] = before.st_uid
+    # The directory after its contents: what is cut off in between is begun again by the next `up`.
+    _own_contents(entry, before.st_uid, request)
     os.fchown(descriptor, entry["uid"], entry["uid"])
+    # And what the previous owner put there meanwhile; from now on it can not.
+    _own_contents(entry, before.st_uid, request)
     return True
 
 
-def _own_contents(path: str, root: str, listed: set[str], entry: dict[str, Any]) -> None:
-    """Hand what the previous owner had below `path` to the new one (a changed mode, a take-over).
+def _own_contents(entry: dict[str, Any], previous: int, request: dict[str, Any]) -> None:
+    """Hand what the previous owner had below a directory to the new one (a mode, a take-over).
 
     Listed directories below have owners of their own; what belongs to anybody else stays.
     """
-    previous = entry.get("previous_uid")
-    if previous is None:
-        return
+    root, path = request["root"], f"{request['root']}/{entry['path']}"
+    listed = {directory["path"] for directory in request["directories"]}
     for folder, names, files, descriptor in os.fwalk(path, follow_symlinks=False):
         below = os.path.relpath(folder, root)
         names[:] = [name for name in names if f"{below}/{name}" not in listed]

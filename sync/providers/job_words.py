@@ -72,6 +72,8 @@ def trouble(files: JobFiles, container: ContainerState | None, now: datetime) ->
         killed = ", killed for memory" if container.oom_killed else ""
         ended = f"{container.status} (exit code {container.exit_code}{killed})"
         return Trouble("stopped", f"its container is {ended}")
+    if files.record is None and container.health == "unhealthy":
+        return Trouble("failed", "it is unhealthy and has written no record")
     if files.record is None:
         return Trouble("missing", "it has written no status record")
     wrong = _record_trouble(files.record, now)

@@ -68,6 +68,27 @@ def test_a_new_owner_gets_what_the_old_one_had_and_nothing_else(tmp_path: Path) 
     assert Path("/etc/passwd").stat().st_uid == 0
 
 
+@as_root
+def test_a_hand_over_that_was_cut_off_is_finished_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make(tmp_path, _directory("public", 1001))
+    for name in ("a", "b", "c"):
+        (tmp_path / "public" / name).write_text("x")
+        os.chown(tmp_path / "public" / name, 1001, 1001)
+    left = iter([os.chown])
+
+    def cut_off(*arguments: Any, **keywords: Any) -> None:
+        next(left)(*arguments, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "chown", cut_off)
+        with pytest.raises(StopIteration):
+            _make(tmp_path, _directory("public", 1005))
+    assert _make(tmp_path, _directory("public", 1005)) == ["public"]
+    assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {1005}
+
+
 @pytest.mark.parametrize("path", ["../out", "/etc", "a//b", "a/../../b", ".", ""])
 def test_a_path_that_leaves_the_data_root_is_refused(tmp_path: Path, path: str) -> None:
     root = tmp_path / "root"

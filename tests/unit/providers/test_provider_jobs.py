@@ -16,7 +16,7 @@ from sync.contract.status import Amount, Lag, MasterIdentity, NameList, StatusRe
 from sync.providers import job_view, job_wait
 from sync.providers.job_view import ContainerState, JobFiles, JobsView
 from sync.providers.job_wait import Wanted, wait_until_ready, wait_until_stopped
-from sync.providers.job_words import bytes_in_words, recorded, summary
+from sync.providers.job_words import bytes_in_words, recorded, summary, trouble
 from sync.providers.jobs import JobProvider
 
 NOW = datetime(2026, 11, 23, 16, 0, tzinfo=UTC)
@@ -128,6 +128,17 @@ def test_a_job_in_trouble_is_a_change_told_in_words(
     assert (diff.changes, diff.replaces) == (True, [])
     told = capfd.readouterr().err
     assert re.search(words, told), told
+
+
+def test_an_agent_that_hangs_before_its_first_record_is_restarted_not_taken_for_missing() -> None:
+    hangs = _view(None, replace(CONTAINER, health="unhealthy"))
+    wrong = trouble(hangs.files["users"], hangs.containers["users"], NOW)
+    assert wrong is not None
+    assert (wrong.phase, wrong.words) == ("failed", "it is unhealthy and has written no record")
+    begins = _view(None, replace(CONTAINER, health="starting"))
+    wrong = trouble(begins.files["users"], begins.containers["users"], NOW)
+    assert wrong is not None
+    assert wrong.phase == "missing"
 
 
 def test_a_spec_edited_on_the_host_is_a_change() -> None:
