@@ -6,12 +6,16 @@ import pytest
 
 from tests.e2e.nodes import boot_everything
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
+from tests.sandbox.dns.sandbox import DnsSandbox
+from tests.sandbox.host import pulumi
 from tests.sandbox.host.pulumi import PulumiError
 from tests.sandbox.plugins.faults import FILE_VARIABLE
 from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
+DYNAMIC = "pulumi-python:dynamic"
+_TOKEN = "e2e-dns-token"
 _CONTAINER = "docker:index/container:Container"
 _FIRST_KINDS = (
     "docker:index/remoteImage:RemoteImage create * before",
@@ -66,6 +70,64 @@ def test_a_failure_at_every_resource_in_turn_leaves_a_true_state_and_up_finishes
         stack.pulumi("destroy", "--yes")
         assert stack.containers() == {}
         assert stack.networks() == []
+
+
+def in_turn(stack: MirrorStack, rules: Path, place: int, urns: list[str]) -> None:
+    """Run `up` with a failure at one resource of a first deployment; no later one is made.
+
+    A provider of ours fails after its work, as if the answer was lost: what it did is adopted.
+    """
+    after = "after" if DYNAMIC in urns[place] else "before"
+    later = [f"{rule(urn)} before" for urn in urns[place + 1 :]]
+    fails(stack, rules, "\n".join([f"{rule(urns[place])} {after}", *later]))
+    name = urns[place].rsplit("::", 1)[1]
+    assert name not in recorded(stack), name
+
+
+def rule(urn: str) -> str:
+    _, _, kinds, name = urn.split("::", 3)
+    return f"{kinds.rsplit('$', 1)[-1]} create {name}"
+
+
+def order_of_creation(stack: MirrorStack) -> list[str]:
+    """Return what a first `up` makes and a plugin may refuse to make, needed ones first."""
+    kinds = ("docker:index", "cloudflare:index", DYNAMIC)
+    planned = [step["urn"] for step in stack.preview() if step["op"] == "create"]
+    return [urn for urn in planned if urn.split("::")[2].rsplit("$", 1)[-1].startswith(kinds)]
+
+
+def kinds_of(urns: list[str]) -> list[int]:
+    """Return the places of the first resource of each kind."""
+    kinds = [urn.split("::")[2].rsplit("$", 1)[-1] for urn in urns]
+    return sorted({kind: place for place, kind in reversed(list(enumerate(kinds)))}.values())
+
+
+@pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
+)
+def test_a_failure_at_each_resource_of_a_first_up_in_turn_and_up_finishes(
+    place: Ground, master: Upstream, tmp_path: Path, *, every: bool
+) -> None:
+    if pulumi.is_real():
+        pytest.skip("failures of our own providers need the sandbox's dynamic host")
+    rules = tmp_path / "faults"
+    rules.write_text("")
+    with DnsSandbox(["grid.test"], token=_TOKEN) as dns:
+        settings = {
+            "domain": "grid.test",
+            "dns": {"provider": "cloudflare", "zoneId": dns.zone_id("grid.test"), "ttl": 60},
+        }
+        with mirror_stack(place, master, tmp_path, **settings) as stack:
+            stack.environment_for_dns(dns.api_url, _TOKEN)
+            stack.add_environment({FILE_VARIABLE: str(rules)})
+            urns = order_of_creation(stack)
+            for number in range(len(urns)) if every else kinds_of(urns):
+                in_turn(stack, rules, number, urns)
+            rules.write_text("")
+            stack.up()
+            assert {urn.rsplit("::", 1)[1] for urn in urns} <= recorded(stack)
+            assert steps_of(stack) == {}
+            boot_everything(stack, master.model.boot_sources(), "127.0.0.1")
 
 
 def fails(stack: MirrorStack, rules: Path, rule: str) -> None:
