@@ -2,7 +2,7 @@
 """What the workflows do with stacks; each verb is one step, so that it can be tried anywhere.
 
     stacks.py affected BASE         JSON list of the stacks that a change since BASE touches
-    stacks.py all                   JSON list of all stacks that are somebody's
+    stacks.py all                   JSON list of all stacks that are somebody's, by SSH
     stacks.py connect STACK         write GRIDHUB_SSH_KEY, GRIDHUB_KNOWN_HOSTS where the stack says
     stacks.py preview STACK FILE    preview, and a comment's text about it into FILE
     stacks.py comment PR STACK FILE put the text into the stack's own comment on a pull request
@@ -30,6 +30,8 @@ PROGRAM = (
 )
 # Not somebody's mirror: tried out or copied, never deployed.
 NOT_DEPLOYED = ("sandbox", "example-")
+# Only a host that is named can be reached from here: a socket would be the runner's own.
+REMOTE = "ssh://"
 # GitHub refuses comments of more than 65,536 characters.
 LONGEST_TEXT = 60_000
 
@@ -56,10 +58,21 @@ def main(arguments: list[str]) -> int:
 
 
 def deployed() -> list[str]:
-    """Return the names of all stacks that are somebody's, sorted."""
+    """Return the names of all stacks that are somebody's and reached by SSH, sorted."""
     names = (path.name.removeprefix("Pulumi.") for path in STACKS.glob("Pulumi.*.yaml"))
     stacks = sorted(name.removesuffix(".yaml") for name in names)
-    return [stack for stack in stacks if not stack.startswith(NOT_DEPLOYED)]
+    return [
+        stack
+        for stack in stacks
+        if not stack.startswith(NOT_DEPLOYED)
+        and host_of(stack).get("docker", "").startswith(REMOTE)
+    ]
+
+
+def host_of(stack: str) -> dict[str, str]:
+    """Return the `host` setting of a stack file, empty where it has none."""
+    loaded = yaml.safe_load((STACKS / f"Pulumi.{stack}.yaml").read_text()) or {}
+    return dict((loaded.get("config") or {}).get("gridhub:host") or {})
 
 
 def changed_since(base: str) -> list[str]:
@@ -81,8 +94,7 @@ def connect(stack: str) -> None:
 
     Raises SystemExit with the remedy where the environment holds neither.
     """
-    text = (STACKS / f"Pulumi.{stack}.yaml").read_text()
-    host = yaml.safe_load(text)["config"].get("gridhub:host", {})
+    host = host_of(stack)
     for key, variable in (
         ("sshKeyPath", "GRIDHUB_SSH_KEY"),
         ("knownHostsPath", "GRIDHUB_KNOWN_HOSTS"),

@@ -47,6 +47,8 @@ def ssh_options(host: HostSettings) -> list[str] | None:
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": "20",
+        # The project's file alone says which key is the host's.
+        "GlobalKnownHostsFile": "/dev/null",
         "IdentitiesOnly": "yes",
         "ServerAliveInterval": "15",
         "StrictHostKeyChecking": "yes",

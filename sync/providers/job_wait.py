@@ -52,9 +52,10 @@ def reached(wanted: Wanted, record: StatusRecord) -> bool:
         return True
     if wanted.ready == "bootable":
         return record.bootable_at is not None
-    if record.first_pass_at is None:
-        return False
-    return wanted.ready == "first-pass" or record.lag.items == 0
+    passed = record.first_pass_at is not None
+    # Before the first contact the lag is the one of a former life.
+    in_sync = passed and record.phase != "starting" and record.lag.items == 0
+    return passed if wanted.ready == "first-pass" else in_sync
 
 
 class _Progress:

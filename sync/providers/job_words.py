@@ -47,7 +47,8 @@ def summary(job: Job, record: StatusRecord) -> str:
     words.append(_amount(record.done.items, record.total.items, _ITEMS[job]))
     if record.done.bytes is not None:
         words.append(bytes_in_words(record.done.bytes))
-    if record.lag.items is not None:
+    # Before the first contact with the master nobody knows how far behind it is by now.
+    if record.lag.items is not None and record.phase != "starting":
         behind = f"{record.lag.items} {_ITEMS[job]} behind"
         words.append(behind if record.lag.items else "in sync")
     for kind, names in (("refused", record.refused), ("broken", record.broken)):

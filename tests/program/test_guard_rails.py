@@ -338,4 +338,5 @@ def test_over_ssh_the_hosts_key_is_pinned_and_checked() -> None:
     assert provider["host"] == "ssh://root@203.0.113.10:2222"
     assert "StrictHostKeyChecking=yes" in options
     assert "UserKnownHostsFile=/keys/known_hosts" in options
+    assert "GlobalKnownHostsFile=/dev/null" in options
     assert "keyMaterial" not in provider

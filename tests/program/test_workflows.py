@@ -156,6 +156,9 @@ exit "$PULUMI_CODE"
 """
 
 
+REMOTE = "config: {'gridhub:host': {docker: ssh://hub@203.0.113.10}}\n"
+
+
 class Runner:
     """The script in a project of its own; its `gh` and `pulumi` write down their calls."""
 
@@ -165,7 +168,10 @@ class Runner:
         shutil.copy(SCRIPT, folder / ".github" / "stacks.py")
         (folder / "stacks").mkdir()
         for stack in ("sandbox", "example-records", "berlin", "ghent"):
-            (folder / "stacks" / f"Pulumi.{stack}.yaml").write_text("config: {}\n")
+            (folder / "stacks" / f"Pulumi.{stack}.yaml").write_text(REMOTE)
+        # These would be brought up on the runner itself.
+        (folder / "stacks" / "Pulumi.local.yaml").write_text(REMOTE.replace("ssh://", "unix:///"))
+        (folder / "stacks" / "Pulumi.unsaid.yaml").write_text("config: {}\n")
         for name, text in (("gh", FAKE_GH), ("pulumi", FAKE_PULUMI)):
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
@@ -222,7 +228,7 @@ def test_a_change_touches_the_stacks_it_is_about(runner: Runner) -> None:
     runner.git("add", "stacks", ".github")
     runner.git("commit", "--quiet", "-m", "first")
     first = runner.git("rev-parse", "HEAD")
-    (runner.folder / "stacks" / "Pulumi.ghent.yaml").write_text("config: {a: 1}\n")
+    (runner.folder / "stacks" / "Pulumi.ghent.yaml").write_text(f"# another\n{REMOTE}")
     (runner.folder / "README.md").write_text("words\n")
     runner.git("add", "stacks", "README.md")
     runner.git("commit", "--quiet", "-m", "second")

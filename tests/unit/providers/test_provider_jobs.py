@@ -302,6 +302,17 @@ def test_a_stale_record_of_a_job_that_is_gone_is_not_ready() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_lag_of_a_former_life_is_not_in_sync() -> None:
+    """A restarted agent's record begins with what the one before it wrote."""
+    before = _record(phase="starting")
+    said = _wait(_wanted("in-sync"), _view(before), limit_seconds=0.05)
+    assert said.startswith("in-sync: not reached")
+    assert "in sync," not in said
+    assert _wait(_wanted("in-sync"), _view(before), _view(_record())) == "in-sync: reached"
+    assert "in sync" not in summary("users", before)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_job_that_fails_is_not_waited_for_to_the_end() -> None:
     failed = _view(_record(phase="failed", reason="the master went backwards"))
     state = _wait(_wanted("in-sync"), failed, limit_seconds=600)
