@@ -311,7 +311,9 @@ class Settings(Section):
         description="Protects what holds data from deletion, and refuses settings for trying out.",
     )
     data_root: DataRoot = Field(
-        "/srv", description="Folder on the host with all of the stack's data; one stack, one root."
+        "/srv",
+        description="Folder on the host with all of the stack's data; one stack, one root. Another "
+        "one begins as it is found there: nothing is moved.",
     )
     host: HostSettings = Field(default_of(HostSettings), description="Docker host.")
     network: NetworkSettings = Field(default_of(NetworkSettings), description="Docker network.")
@@ -355,5 +357,6 @@ class Settings(Section):
         default_of(RotationSettings), description="Rotation of generated secrets."
     )
     purge: bool = Field(
-        default=False, description="`destroy` also deletes the data below the data root."
+        default=False,
+        description="`destroy` also deletes the data below the data root; as of the last `up`.",
     )
