@@ -44,12 +44,11 @@ _REMEDIES: Final[tuple[tuple[str, type[HostError], str], ...]] = (
         "Docker does not run: start it (systemctl start docker)",
     ),
     ("no space left on device", HostSpaceError, "no space left: free some, or move Docker's data"),
-    (
-        "Unable to find image",
-        HostDockerError,
-        "the helper image can not be had: check its name, and that the host reaches its registry",
-    ),
 )
+_NOT_FOUND: Final = 127  # the shell's "command not found"
+# `docker run` itself failed. It says "Unable to find image" before every pull, also before one that
+# succeeds and is followed by a failure of the program.
+_NOT_RUN: Final = 125
 
 
 class DataRootGoneError(HostError):
@@ -158,13 +157,16 @@ def hostside_source() -> bytes:
 def docker_failure(where: str, completed: Completed) -> HostError:
     """Turn a docker command that failed into the error that names the remedy."""
     text = completed.error_text
-    if completed.status == 127:  # noqa: PLR2004  the shell's "command not found"
+    if completed.status == _NOT_FOUND:
         return HostDockerError(
             f"{where}: docker is not on the PATH there: install Docker (apt install docker.io)"
         )
     for words, kind, remedy in _REMEDIES:
         if words.lower() in text.lower():
             return kind(f"{where}: {remedy}\n{text}")
+    if completed.status == _NOT_RUN and "Unable to find image" in text:
+        remedy = "check its name, and that the host reaches its registry"
+        return HostDockerError(f"{where}: the helper image can not be had: {remedy}\n{text}")
     return HostError(f"{where}: docker exited with {completed.status}: {text or 'no message'}")
 
 
