@@ -15,7 +15,7 @@ from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter, name_list, utc_now
 from sync.agent.runtime import Control, Directories
 from sync.agent.users import deciding, links
-from sync.agent.users.chunks import ChunkStore
+from sync.agent.users.chunks import ChunkStore, chunk_sources
 from sync.agent.users.content import Failure, Outcome, Pipeline
 from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
 from sync.agent.users.links import LinkPlan
@@ -79,6 +79,7 @@ class UsersEngine:
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
         self._publisher = Publisher(self._tree, self._record, published)
         self._publisher.expect_backend(spec.publish_backend)
+        self._publisher.expect_chunk_sources(chunk_sources(spec))
         self._source = Source(
             self._master,
             lambda repository: deciding.wanted_repository(spec, repository),
@@ -127,8 +128,7 @@ class UsersEngine:
         self._publisher.follow(plan)
         self._bring_content(work)
         self._publisher.link_all(self._record.tags().keys() & listing.tags.keys())
-        for tag in listing.tags.values():
-            self._tree.set_tag_time(tag.repository, tag.tag, tag.updated)
+        self._set_tag_times(work)
         self._report(work)
         self._remove(work)
         self._finish(work)
@@ -182,6 +182,19 @@ class UsersEngine:
             return error
         fresh = page.date_seconds is None or page.date_seconds - tag.updated < FRESH_SECONDS
         return TagRecord(tag.repository, tag.tag, tag.updated, fresh, tuple(refused)), found
+
+    def _set_tag_times(self, work: _Pass) -> None:
+        """Give tags the master's time, by which a mirror of this mirror sees their changes.
+
+        A tag that lacks a link keeps the time of its last change here: else nobody would see
+        that the link came later.
+        """
+        unserved = [*(link.name for link in self._publisher.waiting()), *work.plan.dangling]
+        partial = {(name.repository, name.tag) for name in unserved if name.tag}
+        read = self._record.tags().keys()
+        for key, tag in work.listing.tags.items():
+            if key in read and key not in partial:
+                self._tree.set_tag_time(tag.repository, tag.tag, tag.updated)
 
     # Content
 
@@ -267,8 +280,10 @@ class UsersEngine:
     def _remove(self, work: _Pass) -> None:
         """Remove what the master dropped (guarded, retained) or the operator deselected."""
         publisher, listing = self._publisher, work.listing
-        links_gone = self._links_gone(work)
-        flists_gone = [name for name in publisher.flists if name not in listing.regulars]
+        links_gone = self._gone(work, publisher.links)
+        flists_gone = self._gone(work, publisher.flists)
+        with self._record.transaction():
+            self._record.set_text(_DANGLING, "\n".join(sorted(map(str, work.plan.dangling))))
         back = [
             flist
             for flist in publisher.flists.values()
@@ -277,28 +292,30 @@ class UsersEngine:
         for flist in back:
             publisher.update(replace(flist, missing_since=None))
         self._guard(work, [*links_gone, *flists_gone])
-        publisher.remove_links(links_gone)
+        needed = links.needed(publisher.links, links_gone, listing.tags.keys())
+        publisher.remove_links(name for name in links_gone if name not in needed)
         led_to = publisher.led_to()
         expired = [name for name in flists_gone if self._expired(name)]
-        work.held = sum(1 for name in expired if name in led_to)
+        work.held = len(needed) + sum(1 for name in expired if name in led_to)
         publisher.remove_flists(name for name in expired if name not in led_to)
-        self._forget_tags(listing)
+        self._forget_tags(listing, {(name.repository, name.tag) for name in needed if name.tag})
         publisher.release()
 
-    def _links_gone(self, work: _Pass) -> list[Name]:
-        """Return the served links that the master has no more, or that lead nowhere there.
+    def _gone(self, work: _Pass, served: Iterable[Name]) -> list[Name]:
+        """Return the served names that the master has no more, or that lead nowhere there.
 
+        A name under which it has something else by now stays as it is until that can be served.
         The listing and a tag's contents are read one after the other, so a link may seem to
         dangle only because its target is newer than the listing: it is believed the second time.
         """
-        plan = work.plan
+        plan, regulars = work.plan, work.listing.regulars
         before = set(self._record.text(_DANGLING).splitlines())
-        with self._record.transaction():
-            self._record.set_text(_DANGLING, "\n".join(sorted(map(str, plan.dangling))))
         return [
             name
-            for name in self._publisher.links
-            if name not in plan.wanted and (name not in plan.dangling or str(name) in before)
+            for name in served
+            if name not in regulars
+            and name not in plan.wanted
+            and (name not in plan.dangling or str(name) in before)
         ]
 
     def _guard(self, work: _Pass, gone: list[Name]) -> None:
@@ -327,12 +344,12 @@ class UsersEngine:
             return False
         return time.time() - since >= self._spec.retention_days * _DAY_SECONDS
 
-    def _forget_tags(self, listing: Listing) -> None:
+    def _forget_tags(self, listing: Listing, needed: set[tuple[str, str]]) -> None:
         for repository, tag in self._record.tags():
             if (repository, tag) not in listing.tags:
                 with self._record.transaction():
                     self._record.forget_tag(repository, tag)
-        self._tree.remove_folders(listing.repositories, set(listing.tags))
+        self._tree.remove_folders(listing.repositories, needed.union(listing.tags))
 
     # Status
 

@@ -1,6 +1,6 @@
 """When a link becomes visible: after what it leads to, never before."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,3 +64,31 @@ def _fault(listing: Listing, link: Link) -> str:
             return "no such flist"
         target = following.target
     return "a loop of links"
+
+
+def needed(
+    links: Mapping[Name, Link], gone: Iterable[Name], tags: Collection[tuple[str, str]]
+) -> set[Name]:
+    """Return what must stay of the served links `gone`, because links that stay lead through it.
+
+    tags: those that the master lists. One that it dropped is needed as a whole, as Name(REPO, "",
+    T) and each of its links.
+    """
+    leaving = set(gone)
+    pending = [link.target for name, link in links.items() if name not in leaving]
+    found: set[Name] = set()
+    while pending:
+        target = pending.pop()
+        if target in found:
+            continue
+        if target in leaving:
+            found.add(target)
+            pending.append(links[target].target)
+        elif not target.name and (target.repository, target.tag) not in tags:
+            found.add(target)
+            pending += [name for name in leaving if _is_in(name, target)]
+    return found
+
+
+def _is_in(name: Name, tag: Name) -> bool:
+    return bool(name.tag) and (name.repository, name.tag) == (tag.repository, tag.tag)

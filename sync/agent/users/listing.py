@@ -85,17 +85,18 @@ class Listing:
         for row in rows:
             try:
                 entry = parse_entry(repository, row)
+                if entry is not None:
+                    self._put(entry, wanted)
             except RefusedNameError as error:
                 self.refused.append(f"{repository}: {error}")
-                continue
-            if entry is not None:
-                self._put(entry, wanted)
 
     def _put(self, entry: Entry, wanted: Callable[[str], bool]) -> None:
         if isinstance(entry, Tag):
             self.tags[entry.repository, entry.tag] = entry
         elif not wanted(str(entry.name)):
             return
+        elif entry.name in self.regulars or entry.name in self.links:
+            raise RefusedNameError(f"refused {entry.name}: listed twice")
         elif isinstance(entry, Regular):
             self.regulars[entry.name] = entry
         else:

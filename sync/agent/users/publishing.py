@@ -18,6 +18,7 @@ from sync.contract.spec import ZdbEndpoint
 
 _DIRTY: Final = "published_dirty"
 _BACKEND: Final = "publish_backend"
+_CHUNK_SOURCES: Final = "chunk_sources"
 _UNKNOWN_TIME: Final = -1
 
 
@@ -60,12 +61,21 @@ class Publisher:
                 self._record.set_text(_BACKEND, text)
             self.reload()
 
+    def expect_chunk_sources(self, sources: str) -> None:
+        """Have every flist that lacks chunks tried again when other 0-dbs may be asked for them."""
+        if self._record.text(_CHUNK_SOURCES) != sources:
+            with self._record.transaction():
+                self._record.refetch_broken()
+                self._record.set_text(_CHUNK_SOURCES, sources)
+            self.reload()
+
     def adopt(self) -> None:
         """Make the record agree with the disk.
 
-        What an earlier mirror left counts as changed, so that it is fetched anew or removed; what
-        is gone from the disk is forgotten, so that it comes back. A link that no hub makes (an
-        upstream sync creates whatever the master names) goes at once.
+        What an earlier mirror left counts as changed, so that it is fetched anew or removed, and
+        so does what a kill left without its record; what is gone from the disk is forgotten, so
+        that it comes back. A link that no hub makes (an upstream sync creates whatever the master
+        names) goes at once.
         """
         seen: set[Name] = set()
         for name, path in list(self._tree.walk()):
@@ -75,8 +85,10 @@ class Publisher:
                 self._adopt_flist(name)
             seen.add(name)
         for name, flist in list(self.flists.items()):
-            if name not in seen or not self._tree.is_file(name, flist.published_bytes):
+            if name not in seen or not self._tree.is_file(name):
                 self._forget_flist(name)
+            elif not self._tree.is_file(name, flist.published_bytes):
+                self.update(_unknown(name))
         for name in [name for name in self.links if self._tree.target(name) is None]:
             with self._record.transaction():
                 self._record.forget_link(name)
@@ -100,7 +112,7 @@ class Publisher:
 
     def _adopt_checked(self, name: Name) -> None:
         if name not in self.flists:
-            self.update(FlistRecord(name, None, None, None, None, None, None, None))
+            self.update(_unknown(name))
 
     def _forget_flist(self, name: Name) -> None:
         with self._record.transaction():
@@ -172,7 +184,7 @@ class Publisher:
         pending = list(names)
         while pending:
             for link in self._by_target.get(pending.pop(), []):
-                if self._publish_link(link):
+                if self._serve_link(link):
                     pending.append(link.name)
                 if link.name.tag:
                     pending.append(Name(link.name.repository, "", link.name.tag))
@@ -189,9 +201,11 @@ class Publisher:
         self.link_to(list(self.flists))
         self.link_to(Name(repository, "", tag) for repository, tag in tags)
 
-    def _publish_link(self, link: Link) -> bool:
-        """Publish one link; False where it is there already or its target is not."""
-        if self.links.get(link.name) == link or not self._visible(link.target):
+    def _serve_link(self, link: Link) -> bool:
+        """Publish one link if it is not there already; False where its target is not."""
+        if self.links.get(link.name) == link:
+            return True
+        if not self._visible(link.target):
             return False
         self._tree.link(link)
         with self._record.transaction():
@@ -252,3 +266,8 @@ class Publisher:
     def completed(self, started_at: float) -> None:
         """Tell the flists job that a pass was complete."""
         self._published.completed(started_at, time.time())
+
+
+def _unknown(name: Name) -> FlistRecord:
+    """Return the record of a file that is served and says nothing of where it came from."""
+    return FlistRecord(name, None, None, None, None, None, None, None)

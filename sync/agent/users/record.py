@@ -252,6 +252,11 @@ class Record:
         """Make every flist count as changed; what is published stays until it is replaced."""
         self._db.execute("UPDATE flist SET updated=NULL")
 
+    def refetch_broken(self) -> None:
+        """Make every flist that lacks chunks, published or withheld, count as changed."""
+        self._db.execute("DELETE FROM withheld")
+        self._db.execute("UPDATE flist SET updated=NULL WHERE broken")
+
     def text(self, name: str) -> str:
         """Return a text kept under `name`, empty where there is none."""
         row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
