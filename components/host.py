@@ -164,14 +164,16 @@ class Network(pulumi.ComponentResource):
 
 @dataclass(frozen=True)
 class DataRootConfig:
-    """hub_writes: the hub publishes itself, so the public folder is its own. purge: see settings.
+    """hub_writes: the hub publishes itself, so the public folder is its own.
 
+    must_be_mount: preflight.dataRootIsMount. purge: see settings.
     after: what must have succeeded before the first folder is made.
     """
 
     connection: Mapping[str, str]
     root: str
     hub_writes: bool
+    must_be_mount: bool
     purge: bool
     protect: bool
     after: tuple[pulumi.Resource, ...]
@@ -189,6 +191,7 @@ class DataRoot(pulumi.ComponentResource):
             host=dict(config.connection),
             root=config.root,
             directories=owned_directories(hub_writes=config.hub_writes),
+            must_be_mount=config.must_be_mount,
             purge=config.purge,
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=list(config.after), protect=config.protect

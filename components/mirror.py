@@ -155,6 +155,7 @@ class Mirror(pulumi.ComponentResource):
             connection=self._connection,
             root=settings.data_root,
             hub_writes=settings.mode != "mirror",
+            must_be_mount=settings.preflight.data_root_is_mount,
             purge=settings.purge,
             protect=settings.production,
             after=(self.guard, self.preflight),

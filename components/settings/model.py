@@ -266,7 +266,8 @@ class PreflightSettings(Section):
         description="Free space at the data root; a disk sold as 1 TB offers 870 with ext4.",
     )
     data_root_is_mount: bool = Field(
-        default=False, description="Refuse a data root that is no mount point itself."
+        default=False,
+        description="Refuse a data root that is no mount point itself, at every `up`.",
     )
     check_source: bool = Field(default=True, description="Refuse when the master does not answer.")
     check_dns: bool = Field(

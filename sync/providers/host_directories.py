@@ -7,12 +7,17 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
 from sync.providers import survey
-from sync.providers.connection import Command
+from sync.providers.connection import Command, HostError
 from sync.providers.host import DataRootGoneError, connect
 from sync.providers.props import changed_inputs, integer
 from sync.providers.provider import HostProvider
 
-_INPUTS = ("host", "root", "directories", "purge")
+_INPUTS = ("host", "root", "directories", "mustBeMount", "purge")
+
+
+def _mountpoint(root: str) -> Command:
+    # Storage that is not mounted must not be replaced by empty directories on the system's disk.
+    return Command(["mountpoint", "-q", root])
 
 
 def _entries(props: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -27,7 +32,7 @@ def _entries(props: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _record(props: Mapping[str, Any], drift: list[str]) -> dict[str, Any]:
-    return {**{key: props[key] for key in _INPUTS}, "drift": drift}
+    return {**{key: props.get(key) for key in _INPUTS}, "drift": drift}
 
 
 def _drift(props: Mapping[str, Any], seen: survey.Survey) -> list[str]:
@@ -63,6 +68,11 @@ class HostDirectoriesProvider(HostProvider):
 
     def _apply(self, props: dict[str, Any]) -> dict[str, Any]:
         host = connect(props["host"])
+        if props.get("mustBeMount") and host.run(_mountpoint(props["root"])).status != 0:
+            raise HostError(
+                f"{props['root']} is no mount, as preflight.dataRootIsMount wants it: nothing was "
+                "made there; mount the storage (see /etc/fstab)"
+            )
         request = {"directories": _entries(props)}
         host.as_root("make_directories", props["root"], request, create_root=True)
         survey.forget()

@@ -28,6 +28,7 @@ class HostDirectories(Resource, module="gridhub", name="HostDirectories"):
     """The data root and its directories, each with owner and mode.
 
     directories: [{path (relative to root), uid, mode}], parents first; gid equals uid.
+    must_be_mount: make nothing where the root is no mount, now or at a later repair.
     purge: on delete, also remove them with all they hold; otherwise delete keeps everything.
     """
 
@@ -40,6 +41,7 @@ class HostDirectories(Resource, module="gridhub", name="HostDirectories"):
         host: Host,
         root: str,
         directories: Sequence[Mapping[str, Any]],
+        must_be_mount: bool = False,
         purge: bool = False,
         opts: ResourceOptions = None,
     ) -> None:
@@ -47,6 +49,7 @@ class HostDirectories(Resource, module="gridhub", name="HostDirectories"):
             "host": host,
             "root": root,
             "directories": [dict(directory) for directory in directories],
+            "mustBeMount": must_be_mount,
             "purge": purge,
             "drift": None,
         }

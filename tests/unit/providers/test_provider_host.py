@@ -110,6 +110,17 @@ def _watching_processes(word: str) -> Iterator[list[str]]:
         watcher.join(10)
 
 
+@LOCALLY
+def test_nothing_is_made_where_the_storage_is_not_mounted(
+    host: dict[str, str], data_root: str
+) -> None:
+    Path(data_root).mkdir()
+    inputs = {**directories(host, data_root), "mustBeMount": True}
+    with pytest.raises(HostError, match=r"is no mount.*mount the storage"):
+        HostDirectoriesProvider().create(inputs)
+    assert list(Path(data_root).iterdir()) == []
+
+
 @EVERY_WAY
 def test_a_secret_file_reaches_its_owner_and_nothing_else(
     host: dict[str, str], data_root: str, capfd: pytest.CaptureFixture[str]
