@@ -1,6 +1,8 @@
 """The health check of an agent's container; standard library only, so that it starts quickly.
 
-`python3 health.py users` ends with 0 when the job's status record is fresh and not failed.
+`python3 health.py users` ends with 0 when the job's status record is fresh: the agent lives and
+tells where it stands. A job that failed is told in that record and in the stack, not here: `up`
+waits for healthy containers before it writes the spec that may be what the job needs.
 Started as a script, this folder is the first on sys.path: import nothing here that would look
 for a module named like one of its neighbours (http, schedule).
 """
@@ -19,8 +21,6 @@ def verdict(record: dict[str, object], now_seconds: float) -> str:
     updated = datetime.fromisoformat(str(record["updated_at"])).timestamp()
     if now_seconds - updated > FRESH_SECONDS:
         return f"status record is {now_seconds - updated:.0f} s old"
-    if record["phase"] == "failed":
-        return f"failed: {record.get('reason')}"
     return ""
 
 
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         reason = reason or verdict(record, time.time())
     except (OSError, ValueError, KeyError) as error:
         reason = f"no status record: {error}"
-    print(reason or f"{job}: {record['phase']}")
+    print(reason or f"{job}: {record['phase']} {record.get('reason', '')}".rstrip())
     return 1 if reason else 0
 
 
