@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from pathlib import Path
 from typing import Final, TypeVar
@@ -38,6 +38,7 @@ _T = TypeVar("_T")
 ATTEMPTS: Final = 4
 _REDIRECTS: Final = 3
 _ERROR_PAGE_BYTES: Final = 1 << 16
+_STRONG_DATE_SECONDS: Final = 2.0
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 _OK, _PARTIAL, _NOT_MODIFIED, _RANGE_WRONG = 200, 206, 304, 416
 _GONE: Final = frozenset({404, 410})
@@ -57,6 +58,7 @@ class Page:
     """A small reply: its body (empty for 304) and the headers that tell one version from another.
 
     date_seconds: the master's clock when it answered, unix seconds; None where it did not say.
+    whole: False where the master did not say how long the body is, so that it may be half.
     """
 
     status: int
@@ -65,6 +67,7 @@ class Page:
     last_modified: str | None = None
     length: int | None = None
     date_seconds: float | None = None
+    whole: bool = True
 
     @property
     def modified_seconds(self) -> float | None:
@@ -152,9 +155,15 @@ def _page(reply: Reply, body: bytes) -> Page:
 
 
 def _validator(page: Page) -> str | None:
-    """Return what If-Range may carry: a strong ETag, else the date."""
+    """Return what If-Range may carry: a strong ETag, else a date after which a second passed.
+
+    A file that is younger than that may have been written twice under one date.
+    """
     if page.etag and not page.etag.startswith("W/"):
         return page.etag
+    modified, now = page.modified_seconds, page.date_seconds
+    if modified is not None and now is not None and now - modified < _STRONG_DATE_SECONDS:
+        return None
     return page.last_modified
 
 
@@ -184,7 +193,7 @@ class Master:
         limits: HttpLimits,
         control: Control,
         *,
-        bandwidth_bytes_per_second: int | None = None,
+        bandwidth: TokenBucket | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         url = urlsplit(source)
@@ -192,12 +201,11 @@ class Master:
         self._prefix = url.path.rstrip("/")
         self._control = control
         self._backoff = backoff or Backoff()
-        bandwidth = bandwidth_bytes_per_second
         self._wire_limits = WireLimits(
             limits.connect_timeout_seconds,
             limits.read_timeout_seconds,
-            TokenBucket(bandwidth, max(bandwidth / 4, 1 << 16)) if bandwidth else None,
-            control.stopping,
+            bandwidth,
+            control,
         )
         rate = limits.requests_per_second
         self._requests = TokenBucket(rate, max(1.0, rate / 4)) if rate else None
@@ -304,14 +312,15 @@ class Master:
         if reply.status == _NOT_MODIFIED:
             return _page(reply, reply.read_all(0))
         self._raise_for(path, reply)
-        return _page(reply, _unpacked(reply, max_bytes))
+        whole = reply.says_its_end
+        return replace(_page(reply, _unpacked(reply, max_bytes)), whole=whole)
 
     def _receive(self, path: str, reply: Reply, partial: _Partial) -> Downloaded:
         if reply.status == _RANGE_WRONG:
             partial.restart()
             raise HttpError(f"{path}: can not be resumed", retry=True)
         self._raise_for(path, reply)
-        page = _page(reply, b"")
+        page = replace(_page(reply, b""), whole=reply.says_its_end)
         if reply.status == _OK:
             partial.restart()
             partial.validator = _validator(page)
@@ -343,7 +352,7 @@ class Master:
         location = reply.headers.get("Location", "")
         try:
             url = urlsplit(urljoin(here, location))
-            same = Origin.of(url) == self._origin and url.path.isascii()
+            same = Origin.of(url) == self._origin and f"{url.path}{url.query}".isascii()
         except ValueError:
             same = False
         if not same or not reply.keeps_alive:
@@ -371,7 +380,8 @@ class Master:
             raise HttpMissingError(path, reply.status)
         wait = _retry_after(reply.headers)
         if wait:
-            self._not_before = time.monotonic() + wait
+            with self._lock:
+                self._not_before = max(self._not_before, time.monotonic() + wait)
         raise HttpError(
             f"{path}: {reply.status}",
             retry=reply.status in _TRY_AGAIN,
@@ -434,4 +444,7 @@ def _verified(path: str, partial: _Partial, page: Page) -> Downloaded:
     if expected.md5 is not None and md5 != expected.md5:
         partial.restart()
         raise HttpError(f"{path}: MD5 {md5}, not {expected.md5}", retry=True)
+    if not page.whole and expected == Expected():
+        partial.restart()
+        raise HttpError(f"{path}: the master does not say how long it is", retry=True)
     return Downloaded(size, md5, page)

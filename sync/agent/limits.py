@@ -32,3 +32,10 @@ class TokenBucket:
             self._filled_at = now
             self._tokens -= tokens
             return max(0.0, -self._tokens / self._rate)
+
+
+def bandwidth(bytes_per_second: int | None) -> TokenBucket | None:
+    """Return a job's bucket of bytes, which all of its connections share; None: no limit."""
+    if bytes_per_second is None:
+        return None
+    return TokenBucket(bytes_per_second, max(bytes_per_second / 4, 1 << 16))

@@ -10,7 +10,7 @@ import io
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any, Final
@@ -19,6 +19,7 @@ from urllib.parse import SplitResult
 import certifi
 
 from sync.agent.limits import TokenBucket
+from sync.agent.runtime import Control
 
 _SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
 _READ_BYTES: Final = 1 << 18
@@ -72,12 +73,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class WireLimits:
-    """Timeouts in seconds; bandwidth: the job's bucket of bytes, or None; stopping: see Control."""
+    """Timeouts in seconds; bandwidth: the job's bucket of bytes, or None."""
 
     connect_timeout_seconds: float
     read_timeout_seconds: float
     bandwidth: TokenBucket | None
-    stopping: Callable[[], bool]
+    control: Control
 
 
 class _Reader(io.RawIOBase):
@@ -101,7 +102,7 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
         while True:
-            if self._limits.stopping():
+            if self._limits.control.stopping():
                 raise HttpStoppedError
             left = self._window_ends - time.monotonic()
             if left <= 0:
@@ -124,7 +125,8 @@ class _Reader(io.RawIOBase):
         if self._limits.bandwidth is not None and count:
             wait = self._limits.bandwidth.take(count)
             if wait:
-                time.sleep(min(wait, 5.0))
+                if self._limits.control.wait(wait):
+                    raise HttpStoppedError
                 self.restart()
 
 
@@ -170,6 +172,11 @@ class Reply:
     def length(self) -> int | None:
         """Bytes of the body that are still to come; None where the master did not say."""
         return self._response.length
+
+    @property
+    def says_its_end(self) -> bool:
+        """Tell whether a body that breaks off can be told from a whole one."""
+        return self._response.length is not None or bool(self._response.chunked)
 
     @property
     def ended(self) -> bool:

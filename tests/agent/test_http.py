@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from sync.agent.http import Expected, HttpError, HttpMissingError, HttpStoppedError, Master, Page
+from sync.agent.limits import bandwidth
 from sync.agent.runtime import RunControl
 from sync.agent.wire import Origin
 from sync.contract.spec import Backoff, HttpLimits
@@ -169,6 +171,23 @@ def test_retry_after_is_obeyed_by_all_threads(server: ScriptedServer) -> None:
     assert time.monotonic() - started >= 0.9
 
 
+def test_shorter_retry_after_never_ends_a_longer_one(server: ScriptedServer) -> None:
+    script_once(
+        server,
+        Answer(b"", 503, headers={"Retry-After": "2"}),
+        Answer(b"", 503, headers={"Retry-After": "1"}),
+    )
+    master = make_master(server)
+    started = time.monotonic()
+    # The second is on its way when the first is answered.
+    with master._wire() as first, master._wire() as second:
+        for wire in (first, second):
+            with pytest.raises(HttpError, match="503"):
+                master._get_once(wire, "/file", MAX, {})
+    assert master.get("/file", MAX).body == BODY
+    assert time.monotonic() - started > 1.8
+
+
 @pytest.mark.parametrize(
     "location",
     [
@@ -178,6 +197,8 @@ def test_retry_after_is_obeyed_by_all_threads(server: ScriptedServer) -> None:
         "file:///etc/passwd",
         "//example.org/file",
         "http://[broken",
+        "/file?\u00e9",
+        "/fil\u00e9",
         "",
     ],
 )
@@ -280,12 +301,25 @@ def test_requests_and_bytes_a_second_are_limited(server: ScriptedServer) -> None
         server.url,
         HttpLimits(connections=1),
         RunControl(),
-        bandwidth_bytes_per_second=len(BODY) * 2,
+        bandwidth=bandwidth(len(BODY) * 2),
     )
     started = time.monotonic()
     for _ in range(2):
         slow.get("/file", MAX)
     assert time.monotonic() - started > 0.4
+
+
+def test_bandwidth_is_kept_however_low_it_is(server: ScriptedServer) -> None:
+    class Timeless(RunControl):
+        waits: ClassVar[list[float]] = []
+
+        def wait(self, seconds: float) -> bool:
+            self.waits.append(seconds)
+            return False
+
+    limit = bandwidth(20_000)
+    Master(server.url, HttpLimits(), Timeless(), bandwidth=limit).get("/file", MAX)
+    assert max(Timeless.waits) > (len(BODY) - (1 << 16)) / 20_000 - 2
 
 
 def test_connections_are_limited(server: ScriptedServer) -> None:

@@ -21,7 +21,7 @@ from sync.agent.runtime import Directories, JobPaused, RunControl, VerifyOptions
 from sync.contract import spec as contract
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
-from tests.agent.mirrors import kernels_spec, make_directories, make_reporter
+from tests.agent.mirrors import QUICK, kernels_spec, make_directories, make_reporter
 from tests.agent.scripted import Answer, ScriptedServer
 from tests.sandbox.upstream import Fault, Upstream, UpstreamModel
 from tests.sandbox.upstream.nodes import File
@@ -165,6 +165,72 @@ def test_net_file_of_its_own_is_served_as_a_file(
     own = directories.kernels / "net" / "qa.efi"
     assert not own.is_symlink()
     assert own.read_bytes() == b"no listed kernel"
+
+
+def test_net_file_of_its_own_comes_back_when_it_is_lost(
+    upstream: Upstream, directories: Directories
+) -> None:
+    upstream.model.set_net_link("qa", File(b"no listed kernel", OLD))
+    spec = kernels_spec(upstream)
+    one_pass(spec, directories)
+    own = directories.kernels / "net" / "qa.efi"
+    own.unlink()
+    one_pass(spec, directories)
+    assert own.read_bytes() == b"no listed kernel"
+
+
+def test_damaged_net_file_of_its_own_is_found_and_mended(
+    upstream: Upstream, directories: Directories
+) -> None:
+    upstream.model.set_net_link("qa", File(b"no listed kernel", OLD))
+    spec = kernels_spec(upstream)
+    one_pass(spec, directories)
+    own = directories.kernels / "net" / "qa.efi"
+    own.write_bytes(b"no listed kernex")
+    report = repair(spec, directories, VerifyOptions())
+    assert [problem.name for problem in report.problems] == ["net/qa.efi"]
+    assert report.repaired == 1
+    assert own.read_bytes() == b"no listed kernel"
+
+
+def test_net_link_that_can_not_be_asked_for_blocks_nothing_else(
+    upstream: Upstream, directories: Directories
+) -> None:
+    spec = kernels_spec(upstream)
+    upstream.bootstrap_faults.add(Fault("status", r"/kernel/net/test\.efi"))
+    with pytest.raises(PassIncompleteError, match="net link test"):
+        one_pass(spec, directories)
+    assert served(directories) == kernels(upstream)
+    assert links(directories).keys() == {"prod", "dev", "qa"}
+
+
+def test_kernel_of_unknown_length_that_may_be_half_is_not_published(
+    directories: Directories,
+) -> None:
+    with ScriptedServer() as server:
+        server.put_json("/api/images", [{"name": "zos.efi", "timestamp": OLD}])
+        server.pages["/kernel/zos.efi"] = Answer(b"half of a ker", fault="no-length")
+        spec = KernelsSpec(
+            stack="t", source=server.url, run_modes=[], backoff=QUICK, free_space_floor_bytes=0
+        )
+        with pytest.raises(PassIncompleteError, match="does not say how long it is"):
+            one_pass(spec, directories)
+        assert served(directories) == {}
+        server.pages["/kernel/zos.efi"] = Answer(b"a whole kernel")
+        one_pass(spec, directories)
+    assert served(directories) == {"zos.efi": b"a whole kernel"}
+
+
+def test_page_of_kernels_that_may_be_half_removes_nothing(
+    upstream: Upstream, directories: Directories
+) -> None:
+    one_pass(kernels_spec(upstream), directories)
+    page = b'<a href="/kernel/zos-0.efi">kernel</a><td>2023-11-14, 22:13:20 (UTC)</td>'
+    with ScriptedServer() as server:
+        server.pages["/images"] = Answer(page, fault="no-length")
+        with pytest.raises(HttpError, match="does not say how long it is"):
+            one_pass(kernels_spec(upstream, source=server.url), directories)
+    assert served(directories) == kernels(upstream)
 
 
 def test_net_link_of_the_config_wins(upstream: Upstream, directories: Directories) -> None:
@@ -331,7 +397,7 @@ HOSTILE = (
         "z\u043es.efi",
         "a b",
     ),
-    *("\n", "a\nb", "~root", "\uff1c.efi", 7, None, ["x"], {"y": 1}, True),
+    *("net", "\n", "a\nb", "~root", "\uff1c.efi", 7, None, ["x"], {"y": 1}, True),
 )
 
 

@@ -474,6 +474,14 @@ def test_deselected_names_go_without_asking(mirror: UsersMirror) -> None:
     assert {name.split("/")[0] for name in mirror.served()} == {"tf-zos"}
 
 
+def test_flists_and_chunks_share_one_bandwidth_limit(mirror: UsersMirror) -> None:
+    mirror.settings["bandwidth_bytes_per_second"] = 1 << 30
+    with mirror.engine() as (engine, _):
+        shared = engine._master._wire_limits.bandwidth
+        assert shared is not None
+        assert engine._chunks._bandwidth is shared
+
+
 def test_official_and_newest_flists_are_fetched_first(mirror: UsersMirror) -> None:
     order: list[str] = []
     inner = mirror.upstream.hub_faults.deliver

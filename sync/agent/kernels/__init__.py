@@ -1,7 +1,7 @@
 """The kernels job: kernels and net links of a bootstrap server, never half, never stale."""
 
-from sync.agent.http import Master
 from sync.agent.kernels.engine import KernelsEngine
+from sync.agent.kernels.publishing import master_of
 from sync.agent.kernels.record import opened
 from sync.agent.kernels.verifying import repair, verify
 from sync.agent.passes import repeat
@@ -14,13 +14,7 @@ __all__ = ["repair", "run", "verify"]
 
 def run(spec: KernelsSpec, directories: Directories, reporter: Reporter, control: Control) -> None:
     """Mirror kernels until stopping. See sync.agent.runtime for what may be raised."""
-    master = Master(
-        spec.source,
-        spec.http,
-        control,
-        bandwidth_bytes_per_second=spec.bandwidth_bytes_per_second,
-        backoff=spec.backoff,
-    )
+    master = master_of(spec, control)
     try:
         with opened(directories.state) as record:
             engine = KernelsEngine(spec, directories, reporter, control, record, master)

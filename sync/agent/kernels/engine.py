@@ -121,6 +121,10 @@ class KernelsEngine:
             self._resolve_net(work, mode)
         except names.RefusedNameError as error:
             work.broken.append(str(error))
+        except HttpStoppedError:
+            raise
+        except HttpError as error:
+            work.failed.append(f"net link {mode}: {error}")
 
     def _resolve_net(self, work: _Pass, mode: str) -> None:
         fixed = self._spec.net_links.get(mode)
@@ -181,11 +185,7 @@ class KernelsEngine:
 
     def _resolve_one_by_content(self, work: _Pass, mode: str, net: NetFile) -> None:
         known = work.nets.get(mode)
-        unchanged = known is not None and (known.size_bytes, known.modified_seconds) == (
-            net.size_bytes,
-            net.modified_seconds,
-        )
-        if known is not None and known.md5 is not None and unchanged:
+        if known is not None and known.md5 is not None and self._holds(known, net):
             self._link_to_content(work, mode, known.md5, None)
             return
         fetched = self._fetcher.net_file(mode)
@@ -193,6 +193,11 @@ class KernelsEngine:
             self._link_to_content(work, mode, fetched.record.md5 or "", fetched)
         finally:
             fetched.path.unlink(missing_ok=True)
+
+    def _holds(self, known: NetRecord, net: NetFile) -> bool:
+        """Tell whether a net file of its own is here as the master has it."""
+        here = (known.size_bytes, known.modified_seconds)
+        return here == (net.size_bytes, net.modified_seconds) and self._folder.holds_net_file(known)
 
     def _link_to_content(self, work: _Pass, mode: str, md5: str, fetched: Fetched | None) -> None:
         same = sorted(name for name, kernel in work.known.items() if kernel.md5 == md5)

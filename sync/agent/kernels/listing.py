@@ -13,6 +13,7 @@ from sync.contract import names
 MAX_LISTING_BYTES: Final = 16 << 20
 _DATE: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d), (\d\d):(\d\d):(\d\d) \(UTC\)", re.ASCII)
 _HREF: Final = "/kernel/"
+NET: Final = "net"
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,17 @@ def fetch(master: Master) -> Listing:
         rows = _rows(page.json())
     except HttpMissingError:
         page = master.get("/images", MAX_LISTING_BYTES)
+        if not page.whole:
+            raise HttpError("/images: the master does not say how long it is", retry=True) from None
         rows = _page_rows(page.body.decode("utf-8", "replace"))
     return _checked(rows, page.date_seconds)
+
+
+def checked_kernel(name: str) -> str:
+    """Return `name` if it may be a kernel's, else raise RefusedNameError."""
+    if names.checked(name, "kernel") == NET:
+        raise names.RefusedNameError(f"refused kernel name {name!r}: the folder of the net links")
+    return name
 
 
 def _checked(rows: Iterator[tuple[object, float | None]], date: float | None) -> Listing:
@@ -52,7 +62,7 @@ def _checked(rows: Iterator[tuple[object, float | None]], date: float | None) ->
     for name, updated in rows:
         try:
             # Not a str is refused by the rule itself.
-            checked = names.checked(name, "kernel")  # type: ignore[arg-type]
+            checked = checked_kernel(name)  # type: ignore[arg-type]
         except names.RefusedNameError as error:
             refused.append(str(error))
             continue

@@ -10,13 +10,14 @@ from urllib.parse import quote
 from sync.agent import durable
 from sync.agent.http import Expected, HttpError, Master, Page
 from sync.agent.kernels.choosing import link_name
-from sync.agent.kernels.record import KernelRecord
+from sync.agent.kernels.listing import NET
+from sync.agent.kernels.record import KernelRecord, NetRecord
+from sync.agent.limits import bandwidth
 from sync.agent.runtime import Control
 from sync.contract.spec import KernelsSpec
 
 # 0-bootstrap writes an uploaded kernel in place: one that is younger than this may be half there.
 SETTLE_SECONDS: Final = 2.0
-NET: Final = "net"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class KernelFolder:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == record.size_bytes
 
+    def holds_net_file(self, net: NetRecord) -> bool:
+        """Tell whether a net kernel of its own is on disk with its size."""
+        try:
+            status = (self.net / link_name(net.mode)).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == net.size_bytes
+
     def publish(self, fetched: Fetched) -> None:
         """Serve a fetched kernel, with the master's mtime (a chained mirror lists it)."""
         times = (fetched.record.modified_seconds, fetched.record.updated_seconds)
@@ -89,6 +98,12 @@ class KernelFolder:
     def remove(self, name: str) -> None:
         """Remove a kernel."""
         durable.remove(self.root / name)
+
+
+def master_of(spec: KernelsSpec, control: Control) -> Master:
+    """Return the master's bootstrap service, within the limits of the spec."""
+    limit = bandwidth(spec.bandwidth_bytes_per_second)
+    return Master(spec.source, spec.http, control, bandwidth=limit, backoff=spec.backoff)
 
 
 class Fetcher:

@@ -12,7 +12,7 @@ from sync.agent.http import HttpError, HttpMissingError, Master
 from sync.agent.kernels import listing
 from sync.agent.kernels.choosing import link_name
 from sync.agent.kernels.engine import KernelsEngine
-from sync.agent.kernels.publishing import KernelFolder
+from sync.agent.kernels.publishing import KernelFolder, master_of
 from sync.agent.kernels.record import KernelRecord, Record, opened
 from sync.agent.passes import PassIncompleteError, one_at_a_time
 from sync.agent.reporter import Reporter, utc_now
@@ -29,10 +29,6 @@ from sync.contract.status import MasterIdentity, StatusRecord
 
 _READ_BYTES: Final = 1 << 20
 _REPAIR_STATUS: Final = "repair.json"
-
-
-def _master(spec: KernelsSpec, control: RunControl) -> Master:
-    return Master(spec.source, spec.http, control, backoff=spec.backoff)
 
 
 def _md5(path: Path) -> str:
@@ -85,9 +81,11 @@ class _Walk:
                 yield Problem(f"net/{name}", f"does not lead to {net.target}")
             elif not (self._folder.net / name).exists():
                 yield Problem(f"net/{name}", "is not there, or dangles")
+            elif net.md5 is not None and _md5(self._folder.net / name) != net.md5:
+                yield Problem(f"net/{name}", "is not the file that was published")
 
     def _against_master(self, known: dict[str, KernelRecord]) -> Iterator[Problem]:
-        master = _master(self._spec, RunControl())
+        master = master_of(self._spec, RunControl())
         try:
             listed = {kernel.name for kernel in listing.fetch(master).kernels}
             for name, kernel in known.items():
@@ -125,6 +123,10 @@ def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) 
         for problem in report.problems:
             if problem.name in known:
                 record.put(replace(known[problem.name], updated_seconds=None, md5=None))
+        wrong = {problem.name for problem in report.problems}
+        for mode in record.net():
+            if f"net/{link_name(mode)}" in wrong:
+                record.forget_net(mode)
     _one_pass(spec, directories)
     left = set(verify(spec, directories, options).problems)
     gone = sum(1 for problem in report.problems if problem not in left)
@@ -144,7 +146,7 @@ def _one_pass(spec: KernelsSpec, directories: Directories) -> None:
     )
     reporter = Reporter(directories.state / _REPAIR_STATUS, status)
     control = RunControl()
-    master = _master(spec, control)
+    master = master_of(spec, control)
     try:
         with opened(directories.state) as record:
             engine = KernelsEngine(spec, directories, reporter, control, record, master)

@@ -122,7 +122,13 @@ class _Lines:
 class ChunkStore:
     """The local 0-db as the users job sees it. Threads may share it."""
 
-    def __init__(self, spec: UsersSpec, password: str | None, control: Control) -> None:
+    def __init__(
+        self,
+        spec: UsersSpec,
+        password: str | None,
+        control: Control,
+        bandwidth: TokenBucket | None = None,
+    ) -> None:
         self._spec = spec
         self._password = password
         self._control = control
@@ -133,8 +139,7 @@ class ChunkStore:
         self._foreign_ready = False
         # Threads of the pool share the limit on chunks in flight.
         self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
-        rate = spec.bandwidth_bytes_per_second
-        self._bandwidth = TokenBucket(rate, max(rate / 4, 1 << 16)) if rate else None
+        self._bandwidth = bandwidth
 
     def close(self) -> None:
         """End the threads and connections."""

@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from sync.agent.flist_archive.workers import Readers
 from sync.agent.http import HttpError, HttpStoppedError, Master
+from sync.agent.limits import bandwidth
 from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter, name_list, utc_now
@@ -65,15 +66,12 @@ class UsersEngine:
         self._tree = Tree(directories.public)
         self._record = self._stack.enter_context(Record(directories.state / RECORD_DATABASE))
         published = self._stack.enter_context(Published(directories.state))
+        shared = bandwidth(spec.bandwidth_bytes_per_second)
         self._master = Master(
-            spec.source,
-            spec.http,
-            control,
-            bandwidth_bytes_per_second=spec.bandwidth_bytes_per_second,
-            backoff=spec.backoff,
+            spec.source, spec.http, control, bandwidth=shared, backoff=spec.backoff
         )
         self._stack.callback(self._master.close)
-        self._chunks = ChunkStore(spec, directories.zdb_admin_password(), control)
+        self._chunks = ChunkStore(spec, directories.zdb_admin_password(), control, shared)
         self._stack.callback(self._chunks.close)
         self._readers = self._stack.enter_context(Readers())
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
