@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from sync.agent.http import HttpError, Master
-from sync.agent.kernels import repair, verify
+from sync.agent.kernels import repair, verify, verifying
 from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.kernels.record import opened
-from sync.agent.passes import PassIncompleteError
+from sync.agent.passes import PassIncompleteError, one_at_a_time
 from sync.agent.runtime import Directories, JobPaused, RunControl, VerifyOptions
 from sync.contract import spec as contract
 from sync.contract.spec import KernelsSpec
@@ -468,6 +469,21 @@ def test_verify_names_what_is_wrong_and_repair_mends_just_that(
     assert served(directories) == kernels(upstream)
     assert links(directories)["prod"] == "../zos-1.efi"
     assert (directories.kernels / "zos-4.efi").stat().st_ino == untouched
+
+
+def test_repair_leaves_what_a_running_pass_has_in_staging(
+    upstream: Upstream, directories: Directories
+) -> None:
+    spec = kernels_spec(upstream)
+    one_pass(spec, directories)
+    staged = directories.kernels / ".gridhub" / "on its way"
+    thread = threading.Thread(target=verifying._one_pass, args=(spec, directories))
+    with one_at_a_time(directories.state):
+        staged.write_bytes(b"x")
+        thread.start()
+        thread.join(0.5)
+        assert staged.exists()
+    thread.join()
 
 
 def test_verify_in_parts_covers_everything_once(

@@ -1,16 +1,19 @@
 """verify names what is wrong with a mirror, down to every chunk; repair mends just that."""
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sync.agent.http import HttpError
-from sync.agent.runtime import VerifyOptions, VerifyReport
-from sync.agent.users import repair, verify
+from sync.agent.passes import one_at_a_time
+from sync.agent.runtime import RunControl, VerifyOptions, VerifyReport
+from sync.agent.users import repair, verify, verifying
 from tests.agent.flists_of import small
-from tests.agent.mirrors import MIRROR, UsersMirror, users_mirror
+from tests.agent.mirrors import MIRROR, UsersMirror, model_tree, users_mirror
 from tests.sandbox.upstream import Upstream, UpstreamModel
 
 OLD = 1_700_000_000.0
@@ -156,6 +159,43 @@ def test_running_job_sees_what_repair_changed(mirror: UsersMirror) -> None:
         engine.one_pass()
         assert mirror.served() == sound
     assert verified(mirror).problems == ()
+
+
+def test_running_job_sees_what_the_pass_of_repair_removed(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mirror.upstream.model
+    repairing = verifying._one_pass
+    with mirror.engine() as (engine, _):
+
+        def after_a_turn_of_the_job(*arguments: Any) -> None:
+            engine.one_pass()
+            model.delete_flist("tf-zos", "zos.flist")
+            model.delete_flist("tf-zos", "zos-0.flist")
+            repairing(*arguments)
+
+        engine.one_pass()
+        delete_file(mirror)
+        monkeypatch.setattr(verifying, "_one_pass", after_a_turn_of_the_job)
+        repaired(mirror)
+        model.add_flist("tf-zos", "zos-0.flist", small(0), OLD)
+        model.set_link("tf-zos", "zos.flist", "zos-1.flist")
+        engine.one_pass()
+    assert mirror.served().keys() == model_tree(model).keys()
+    assert verified(mirror).problems == ()
+
+
+def test_repair_leaves_what_a_running_pass_has_in_staging(mirror: UsersMirror) -> None:
+    spec, directories = mirror.spec(), mirror.directories
+    staged = directories.public / ".gridhub" / "on its way"
+    arguments = (spec, directories, RunControl())
+    thread = threading.Thread(target=verifying._one_pass, args=arguments)
+    with one_at_a_time(directories.state):
+        staged.write_bytes(b"x")
+        thread.start()
+        thread.join(0.5)
+        assert staged.exists()
+    thread.join()
 
 
 def test_repair_offline_changes_nothing(mirror: UsersMirror) -> None:

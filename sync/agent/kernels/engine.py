@@ -63,9 +63,10 @@ class KernelsEngine:
         self._control = control
         self._record = record
         self._master = master
-        self._folder = KernelFolder(directories.kernels)
+        with one_at_a_time(directories.state):
+            self._folder = KernelFolder(directories.kernels)
+            self._adopt()
         self._fetcher = Fetcher(master, spec, self._folder, control)
-        self._adopt()
 
     def one_pass(self) -> None:
         """Bring the folder up to the master's state.

@@ -63,6 +63,16 @@ class UsersEngine:
         self._reporter = reporter
         self._control = control
         self._stack = ExitStack()
+        with one_at_a_time(directories.state):
+            self._open(spec, directories, control)
+        self._generation = -1.0
+        self._conditions: dict[str, str] = {}
+        self._listing = Listing()
+        self._refused_logged: set[str] = set()
+        self._reported_at = 0.0
+
+    def _open(self, spec: UsersSpec, directories: Directories, control: Control) -> None:
+        """Open record, folder and connections; what an earlier process left in staging goes."""
         self._tree = Tree(directories.public)
         self._record = self._stack.enter_context(Record(directories.state / RECORD_DATABASE))
         published = self._stack.enter_context(Published(directories.state))
@@ -83,11 +93,6 @@ class UsersEngine:
             lambda repository: deciding.wanted_repository(spec, repository),
             lambda name: deciding.wanted_name(spec, name),
         )
-        self._generation = -1.0
-        self._conditions: dict[str, str] = {}
-        self._listing = Listing()
-        self._refused_logged: set[str] = set()
-        self._reported_at = 0.0
 
     def __enter__(self) -> Self:
         return self

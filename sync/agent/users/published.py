@@ -37,6 +37,10 @@ class Published:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
+    def forget(self) -> None:
+        """Trust nothing that was seen earlier (another process changed the table)."""
+        self._known.clear()
+
     def add(self, keys: Iterable[bytes]) -> None:
         """Add keys, durably, before what names them is published."""
         new = set(keys).difference(self._known)

@@ -48,6 +48,7 @@ class Publisher:
 
     def reload(self) -> None:
         """Read the record anew (another process changed it)."""
+        self._published.forget()
         self.flists = self._record.flists()
         self.links = self._record.links()
         self.withheld = self._record.withheld()

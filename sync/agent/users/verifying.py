@@ -246,10 +246,13 @@ def repair(spec: UsersSpec, directories: Directories, options: VerifyOptions) ->
         if found and not options.offline:
             _mend_chunks(spec, directories, control, found)
             _mark(directories, found)
+            _changed(directories)
     problems = tuple(wrong.problem for wrong in found)
     if not found or options.offline:
         return VerifyReport(checked, problems)
     _one_pass(spec, directories, control)
+    with one_at_a_time(directories.state):
+        _changed(directories)
     left = {(problem.name, problem.what) for problem in verify(spec, directories, options).problems}
     gone = sum(1 for problem in problems if (problem.name, problem.what) not in left)
     return VerifyReport(checked, problems, gone)
@@ -273,7 +276,7 @@ def _mend_chunks(
 
 
 def _mark(directories: Directories, found: Iterable[_Wrong]) -> None:
-    """Make the next pass fetch and link anew what is wrong, in this and in a running process."""
+    """Make the next pass fetch and link anew what is wrong."""
     with Record(directories.state / DATABASE) as record:
         flists, links = record.flists(), record.links()
         with record.transaction():
@@ -285,9 +288,14 @@ def _mark(directories: Directories, found: Iterable[_Wrong]) -> None:
                     record.put_flist(replace(flists[name], updated=None))
                 if name in links:
                     record.forget_link(name)
-            record.set_number(GENERATION, record.number(GENERATION) + 1)
         with Published(directories.state) as published:
             published.rebuild(record.all_keys())
+
+
+def _changed(directories: Directories) -> None:
+    """Make a running process read the record anew."""
+    with Record(directories.state / DATABASE) as record, record.transaction():
+        record.set_number(GENERATION, record.number(GENERATION) + 1)
 
 
 def _one_pass(spec: UsersSpec, directories: Directories, control: Control) -> None:
