@@ -123,7 +123,7 @@ class UsersSettings(_JobSettings):
     schedule: ScheduleSettings = Field(default_of(ScheduleSettings), description="Passes.")
     http: HttpSettings = Field(default_of(HttpSettings), description="Load on the master.")
     retention_days: Days = Field(
-        0.0, description="How long what the master deleted or replaced is kept aside."
+        0.0, description="How long flists that the master deleted stay served."
     )
     broken_flists: Literal["withhold", "publish"] = Field(
         "withhold", description="What to do with a flist whose chunks no allowed 0-db has."

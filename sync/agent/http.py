@@ -327,6 +327,8 @@ class Master:
         elif not _continues(reply, partial):
             partial.restart()
             raise HttpError(f"{path}: answered with another range", retry=True)
+        if partial.size_bytes + (reply.length or 0) > partial.max_bytes:
+            raise HttpError(f"{path}: longer than {partial.max_bytes} bytes", retry=False)
         with partial.path.open("ab") as file:
             while data := reply.read():
                 if partial.size_bytes + len(data) > partial.max_bytes:

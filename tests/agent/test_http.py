@@ -141,6 +141,15 @@ def test_file_over_the_bound_is_cut_off(fault: str, server: ScriptedServer, tmp_
     assert not (tmp_path / "f").exists()
 
 
+def test_file_that_says_it_is_over_the_bound_is_not_fetched(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    master = make_master(server)
+    with pytest.raises(HttpError, match="longer than"):
+        master.download("/file", tmp_path / "f", len(BODY) - 1)
+    assert master.bytes_received == 0
+
+
 def test_drip_of_single_bytes_counts_as_hung(server: ScriptedServer, tmp_path: Path) -> None:
     server.pages["/file"] = Answer(BODY, fault="drip")
     with pytest.raises(HttpError, match="hung"):

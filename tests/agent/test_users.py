@@ -391,6 +391,25 @@ def test_what_is_no_flist_is_withheld_and_named(mirror: UsersMirror) -> None:
     assert "alice/page.flist" not in mirror.served()
 
 
+def test_flist_over_the_limit_is_named_and_not_fetched_until_the_limit_is_raised(
+    mirror: UsersMirror,
+) -> None:
+    model = mirror.upstream.model
+    big = model.add_flist("alice", "big.flist", small(44).archive(model.backend) + bytes(9000), OLD)
+    model.add_chunks(small(44).chunks)
+    mirror.settings["max_flist_bytes"] = len(big) - 1
+    for _ in range(2):
+        record = mirror.one_pass()
+        assert record.broken.names == [
+            f"alice/big.flist: its {len(big)} bytes are more than maxFlistBytes"
+        ]
+        assert "alice/big.flist" not in mirror.served()
+    assert record.details["received_bytes"] == 0
+    mirror.settings["max_flist_bytes"] = len(big)
+    assert mirror.one_pass().broken.count == 0
+    assert mirror.served() == model_tree(model)
+
+
 @pytest.fixture
 def other_zdb() -> Iterator[ZdbServer]:
     server = ZdbServer(Store(Settings()))

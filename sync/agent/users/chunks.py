@@ -64,12 +64,6 @@ def place_of(spec: UsersSpec, backend: Backend | None) -> Place:
     return Place(spec.source_zdb, spec.local_zdb.namespace)
 
 
-def chunk_sources(spec: UsersSpec) -> str:
-    """Return all that decides where a flist's chunks are looked for, as one text."""
-    sources = [spec.source_zdb, *spec.allowed_backends]
-    return "\n".join([spec.foreign_namespace, *(one.model_dump_json() for one in sources)])
-
-
 def proves_itself(key: bytes, payload: bytes) -> bool:
     """Tell whether `payload` is what `key` stands for; keys of other sizes say nothing."""
     if len(key) != _HASH_BYTES:

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from sync.agent.http import HttpError, HttpStoppedError
 from sync.agent.runtime import Control
-from sync.agent.users.fetching import Fetched, Preparer, Ready
+from sync.agent.users.fetching import Fetched, Preparer, Ready, TooLargeError
 from sync.agent.users.listing import Name, Regular
 from sync.agent.users.record import Withheld
 
@@ -102,6 +102,10 @@ class Pipeline:
             fetched = self._preparer.fetch(entry)
         except HttpStoppedError:
             raise
+        except TooLargeError as error:
+            held = Withheld(entry.name, entry.updated, entry.size_text, "", str(error))
+            self._outcomes.put(held)
+            return
         except HttpError as error:
             self._outcomes.put(Failure(entry.name, error))
             return

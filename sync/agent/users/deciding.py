@@ -53,6 +53,13 @@ def in_order(entries: Iterable[Regular], spec: UsersSpec) -> list[Regular]:
     return sorted(entries, key=key)
 
 
+def publishable_by(spec: UsersSpec) -> str:
+    """Return all of the spec that decides which flists can be published, as one text."""
+    sources = [spec.source_zdb, *spec.allowed_backends]
+    texts = [one.model_dump_json() for one in sources]
+    return "\n".join([spec.foreign_namespace, str(spec.max_flist_bytes), *texts])
+
+
 def wanted_repository(spec: UsersSpec, repository: str) -> bool:
     """Tell whether the operator wants a repository."""
     return selects(spec.repositories, repository)

@@ -16,7 +16,7 @@ from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter, name_list, utc_now
 from sync.agent.runtime import Control, Directories
 from sync.agent.users import deciding, links
-from sync.agent.users.chunks import ChunkStore, chunk_sources
+from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.content import Failure, Outcome, Pipeline
 from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
 from sync.agent.users.links import LinkPlan
@@ -87,7 +87,7 @@ class UsersEngine:
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
         self._publisher = Publisher(self._tree, self._record, published)
         self._publisher.expect_backend(spec.publish_backend)
-        self._publisher.expect_chunk_sources(chunk_sources(spec))
+        self._publisher.expect_rules(deciding.publishable_by(spec))
         self._source = Source(
             self._master,
             lambda repository: deciding.wanted_repository(spec, repository),

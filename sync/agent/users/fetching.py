@@ -28,6 +28,14 @@ _DESCRIPTION_BYTES: Final = 1 << 16
 FRESH_SECONDS: Final = 2.0
 
 
+class TooLargeError(HttpError):
+    """A flist has more bytes than the operator allows."""
+
+    def __init__(self, size_bytes: int) -> None:
+        text = f"its {size_bytes} bytes are more than maxFlistBytes"
+        super().__init__(text, retry=False)
+
+
 @dataclass(frozen=True)
 class Description:
     """What the master says of a flist (/light, or .md5 alone); updated: unix seconds."""
@@ -119,14 +127,20 @@ class Preparer:
         return describe(self._master.get(light_path(entry.name), _DESCRIPTION_BYTES), entry)
 
     def fetch(self, entry: Regular) -> Fetched:
-        """Bring a flist to staging, verified. Raises HttpError, NoSpaceError, OSError."""
+        """Bring a flist to staging, verified.
+
+        Raises TooLargeError, HttpError, NoSpaceError, OSError.
+        """
         durable.require_free_space(self._tree.users, self._spec.free_space_floor_bytes)
         target = durable.temporary_in(self._tree.staging)
         found: list[Description] = []
 
-        def expected(page: Page) -> Expected:
+        def read(page: Page) -> Expected:
             found.append(describe(page, entry))
-            return found[-1].expected
+            expected = found[-1].expected
+            if (expected.size_bytes or 0) > self._spec.max_flist_bytes:
+                raise TooLargeError(expected.size_bytes or 0)
+            return expected
 
         try:
             _, download = self._master.download_described(
@@ -134,7 +148,7 @@ class Preparer:
                 file_path(entry.name),
                 target,
                 self._spec.max_flist_bytes,
-                expected,
+                read,
             )
         except HttpMissingError:
             return self._fetch_by_md5(entry, target)

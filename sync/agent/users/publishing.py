@@ -18,7 +18,7 @@ from sync.contract.spec import ZdbEndpoint
 
 _DIRTY: Final = "published_dirty"
 _BACKEND: Final = "publish_backend"
-_CHUNK_SOURCES: Final = "chunk_sources"
+_RULES: Final = "publishable_by"
 _UNKNOWN_TIME: Final = -1
 
 
@@ -62,12 +62,12 @@ class Publisher:
                 self._record.set_text(_BACKEND, text)
             self.reload()
 
-    def expect_chunk_sources(self, sources: str) -> None:
-        """Have every flist that lacks chunks tried again when other 0-dbs may be asked for them."""
-        if self._record.text(_CHUNK_SOURCES) != sources:
+    def expect_rules(self, rules: str) -> None:
+        """Have every flist that could not be published whole tried again under other rules."""
+        if self._record.text(_RULES) != rules:
             with self._record.transaction():
                 self._record.refetch_broken()
-                self._record.set_text(_CHUNK_SOURCES, sources)
+                self._record.set_text(_RULES, rules)
             self.reload()
 
     def adopt(self) -> None:
