@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import random
+import resource
 import sqlite3
 import struct
 import tarfile
@@ -413,3 +414,15 @@ def test_zip_bomb_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(FlistError, match="longer than"):
         read_flist(path, scratch(tmp_path))
     assert not scratch(tmp_path).exists() or scratch(tmp_path).stat().st_size <= 1 << 20
+
+
+def test_full_disk_while_rewriting_is_no_fault_of_the_flist(flist: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    read_flist(flist, scratch)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (scratch.stat().st_size, before[1]))
+    try:
+        with pytest.raises(OSError, match="sqlite"):
+            rewrite_flist(scratch, tmp_path / "out", Backend("h" * 20_000, 9900, "default"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -182,3 +182,14 @@ def test_tag_has_the_master_s_time_only_when_it_is_whole(mirror: UsersMirror) ->
     mirror.one_pass()
     assert (tag / "y.flist").exists()
     assert int(tag.stat().st_mtime) != partial
+
+
+def test_links_to_what_the_operator_deselects_go_without_asking(mirror: UsersMirror) -> None:
+    model = mirror.upstream.model
+    for number in range(12):
+        model.set_link("tf-zos", f"{number}.flist", "alice/a.flist")
+    mirror.one_pass()
+    mirror.settings["repositories"] = {"include": ["tf-*"]}
+    for _ in range(3):
+        mirror.one_pass()
+    assert mirror.served() == {}

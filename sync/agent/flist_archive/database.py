@@ -6,6 +6,7 @@ functions are refused, sizes and steps are limited.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -27,6 +28,12 @@ _KEY_BYTES: Final = 64
 _ENTRY_BYTES: Final = 256
 _STEPS_PER_CALL: Final = 100_000
 _MAX_CALLS: Final = 20_000
+# What a write fails with when the disk does: no fault of the flist.
+_DISK_ERRORS: Final = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR_WRITE: errno.EIO,
+    sqlite3.SQLITE_IOERR_TRUNCATE: errno.EIO,
+}
 _ALLOWED: Final = frozenset({sqlite3.SQLITE_READ, sqlite3.SQLITE_SELECT, sqlite3.SQLITE_PRAGMA})
 _COLUMN: Final = r'"?(?:key|value)"?\s+(?:VARCHAR\s*\(\s*\d+\s*\)|TEXT|BLOB)(?:\s+PRIMARY KEY)?'
 _TABLE: Final = re.compile(
@@ -82,6 +89,9 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         _check_schema(database)
         yield database
     except (sqlite3.Error, OverflowError, UnicodeError) as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code in _DISK_ERRORS:
+            raise OSError(_DISK_ERRORS[code], f"sqlite: {error}") from error
         raise FlistError(f"sqlite: {error}") from error
     finally:
         database.close()
@@ -165,7 +175,7 @@ def _backend(database: sqlite3.Connection) -> Backend | None:
 def rewrite_backend(path: Path, backend: Backend) -> None:
     """Make a flist's database name `backend`: equal input and backend give equal bytes.
 
-    Raises FlistError.
+    Raises FlistError, OSError.
     """
     text = json.dumps(
         {"host": backend.host, "namespace": backend.namespace, "port": backend.port},

@@ -19,7 +19,7 @@ from sync.agent.users import deciding, links
 from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.content import Failure, Outcome, Pipeline
 from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
-from sync.agent.users.links import LinkPlan
+from sync.agent.users.links import LONGEST_CHAIN, LinkPlan
 from sync.agent.users.listing import Link, Listing, Name, Regular, Source, Tag
 from sync.agent.users.published import Published
 from sync.agent.users.publishing import Publisher
@@ -323,14 +323,21 @@ class UsersEngine:
 
     def _guard(self, work: _Pass, gone: list[Name]) -> None:
         dropped = [
-            name
-            for name in gone
-            if not deciding.deselected(self._spec, name) and not self._is_retained(name)
+            name for name in gone if not self._is_deselected(name) and not self._is_retained(name)
         ]
         known = len(self._publisher.flists) + len(self._publisher.links)
         vanished = Vanished(len(dropped), known, work.listing.count)
         if guard(self._spec, vanished, int(self._record.number(_CONFIRMED))):
             self._record.set_number(_CONFIRMED, self._spec.removal_confirmation)
+
+    def _is_deselected(self, name: Name) -> bool:
+        """Tell whether the operator deselected a served name, or what its links lead to."""
+        for _ in range(LONGEST_CHAIN):
+            link = self._publisher.links.get(name)
+            if link is None or deciding.deselected(self._spec, name):
+                break
+            name = link.target
+        return deciding.deselected(self._spec, name)
 
     def _is_retained(self, name: Name) -> bool:
         known = self._publisher.flists.get(name)

@@ -6,7 +6,7 @@ from typing import Final
 
 from sync.agent.users.listing import Link, Listing, Name
 
-_LONGEST_CHAIN: Final = 16
+LONGEST_CHAIN: Final = 16
 
 
 @dataclass
@@ -53,7 +53,7 @@ def plan(listing: Listing, tag_links: Iterable[Link]) -> LinkPlan:
 def _fault(listing: Listing, link: Link) -> str:
     """Return why a link can not be followed, or nothing."""
     target = link.target
-    for _ in range(_LONGEST_CHAIN):
+    for _ in range(LONGEST_CHAIN):
         if not target.name:
             there = (target.repository, target.tag) in listing.tags
             return "" if there else "no such tag"
