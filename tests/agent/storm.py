@@ -60,7 +60,8 @@ class World:
     def edit(self) -> None:
         """Make one random edit."""
         kinds = [self._add, self._change, self._change, self._delete, self._rename]
-        kinds += [self._link, self._tag, self._retag, self._taglink]
+        kinds += [self._link, self._link_to_link, self._turn_into_link]
+        kinds += [self._tag, self._retag, self._taglink]
         self._editing(self._chance.choice(kinds))
 
     def note_seen(self, name: str, pass_started_at: float) -> None:
@@ -137,6 +138,19 @@ class World:
         source = self._chance.choice(REPOSITORIES)
         target = name if source == repository else f"{repository}/{name}"
         self.model.set_link(source, f"l{self._chance.randrange(3)}.flist", target)
+
+    def _link_to_link(self) -> None:
+        source, repository = self._chance.choices(REPOSITORIES, k=2)
+        name = f"l{self._chance.randrange(3)}.flist"
+        target = name if source == repository else f"{repository}/{name}"
+        self.model.set_link(source, f"l{self._chance.randrange(3, 6)}.flist", target)
+
+    def _turn_into_link(self) -> None:
+        """Let a flist become a link to another that stays a flist."""
+        repository, name = self._pick()
+        if self._spare(repository) and name != "f0.flist":
+            self._put(repository, "f0.flist")
+            self.model.set_link(repository, name, "f0.flist")
 
     def _tag(self) -> None:
         repository, name = self._pick()
