@@ -471,6 +471,18 @@ def test_verify_names_what_is_wrong_and_repair_mends_just_that(
     assert (directories.kernels / "zos-4.efi").stat().st_ino == untouched
 
 
+def test_verify_names_what_the_master_has_more(
+    upstream: Upstream, directories: Directories
+) -> None:
+    spec = kernels_spec(upstream, kernels={"exclude": ["*.old"]})
+    one_pass(spec, directories)
+    upstream.model.add_kernel("zos-9.efi", b"new", OLD + 9 * DAY)
+    upstream.model.add_kernel("zos-9.old", b"not wanted", OLD + 9 * DAY)
+    report = repair(spec, directories, VerifyOptions())
+    assert [problem.name for problem in report.problems] == ["zos-9.efi"]
+    assert report.repaired == 1
+
+
 def test_repair_leaves_what_a_running_pass_has_in_staging(
     upstream: Upstream, directories: Directories
 ) -> None:

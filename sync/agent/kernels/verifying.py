@@ -1,6 +1,7 @@
 """Walk the kernels on disk against the record and the master; mend what is wrong."""
 
 import hashlib
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from urllib.parse import quote
 
 from sync.agent.http import HttpError, HttpMissingError, Master
 from sync.agent.kernels import listing
-from sync.agent.kernels.choosing import link_name
+from sync.agent.kernels.choosing import link_name, wanted
 from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.kernels.publishing import KernelFolder, master_of
 from sync.agent.kernels.record import KernelRecord, Record, opened
@@ -59,7 +60,8 @@ class _Walk:
                 yield Problem(name, "is served and was not published by this job")
         yield from self._nets(record)
         if not self._options.offline:
-            yield from self._against_master(known)
+            linked = {net.target for net in record.net().values() if net.target is not None}
+            yield from self._against_master(known, linked)
 
     def _mine(self, name: str) -> bool:
         return zlib.crc32(name.encode()) % self._options.parts == self._options.part - 1
@@ -84,12 +86,18 @@ class _Walk:
             elif net.md5 is not None and _md5(self._folder.net / name) != net.md5:
                 yield Problem(f"net/{name}", "is not the file that was published")
 
-    def _against_master(self, known: dict[str, KernelRecord]) -> Iterator[Problem]:
+    def _against_master(
+        self, known: dict[str, KernelRecord], linked: set[str]
+    ) -> Iterator[Problem]:
         master = master_of(self._spec, RunControl())
         try:
-            listed = {kernel.name for kernel in listing.fetch(master).kernels}
-            for name, kernel in known.items():
-                if name in listed and self._differs(master, kernel):
+            kernels = listing.fetch(master).kernels
+            for kernel in wanted(kernels, self._spec, linked, time.time()):
+                if self._mine(kernel.name) and kernel.name not in known:
+                    yield Problem(kernel.name, "is on the master and not here")
+            listed = {kernel.name for kernel in kernels}
+            for name, here in known.items():
+                if name in listed and self._differs(master, here):
                     yield Problem(name, "has another size or date on the master")
         finally:
             master.close()
