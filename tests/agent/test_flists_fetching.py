@@ -1,13 +1,16 @@
 """MGET replies that are not as listed: gone, overwritten, unreadable, refused, in any pieces."""
 
 import socket
+import time
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.agent.flists.fetcher import Fetched, Fetcher
 from sync.agent.flists.pages import Batch, Page, cut, parse_reply
+from sync.agent.zdb import ZdbTimeoutError
 from tests.agent.flists_mirror import key_of
 from tests.agent.scripted_zdb import bulk
 
@@ -133,3 +136,27 @@ def test_what_came_is_stored_and_what_did_not_is_told(
         for one in stored
         if one.answer in ("same", "spoilt", "longer") and one.payload() is None
     }
+
+
+def test_a_reply_that_trickles_without_end_is_given_up() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    fetcher = Fetcher.over(ours, 1, lambda _: None)
+    payload = bytes(100_000)
+    entries = [(key_of(payload), b"100000", b"1")]
+    page = Page(None, b"", entries)
+    with ours, theirs:
+        (batch,) = cut(page, entries, 10, 1 << 20)
+        fetcher.awaits(batch)
+        theirs.sendall(b"*1\r\n$100000\r\n")
+        with pytest.raises(ZdbTimeoutError, match="bytes in 1 s"):
+            trickle(theirs, fetcher)
+
+
+def trickle(theirs: socket.socket, fetcher: Fetcher) -> None:
+    """Send a byte now and then, for a few seconds."""
+    for _ in range(100):
+        theirs.sendall(b"x")
+        fetcher.on_readable()
+        fetcher.check_time(time.monotonic())
+        time.sleep(0.05)

@@ -181,7 +181,9 @@ def test_what_0_db_can_not_store_is_refused_before_it_is_sent(tmp_path: Path) ->
 @given(
     st.lists(
         st.tuples(
-            st.binary(min_size=1, max_size=40), st.integers(0, 1 << 22), st.integers(0, 1 << 31)
+            st.binary(min_size=16, max_size=16) | st.binary(min_size=1, max_size=40),
+            st.integers(0, 1 << 22),
+            st.integers(0, 1 << 31),
         ),
         min_size=1,
         max_size=30,
@@ -222,3 +224,16 @@ def test_a_cursor_tells_its_place_and_survives_hex() -> None:
     assert Cursor.from_hex(cursor.hex) == cursor
     with pytest.raises(ZdbProtocolError):
         Cursor(b"short")
+
+
+def test_a_page_of_one_chunk_and_many_short_names_is_whole() -> None:
+    entries = [(bytes(16), 5, 1), *[(b"%d" % number, 0, 0) for number in range(9)]]
+    answer = parse_page(bytearray(page(CURSOR, *entries)))
+    assert answer is not None
+    assert [entry[0] for entry in answer[1]] == [entry[0] for entry in entries]
+
+
+def test_a_page_with_more_entries_than_it_says_is_refused() -> None:
+    encoded = page(CURSOR, (bytes(16), 5, 1), (bytes(16), 5, 1)).replace(b"*2\r\n*3", b"*1\r\n*3")
+    with pytest.raises(ZdbProtocolError):
+        parse_page(bytearray(encoded))

@@ -24,6 +24,8 @@ _TCP_INFO_BYTES: Final = 240
 _SAFE_WINDOW_BYTES: Final = 32 << 10
 _RESERVE_BYTES: Final = 16 << 10
 _PUSHED_BYTES: Final = 64
+# A single reply that comes slower than this never ends, or might as well.
+TRICKLE_BYTES_PER_SECOND: Final = 1 << 10
 
 
 _AnyChannel = TypeVar("_AnyChannel", bound="Channel")
@@ -47,8 +49,11 @@ class Channel:
 
     A subclass says what it awaits (`awaiting`), takes bytes (`on_readable`), and how to ask for a
     sign of life (`nudge`), which wakes a server that left pipelined requests in its socket
-    (see sync.agent.zdb.connection.NUDGE_SECONDS).
+    (see sync.agent.zdb.connection.NUDGE_SECONDS). least_bytes_per_second: below it, over a whole
+    time-out and within one reply, the connection is given up.
     """
+
+    least_bytes_per_second = 0
 
     def __init__(
         self, role: str, endpoint: ZdbEndpoint, password: str | None, timeout_seconds: float
@@ -66,6 +71,9 @@ class Channel:
         self.outgoing_bytes = 0
         self.heard_at = time.monotonic()
         self.nudged = False
+        # Since when (monotonic) so many bytes came without a reply being complete.
+        self._reply_since = self.heard_at
+        self._partial_bytes = 0
         # Set while we ourselves do not read (back-pressure): silence is then our own doing.
         self.held = False
         # The socket would take no more; as opposed to the window, which is looked at again soon.
@@ -88,6 +96,7 @@ class Channel:
         if not self.awaiting():
             self.heard_at = time.monotonic()
             self.nudged = False
+            self.progressed()
         self.outgoing.append(memoryview(data))
         self.outgoing_bytes += len(data)
         if len(self.outgoing) == 1:
@@ -148,6 +157,7 @@ class Channel:
         if count == 0:
             raise ZdbConnectionError(f"{self.where} closed the connection")
         self.heard()
+        self._partial_bytes += count
         return count
 
     def receive(self, limit_bytes: int = 1 << 18) -> bytes:
@@ -161,6 +171,7 @@ class Channel:
         if not data:
             raise ZdbConnectionError(f"{self.where} closed the connection")
         self.heard()
+        self._partial_bytes += len(data)
         return data
 
     def heard(self) -> None:
@@ -168,13 +179,20 @@ class Channel:
         self.heard_at = time.monotonic()
         self.nudged = False
 
+    def progressed(self) -> None:
+        """Note that a reply is complete, or that none is awaited."""
+        self._reply_since = time.monotonic()
+        self._partial_bytes = 0
+
     def check_time(self, now: float) -> None:
-        """Nudge after a short silence, raise ZdbTimeoutError after a long one."""
+        """Nudge after a short silence, raise ZdbTimeoutError after a long one or a trickle."""
         if self.held or not self.awaiting():
+            self.progressed()
             return
         silent_seconds = now - self.heard_at
         if silent_seconds > self.timeout_seconds:
             raise ZdbTimeoutError(f"{self.where}: no reply in {self.timeout_seconds:g} s")
+        self._check_trickle(now)
         if silent_seconds <= NUDGE_SECONDS:
             return
         if self.outgoing:
@@ -182,6 +200,16 @@ class Channel:
         elif not self.nudged:
             self.nudged = True
             self.nudge()
+
+    def _check_trickle(self, now: float) -> None:
+        if now - self._reply_since <= self.timeout_seconds:
+            return
+        if self._partial_bytes < self.least_bytes_per_second * self.timeout_seconds:
+            raise ZdbTimeoutError(
+                f"{self.where}: no reply, only {self._partial_bytes} bytes "
+                f"in {self.timeout_seconds:g} s"
+            )
+        self.progressed()
 
     def lost(self, error: OSError) -> ZdbConnectionError:
         """Make the error for a lost connection."""

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from typing_extensions import override
 
-from sync.agent.flists.channel import PING, PONG, Channel
+from sync.agent.flists.channel import PING, PONG, TRICKLE_BYTES_PER_SECOND, Channel
 from sync.agent.flists.pages import PROVEN_KEY_BYTES, Batch
 from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
 from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES
@@ -49,6 +49,8 @@ class Fetcher(Channel):
 
     deliver: called with every batch that came, in the order they were asked for.
     """
+
+    least_bytes_per_second = TRICKLE_BYTES_PER_SECOND
 
     def __init__(
         self,
@@ -324,6 +326,7 @@ class Fetcher(Channel):
     def _end(self) -> None:
         result = self._result
         taken = self._at
+        self.progressed()
         self._awaited.popleft()
         if result is not None:
             self._batches -= 1

@@ -13,8 +13,8 @@ from typing import Final, Self
 
 from typing_extensions import override
 
-from sync.agent.flists.channel import Channel
-from sync.agent.flists.pages import Entry, NeedMoreBytes, Page, parse_page
+from sync.agent.flists.channel import TRICKLE_BYTES_PER_SECOND, Channel
+from sync.agent.flists.pages import MAX_PAGE_BYTES, Entry, NeedMoreBytes, Page, parse_page
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.records import Cursor
 from sync.contract.spec import ZdbEndpoint
@@ -154,6 +154,8 @@ class Span:
 class Scanner(Channel):
     """One connection that lists: one SCAN or RSCAN at a time."""
 
+    least_bytes_per_second = TRICKLE_BYTES_PER_SECOND
+
     def __init__(
         self, endpoint: ZdbEndpoint, timeout_seconds: float, password: str | None = None
     ) -> None:
@@ -198,6 +200,10 @@ class Scanner(Channel):
         if not self._asked:
             raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
         self._received += data
+        if len(self._received) > MAX_PAGE_BYTES:
+            raise ZdbProtocolError(
+                f"{self.where}: a page of more than {MAX_PAGE_BYTES} bytes passes the limit"
+            )
         if not data.endswith(b"\r\n"):
             return
         try:
@@ -205,6 +211,7 @@ class Scanner(Channel):
         except NeedMoreBytes:
             return
         self.answered = True
+        self.progressed()
         self._asked = False
         self._received.clear()
 

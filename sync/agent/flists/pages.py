@@ -23,11 +23,16 @@ from sync.agent.zdb.records import CURSOR_BYTES, Cursor
 
 PROVEN_KEY_BYTES: Final = 16
 MAX_PAGE_ENTRIES: Final = 65_536
-_MAX_PAGE_BYTES: Final = 32 << 20
+MAX_PAGE_BYTES: Final = 32 << 20
 _HEADER: Final = re.compile(rb"\*2\r\n\$17\r\n(.{17})\r\n\*(\d{1,6})\r\n", re.DOTALL)
 _ENTRY: Final = re.compile(rb"\*3\r\n\$16\r\n(.{16})\r\n:(\d{1,7})\r\n:(-?\d{1,11})\r\n", re.DOTALL)
+_ENTRIES: Final = re.compile(
+    rb"(?:\*3\r\n\$16\r\n.{16}\r\n:\d{1,7}\r\n:-?\d{1,11}\r\n)*", re.DOTALL
+)
+_ENTRY_HEAD: Final = b"*3\r\n$16\r\n"
 _ENTRY_FRAME_BYTES: Final = len(b"*3\r\n$16\r\n\r\n:\r\n:\r\n") + PROVEN_KEY_BYTES
-_SMALLEST_ENTRY_BYTES: Final = _ENTRY_FRAME_BYTES + 2
+_ENTRY_NUMBERS_BYTES: Final = 19
+_SMALLEST_ENTRY_BYTES: Final = len(b"*3\r\n$1\r\nk\r\n:0\r\n:0\r\n")
 
 
 class Listed(NamedTuple):
@@ -84,21 +89,29 @@ def parse_page(data: bytearray) -> tuple[Cursor, list[Entry]] | None:
         return _parse_odd(data)
     count = int(header[2])
     start = header.end()
-    if count > MAX_PAGE_ENTRIES or len(data) > _MAX_PAGE_BYTES:
+    if count > MAX_PAGE_ENTRIES or len(data) > MAX_PAGE_BYTES:
         raise ZdbProtocolError(f"SCAN: a page of {count} entries, {len(data)} bytes")
-    if len(data) < start + count * _SMALLEST_ENTRY_BYTES and not _has_odd_entry(data, start):
+    if len(data) < start + count * _SMALLEST_ENTRY_BYTES:
         raise NeedMoreBytes
     entries = _ENTRY.findall(data, start)
     covered = len(entries) * _ENTRY_FRAME_BYTES
     covered += sum([len(length) + len(timestamp) for _, length, timestamp in entries])
     if len(entries) != count or start + covered != len(data):
+        if len(entries) < count and _is_cut_off(data, start):
+            raise NeedMoreBytes
         return _parse_odd(data)
     return Cursor(bytes(header[1])), entries
 
 
-def _has_odd_entry(data: bytearray, start: int) -> bool:
-    """Tell whether the first entry is no 16-byte key: then the least length says nothing."""
-    return len(data) > start and not b"*3\r\n$16\r\n".startswith(data[start : start + 9])
+def _is_cut_off(data: bytearray, start: int) -> bool:
+    """Tell quickly whether all entries are of 16-byte keys but the last, which is incomplete."""
+    regular = _ENTRIES.match(data, start)
+    end = regular.end() if regular else start
+    if len(data) - end >= _ENTRY_FRAME_BYTES + _ENTRY_NUMBERS_BYTES:
+        return False
+    rest = data[end:]
+    numbers = rest[len(_ENTRY_HEAD) + PROVEN_KEY_BYTES :]
+    return _ENTRY_HEAD.startswith(rest[: len(_ENTRY_HEAD)]) and numbers.count(b"\r\n") < 3  # noqa: PLR2004 - of the key and of both numbers
 
 
 def _parse_odd(data: bytearray) -> tuple[Cursor, list[Entry]] | None:
