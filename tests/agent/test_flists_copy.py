@@ -216,3 +216,12 @@ def test_the_bandwidth_limit_is_kept(mirror: FlistsMirror) -> None:
     with mirror.slave.connect() as slave:
         payload_bytes = sum(len(payload or b"") for payload, _ in content(slave).values())
     assert payload_bytes / (time.monotonic() - started) < 600_000
+
+
+def test_the_bandwidth_limit_is_kept_for_keys_of_other_sizes(mirror: FlistsMirror) -> None:
+    with mirror.master.connect() as master:
+        master.set_many([(b"name %d" % number, bytes(10_000), 1) for number in range(100)])
+    started = time.monotonic()
+    with mirror.job(bandwidth_bytes_per_second=500_000, batch_bytes=50_000) as job:
+        job.wait(following)
+    assert 1_000_000 / (time.monotonic() - started) < 600_000

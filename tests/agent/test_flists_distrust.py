@@ -134,10 +134,23 @@ def test_a_page_that_never_ends_is_given_up_and_tried_again(mirror: FlistsMirror
     assert_nothing_was_written(mirror)
 
 
+def test_a_page_without_end_is_not_kept(mirror: FlistsMirror) -> None:
+    def script(request: list[bytes]) -> bytes | None:
+        return b"*2\r\n" + b"A" * (40 << 20) if request == [b"SCAN"] else None
+
+    with ScriptedZdb(script) as master:
+        mirror.source = master.endpoint
+        with mirror.job() as job:
+            assert "limit" in str(job.failure())
+    assert_nothing_was_written(mirror)
+
+
 def test_a_namespace_that_the_master_has_not_stops_the_job(mirror: FlistsMirror) -> None:
     mirror.source = mirror.master.endpoint.model_copy(update={"namespace": "nowhere"})
     with mirror.job() as job:
-        assert "'nowhere'" in str(job.failure())
+        failure = str(job.failure())
+    assert "'nowhere'" in failure
+    assert "source.zdb.namespace" in failure
 
 
 def test_a_wrong_local_password_stops_the_job(mirror: FlistsMirror) -> None:
@@ -145,6 +158,7 @@ def test_a_wrong_local_password_stops_the_job(mirror: FlistsMirror) -> None:
     with mirror.job() as job:
         failure = str(job.failure())
     assert "password" in failure
+    assert "/secrets/zdb-admin" in failure
     assert "wrong" not in failure.replace("password", "")
     assert_nothing_was_written(mirror)
 

@@ -238,3 +238,28 @@ def test_a_dozen_random_kills_lose_nothing(tmp_path: Path) -> None:
 def test_three_hundred_random_kills_lose_nothing(tmp_path: Path) -> None:
     with running(tmp_path) as mirror:
         Storm(mirror, seed=11).rage(kills=300)
+
+
+def test_what_a_power_loss_spoilt_is_found_after_further_interruptions(
+    mirror: FlistsMirror,
+) -> None:
+    """The proof outlives a restart of the agent, and is of what was written before the loss."""
+    keys = fill(mirror)
+    with mirror.job() as job:
+        job.wait(following)
+    with mirror.slave.connect() as slave:
+        for key in keys[-20:]:
+            slave.set(key, b"zeros, as after a power loss", 1)
+    mirror.slave.kill()
+    mirror.slave.start()
+    fill(mirror, 8000, seed=2, size=300)
+    agent = AgentProcess(mirror, bandwidth_bytes_per_second=1)
+    with agent:
+        deadline = time.monotonic() + 20
+        while not (record := agent.record) or not record.details.get("listed_items"):
+            assert time.monotonic() < deadline, agent.log()
+            time.sleep(0.02)
+        agent.kill()
+    with mirror.job() as job:
+        job.wait(following)
+        mirror.await_same(job)

@@ -39,6 +39,19 @@ def test_a_torn_ledger_is_cut_back_to_what_was_promised(tmp_path: Path) -> None:
         assert mended.size_bytes == mended.path.stat().st_size
 
 
+def test_zeros_that_a_power_loss_left_in_the_ledger_are_cut_off(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write(encode_keys([b"a" * 16]))
+    promised = ledger.size_bytes
+    ledger.close()
+    with ledger.path.open("ab") as file:
+        file.write(bytes(4096))
+    mended = Ledger(tmp_path)
+    mended.mend(promised)
+    assert mended.size_bytes == promised
+    assert [key for part in mended.read() for key in part] == [b"a" * 16]
+
+
 def test_partitions_hold_every_key_once(tmp_path: Path) -> None:
     keys = [bytes([number % 251, number % 256]) * 8 for number in range(5000)]
     with Partitions(tmp_path / "parts", expected=1_000_000) as parts:

@@ -223,16 +223,19 @@ class CopyLoop:
         if self._held:
             return
         first = self.fetchers[0]
-        while self._ready_ordered and first.has_room:
-            self._ask(first, self._ready_ordered.popleft())
+        if not self._issue_from(self._ready_ordered, first):
+            return
         for fetcher in sorted(self.fetchers, key=_load):
-            while self._ready and fetcher.has_room:
-                if not self._throttle.admit(self._ready[0].payload_bytes):
-                    return
-                self._ask(fetcher, self._ready.popleft())
+            if not self._issue_from(self._ready, fetcher):
+                return
 
-    def _ask(self, fetcher: Fetcher, batch: Batch) -> None:
-        fetcher.ask(batch)
+    def _issue_from(self, ready: deque[Batch], fetcher: Fetcher) -> bool:
+        """Ask for batches while there is room; False when the bandwidth limit says no."""
+        while ready and fetcher.has_room:
+            if not self._throttle.admit(ready[0].payload_bytes):
+                return False
+            fetcher.ask(ready.popleft())
+        return True
 
     def _on_fetched(self, fetched: Fetched) -> None:
         counters = self.counters

@@ -1,12 +1,13 @@
 """The flists job: sessions of copying and following, one after the other until told to stop."""
 
 import contextlib
+import errno
 import logging
 import time
 from typing import Final
 
 from sync.agent.flists.session import Session
-from sync.agent.flists.writer import SlaveFullError, SlaveRefusedError
+from sync.agent.flists.writer import FULL, SlaveRefusedError
 from sync.agent.runtime import Control, Directories, JobFailed, JobPaused, Reporter
 from sync.agent.schedule import BackoffClock
 from sync.agent.zdb.errors import (
@@ -19,6 +20,8 @@ from sync.contract.spec import FlistsSpec
 
 _LOG = logging.getLogger(__name__)
 _FULL_RETRY_SECONDS: Final = 10.0
+_TOLD_SECONDS: Final = 1.0
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(spec: FlistsSpec, directories: Directories, reporter: Reporter, control: Control) -> None:
@@ -27,6 +30,7 @@ def run(spec: FlistsSpec, directories: Directories, reporter: Reporter, control:
     Raises JobFailed (a person has to decide), JobPaused (no room, or too much would vanish).
     """
     clock = BackoffClock(spec.backoff)
+    caught_up_at: float | None = None
     while not control.stopping():
         session = Session(spec, directories, reporter, control)
         try:
@@ -34,9 +38,19 @@ def run(spec: FlistsSpec, directories: Directories, reporter: Reporter, control:
         except ZdbConnectionError as error:
             if session.progressed:
                 clock.after_success()
+            caught_up_at = session.caught_up_at or caught_up_at
             reporter.error(str(error))
             reporter.update(retries=reporter.record.retries + 1, reason=str(error))
-            control.wait(clock.after_failure())
+            _wait(clock.after_failure(), caught_up_at, reporter, control)
+
+
+def _wait(seconds: float, caught_up_at: float | None, reporter: Reporter, control: Control) -> None:
+    """Wait, and tell all the while how far behind the mirror may be by now."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not control.wait(min(left, _TOLD_SECONDS)):
+        if caught_up_at is not None:
+            behind = time.monotonic() - caught_up_at
+            reporter.update(lag=reporter.record.lag.model_copy(update={"seconds": behind}))
 
 
 def _run_session(session: Session) -> None:
@@ -45,9 +59,12 @@ def _run_session(session: Session) -> None:
             started = time.monotonic()
             session.run()
             _LOG.info("session ended after %.1f s", time.monotonic() - started)
-    except SlaveFullError as error:
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
         raise JobPaused(
-            f"the local 0-db can not store more ({error}); add space, it goes on by itself",
+            f"{error.filename or 'the state directory'}: {error.strerror}; "
+            "add space, it goes on by itself",
             _FULL_RETRY_SECONDS,
         ) from error
     except SlaveRefusedError as error:
@@ -58,4 +75,9 @@ def _run_session(session: Session) -> None:
     except (ZdbAuthError, ZdbProtocolError) as error:
         raise JobFailed(str(error)) from error
     except ZdbReplyError as error:
+        if error.reason in FULL:
+            raise JobPaused(
+                f"the local 0-db can not store more ({error}); add space, it goes on by itself",
+                _FULL_RETRY_SECONDS,
+            ) from error
         raise ZdbConnectionError(str(error)) from error

@@ -14,7 +14,7 @@ from sync.agent.flists.comparing import WORK_DIRECTORY, Comparison, compare
 from sync.agent.flists.ledger import Ledger, encode_keys
 from sync.agent.flists.mending import Mended, mend
 from sync.agent.flists.partitions import KeyFile
-from sync.agent.flists.recent import check_named, check_recent
+from sync.agent.flists.recent import check_named, prove
 from sync.agent.flists.removal import Dropped, Published, delete, judge
 from sync.agent.flists.state import FlistsState
 from sync.agent.flists.walking import Stopped
@@ -30,6 +30,7 @@ _REMOVAL_SECONDS: Final = 0.5
 _NAMED_SECONDS: Final = 3.0
 _PAUSE_RETRY_SECONDS: Final = 15.0
 _COMPARE_SHARE: Final = 10
+_TABLE_SECONDS: Final = 15.0
 
 
 class Housekeeper:
@@ -59,7 +60,6 @@ class Housekeeper:
         self._removal_at = 0.0
         self._asked: tuple[int, int] | None = None
         self._judged_stamp: float | None = -1.0
-        self._recent_to_check: int | None = None
         self._named_at: float | None = time.monotonic() + _NAMED_SECONDS
         self._counts = {"compared": 0, "deleted_items": 0, "kept_items": 0, "mended_items": 0}
 
@@ -89,19 +89,19 @@ class Housekeeper:
         """Tell whether work is under way."""
         return self._thread is not None and self._thread.is_alive()
 
-    def slave_restarted(self, unsafe_items: int) -> None:
-        """Note that the slave was started anew: what it got last may not have reached its disk."""
-        self._recent_to_check = unsafe_items
-
     def consider(self, following: bool, master: InfoWatcher, slave: InfoWatcher) -> None:
         """Start what is due; called ten times a second with the latest numbers of both sides."""
-        if self.busy or not following:
+        if self.busy:
             self._asked = None
-            return
-        if self._recent_to_check is not None:
-            unsafe_items, self._recent_to_check = self._recent_to_check, None
-            self._start(lambda: self._check_recent(unsafe_items))
-        elif self._named_at is not None and time.monotonic() >= self._named_at:
+        elif self._state.unproven is not None:
+            self._start(self._prove)
+        elif following:
+            self._consider_following(master, slave)
+        else:
+            self._asked = None
+
+    def _consider_following(self, master: InfoWatcher, slave: InfoWatcher) -> None:
+        if self._named_at is not None and time.monotonic() >= self._named_at:
             self._named_at = None
             self._start(self._check_named)
         elif self._removal_is_due():
@@ -169,9 +169,10 @@ class Housekeeper:
         self._settle(max(self.spec.delete_check_seconds, took * _COMPARE_SHARE))
 
     def _observe(self, result: Comparison) -> None:
+        # Counted only once they wait: what is counted is not looked for again.
+        self._dropped.replace(result.dropped, result.observed_at)
         self._state.extra_items = result.extra_items
         self._state.compared_at = result.observed_at
-        self._dropped.replace(result.dropped, result.observed_at)
         self._judged_stamp = -1.0
 
     def _mend(self, missing: KeyFile) -> None:
@@ -199,10 +200,15 @@ class Housekeeper:
     def _count_mended(self, mended: Mended) -> None:
         self._counts["mended_items"] += mended.stored
 
-    def _check_recent(self, unsafe_items: int) -> None:
+    def _prove(self) -> None:
+        """Prove what the slave got last before it was started anew; a kill goes on from there."""
+        state = self._state
         master, slave = self._connections()
         with master, slave:
-            self._count_mended(check_recent(master, slave, unsafe_items, self._stop.is_set))
+            for proven in prove(master, slave, state.unproven or "", self._stop.is_set):
+                self._count_mended(proven.mended)
+                state.unproven = proven.cursor
+        state.unproven = None
         self._settle(0)
 
     def _check_named(self) -> None:
@@ -215,7 +221,10 @@ class Housekeeper:
             check_named(master, slave, [bytes.fromhex(key) for key in self._state.named])
 
     def _removal_is_due(self) -> bool:
-        """Tell whether dropped keys wait for which a newer users pass can speak."""
+        """Tell whether dropped keys wait for which a newer users pass can speak, or the operator.
+
+        What a users job that ran once left behind still says which chunks are named.
+        """
         if time.monotonic() < self._removal_at:
             return False
         self._removal_at = time.monotonic() + _REMOVAL_SECONDS
@@ -223,11 +232,12 @@ class Housekeeper:
         if observation is None:
             return False
         stamp = self._published.stamp()
-        if stamp is None and not self.spec.deletes_without_users:
-            self.remark = f"{observation.items} dropped keys wait for the users job"
-            return False
-        if stamp is not None and stamp <= observation.observed_at:
-            return False
+        if not self.spec.deletes_without_users:
+            if stamp is None:
+                self.remark = f"{observation.items} dropped keys wait for the users job"
+                return False
+            if stamp <= observation.observed_at:
+                return False
         self.remark = ""
         if stamp == self._judged_stamp:
             return False
@@ -240,13 +250,16 @@ class Housekeeper:
         judged, kept = KeyFile(work / "judged"), KeyFile(work / "kept")
         for file in (judged, kept):
             file.path.unlink(missing_ok=True)
-        published = self._published if self._published.stamp() is not None else None
+        nobody_judges = self.spec.deletes_without_users and not self._published.exists
+        published = None if nobody_judges else self._published
         try:
             judge(self._dropped, published, judged, kept)
             self._guard(judged.count)
             self._delete(published, judged)
         except sqlite3.Error:
-            # Who can not say what is named, lets everything be named; the next pass is asked.
+            # Who can not say what is named, lets everything be named, until asked again.
+            self._judged_stamp = -1.0
+            self._removal_at = time.monotonic() + _TABLE_SECONDS
             return
         self._counts["kept_items"] = kept.count
         observation = self._dropped.observation()
@@ -256,11 +269,17 @@ class Housekeeper:
     def _guard(self, doomed: int) -> None:
         """Raise JobPaused where more would vanish than the operator allows."""
         spec, state = self.spec, self._state
-        limit = max(spec.removal_floor_items, int(spec.removal_limit * max(1, state.done_items)))
+        mirrored = state.done_items + state.extra_items
+        limit = max(spec.removal_floor_items, int(spec.removal_limit * mirrored))
         if doomed <= limit:
             return
+        observation = self._dropped.observation()
+        confirmed = observation.confirmation if observation else 0
         if spec.removal_confirmation > state.confirmation:
-            state.confirmation = spec.removal_confirmation
+            confirmed = spec.removal_confirmation
+            self._dropped.confirm(confirmed)
+        if confirmed > 0:
+            state.confirmation = max(state.confirmation, confirmed)
             return
         raise JobPaused(
             f"the master dropped {doomed} keys that would be deleted here, more than the limit of "

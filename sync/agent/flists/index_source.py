@@ -29,7 +29,13 @@ class IndexSource:
             lambda: Scanner(spec.source, spec.io_timeout_seconds), min(spec.scanners, walks)
         )
         self._poll_seconds = spec.poll_seconds
+        # The tail is listed again at _tail_look_at. Other threads tell when a write was heard of
+        # (_written_at) and when to look a second time (_second_look_at); a listing that was asked
+        # for before says nothing about those. Monotonic seconds all, each with one writer.
         self._tail_look_at = 0.0
+        self._tail_asked_at = 0.0
+        self._written_at = 0.0
+        self._second_look_at = 0.0
         self.caught_up = False
         self.caught_up_at = 0.0
 
@@ -38,8 +44,8 @@ class IndexSource:
         return list(self._scanners)
 
     def look_now(self) -> None:
-        """Scan the tail again: something was written."""
-        self._tail_look_at = 0.0
+        """Scan the tail again: something was written. From any thread."""
+        self._written_at = time.monotonic()
 
     def pull(self, now: float) -> list[Page]:
         """Collect answered pages and keep every scanner busy."""
@@ -47,7 +53,7 @@ class IndexSource:
         for scanner in self._scanners:
             if scanner.answered:
                 pages += self._take(scanner, now)
-        self._assign(now)
+        self._assign(time.monotonic())
         return pages
 
     def _take(self, scanner: Scanner, now: float) -> list[Page]:
@@ -82,17 +88,26 @@ class IndexSource:
             if not idle:
                 return
             if id(walk) not in busy:
+                if span.down is None:
+                    self._tail_asked_at = time.monotonic()
                 idle.pop().ask(span, walk)
 
     def _open_walks(self, now: float) -> list[tuple[Span, Walk]]:
         walks: list[tuple[Span, Walk]] = []
         for span in self.spans:
             if span.down is None:
-                if now >= self._tail_look_at:
+                if self._tail_is_due(now):
                     walks.append((span, span.up))
             elif not span.listed:
                 walks += [(span, span.up), (span, span.down)]
         return walks
+
+    def _tail_is_due(self, now: float) -> bool:
+        return (
+            now >= self._tail_look_at
+            or self._written_at >= self._tail_asked_at
+            or self._tail_asked_at < self._second_look_at <= now
+        )
 
     def acknowledged(self) -> None:
         """Move the acknowledged edges; forget closed spans that are done."""
@@ -109,5 +124,8 @@ class IndexSource:
         return len(self.spans) == 1 and self.caught_up and not self.spans[0].up.pages
 
     def second_look(self) -> None:
-        """Scan again soon although nothing was heard (WAIT may have come too late)."""
-        self._tail_look_at = min(self._tail_look_at, time.monotonic() + _SECOND_LOOK_SECONDS)
+        """Scan again soon although nothing was heard (WAIT may have come too late).
+
+        From any thread.
+        """
+        self._second_look_at = time.monotonic() + _SECOND_LOOK_SECONDS

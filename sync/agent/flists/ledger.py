@@ -8,6 +8,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Final
 
@@ -64,7 +65,9 @@ class Ledger:
         with self.path.open("rb") as file:
             file.seek(known_bytes)
             pieces = iter(lambda: file.read(_READ_BYTES), b"")
-            end = known_bytes + sum(len(key) + 1 for keys in decode_keys(pieces) for key in keys)
+            keys = chain.from_iterable(decode_keys(pieces))
+            # An empty key is none: zeros, where a power loss kept the file's size but not the rest.
+            end = known_bytes + sum(len(key) + 1 for key in takewhile(len, keys))
         if end < self.size_bytes:
             os.truncate(self.path, end)
             self.size_bytes = end

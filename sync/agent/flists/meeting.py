@@ -1,9 +1,11 @@
 """The start of a session: who are the two servers, and where does copying go on."""
 
+import time
 from dataclasses import dataclass
 
 from sync.agent.flists.lister import Span
 from sync.agent.flists.planning import accepts, plan, published_keys, sample_size
+from sync.agent.flists.recent import earlier, newest
 from sync.agent.flists.state import FlistsState
 from sync.agent.runtime import Directories, JobFailed
 from sync.agent.zdb import Cursor, NamespaceInfo, ZdbConnection
@@ -17,7 +19,6 @@ class Meeting:
     master: NamespaceInfo
     slave: NamespaceInfo
     identity: str | None
-    slave_restarted: bool
     spans: list[Span]
 
 
@@ -32,7 +33,11 @@ def meet(
     timeout = spec.io_timeout_seconds
     with ZdbConnection.open(spec.local_zdb, password, timeout) as slave:
         slave_info = slave.nsinfo()
-        facts = slave.info()
+        boot = _boot(slave)
+        if state.slave_boot not in ("", boot):
+            _distrust_newest(state)
+        if not state.marks:
+            state.marks = [(time.time(), newest(slave))]
     if slave_info.entries * 2 < state.done_items:
         # So much is lost that listing anew, asking the slave first, is quicker than mending.
         _start_anew(state)
@@ -45,11 +50,22 @@ def meet(
             spans = plan(master, spec.scanners, keys, master_info.entries)
         if not state.anchors and spans[-1].up.asked.cursor:
             state.anchors = [spans[-1].up.asked.cursor.hex]
-    boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
-    restarted = state.slave_boot not in ("", boot)
     state.slave_boot = boot
     identity = state.anchors[0] if state.anchors else None
-    return Meeting(master_info, slave_info, identity, restarted, spans)
+    return Meeting(master_info, slave_info, identity, spans)
+
+
+def _boot(slave: ZdbConnection) -> str:
+    facts = slave.info()
+    return f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
+
+
+def _distrust_newest(state: FlistsState) -> None:
+    """Note that what the slave got last may not have reached its disk."""
+    safe = state.safe_cursor()
+    if safe is not None:
+        state.unproven = safe if state.unproven is None else earlier(safe, state.unproven)
+    state.marks = []
 
 
 def _start_anew(state: FlistsState) -> None:

@@ -1,46 +1,68 @@
 """After a restart of the slave: the payloads that it got last, read back and proven.
 
 zdbd does not fsync. After a power loss its index may name payloads that never reached the disk;
-the number of keys does not tell. What was written last is what is at risk.
+the number of keys does not tell. What was written last, by whomever, is what is at risk: it stands
+at the end of the slave's index.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from sync.agent.flists.mending import Mended, bad_keys, mend
+from sync.agent.flists.planning import accepts
 from sync.agent.flists.walking import Stopped
 from sync.agent.zdb import Cursor, ZdbConnection
 
-# Stored and not counted yet when the slave went away.
-_UNCOUNTED_ITEMS: Final = 4_000
 _NAMED_LOOKS: Final = 4
+_NEWEST_KEYS: Final = 8
 
 
-def check_recent(
-    master: ZdbConnection,
-    slave: ZdbConnection,
-    unsafe_items: int,
-    stopping: Callable[[], bool],
-) -> Mended:
-    """Prove the slave's last entries, newest first, and fetch anew what is bad.
+@dataclass(frozen=True)
+class Proven:
+    """A page of the slave that is right now: where it ends (hex), and what had to be mended."""
 
-    unsafe_items: how many may not have reached the disk. Raises ZdbError, Stopped.
+    cursor: str
+    mended: Mended
+
+
+def newest(connection: ZdbConnection) -> str:
+    """Return the cursor (hex) of a namespace's newest entry; empty where it has none."""
+    page = connection.rscan()
+    if page is None:
+        return ""
+    # The newest may have been deleted since it was listed.
+    cursors = connection.keycur([entry.key for entry in page.entries[:_NEWEST_KEYS]])
+    return next((cursor.hex for cursor in cursors if cursor), page.cursor.hex)
+
+
+def earlier(one: str, other: str) -> str:
+    """Return the one of two cursors (hex) that comes first; an empty one is the start."""
+    if not one or not other:
+        return ""
+    return min(one, other, key=lambda text: Cursor.from_hex(text).position)
+
+
+def prove(
+    master: ZdbConnection, slave: ZdbConnection, start: str, stopping: Callable[[], bool]
+) -> Iterator[Proven]:
+    """Prove what the slave has now after `start` (hex), page by page; fetch anew what is bad.
+
+    A slave that knows no such cursor lost more than the last minute: it is proven from its first
+    entry. Raises ZdbError, Stopped.
     """
-    result = Mended()
-    cursor: Cursor | None = None
-    items = 0
-    while items < unsafe_items + _UNCOUNTED_ITEMS:
+    last = newest(slave)
+    cursor = Cursor.from_hex(start) if start else None
+    if cursor and not accepts(slave, cursor):
+        cursor = None
+    while last and (cursor is None or cursor.position < Cursor.from_hex(last).position):
         if stopping():
             raise Stopped
-        page = slave.rscan(cursor)
+        page = slave.scan(cursor)
         if page is None:
-            break
+            return
         cursor = page.cursor
-        items += len(page.entries)
-        bad = bad_keys(slave, page.entries)
-        if bad:
-            result.stored += mend(master, slave, bad).stored
-    return result
+        yield Proven(cursor.hex, mend(master, slave, bad_keys(slave, page.entries)))
 
 
 def check_named(master: ZdbConnection, slave: ZdbConnection, keys: list[bytes]) -> None:

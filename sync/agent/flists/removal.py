@@ -5,6 +5,7 @@ published or retained here names it, judged by a users pass that began after the
 """
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,17 +20,23 @@ from sync.agent.flists.partitions import KeyFile
 from sync.agent.flists.planning import PUBLISHED_FILE
 from sync.agent.zdb import ZdbConnection
 
-DROPPED_FILE: Final = "dropped.keys"
+_KEY_FILES: Final = "dropped*.keys"
 OBSERVATION_FILE: Final = "dropped.json"
 _GROUP: Final = 500
 
 
 class Observation(BaseModel):
-    """When the dropped keys were seen to be dropped (unix seconds), and how many they were."""
+    """When the dropped keys were seen to be dropped (unix seconds), and how many they were.
+
+    file: which of the files beside it names them. confirmation: the removalConfirmation by which
+    the operator let them go, also if that is interrupted.
+    """
 
     model_config = ConfigDict(extra="forbid")
     observed_at: float
     items: int
+    file: str = "dropped.keys"
+    confirmation: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,13 @@ class Removed:
 
 
 class Dropped:
-    """The keys that the master dropped and that wait for judgement, durable in `directory`."""
+    """The keys that the master dropped and that wait for judgement, durable in `directory`.
+
+    A kill at any moment leaves the old observation or the new one, never none.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._keys = directory / DROPPED_FILE
+        self._directory = directory
         self._observation = directory / OBSERVATION_FILE
 
     def observation(self) -> Observation | None:
@@ -57,22 +67,39 @@ class Dropped:
 
     def replace(self, keys: KeyFile, observed_at: float) -> None:
         """Remember a new observation in place of the last one. Raises OSError."""
-        self.forget()
         if keys.count == 0:
+            self.forget()
             return
-        durable.publish(keys.path, self._keys)
-        observation = Observation(observed_at=observed_at, items=keys.count)
-        durable.publish_bytes(observation.model_dump_json().encode(), self._observation)
+        name = f"dropped-{os.urandom(6).hex()}.keys"
+        durable.publish(keys.path, self._directory / name)
+        self._write(Observation(observed_at=observed_at, items=keys.count, file=name))
+        self._discard(but=name)
+
+    def confirm(self, confirmation: int) -> None:
+        """Remember that the operator lets these keys go. Raises OSError."""
+        observation = self.observation()
+        if observation:
+            self._write(observation.model_copy(update={"confirmation": confirmation}))
 
     def keys(self) -> Iterator[bytes]:
         """Return the keys that wait."""
-        for keys in KeyFile(self._keys).read():
-            yield from keys
+        observation = self.observation()
+        if observation:
+            for keys in KeyFile(self._directory / observation.file).read():
+                yield from keys
 
     def forget(self) -> None:
         """Nothing waits any more. Raises OSError."""
         durable.remove(self._observation)
-        durable.remove(self._keys)
+        self._discard(but="")
+
+    def _write(self, observation: Observation) -> None:
+        durable.publish_bytes(observation.model_dump_json().encode(), self._observation)
+
+    def _discard(self, but: str) -> None:
+        for path in self._directory.glob(_KEY_FILES):
+            if path.name != but:
+                path.unlink(missing_ok=True)
 
 
 class Published:
@@ -80,6 +107,11 @@ class Published:
 
     def __init__(self, users_state: Path) -> None:
         self._path = users_state / PUBLISHED_FILE
+
+    @property
+    def exists(self) -> bool:
+        """Tell whether a users job ever wrote one here."""
+        return self._path.is_file()
 
     def stamp(self) -> float | None:
         """Return when the last complete pass began (unix seconds); None where nobody knows."""
@@ -102,7 +134,7 @@ class Published:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        if not self._path.is_file():
+        if not self.exists:
             raise sqlite3.OperationalError(f"{self._path}: is not there")
         database = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=5)
         try:
@@ -114,7 +146,7 @@ class Published:
 def judge(dropped: Dropped, published: Published | None, judged: KeyFile, kept: KeyFile) -> None:
     """Divide dropped keys: `judged` may be deleted, `kept` are named by a flist.
 
-    published: None where no users job runs and the operator said to delete all the same.
+    published: None where no users job ever ran and the operator said to delete all the same.
     Raises sqlite3.Error, OSError.
     """
     for keys in grouped(dropped.keys(), _GROUP):

@@ -16,6 +16,7 @@ from sync.agent.flists.state import FlistsState, Saver, SpanState
 from sync.agent.flists.watchers import InfoWatcher, WriteWatcher, watch_master, watch_slave
 from sync.agent.reporter import name_list, utc_now
 from sync.agent.runtime import Control, Directories, JobFailed, JobPaused, Reporter
+from sync.agent.zdb import NamespaceInfo
 from sync.contract.spec import FlistsSpec
 from sync.contract.status import Amount, MasterIdentity
 
@@ -34,7 +35,9 @@ class Session:
         self, spec: FlistsSpec, directories: Directories, reporter: Reporter, control: Control
     ) -> None:
         self.spec = spec
+        # Whether this session did any good; and when nothing was missing last (monotonic).
         self.progressed = False
+        self.caught_up_at: float | None = None
         self._directories = directories
         self._reporter = reporter
         self._control = control
@@ -50,7 +53,6 @@ class Session:
         self._saved_at = 0.0
         self._reported_at = 0.0
         self._looked_at = 0.0
-        self._caught_up_at: float | None = None
         self._following = False
         self._probe_mark = (0, 0)
         self._unreadable_noted = 0
@@ -95,8 +97,6 @@ class Session:
             self.spec, self._directories, self._password, self._state, self._ledger
         )
         self._stack.callback(self._housekeeper.close)
-        if self._meeting.slave_restarted:
-            self._housekeeper.slave_restarted(self._state.unsafe_items(time.time()))
 
     def _tick(self, now: float) -> None:
         self._loop.check_times()
@@ -124,16 +124,24 @@ class Session:
             self._watch_strangers(slave.entries)
         self._following = self._source.following and not self._loop.busy
         if self._following:
-            self._caught_up_at = now
+            self.caught_up_at = now
+            self.progressed = True
             self._state.snapshot_done = True
         if master and slave:
-            if master.entries == 0 and self._state.done_items > self.spec.removal_floor_items:
-                raise JobFailed(
-                    f"the master {self.spec.source.host} suddenly lists nothing; what is mirrored "
-                    "is kept. If that is meant, raise removalConfirmation by one"
-                )
+            self._require_content(master)
+            if self._following:
+                # Overwritten and deleted entries were counted too; nothing is missing now.
+                self._state.done_items = master.entries
+                self._state.done_bytes = master.data_size_bytes
             self._housekeeper.consider(self._following, self._master, self._slave)
         self._housekeeper.check()
+
+    def _require_content(self, master: NamespaceInfo) -> None:
+        if master.entries == 0 and self._state.done_items > self.spec.removal_floor_items:
+            raise JobFailed(
+                f"the master {self.spec.source.host} suddenly lists nothing; what is mirrored "
+                "is kept. If that is meant, raise removalConfirmation by one"
+            )
 
     def _watch_strangers(self, slave_entries: int) -> None:
         """Ask the slave before fetching only while others fill it too: it costs a third."""
@@ -183,7 +191,8 @@ class Session:
         if not state.anchors and state.spans and state.spans[-1].low.cursor:
             state.anchors = [state.spans[-1].low.cursor]
         self._note_lacking()
-        state.mark_stored(time.time())
+        if self._slave.mark:
+            state.mark(self._slave.mark)
         state.ledger_bytes = self._ledger.size_bytes
         self._saver.save(state.model_copy(deep=True))
 
@@ -213,20 +222,18 @@ class Session:
         total = Amount(items=master.entries, bytes=master.data_size_bytes)
         done = Amount(items=state.done_items, bytes=state.done_bytes)
         if self._following:
-            # Overwritten and deleted entries were counted too; nothing is missing now.
             copied = max(0, master.entries - state.lacking_items)
             done = Amount(items=copied, bytes=master.data_size_bytes)
-            state.done_items, state.done_bytes = master.entries, master.data_size_bytes
         done = Amount(
             items=min(done.items or 0, master.entries),
             bytes=min(done.bytes or 0, master.data_size_bytes),
         )
         self._rate.add(Sample(now, counters.done_items, counters.new_bytes))
         rate = self._rate.per_second()
-        behind = lag(done, total, self._caught_up_at)
+        behind = lag(done, total, self.caught_up_at)
         changes: dict[str, object] = {
             # Once in this session nothing was missing: later writes are lag, no new snapshot.
-            "phase": "following" if self._caught_up_at is not None else "snapshot",
+            "phase": "following" if self.caught_up_at is not None else "snapshot",
             "reason": self._housekeeper.remark,
             "done": done,
             "total": total,

@@ -14,7 +14,7 @@ from sync.agent.flists.pages import Entry
 from sync.agent.zdb.records import Cursor
 
 STATE_FILE: Final = "flists.json"
-_MARK_SECONDS: Final = 10.0
+MARK_SECONDS: Final = 10.0
 _MARKS: Final = 8
 _NAMED_KEPT: Final = 1_000
 # The kernel writes dirty pages back within half a minute (vm.dirty_expire_centisecs, doubled).
@@ -72,12 +72,14 @@ class FlistsState(BaseModel):
     anchors: cursors that this master accepted once and must accept for ever. extra_items: keys
     that the slave has and the master has not, found by the last comparison. lacking_items: the
     other way round, refused or unreadable. confirmation: the removalConfirmation that was used
-    up. slave_boot: when the slave was started, as it told. stored_marks: (unix time,
-    stored_items) every ten seconds: what was stored before the last minute is on its disk.
+    up. slave_boot: when the slave was started, as it told. marks: (unix time, cursor of the
+    slave's newest entry then, in hex) every ten seconds: what was stored before the last minute is
+    on its disk. unproven: the slave was started anew and what it has after this cursor (empty: all)
+    is still to be read back. Fields of other versions are left out.
     named: the last keys (hex) that prove nothing and may be overwritten.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
     version: int = 1
     source: str = ""
     anchors: list[str] = []
@@ -94,7 +96,8 @@ class FlistsState(BaseModel):
     snapshot_done: bool = False
     ledger_bytes: int | None = None
     slave_boot: str = ""
-    stored_marks: list[tuple[float, int]] = []
+    marks: list[tuple[float, str]] = []
+    unproven: str | None = None
     named: list[str] = []
 
     def note_named(self, keys: list[bytes]) -> None:
@@ -103,16 +106,21 @@ class FlistsState(BaseModel):
             newest = dict.fromkeys([*self.named, *(key.hex() for key in keys)])
             self.named = list(newest)[-_NAMED_KEPT:]
 
-    def mark_stored(self, now: float) -> None:
-        """Note how much is stored, every ten seconds; now: unix time."""
-        if not self.stored_marks or now - self.stored_marks[-1][0] >= _MARK_SECONDS:
-            self.stored_marks = [*self.stored_marks[-_MARKS:], (now, self.stored_items)]
+    def mark(self, mark: tuple[float, str]) -> None:
+        """Note how far the slave's index goes: (unix time, cursor in hex); every ten seconds."""
+        if not self.marks or mark[0] - self.marks[-1][0] >= MARK_SECONDS:
+            self.marks = [*self.marks[-_MARKS:], mark]
 
-    def unsafe_items(self, now: float) -> int:
-        """Count what was stored in the last minute before the last mark, and since."""
-        last = self.stored_marks[-1][0] if self.stored_marks else now
-        safe = [items for at, items in self.stored_marks if at <= last - _DISK_SECONDS]
-        return self.stored_items - (safe[-1] if safe else 0)
+    def safe_cursor(self) -> str | None:
+        """Return up to where the slave's entries are on its disk; None where nobody marked it.
+
+        The oldest mark where none is a minute older than the last.
+        """
+        if not self.marks:
+            return None
+        last_at = self.marks[-1][0]
+        safe = [cursor for at, cursor in self.marks if at <= last_at - _DISK_SECONDS]
+        return safe[-1] if safe else self.marks[0][1]
 
     @classmethod
     def load(cls, directory: Path) -> Self:

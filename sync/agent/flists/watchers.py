@@ -2,9 +2,12 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
+from sync.agent.flists.recent import newest
+from sync.agent.flists.state import MARK_SECONDS
 from sync.agent.zdb import NamespaceInfo, ZdbConnection, ZdbError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
@@ -14,7 +17,10 @@ _AGAIN_SECONDS: Final = 1.0
 
 
 class InfoWatcher:
-    """Asks a namespace for its NSINFO every `interval_seconds`; `info` is the last answer."""
+    """Asks a namespace for its NSINFO every `interval_seconds`; `info` is the last answer.
+
+    marking: note now and then how far its index goes, as `mark` (see FlistsState.marks).
+    """
 
     def __init__(
         self,
@@ -22,8 +28,12 @@ class InfoWatcher:
         password: str | None,
         interval_seconds: float,
         timeout_seconds: float,
+        *,
+        marking: bool = False,
     ) -> None:
         self.info: NamespaceInfo | None = None
+        self.mark: tuple[float, str] | None = None
+        self._marking = marking
         self.answers = 0
         self.error: ZdbError | None = None
         self._endpoint = endpoint
@@ -52,10 +62,17 @@ class InfoWatcher:
                 while not self._stop.is_set():
                     self.info = connection.nsinfo()
                     self.answers += 1
+                    if self._marking:
+                        self._note_mark(connection)
                     self._ask.wait(self._interval_seconds)
                     self._ask.clear()
         except ZdbError as error:
             self.error = error
+
+    def _note_mark(self, connection: ZdbConnection) -> None:
+        if self.mark is None or time.time() - self.mark[0] >= MARK_SECONDS:
+            cursor = newest(connection)
+            self.mark = (time.time(), cursor)
 
 
 def watch_master(spec: FlistsSpec) -> InfoWatcher:
@@ -65,7 +82,9 @@ def watch_master(spec: FlistsSpec) -> InfoWatcher:
 
 def watch_slave(spec: FlistsSpec, password: str | None) -> InfoWatcher:
     """Watch the slave's namespace."""
-    return InfoWatcher(spec.local_zdb, password, _INFO_SECONDS, spec.io_timeout_seconds)
+    return InfoWatcher(
+        spec.local_zdb, password, _INFO_SECONDS, spec.io_timeout_seconds, marking=True
+    )
 
 
 class WriteWatcher:

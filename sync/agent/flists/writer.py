@@ -21,7 +21,7 @@ from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
 from sync.contract.spec import ZdbEndpoint
 
 # What zdbd says when it can not store any more (commands_set.c); it goes on serving.
-_FULL: Final = (
+FULL: Final = (
     "Cannot write data right now",
     "Cannot write index right now",
     "No space left on this namespace",
@@ -163,7 +163,7 @@ class Writer(Channel):
             return 0
         if not isinstance(answer, ZdbReplyError):
             raise ZdbProtocolError(f"{self.where}: SET answered something else than the key")
-        if answer.reason in _FULL:
+        if answer.reason in FULL:
             raise SlaveFullError(answer.reason, f"{self.where}: SET")
         raise SlaveRefusedError(answer.reason, f"{self.where}: SET")
 

@@ -248,7 +248,8 @@ class ZdbConnection:
             # Without an admin password every client is admin already.
             if error.reason != "Authentication disabled":
                 raise ZdbAuthError(
-                    f"0-db {self._where} refused the admin password ({error.reason})"
+                    f"0-db {self._where} refused the admin password ({error.reason}); "
+                    "this mirror's own stands in /secrets/zdb-admin, which `pulumi up` writes anew"
                 ) from error
 
     def select(self, namespace: str, password: str | None = None) -> None:
@@ -263,7 +264,8 @@ class ZdbConnection:
             self.call(*arguments)
         except ZdbReplyError as error:
             raise ZdbAuthError(
-                f"0-db {self._where}: namespace {namespace!r} refused ({error.reason})"
+                f"0-db {self._where}: namespace {namespace!r} refused ({error.reason}); "
+                "a master's is set as source.zdb.namespace"
             ) from error
         self.namespace = namespace
 
