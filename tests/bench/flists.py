@@ -98,12 +98,16 @@ def measure_set(made: ChunkSet, rounds: int, sample_seconds: float) -> dict[str,
     with _workspace() as folder:
         master = filled_master(folder / "master", made)
         try:
+            with master.connect() as connection:
+                entries = connection.dbsize()
             for rtt_seconds, label in ((0.0, "rtt0"), (_RTT_SECONDS, "rtt30")):
                 name = f"flists.{label}.{made.name}"
                 with _at(master, rtt_seconds) as source:
                     ours = _best("copy", source, rounds)
                     limit = _best("limit", source, rounds)
                     sequential = _sequential(source, sample_seconds if rtt_seconds else 2)
+                if ours.items != entries:
+                    raise RuntimeError(f"{name}: copied {ours.items} of {entries}")
                 figures |= _figures(name, ours) | _figures(f"{name}.limit", limit)
                 figures[f"{name}.sequential_per_second"] = sequential
                 figures[f"{name}.vs_sequential"] = ours.items_per_second / sequential
@@ -207,31 +211,17 @@ def _follow(master: ZdbProcess, slave: ZdbProcess) -> float:
         return time.monotonic() - started
 
 
-def measure_mixed(made: ChunkSet) -> dict[str, float]:
-    """Measure a set of all sizes of which some entries were deleted, at RTT 0."""
-    with _workspace() as folder:
-        master = filled_master(folder / "master", made)
-        try:
-            run = _best("copy", (master.endpoint.host, master.endpoint.port), 1)
-            with master.connect() as connection:
-                left = connection.dbsize()
-        finally:
-            master.stop()
-    if run.items != left:
-        raise RuntimeError(f"copied {run.items} of {left}")
-    return _figures("flists.rtt0.mixed", run)
-
-
 def measure(*, small: bool) -> dict[str, float]:
     """Return every figure of the flists job by its name."""
     scale = 100 if small else 1
     rounds, sample_seconds = (1, 1.0) if small else (3, 20.0)
+    mixed = ChunkSet("mixed", 40_000 // scale, 38_000, 4_000 // scale, small_bytes=1300)
     figures: dict[str, float] = {}
     stages: tuple[Callable[[], dict[str, float]], ...] = (
         lambda: measure_follow(2 if small else 10),
         lambda: measure_set(ChunkSet("small", 200_000 // scale, 1300), rounds, sample_seconds),
         lambda: measure_set(ChunkSet("big", 25_000 // scale, 38_000), rounds, sample_seconds),
-        lambda: measure_mixed(ChunkSet("mixed", 20_000 // scale, 30_000, 2_000 // scale)),
+        lambda: measure_set(mixed, rounds, sample_seconds),
         lambda: measure_many(20_000 // scale, 200_000 // scale, 2_000_000 // scale),
     )
     for stage in stages:

@@ -1,9 +1,14 @@
 """Upstream's way, reimplemented: for every entry two requests to the master, one by one."""
 
 import time
+from collections.abc import Iterator
+from typing import Final
 
-from sync.agent.zdb import ZdbConnection
+from sync.agent.zdb import Entry, ZdbConnection
 from sync.contract.spec import ZdbEndpoint
+
+# More than are copied in any sample: listed before the clock starts.
+_LISTED: Final = 20_000
 
 
 def per_second(source: ZdbEndpoint, local: ZdbEndpoint, password: str, seconds: float) -> float:
@@ -15,12 +20,12 @@ def per_second(source: ZdbEndpoint, local: ZdbEndpoint, password: str, seconds: 
         ZdbConnection.open(source) as master,
         ZdbConnection.open(local, password) as slave,
     ):
-        page = master.scan()
-        if page is None:
+        entries = list(_listed(master))
+        if not entries:
             raise RuntimeError("the master is empty")
         copied = 0
         started = time.monotonic()
-        for entry in page.entries:
+        for entry in entries:
             timestamp = master.call(b"KEYTIME", entry.key)
             payload = master.get(entry.key)
             if payload is None or not isinstance(timestamp, int):
@@ -30,3 +35,13 @@ def per_second(source: ZdbEndpoint, local: ZdbEndpoint, password: str, seconds: 
             if time.monotonic() - started >= seconds:
                 break
         return copied / (time.monotonic() - started)
+
+
+def _listed(master: ZdbConnection) -> Iterator[Entry]:
+    """List the first entries: a page may be of a few dozen only."""
+    cursor = None
+    count = 0
+    while count < _LISTED and (page := master.scan(cursor)):
+        cursor = page.cursor
+        count += len(page.entries)
+        yield from page.entries

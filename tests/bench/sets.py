@@ -12,12 +12,16 @@ from tests.bench.servers import ZdbProcess
 
 @dataclass(frozen=True)
 class ChunkSet:
-    """count chunks of about size_bytes (half to one and a half); deleted: how many vanish again."""
+    """count chunks of about size_bytes (half to one and a half); deleted: how many vanish again.
+
+    small_bytes: half of the chunks, at random, are of about that size instead.
+    """
 
     name: str
     count: int
     size_bytes: int
     deleted: int = 0
+    small_bytes: int | None = None
 
 
 def chunks(made: ChunkSet) -> Iterator[tuple[bytes, bytes, int | None]]:
@@ -25,7 +29,10 @@ def chunks(made: ChunkSet) -> Iterator[tuple[bytes, bytes, int | None]]:
     source = random.Random(made.name)
     noise = os.urandom(4 << 20)
     for number in range(made.count):
-        size = source.randrange(made.size_bytes // 2, made.size_bytes * 3 // 2)
+        about = made.size_bytes
+        if made.small_bytes and source.random() < 0.5:
+            about = made.small_bytes
+        size = source.randrange(about // 2, about * 3 // 2)
         start = source.randrange(len(noise) - size)
         payload = b"%016x" % number + noise[start : start + size - 16]
         key = hashlib.blake2b(payload, digest_size=16).digest()
