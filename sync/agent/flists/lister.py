@@ -137,14 +137,17 @@ class Span:
         return page
 
     def _meet(self, walk: Walk, other: Edge, entries: list[Entry]) -> Page:
-        """End both walks: keep what the other one has not listed."""
+        """End both walks: keep what the other one has not listed.
+
+        Acknowledging this last page moves no edge: the entry where they met is the other's.
+        """
         kept = entries
         for index, entry in enumerate(entries):
             if entry[0] == other.key:
                 kept = entries[:index]
                 break
+        page = Page(walk.asked.cursor, walk.asked.key, kept)
         walk.asked = other
-        page = Page(other.cursor, other.key, kept)
         walk.pages.append(page)
         self.up.finished = True
         self._closed().finished = True
