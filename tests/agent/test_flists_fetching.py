@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sync.agent.flists.fetcher import Fetched, Fetcher
 from sync.agent.flists.pages import Batch, Page, cut, parse_reply
-from sync.agent.zdb import ZdbTimeoutError
+from sync.agent.zdb import ZdbProtocolError, ZdbTimeoutError
 from tests.agent.flists_mirror import key_of
 from tests.agent.scripted_zdb import bulk
 
@@ -160,3 +160,26 @@ def trickle(theirs: socket.socket, fetcher: Fetcher) -> None:
         fetcher.on_readable()
         fetcher.check_time(time.monotonic())
         time.sleep(0.05)
+
+
+def test_payloads_far_longer_than_listed_are_not_kept_in_memory() -> None:
+    payloads = [bytes([number]) for number in range(5)]
+    entries = [(key_of(payload), b"1", b"1") for payload in payloads]
+    page = Page(None, b"", entries)
+    (batch,) = cut(page, entries, 10, 1 << 20)
+    huge = bulk(bytes(8 << 20))
+    with pytest.raises(ZdbProtocolError, match="passes the limit"):
+        fetch_slowly([batch], b"*5\r\n" + huge * 5)
+
+
+def fetch_slowly(batches: list[Batch], stream: bytes) -> None:
+    """Give a fetcher its replies in pieces that a socket buffer takes."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    fetcher = Fetcher.over(ours, len(batches), lambda _: None)
+    with ours, theirs:
+        for batch in batches:
+            fetcher.awaits(batch)
+        for at in range(0, len(stream), 1 << 16):
+            theirs.sendall(stream[at : at + (1 << 16)])
+            fetcher.on_readable()

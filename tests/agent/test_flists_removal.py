@@ -177,3 +177,23 @@ def test_a_full_disk_under_the_jobs_own_files_pauses_it(
         job.wait(lambda record: record.phase == "paused", "paused")
         assert "/state/compare" in job.record.reason
         assert "add space" in job.record.reason
+
+
+def test_deletes_that_never_end_do_not_put_off_the_first_of_them(mirror: FlistsMirror) -> None:
+    """A users pass may take longer than the master needs to drop more."""
+    keys = fill(mirror, 300)
+    mirror.published([], started_at=1000)
+    with mirror.job() as job, mirror.master.connect() as master:
+        job.wait(following)
+        master.delete_many(keys[:10])
+        job.wait(lambda record: record.details.get("dropped_items") == 10, "noticed")
+        pass_begun = time.time()
+        master.delete_many(keys[10:20])
+        job.wait(lambda record: record.details.get("compared") == 2, "noticed again")
+        mirror.published([], started_at=pass_begun)
+        job.wait(lambda record: record.details.get("deleted_items") == 10, "deleted")
+        job.wait(lambda record: record.details.get("compared") == 3, "the others wait")
+        with mirror.slave.connect() as slave:
+            assert slave.exists(keys[:20]) == [False] * 10 + [True] * 10
+        mirror.published([])
+        mirror.await_same(job)

@@ -19,6 +19,8 @@ from sync.contract.spec import ZdbEndpoint
 
 _LONGEST_LINE_BYTES: Final = 256
 _LARGEST_REPLY_BYTES: Final = 128 << 20
+# By how much a reply of keys that prove themselves may be longer than listed: those are refused.
+_LARGEST_SURPLUS_BYTES: Final = 16 << 20
 _HEAD: Final = b"*4\r\n$3\r\nSET\r\n$16\r\n%b\r\n$%b\r\n"
 _TAIL: Final = b"\r\n$%d\r\n%b\r\n"
 _TAIL_AND_HEAD: Final = _TAIL + _HEAD
@@ -80,6 +82,7 @@ class Fetcher(Channel):
         self._view = memoryview(self._buffer)
         self._filled = 0
         self._total = 0
+        self._most = 0
         self._at = 0
         self._index = -1
         self._result: Fetched | None = None
@@ -138,6 +141,7 @@ class Fetcher(Channel):
         self._index = 0
         self._at = 0
         self._ends = []
+        self._most = _LARGEST_REPLY_BYTES
         if head is None:
             self._expect(len(PONG))
             return
@@ -147,11 +151,12 @@ class Fetcher(Channel):
         self._expect(ends[-1])
         if not head.ordered:
             self._ends = ends[1:]
+            self._most = min(self._most, ends[-1] + _LARGEST_SURPLUS_BYTES)
         self._result = Fetched(head)
 
     def _expect(self, total: int) -> None:
         """Make room for `total` bytes of the current reply; what was read stays."""
-        if total > _LARGEST_REPLY_BYTES:
+        if total > self._most:
             raise ZdbProtocolError(f"{self.where}: a reply of {total} bytes passes the limit")
         self._total = total
         if total > len(self._buffer):

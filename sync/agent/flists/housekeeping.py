@@ -62,6 +62,7 @@ class Housekeeper:
         self._judged_stamp: float | None = -1.0
         self._named_at: float | None = time.monotonic() + _NAMED_SECONDS
         self._counts = {"compared": 0, "deleted_items": 0, "kept_items": 0, "mended_items": 0}
+        self._look_for_more()
 
     def close(self) -> None:
         """Stop what is under way and wait for it."""
@@ -169,8 +170,13 @@ class Housekeeper:
         self._settle(max(self.spec.delete_check_seconds, took * _COMPARE_SHARE))
 
     def _observe(self, result: Comparison) -> None:
+        waiting = self._dropped.observation()
+        if waiting is None or waiting.judged or self._published.stamp() is None:
+            self._dropped.replace(result.dropped, result.observed_at)
+        else:
+            # A newer one would wait for a newer pass: for ever, where deletes never end.
+            self._dropped.outdate()
         # Counted only once they wait: what is counted is not looked for again.
-        self._dropped.replace(result.dropped, result.observed_at)
         self._state.extra_items = result.extra_items
         self._state.compared_at = result.observed_at
         self._judged_stamp = -1.0
@@ -263,8 +269,17 @@ class Housekeeper:
             return
         self._counts["kept_items"] = kept.count
         observation = self._dropped.observation()
-        if observation:
-            self._dropped.replace(kept, observation.observed_at)
+        if observation and observation.outdated:
+            self._dropped.note_judged()
+            self._look_for_more()
+        elif observation:
+            self._dropped.replace(kept, observation.observed_at, judged=True)
+
+    def _look_for_more(self) -> None:
+        """Let the numbers of keys differ where the master has dropped more than was judged."""
+        observation = self._dropped.observation()
+        if observation and observation.judged and observation.outdated:
+            self._state.extra_items = 0
 
     def _guard(self, doomed: int) -> None:
         """Raise JobPaused where more would vanish than the operator allows."""

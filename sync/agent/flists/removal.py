@@ -29,7 +29,8 @@ class Observation(BaseModel):
     """When the dropped keys were seen to be dropped (unix seconds), and how many they were.
 
     file: which of the files beside it names them. confirmation: the removalConfirmation by which
-    the operator let them go, also if that is interrupted.
+    the operator let them go, also if that is interrupted. judged: what is left is what a flist
+    named. outdated: the master has dropped more since.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -37,6 +38,8 @@ class Observation(BaseModel):
     items: int
     file: str = "dropped.keys"
     confirmation: int = 0
+    judged: bool = False
+    outdated: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,16 @@ class Dropped:
         except (OSError, ValidationError):
             return None
 
-    def replace(self, keys: KeyFile, observed_at: float) -> None:
+    def replace(self, keys: KeyFile, observed_at: float, *, judged: bool = False) -> None:
         """Remember a new observation in place of the last one. Raises OSError."""
         if keys.count == 0:
             self.forget()
             return
         name = f"dropped-{os.urandom(6).hex()}.keys"
         durable.publish(keys.path, self._directory / name)
-        self._write(Observation(observed_at=observed_at, items=keys.count, file=name))
+        self._write(
+            Observation(observed_at=observed_at, items=keys.count, file=name, judged=judged)
+        )
         self._discard(but=name)
 
     def confirm(self, confirmation: int) -> None:
@@ -80,6 +85,18 @@ class Dropped:
         observation = self.observation()
         if observation:
             self._write(observation.model_copy(update={"confirmation": confirmation}))
+
+    def outdate(self) -> None:
+        """Remember that the master has dropped more since. Raises OSError."""
+        observation = self.observation()
+        if observation:
+            self._write(observation.model_copy(update={"outdated": True}))
+
+    def note_judged(self) -> None:
+        """Remember that what waited was judged, all of it. Raises OSError."""
+        observation = self.observation()
+        if observation:
+            self._write(observation.model_copy(update={"judged": True}))
 
     def keys(self) -> Iterator[bytes]:
         """Return the keys that wait."""
