@@ -1,5 +1,6 @@
 """Every interruption: afterwards both sides are equal, and nothing was begun anew."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -179,6 +180,20 @@ def test_a_torn_state_or_ledger_is_no_obstacle(mirror: FlistsMirror) -> None:
         job.wait(following)
     assert mirror.same()
     assert ledger.stat().st_size % 17 == 0
+
+
+def test_a_state_with_a_forged_cursor_is_a_lost_one(mirror: FlistsMirror) -> None:
+    fill(mirror)
+    with mirror.job() as job:
+        job.wait(following)
+    path = mirror.directories.state / "flists.json"
+    state = json.loads(path.read_text())
+    state["spans"][-1]["low"]["cursor"] = "00ff"
+    path.write_text(json.dumps(state))
+    with mirror.job() as job:
+        record = job.wait(following)
+        assert record.details["copied_items"] == 0
+    assert mirror.same()
 
 
 def test_below_the_floor_of_free_space_the_job_pauses(mirror: FlistsMirror) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -127,3 +128,16 @@ Mirrored.TestCase.settings = settings(
     derandomize=True,
 )
 TestMirrored = Mirrored.TestCase
+
+
+class _Longer(Mirrored):
+    """The same, for many and longer lives, and other ones each time."""
+
+
+_Longer.TestCase.settings = settings(
+    max_examples=100,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestMirroredForLong = pytest.mark.soak(_Longer.TestCase)

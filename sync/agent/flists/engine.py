@@ -72,8 +72,12 @@ def _run_session(session: Session) -> None:
             f"the local 0-db refuses to store ({error}); "
             "check that /secrets/zdb-admin is its admin password"
         ) from error
-    except (ZdbAuthError, ZdbProtocolError) as error:
+    except ZdbAuthError as error:
         raise JobFailed(str(error)) from error
+    except ZdbProtocolError as error:
+        raise JobFailed(
+            f"{error}; see what answers there in place of a 0-db, then restart this container"
+        ) from error
     except ZdbReplyError as error:
         if error.reason in FULL:
             raise JobPaused(

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from sync.agent import durable
 from sync.agent.flists.ledger import Ledger
 from sync.agent.flists.lister import Edge, Span
 from sync.agent.flists.pages import Entry
+from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.records import Cursor
 
 STATE_FILE: Final = "flists.json"
@@ -126,9 +127,19 @@ class FlistsState(BaseModel):
     def load(cls, directory: Path) -> Self:
         """Read the state; a missing or unreadable one is a fresh one: nothing is copied twice."""
         try:
-            return cls.model_validate_json((directory / STATE_FILE).read_bytes())
-        except (OSError, ValidationError):
+            state = cls.model_validate_json((directory / STATE_FILE).read_bytes())
+            state.check_cursors()
+        except (OSError, ValueError, ZdbProtocolError):
             return cls()
+        return state
+
+    def check_cursors(self) -> None:
+        """Raise ValueError or ZdbProtocolError where something is no cursor."""
+        for span in self.spans:
+            span.span()
+        for cursor in (*self.anchors, self.unproven, *(cursor for _, cursor in self.marks)):
+            if cursor:
+                Cursor.from_hex(cursor)
 
     def save(self, directory: Path) -> None:
         """Write durably and atomically. Raises OSError."""
