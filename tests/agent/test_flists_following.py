@@ -1,5 +1,7 @@
 """Following: no sign of a write is lost, however the threads and the answers come."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,3 +93,17 @@ def test_the_lag_grows_while_the_master_is_away(mirror: FlistsMirror) -> None:
         job.wait(following)
         mirror.master.kill()
         job.wait(lambda record: (record.lag.seconds or 0) > 1.5, "behind")
+
+
+def test_the_lag_grows_while_the_master_is_silent(mirror: FlistsMirror) -> None:
+    with mirror.master.connect() as master:
+        master.set_many(chunks(50, 1))
+    with mirror.job(io_timeout_seconds=30) as job:
+        job.wait(following)
+        os.kill(mirror.master.pid, signal.SIGSTOP)
+        try:
+            job.wait(lambda record: (record.lag.seconds or 0) > 2.5, "behind")
+            assert job.record.retries == 0
+        finally:
+            os.kill(mirror.master.pid, signal.SIGCONT)
+        job.wait(lambda record: (record.lag.seconds or 0) < 1, "there again")

@@ -11,6 +11,8 @@ from sync.contract.spec import FlistsSpec
 
 # A second look shortly after WAIT was sent: it may have overtaken the scan.
 _SECOND_LOOK_SECONDS: Final = 0.2
+# A master that is silent for longer may have anything by now.
+_SILENT_SECONDS: Final = 2.0
 
 
 class IndexSource:
@@ -64,7 +66,7 @@ class IndexSource:
         if span is not None and span.down is None:
             self.caught_up = at_end
             if at_end:
-                self.caught_up_at = now
+                self.caught_up_at = time.monotonic()
                 self._tail_look_at = now + self._poll_seconds
         if not at_end:
             self._note_end(span)
@@ -120,7 +122,10 @@ class IndexSource:
 
     @property
     def following(self) -> bool:
-        """Tell whether only the tail is left and its end was seen."""
+        """Tell whether only the tail is left and its end was seen, by a master that answers."""
+        answered = self.caught_up_at >= self._tail_asked_at
+        if not answered and time.monotonic() - self._tail_asked_at > _SILENT_SECONDS:
+            return False
         return len(self.spans) == 1 and self.caught_up and not self.spans[0].up.pages
 
     def second_look(self) -> None:
