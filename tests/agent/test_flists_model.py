@@ -135,8 +135,8 @@ class _Longer(Mirrored):
 
 
 _Longer.TestCase.settings = settings(
-    max_examples=100,
-    stateful_step_count=30,
+    max_examples=30,
+    stateful_step_count=20,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
