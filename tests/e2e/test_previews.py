@@ -143,7 +143,7 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
         ),
     ),
     "waits less": ({"ready": "bootable"}, _all(_SYNCS, "update")),
-    "health is checked less often": (
+    "health is checked more often": (
         {"healthIntervalSeconds": 2},
         _all(_CONTAINERS, "replace"),
     ),
@@ -195,7 +195,10 @@ def running(
     standard_world(upstream.model)
     with (
         upstream,
-        mirror_stack(place, upstream, tmp_path_factory.mktemp("previews")) as stack,
+        # Sixty previews: health checks every second would take half of a small machine meanwhile.
+        mirror_stack(
+            place, upstream, tmp_path_factory.mktemp("previews"), healthIntervalSeconds=5
+        ) as stack,
     ):
         stack.up()
         yield stack, upstream
