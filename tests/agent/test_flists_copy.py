@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sync.agent.flists import planning
 from sync.agent.runtime import JobPaused
 from tests.agent.flists_mirror import FlistsMirror, chunks, content, following, key_of, running
 
@@ -113,6 +114,22 @@ def test_published_flists_name_the_places_where_scanners_start(mirror: FlistsMir
         job.wait(lambda record: int(record.details.get("spans", 0)) > 2, "several spans")
         record = job.wait(following)
     assert record.details["listed_items"] == 25_000
+    assert mirror.same()
+
+
+def test_keys_that_become_known_meanwhile_divide_what_is_left(
+    mirror: FlistsMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first sync begins before the users job has published anything."""
+    monkeypatch.setattr(planning, "_DIVIDE_SECONDS", 0.1)
+    keys = fill(mirror, 40_000)
+    with mirror.job(scanners=8, bandwidth_bytes_per_second=8 << 20) as job:
+        job.wait(lambda record: int(record.details.get("copied_items", 0)) > 100, "under way")
+        assert job.record.details["spans"] == 2
+        mirror.published(keys[::100])
+        job.wait(lambda record: int(record.details.get("spans", 0)) == 5, "divided")
+        record = job.wait(following)
+    assert record.details["listed_items"] == 40_000
     assert mirror.same()
 
 

@@ -49,12 +49,32 @@ def walk_once(index: Index, span: Span, *, down: bool) -> list[Page]:
     walk = span.down if down else span.up
     if walk is None or walk.finished:
         return []
-    answer = index.page(walk, down=down)
+    return give(span, index.page(walk, down=down), down=down)
+
+
+def give(span: Span, answer: tuple[Cursor, list[Entry]] | None, *, down: bool) -> list[Page]:
+    """Give an answer to a span, as a scanner does."""
     if answer is None:
+        walk = span.down if down else span.up
+        assert walk
         span.end_of_index(walk)
         return []
     page = span.take_down(*answer) if down else span.take_up(*answer)
     return [page] if page else []
+
+
+def cut_at(index: Index, spans: list[Span], place: int, *, late: bool) -> list[Page]:
+    """Divide the span that encloses a place; late: both walks had asked for a page before."""
+    for number, span in enumerate(spans):
+        if span.down and span.encloses(cursor_at(place).position):
+            answers = (index.page(span.up, down=False), index.page(span.down, down=True))
+            mark = Edge(cursor_at(place), key_at(place))
+            upper = span.cut(mark, (key_at(place), b"1", b"1"))
+            spans.insert(number + 1, upper)
+            if not late:
+                return []
+            return give(span, answers[0], down=False) + give(upper, answers[1], down=True)
+    return []
 
 
 def spans_of(places: list[int], size: int) -> list[Span]:
@@ -89,17 +109,25 @@ def first_pages(spans: list[Span]) -> list[Page]:
             st.just(size),
             st.lists(st.integers(0, size - 2), unique=True, max_size=5).map(sorted),
             st.lists(st.booleans(), min_size=200, max_size=200),
+            st.lists(
+                st.tuples(st.integers(0, size - 1), st.booleans(), st.integers(0, 20)), max_size=6
+            ),
         )
     )
 )
 def test_every_entry_is_listed_once_in_whatever_order_scanners_answer(
-    case: tuple[int, list[int], list[bool]],
+    case: tuple[int, list[int], list[bool], list[tuple[int, bool, int]]],
 ) -> None:
-    size, places, turns = case
+    """Also where spans are divided meanwhile: (place, whether answers are under way, when)."""
+    size, places, turns, cuts = case
     index = Index(size)
     spans = spans_of(places, size)
     listed = keys_of(first_pages(spans))
-    for down in turns:
+    for turn, down in enumerate(turns):
+        for place, late, when in cuts:
+            if when == turn:
+                listed += keys_of(cut_at(index, spans, place, late=late))
+                listed += keys_of(first_pages(spans))
         for span in spans:
             if span.down:
                 listed += [
@@ -131,6 +159,13 @@ class Copying:
         if closed:
             span = closed[number % len(closed)]
             for page in first_pages([span]) + walk_once(self.index, span, down=down):
+                page.open_batches += 1
+                self.held.append(page)
+
+    def divide(self, place: int, *, late: bool) -> None:
+        """Divide the span around a place, where a key of the index is."""
+        if self.index.live[place]:
+            for page in cut_at(self.index, self.spans, place, late=late):
                 page.open_batches += 1
                 self.held.append(page)
 
@@ -169,6 +204,8 @@ class Copying:
                     st.tuples(st.just("down"), st.integers(0, 5)),
                     st.tuples(st.just("delete"), st.integers(0, size - 1)),
                     st.tuples(st.just("stored"), st.integers(0, 20)),
+                    st.tuples(st.just("divide"), st.integers(0, size - 1)),
+                    st.tuples(st.just("divide late"), st.integers(0, size - 1)),
                     st.tuples(st.just("restart"), st.just(0)),
                 ),
                 min_size=3,
@@ -191,6 +228,8 @@ def test_deletes_and_restarts_meanwhile_make_nothing_that_stays_be_missed(
             copying.restart()
         elif event == "stored":
             copying.store(number)
+        elif event.startswith("divide"):
+            copying.divide(number, late=event == "divide late")
         else:
             copying.list_page(number, down=event == "down")
     copying.finish(size)

@@ -103,7 +103,7 @@ def _copy(spec: FlistsSpec, directories: Directories) -> Run:
     started, cpu_started = time.monotonic(), time.process_time()
     thread.start()
     while reporter.record.phase != "following" and thread.is_alive():
-        time.sleep(0.002)
+        time.sleep(0.01)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     control.stop()
     thread.join()

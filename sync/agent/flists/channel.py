@@ -24,6 +24,8 @@ _TCP_INFO_BYTES: Final = 240
 _SAFE_WINDOW_BYTES: Final = 32 << 10
 _RESERVE_BYTES: Final = 16 << 10
 _PUSHED_BYTES: Final = 64
+# A few bytes at a time into a window that is nearly full cost more than they carry (RFC 813).
+_LEAST_SENT_BYTES: Final = 32 << 10
 # A single reply that comes slower than this never ends, or might as well.
 TRICKLE_BYTES_PER_SECOND: Final = 1 << 10
 
@@ -78,6 +80,7 @@ class Channel:
         self.held = False
         # The socket would take no more; as opposed to the window, which is looked at again soon.
         self.blocked = False
+        self._widest_window_bytes = 0
 
     def awaiting(self) -> bool:
         """Tell whether replies are outstanding."""
@@ -130,7 +133,10 @@ class Channel:
         if len(info) < _TCP_INFO_BYTES:
             return _SAFE_WINDOW_BYTES - unsent[0]
         (window,) = struct.unpack_from("=I", info, _SEND_WINDOW_OFFSET)
-        return int(window - min(_RESERVE_BYTES, window // 4) - unsent[0])
+        self._widest_window_bytes = max(self._widest_window_bytes, window)
+        room = int(window - min(_RESERVE_BYTES, window // 4) - unsent[0])
+        worthwhile = min(_LEAST_SENT_BYTES, self._widest_window_bytes // 4, self.outgoing_bytes)
+        return room if room >= worthwhile else 0
 
     def _push(self) -> None:
         """Send a few bytes of what waits into the reserve: as good a nudge as a PING."""

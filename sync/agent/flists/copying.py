@@ -247,6 +247,9 @@ class CopyLoop:
         else:
             self.sent_items += len(fetched.keys)
             self.writer.store(fetched)
+            if not self.writer.blocked:
+                # It may have run dry while batches were parsed.
+                self.writer.on_writable()
 
     def _on_stored(self, stored: Stored) -> None:
         self.counters.new_items += stored.new_items

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sync.agent.flists.channel import Channel, open_all
-from sync.agent.flists.lister import Scanner, Span, Walk
+from sync.agent.flists.lister import Edge, Scanner, Span, Walk
 from sync.agent.flists.pages import Page
+from sync.agent.flists.planning import Mark
 from sync.contract.spec import FlistsSpec
 
 # A second look shortly after WAIT was sent: it may have overtaken the scan.
@@ -26,9 +27,10 @@ class IndexSource:
     ) -> None:
         self.spans = list(spans)
         self._on_done = on_done
-        walks = sum(2 if span.down else 1 for span in self.spans)
+        # A closed span may be divided later: then there is work for all.
         self._scanners: list[Scanner] = open_all(
-            lambda: Scanner(spec.source, spec.io_timeout_seconds), min(spec.scanners, walks)
+            lambda: Scanner(spec.source, spec.io_timeout_seconds),
+            spec.scanners if len(self.spans) > 1 else 1,
         )
         self._poll_seconds = spec.poll_seconds
         # The tail is listed again at _tail_look_at. Other threads tell when a write was heard of
@@ -57,6 +59,39 @@ class IndexSource:
                 pages += self._take(scanner, now)
         self._assign(time.monotonic())
         return pages
+
+    @property
+    def idle_scanners(self) -> int:
+        """Count the scanners for which no walk of a closed span is left."""
+        return len(self._scanners) - sum(2 for span in self.spans if span.down and not span.listed)
+
+    @property
+    def divisible(self) -> bool:
+        """Tell whether there is a span to divide and scanners for both parts."""
+        idle = self.idle_scanners >= 2  # noqa: PLR2004 - a span has two walks
+        return idle and any(span.down and not span.listed for span in self.spans)
+
+    def divide(self, marks: Sequence[Mark]) -> None:
+        """Cut spans at places in the index until no scanner is idle, or no mark is of use.
+
+        marks: in index order; a random sample, so that the span with most of them is the largest.
+        """
+        while marks and self.divisible:
+            inside = [
+                [mark for mark in marks if span.encloses(mark.cursor.position)]
+                for span in self.spans
+            ]
+            most = max(inside, key=len)
+            if not most:
+                return
+            self._cut(inside.index(most), most[len(most) // 2])
+
+    def _cut(self, index: int, mark: Mark) -> None:
+        upper = self.spans[index].cut(Edge(mark.cursor, mark.entry[0]), mark.entry)
+        self.spans.insert(index + 1, upper)
+        for scanner in self._scanners:
+            if scanner.walk is not None and scanner.walk is upper.down:
+                scanner.span = upper
 
     def _take(self, scanner: Scanner, now: float) -> list[Page]:
         at_end = scanner.answer is None

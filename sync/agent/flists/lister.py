@@ -66,15 +66,37 @@ class Span:
 
     def __init__(self, low: Edge, high: Edge | None = None, top: Entry | None = None) -> None:
         self.up = Walk.at(low.cursor, low.key)
-        self.down = Walk.at(high.cursor, high.key) if high else None
+        self.down: Walk | None = None
+        self.top: Entry | None = None
+        self.first_page: Page | None = None
+        if high:
+            self._close_at(high, top)
+
+    def _close_at(self, high: Edge, top: Entry | None) -> None:
+        self.down = Walk.at(high.cursor, high.key)
         self.top = top
-        if self.down and top:
+        self.first_page = None
+        if top:
             # One batch that never comes keeps it open until it is handed out.
-            page = Page(self.down.asked.cursor, self.down.asked.key, [top], open_batches=1)
-            self.down.pages.append(page)
-            self.first_page: Page | None = page
-        else:
-            self.first_page = None
+            self.first_page = Page(high.cursor, high.key, [top], open_batches=1)
+            self.down.pages.append(self.first_page)
+
+    def cut(self, mark: Edge, top: Entry) -> "Span":
+        """End this span at a place between its walks; returns the one that begins there.
+
+        top: the entry that `mark` stands on. The walk downwards goes on in the new span. An answer
+        that is under way may pass the mark: the walks then meet there, as at any other edge.
+        """
+        upper = Span(mark)
+        upper.down, upper.top, upper.first_page = self.down, self.top, self.first_page
+        self._close_at(mark, top)
+        return upper
+
+    def encloses(self, place: tuple[int, int]) -> bool:
+        """Tell whether neither walk of a closed span has come to this place."""
+        if self.down is None or self.listed:
+            return False
+        return self.up.asked.position() < place < self.down.asked.position()
 
     @property
     def listed(self) -> bool:

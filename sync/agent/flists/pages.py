@@ -141,7 +141,8 @@ class Page:
     """Listed entries whose copying is acknowledged as one.
 
     cursor: where listing stands once this page is done. open_batches: batches not yet on the
-    slave. new_items, new_bytes: what the slave did not have.
+    slave. items, payload_bytes: what the slave did not have. lengths: listed ones, in bytes; named:
+    keys that prove nothing.
     """
 
     cursor: Cursor | None
@@ -150,6 +151,14 @@ class Page:
     open_batches: int = 0
     items: int = 0
     payload_bytes: int = 0
+    lengths: list[int] = field(init=False)
+    named: list[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lengths = [int(entry[1]) for entry in self.entries]
+        keys = [entry[0] for entry in self.entries]
+        proven = {*map(len, keys)} <= {PROVEN_KEY_BYTES}
+        self.named = [] if proven else [key for key in keys if len(key) != PROVEN_KEY_BYTES]
 
 
 @dataclass(slots=True)
@@ -178,19 +187,32 @@ class Batch:
 
 def cut(page: Page, entries: list[Entry], batch_keys: int, batch_bytes: int) -> list[Batch]:
     """Cut entries of a page into batches of at most so many keys and about so many bytes."""
-    proven = [entry for entry in entries if len(entry[0]) == PROVEN_KEY_BYTES]
-    batches = _cut(page, proven, batch_keys, batch_bytes, ordered=False)
-    if len(proven) != len(entries):
+    if not page.named:
+        lengths = page.lengths if entries is page.entries else _lengths(entries)
+        batches = _cut(page, entries, lengths, (batch_keys, batch_bytes), ordered=False)
+    else:
+        proven = [entry for entry in entries if len(entry[0]) == PROVEN_KEY_BYTES]
         odd = [entry for entry in entries if len(entry[0]) != PROVEN_KEY_BYTES]
-        batches += _cut(page, odd, batch_keys, batch_bytes, ordered=True)
+        most = (batch_keys, batch_bytes)
+        batches = _cut(page, proven, _lengths(proven), most, ordered=False)
+        batches += _cut(page, odd, _lengths(odd), most, ordered=True)
     page.open_batches += len(batches)
     return batches
 
 
+def _lengths(entries: Sequence[Entry]) -> list[int]:
+    return [int(entry[1]) for entry in entries]
+
+
 def _cut(
-    page: Page, entries: Sequence[Entry], batch_keys: int, batch_bytes: int, *, ordered: bool
+    page: Page,
+    entries: Sequence[Entry],
+    lengths: list[int],
+    most: tuple[int, int],
+    *,
+    ordered: bool,
 ) -> list[Batch]:
-    lengths = [int(entry[1]) for entry in entries]
+    batch_keys, batch_bytes = most
     if lengths and max(lengths) > MAX_PAYLOAD_BYTES:
         check_entry(entries[0][0], max(lengths))
     ends = list(accumulate(lengths))

@@ -2,23 +2,35 @@
 
 Known keys come from the flists that the users job published (its chunk table) and, always, from
 RSCAN, which gives the far end; each closed span is walked from both ends (see lister.py), so that
-even a first sync with nothing known has two scanners.
+even a first sync with nothing known has two scanners. The table grows while a first sync runs, and
+spans end sooner than others: so spans are divided again whenever scanners are idle.
 """
 
 import contextlib
 import os
 import sqlite3
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from sync.agent.flists.lister import Edge, Span
 from sync.agent.flists.pages import Entry
 from sync.agent.zdb import Cursor, ZdbConnection
-from sync.agent.zdb.errors import ZdbError, ZdbReplyError
+from sync.agent.zdb.errors import ZdbReplyError
+from sync.contract.spec import FlistsSpec
 
 PUBLISHED_FILE: Final = "published.sqlite"
 _KEYS_ASKED: Final = 512
 _LEAST_ENTRIES: Final = 20_000
+_DIVIDE_SECONDS: Final = 5.0
+
+
+class Mark(NamedTuple):
+    """A place in the index where a span may begin or end, and the entry that stands there."""
+
+    cursor: Cursor
+    entry: Entry
 
 
 def published_keys(users_state: Path, count: int) -> list[bytes]:
@@ -52,31 +64,36 @@ def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries:
     entry = last_page.entries[-1]
     end = Edge(last_page.cursor, entry.key)
     top: Entry = (entry.key, b"%d" % entry.length_bytes, b"%d" % entry.timestamp)
-    marks: list[tuple[Cursor, Entry]] = []
+    marks: list[Mark] = []
     if scanners > 2 and known_keys and entries >= _LEAST_ENTRIES:  # noqa: PLR2004 - a span has two
-        marks = _marks(master, known_keys, last_page.cursor)
+        marks = [
+            mark
+            for mark in marks_of(master, known_keys)
+            if mark.cursor.position < last_page.cursor.position
+        ]
     marks = _spread(marks, scanners // 2 - 1)
     spans: list[Span] = []
     low = Edge(None)
-    for cursor, marked in [*marks, (last_page.cursor, top)]:
+    for cursor, marked in [*marks, Mark(last_page.cursor, top)]:
         high = Edge(cursor, marked[0])
         spans.append(Span(low, high, marked))
         low = high
     return [*spans, Span(end)]
 
 
-def _marks(master: ZdbConnection, keys: list[bytes], end: Cursor) -> list[tuple[Cursor, Entry]]:
-    """Cursors of those keys that the master has before `end`, in index order."""
-    found: list[tuple[Cursor, Entry]] = []
+def marks_of(master: ZdbConnection, keys: list[bytes]) -> list[Mark]:
+    """Places of those keys that the master has, in index order. Raises ZdbError."""
+    found: list[Mark] = []
     cursors = master.keycur(keys)
     times = list(master.pipeline([(b"KEYTIME", key) for key in keys]))
     for key, cursor, timestamp in zip(keys, cursors, times, strict=True):
-        if cursor and isinstance(timestamp, int) and cursor.position < end.position:
-            found.append((cursor, (key, b"%d" % cursor.length_bytes, b"%d" % timestamp)))
-    return sorted(found, key=lambda mark: mark[0].position)
+        if cursor and isinstance(timestamp, int):
+            entry = (key, b"%d" % cursor.length_bytes, b"%d" % timestamp)
+            found.append(Mark(cursor, entry))
+    return sorted(found, key=lambda mark: mark.cursor.position)
 
 
-def _spread(marks: list[tuple[Cursor, Entry]], wanted: int) -> list[tuple[Cursor, Entry]]:
+def _spread(marks: list[Mark], wanted: int) -> list[Mark]:
     """Choose about `wanted` marks at even distances (by rank, as keys are random samples)."""
     if wanted <= 0 or not marks:
         return []
@@ -84,6 +101,42 @@ def _spread(marks: list[tuple[Cursor, Entry]], wanted: int) -> list[tuple[Cursor
         return marks
     step = len(marks) / (wanted + 1)
     return [marks[int(step * (number + 1))] for number in range(wanted)]
+
+
+class Surveyor:
+    """Looks for marks on a thread of its own, every few seconds while scanners are idle."""
+
+    def __init__(self, spec: FlistsSpec, users_state: Path) -> None:
+        self._spec = spec
+        self._users_state = users_state
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="surveyor")
+        self._found: Future[list[Mark]] | None = None
+        self._due_at = time.monotonic() + _DIVIDE_SECONDS
+
+    def close(self) -> None:
+        """Wait for what is under way: it has a time-out."""
+        self._pool.shutdown()
+
+    def survey(self, *, wanted: bool) -> list[Mark]:
+        """Return marks that were found since the last call; wanted: look for more in time."""
+        found, now = self._found, time.monotonic()
+        if found is not None:
+            if not found.done():
+                return []
+            self._found = None
+            self._due_at = now + _DIVIDE_SECONDS
+            # A master that fails is told of by those who copy from it.
+            return [] if found.exception() else found.result()
+        if wanted and now >= self._due_at:
+            self._found = self._pool.submit(self._look)
+        return []
+
+    def _look(self) -> list[Mark]:
+        keys = published_keys(self._users_state, sample_size(self._spec.scanners))
+        if not keys:
+            return []
+        with ZdbConnection.open(self._spec.source, None, self._spec.io_timeout_seconds) as master:
+            return marks_of(master, keys)
 
 
 def accepts(master: ZdbConnection, cursor: Cursor) -> bool:
@@ -100,7 +153,3 @@ def accepts(master: ZdbConnection, cursor: Cursor) -> bool:
 def sample_size(scanners: int) -> int:
     """How many known keys to ask for: enough for even distances."""
     return min(_KEYS_ASKED, 32 * scanners)
-
-
-class IdentityError(ZdbError):
-    """The master is not the one that was followed, or has gone backwards."""

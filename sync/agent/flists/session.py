@@ -10,7 +10,8 @@ from sync.agent.flists.housekeeping import Housekeeper
 from sync.agent.flists.index_source import IndexSource
 from sync.agent.flists.ledger import Ledger, encode_keys
 from sync.agent.flists.meeting import Meeting, meet
-from sync.agent.flists.pages import PROVEN_KEY_BYTES, Page
+from sync.agent.flists.pages import Page
+from sync.agent.flists.planning import Surveyor
 from sync.agent.flists.progress import Rate, Sample, eta_seconds, lag
 from sync.agent.flists.state import FlistsState, Saver, SpanState
 from sync.agent.flists.watchers import InfoWatcher, WriteWatcher, watch_master, watch_slave
@@ -91,6 +92,8 @@ class Session:
         self._stack.callback(self._master.close)
         self._slave: InfoWatcher = watch_slave(self.spec, self._password)
         self._stack.callback(self._slave.close)
+        self._surveyor = Surveyor(self.spec, self._directories.users_state)
+        self._stack.callback(self._surveyor.close)
         writes = WriteWatcher(self.spec, self._source.look_now, self._source.second_look)
         self._stack.callback(writes.close)
         self._housekeeper = Housekeeper(
@@ -135,6 +138,7 @@ class Session:
                 self._state.done_bytes = master.data_size_bytes
             self._housekeeper.consider(self._following, self._master, self._slave)
         self._housekeeper.check()
+        self._source.divide(self._surveyor.survey(wanted=self._source.divisible))
 
     def _require_content(self, master: NamespaceInfo) -> None:
         if master.entries == 0 and self._state.done_items > self.spec.removal_floor_items:
@@ -178,9 +182,9 @@ class Session:
     def _on_done(self, pages: list[Page]) -> None:
         state = self._state
         for page in pages:
-            state.note_named([key for key, *_ in page.entries if len(key) != PROVEN_KEY_BYTES])
+            state.note_named(page.named)
             state.done_items += len(page.entries)
-            state.done_bytes += sum([int(entry[1]) for entry in page.entries])
+            state.done_bytes += sum(page.lengths)
             state.stored_items += page.items
         self.progressed = True
 
