@@ -164,7 +164,7 @@ class FlistsSettings(_JobSettings):
     connections: int = Field(8, ge=1, le=64, description="Connections to the master's 0-db.")
     batches: int = Field(4, ge=2, le=64, description="Batches in flight per connection.")
     batch_keys: int = Field(500, ge=1, le=1023, description="Chunks of a batch, at most.")
-    batch_bytes: Positive = Field(1 << 20, description="Size of a batch, about.")
+    batch_bytes: int = Field(1 << 20, ge=1, le=64 << 20, description="Size of a batch, about.")
     scanners: int = Field(8, ge=1, le=64, description="Parallel listings of the first snapshot.")
     poll_seconds: Seconds = Field(5.0, description="Listing interval when nothing is announced.")
     delete_check_seconds: Seconds = Field(60.0, description="Time between looks for deletions.")

@@ -152,7 +152,7 @@ class FlistsSpec(_Job):
     connections: Annotated[int, Field(ge=1, le=64)] = 8
     batches: Annotated[int, Field(ge=2, le=64)] = 4
     batch_keys: Annotated[int, Field(ge=1, le=1023)] = 500
-    batch_bytes: Annotated[int, Field(ge=1)] = 1 << 20
+    batch_bytes: Annotated[int, Field(ge=1, le=64 << 20)] = 1 << 20
     scanners: Annotated[int, Field(ge=1, le=64)] = 8
     poll_seconds: Seconds = 5
     delete_check_seconds: Seconds = 60

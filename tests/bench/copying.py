@@ -19,7 +19,7 @@ from sync.agent.flists.copying import CopyLoop
 from sync.agent.flists.index_source import IndexSource
 from sync.agent.flists.planning import plan, published_keys, sample_size
 from sync.agent.reporter import Reporter, utc_now
-from sync.agent.runtime import Directories, RunControl
+from sync.agent.runtime import Directories, RunControl, collect_garbage_seldom
 from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity, StatusRecord
@@ -144,6 +144,8 @@ def _peak_mib() -> float:
 def main(text: str) -> None:
     """Do what the request says and print a Run as JSON."""
     request = json.loads(text)
+    # As the agent's own command line does.
+    collect_garbage_seldom()
     spec = _spec(request)
     root = Path(request["directory"])
     directories = Directories(

@@ -1,8 +1,9 @@
 """The flists job: against upstream's algorithm, against the read-only limit, and at two million.
 
 Everything runs over real sockets; RTT 30 is a relay that delays without throttling. Ours and the
-limit are each the best of three; every run starts with an empty slave and a job that knows
-nothing.
+limit are each the best of three; every run starts with an empty slave and a job that has no state.
+Both know a hundredth of the keys, as from the flists that the users job has published: scanners
+start there. `unaided` is ours without: one scanner at each end of the index.
 """
 
 import hashlib
@@ -16,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from sync.agent.users.published import Published
 from sync.contract import spec as contract
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from tests.bench.copying import Run, make_directories, measured
 from tests.bench.sequential import per_second
 from tests.bench.servers import ADMIN_PASSWORD, ZdbProcess
-from tests.bench.sets import ChunkSet, filled_master
+from tests.bench.sets import ChunkSet, filled_master, named_by_flists
 from tests.sandbox.wan import Address, Link, relay_process
 
 BARS: Final = {
@@ -65,22 +67,25 @@ def _at(master: ZdbProcess, rtt_seconds: float) -> Iterator[Address]:
         yield address
 
 
-def _one(task: str, source: Address) -> Run:
-    with (
-        _workspace() as folder,
-        ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD) as slave,
-    ):
-        make_directories(folder / "job", ADMIN_PASSWORD)
+def _slave(folder: Path) -> ZdbProcess:
+    return ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD, in_memory=True)
+
+
+def _one(task: str, source: Address, named: list[bytes]) -> Run:
+    with _workspace() as folder, _slave(folder) as slave:
+        directories = make_directories(folder / "job", ADMIN_PASSWORD)
+        with Published(directories.users_state) as published:
+            published.add(named)
         return measured(task, source, slave.endpoint, folder / "job")
 
 
-def _best(task: str, source: Address, rounds: int) -> Run:
-    runs = [_one(task, source) for _ in range(rounds)]
+def _best(task: str, source: Address, named: list[bytes], rounds: int) -> Run:
+    runs = [_one(task, source, named) for _ in range(rounds)]
     return min(runs, key=lambda run: run.seconds)
 
 
 def _sequential(source: Address, seconds: float) -> float:
-    with _workspace() as folder, ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD) as slave:
+    with _workspace() as folder, _slave(folder) as slave:
         master = ZdbEndpoint(host=source[0], port=source[1])
         return per_second(master, slave.endpoint, ADMIN_PASSWORD, seconds)
 
@@ -95,6 +100,7 @@ def _figures(name: str, run: Run) -> dict[str, float]:
 def measure_set(made: ChunkSet, rounds: int, sample_seconds: float) -> dict[str, float]:
     """Measure one set at both round trip times."""
     figures: dict[str, float] = {}
+    named = named_by_flists(made)
     with _workspace() as folder:
         master = filled_master(folder / "master", made)
         try:
@@ -103,12 +109,14 @@ def measure_set(made: ChunkSet, rounds: int, sample_seconds: float) -> dict[str,
             for rtt_seconds, label in ((0.0, "rtt0"), (_RTT_SECONDS, "rtt30")):
                 name = f"flists.{label}.{made.name}"
                 with _at(master, rtt_seconds) as source:
-                    ours = _best("copy", source, rounds)
-                    limit = _best("limit", source, rounds)
+                    ours = _best("copy", source, named, rounds)
+                    limit = _best("limit", source, named, rounds)
+                    unaided = _one("copy", source, [])
                     sequential = _sequential(source, sample_seconds if rtt_seconds else 2)
                 if ours.items != entries:
                     raise RuntimeError(f"{name}: copied {ours.items} of {entries}")
                 figures |= _figures(name, ours) | _figures(f"{name}.limit", limit)
+                figures[f"{name}.unaided_items_per_second"] = unaided.items_per_second
                 figures[f"{name}.sequential_per_second"] = sequential
                 figures[f"{name}.vs_sequential"] = ours.items_per_second / sequential
                 figures[f"{name}.vs_limit"] = ours.items_per_second / limit.items_per_second
@@ -128,7 +136,7 @@ def measure_many(few: int, some: int, many: int) -> dict[str, float]:
             master = filled_master(folder / "master", ChunkSet("many", count, _MANY_BYTES))
             try:
                 source = (master.endpoint.host, master.endpoint.port)
-                with ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD) as slave:
+                with _slave(folder) as slave:
                     make_directories(folder / "job", ADMIN_PASSWORD)
                     runs[count] = measured("copy", source, slave.endpoint, folder / "job")
                     if count == many:
@@ -188,7 +196,7 @@ def measure_follow(rounds: int) -> dict[str, float]:
         try:
             with (
                 _at(master, _RTT_SECONDS) as source,
-                ZdbProcess(folder / "slave", admin=ADMIN_PASSWORD) as slave,
+                _slave(folder) as slave,
             ):
                 make_directories(folder / "job", ADMIN_PASSWORD)
                 with _agent(source, slave, folder / "job"):

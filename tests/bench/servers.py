@@ -46,7 +46,10 @@ def free_port() -> int:
 
 
 class ZdbProcess:
-    """One server with its files below `directory`; started, killed and started again by a test."""
+    """One server with its files below `directory`; started, killed and started again by a test.
+
+    in_memory: the stand-in keeps no files, so that it is not what is measured; zdbd always does.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class ZdbProcess:
         admin: str | None = None,
         data: Path | None = None,
         stand_in: bool = False,
+        in_memory: bool = False,
         options: tuple[str, ...] = (),
     ) -> None:
         self.directory = directory
@@ -62,6 +66,7 @@ class ZdbProcess:
         self.port = free_port()
         self._data = data or directory / "data"
         self._stand_in = stand_in
+        self._in_memory = in_memory
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -96,7 +101,8 @@ class ZdbProcess:
             path.mkdir(parents=True, exist_ok=True)
         real = None if self._stand_in else real_zdbd()
         command = [real] if real else list(_STAND_IN)
-        command += ["--data", str(self._data), "--index", str(index)]
+        if real or not self._in_memory:
+            command += ["--data", str(self._data), "--index", str(index)]
         command += ["--listen", "127.0.0.1", "--port", str(self.port), *self._options]
         if self.admin:
             command += ["--admin", self.admin, "--protect"]

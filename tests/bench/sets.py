@@ -6,8 +6,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tests.bench.servers import ZdbProcess
+
+_NAMED_STEP: Final = 100
+_NOISE: Final = os.urandom(4 << 20)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class ChunkSet:
 def chunks(made: ChunkSet) -> Iterator[tuple[bytes, bytes, int | None]]:
     """Yield (key, payload, timestamp); the same for the same set."""
     source = random.Random(made.name)
-    noise = os.urandom(4 << 20)
+    noise = _NOISE
     for number in range(made.count):
         about = made.size_bytes
         if made.small_bytes and source.random() < 0.5:
@@ -39,9 +43,14 @@ def chunks(made: ChunkSet) -> Iterator[tuple[bytes, bytes, int | None]]:
         yield key, payload, 1_600_000_000 + number
 
 
+def named_by_flists(made: ChunkSet) -> list[bytes]:
+    """Keys of every hundredth chunk: as if a published flist named those."""
+    return [key for number, (key, _, _) in enumerate(chunks(made)) if number % _NAMED_STEP == 0]
+
+
 def filled_master(directory: Path, made: ChunkSet) -> ZdbProcess:
     """Start a master that holds the set; the caller stops it."""
-    master = ZdbProcess(directory)
+    master = ZdbProcess(directory, in_memory=True)
     master.start()
     with master.connect(60) as connection:
         connection.set_many(chunks(made))
