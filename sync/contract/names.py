@@ -12,10 +12,11 @@ class RefusedNameError(ValueError):
     """A name from the master that must not become a path; `str()` says which and why."""
 
 
-def checked(name: str, kind: str) -> str:
+def checked(name: object, kind: str) -> str:
     """Return `name` if it is one plain path component, else raise RefusedNameError.
 
-    kind: the field's word for it (repository, flist, tag, link, kernel), used in the message.
+    name: what the master sent, whatever its type. kind: the field's word for it (repository, flist,
+    tag, link, kernel), used in the message.
     A name is 1 to 200 ASCII letters, digits and `._+@:~=,-`, and starts with a letter, a digit or
     an underscore: so it is never `.`, `..`, hidden, absolute, an option, or percent-encoded.
     """
@@ -25,12 +26,12 @@ def checked(name: str, kind: str) -> str:
     return name
 
 
-def checked_flist(name: str) -> str:
+def checked_flist(name: object) -> str:
     """Return `name` if it is a plain name that ends in `.flist`, else raise RefusedNameError."""
-    checked(name, "flist")
-    if not name.endswith(FLIST_SUFFIX) or name == FLIST_SUFFIX:
-        raise RefusedNameError(f"refused flist name {name!r}: does not end in .flist")
-    return name
+    plain = checked(name, "flist")
+    if not plain.endswith(FLIST_SUFFIX) or plain == FLIST_SUFFIX:
+        raise RefusedNameError(f"refused flist name {plain!r}: does not end in .flist")
+    return plain
 
 
 def tag_directory(tag: str) -> str:

@@ -49,11 +49,12 @@ def fetch(master: Master) -> Listing:
     return _checked(rows, page.date_seconds)
 
 
-def checked_kernel(name: str) -> str:
+def checked_kernel(name: object) -> str:
     """Return `name` if it may be a kernel's, else raise RefusedNameError."""
-    if names.checked(name, "kernel") == NET:
-        raise names.RefusedNameError(f"refused kernel name {name!r}: the folder of the net links")
-    return name
+    plain = names.checked(name, "kernel")
+    if plain == NET:
+        raise names.RefusedNameError(f"refused kernel name {plain!r}: the folder of the net links")
+    return plain
 
 
 def _checked(rows: Iterator[tuple[object, float | None]], date: float | None) -> Listing:
@@ -61,8 +62,7 @@ def _checked(rows: Iterator[tuple[object, float | None]], date: float | None) ->
     refused: list[str] = []
     for name, updated in rows:
         try:
-            # Not a str is refused by the rule itself.
-            checked = checked_kernel(name)  # type: ignore[arg-type]
+            checked = checked_kernel(name)
         except names.RefusedNameError as error:
             refused.append(str(error))
             continue

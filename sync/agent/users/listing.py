@@ -218,7 +218,7 @@ class Source:
         for name, rows in repositories:
             try:
                 # Not a str is refused by the rule itself.
-                repository = names.checked(name, "repository")  # type: ignore[arg-type]
+                repository = names.checked(name, "repository")
             except RefusedNameError as error:
                 listing.refused.append(str(error))
                 continue
@@ -238,7 +238,7 @@ class Source:
     def _contents(self, repositories: list[object]) -> Iterator[tuple[object, object]]:
         for name in repositories:
             try:
-                repository = names.checked(name, "repository")  # type: ignore[arg-type]
+                repository = names.checked(name, "repository")
             except RefusedNameError:
                 yield name, []
                 continue
