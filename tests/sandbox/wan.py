@@ -29,7 +29,7 @@ Address: TypeAlias = tuple[str, int]
 Direction: TypeAlias = Literal["down", "up"]
 
 _PIECE_BYTES: Final = 256 << 10
-_TICK_SECONDS: Final = 0.0005
+_TICK_SECONDS: Final = 0.001
 # In flight per direction and connection where nothing else limits it: memory has an end.
 _CAP_BYTES: Final = 256 << 20
 _LONGEST_QUEUE_SECONDS: Final = 0.05
@@ -89,6 +89,15 @@ class _Connection:
         self.hung = False
 
     @property
+    def due_at(self) -> float | None:
+        """When something is to be done though no socket tells (monotonic); None: never."""
+        if self.hung:
+            return None
+        times = [pipe.queue[0][0] for pipe in self.pipes if pipe.queue]
+        times += [pipe.acknowledgements[0][0] for pipe in self.pipes if pipe.acknowledgements]
+        return min(times, default=None)
+
+    @property
     def pipes(self) -> tuple[_Pipe, _Pipe]:
         return self.up, self.down
 
@@ -120,6 +129,8 @@ class Relay:
         self.accepted = 0
         self._link_free_at: dict[Direction, float] = {"up": 0.0, "down": 0.0}
         self._connections: set[_Connection] = set()
+        # Those of which something is on its way.
+        self._busy: set[_Connection] = set()
         self._commands: deque[str] = deque()
         self._listener = socket.create_server(listen, family=_family(listen[0]), backlog=128)
         self._listener.setblocking(False)
@@ -182,26 +193,30 @@ class Relay:
         now = time.monotonic()
         events = self._selector.select(self._patience(now))
         now = time.monotonic()
+        ready: set[_Connection] = set()
         for key, _ in events:
             if key.fileobj is self._listener:
                 self._accept()
             elif key.fileobj is self._wake_reader:
                 self._obey()
-        for connection in list(self._connections):
+            else:
+                ready.add(key.data)
+        for connection in self._to_move(ready, now):
             self._move(connection, now)
         if events and self.link.rtt_seconds > 0:
             time.sleep(_TICK_SECONDS)
 
+    def _to_move(self, ready: set[_Connection], now: float) -> list[_Connection]:
+        """Return what to look at: all where the link's bandwidth or a fault ties them together."""
+        if self.link.bandwidth_bytes_per_second is not None or self.fault is not None:
+            return list(self._connections)
+        due = {one for one in self._busy if (at := one.due_at) is not None and at <= now}
+        return [one for one in ready | due if one in self._connections]
+
     def _patience(self, now: float) -> float | None:
         """Seconds until something is due though no socket tells; None: nothing is."""
-        due: list[float] = []
-        for connection in self._connections:
-            for pipe in connection.pipes:
-                due += [pipe.queue[0][0]] if pipe.queue else []
-                due += [pipe.acknowledgements[0][0]] if pipe.acknowledgements else []
-        if not due:
-            return None
-        return max(_TICK_SECONDS, min(due) - now)
+        due = [at for one in self._busy if (at := one.due_at) is not None]
+        return max(_TICK_SECONDS, min(due) - now) if due else None
 
     def _obey(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -237,7 +252,7 @@ class Relay:
         connection.up.open_at = time.monotonic() + self.link.rtt_seconds
         self._connections.add(connection)
         for end in (client, target):
-            self._selector.register(end, selectors.EVENT_READ)
+            self._selector.register(end, selectors.EVENT_READ, connection)
 
     def _move(self, connection: _Connection, now: float) -> None:
         if connection.hung:
@@ -332,6 +347,10 @@ class Relay:
     def _watch(self, connection: _Connection) -> None:
         """Ask the selector for just what can be acted on, so that the loop never spins."""
         now = time.monotonic()
+        if connection.due_at is None:
+            self._busy.discard(connection)
+        else:
+            self._busy.add(connection)
         for end, incoming, outgoing in (
             (connection.client, connection.up, connection.down),
             (connection.target, connection.down, connection.up),
@@ -342,16 +361,16 @@ class Relay:
                     wanted |= selectors.EVENT_READ
                 if outgoing.queue and outgoing.queue[0][0] <= now:
                     wanted |= selectors.EVENT_WRITE
-            self._set_events(end, wanted)
+            self._set_events(connection, end, wanted)
 
-    def _set_events(self, end: socket.socket, wanted: int) -> None:
+    def _set_events(self, connection: _Connection, end: socket.socket, wanted: int) -> None:
         known = self._selector.get_map().get(end)
         if known is None and wanted:
-            self._selector.register(end, wanted)
+            self._selector.register(end, wanted, connection)
         elif known is not None and not wanted:
             self._selector.unregister(end)
         elif known is not None and known.events != wanted:
-            self._selector.modify(end, wanted)
+            self._selector.modify(end, wanted, connection)
 
     def _drop(self, connection: _Connection, *, reset: bool) -> None:
         for end in (connection.client, connection.target):
@@ -359,6 +378,7 @@ class Relay:
                 self._selector.unregister(end)
         connection.close(reset=reset)
         self._connections.discard(connection)
+        self._busy.discard(connection)
 
 
 @contextlib.contextmanager

@@ -16,22 +16,34 @@ _SECOND_LOOK_SECONDS: Final = 0.2
 _SILENT_SECONDS: Final = 2.0
 
 
+def open_scanners(spec: FlistsSpec, count: int) -> list[Scanner]:
+    """Open connections that list, all at once. Raises ZdbError."""
+    return open_all(lambda: Scanner(spec.source, spec.io_timeout_seconds), count)
+
+
 class IndexSource:
     """Lists spans with `scanners` connections; the last span is open and is followed.
 
-    on_done: called with the pages that are acknowledged, in each walk's order.
+    on_done: called with the pages that are acknowledged, in each walk's order. scanners: those that
+    are open already; they are closed with the source.
     """
 
     def __init__(
-        self, spec: FlistsSpec, spans: Sequence[Span], on_done: Callable[[list[Page]], None]
+        self,
+        spec: FlistsSpec,
+        spans: Sequence[Span],
+        on_done: Callable[[list[Page]], None],
+        scanners: Sequence[Scanner] = (),
     ) -> None:
         self.spans = list(spans)
         self._on_done = on_done
         # A closed span may be divided later: then there is work for all.
-        self._scanners: list[Scanner] = open_all(
-            lambda: Scanner(spec.source, spec.io_timeout_seconds),
-            spec.scanners if len(self.spans) > 1 else 1,
-        )
+        wanted = spec.scanners if len(self.spans) > 1 else 1
+        for scanner in scanners[wanted:]:
+            scanner.close()
+        self._scanners = [*scanners[:wanted]]
+        if missing := wanted - len(self._scanners):
+            self._scanners += open_scanners(spec, missing)
         self._poll_seconds = spec.poll_seconds
         # The tail is listed again at _tail_look_at. Other threads tell when a write was heard of
         # (_written_at) and when to look a second time (_second_look_at); a listing that was asked

@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 
 from sync.agent.flists.lister import Edge, Span
 from sync.agent.flists.pages import Entry
-from sync.agent.zdb import Cursor, ZdbConnection
+from sync.agent.zdb import Cursor, ScanPage, ZdbConnection
+from sync.agent.zdb.connection import NO_MORE_DATA, scan_page
 from sync.agent.zdb.errors import ZdbReplyError
 from sync.contract.spec import FlistsSpec
 
@@ -58,19 +59,14 @@ def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries:
 
     entries: how many the master has. Raises ZdbError.
     """
-    last_page = master.rscan()
+    useful = scanners > 2 and entries >= _LEAST_ENTRIES  # noqa: PLR2004 - a span has two
+    last_page, found = _look(master, known_keys if useful else [])
     if last_page is None or not last_page.entries:
         return [Span(Edge(None))]
     entry = last_page.entries[-1]
     end = Edge(last_page.cursor, entry.key)
     top: Entry = (entry.key, b"%d" % entry.length_bytes, b"%d" % entry.timestamp)
-    marks: list[Mark] = []
-    if scanners > 2 and known_keys and entries >= _LEAST_ENTRIES:  # noqa: PLR2004 - a span has two
-        marks = [
-            mark
-            for mark in marks_of(master, known_keys)
-            if mark.cursor.position < last_page.cursor.position
-        ]
+    marks = [mark for mark in found if mark.cursor.position < last_page.cursor.position]
     marks = _spread(marks, scanners // 2 - 1)
     spans: list[Span] = []
     low = Edge(None)
@@ -83,14 +79,23 @@ def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries:
 
 def marks_of(master: ZdbConnection, keys: list[bytes]) -> list[Mark]:
     """Places of those keys that the master has, in index order. Raises ZdbError."""
+    return _look(master, keys)[1]
+
+
+def _look(master: ZdbConnection, keys: list[bytes]) -> tuple[ScanPage | None, list[Mark]]:
+    """Ask for the last page of the index and for the places of keys, in one round trip."""
+    asked: list[tuple[bytes, ...]] = [(b"RSCAN",)]
+    asked += [(b"KEYCUR", key) for key in keys] + [(b"KEYTIME", key) for key in keys]
+    listed, *answers = master.pipeline(asked)
+    if isinstance(listed, ZdbReplyError) and listed.reason != NO_MORE_DATA:
+        raise listed
+    page = None if isinstance(listed, ZdbReplyError) else scan_page(listed)
     found: list[Mark] = []
-    cursors = master.keycur(keys)
-    times = list(master.pipeline([(b"KEYTIME", key) for key in keys]))
-    for key, cursor, timestamp in zip(keys, cursors, times, strict=True):
-        if cursor and isinstance(timestamp, int):
-            entry = (key, b"%d" % cursor.length_bytes, b"%d" % timestamp)
-            found.append(Mark(cursor, entry))
-    return sorted(found, key=lambda mark: mark.cursor.position)
+    for key, raw, timestamp in zip(keys, answers[: len(keys)], answers[len(keys) :], strict=True):
+        if isinstance(raw, bytes) and isinstance(timestamp, int):
+            cursor = Cursor(raw)
+            found.append(Mark(cursor, (key, b"%d" % cursor.length_bytes, b"%d" % timestamp)))
+    return page, sorted(found, key=lambda mark: mark.cursor.position)
 
 
 def _spread(marks: list[Mark], wanted: int) -> list[Mark]:
@@ -128,10 +133,10 @@ class Surveyor:
             # A master that fails is told of by those who copy from it.
             return [] if found.exception() else found.result()
         if wanted and now >= self._due_at:
-            self._found = self._pool.submit(self._look)
+            self._found = self._pool.submit(self._marks)
         return []
 
-    def _look(self) -> list[Mark]:
+    def _marks(self) -> list[Mark]:
         keys = published_keys(self._users_state, sample_size(self._spec.scanners))
         if not keys:
             return []

@@ -7,7 +7,7 @@ from typing import Final
 
 from sync.agent.flists.copying import CopyLoop
 from sync.agent.flists.housekeeping import Housekeeper
-from sync.agent.flists.index_source import IndexSource
+from sync.agent.flists.index_source import IndexSource, open_scanners
 from sync.agent.flists.ledger import Ledger, encode_keys
 from sync.agent.flists.meeting import Meeting, meet
 from sync.agent.flists.pages import Page
@@ -67,14 +67,20 @@ class Session:
     def run(self) -> None:
         """Copy and follow until told to stop. Raises ZdbError, JobFailed, JobPaused."""
         # Connections are made while the servers are asked who they are: round trips count.
-        with ThreadPoolExecutor(1) as pool:
+        following = len(self._state.spans) == 1
+        with ThreadPoolExecutor(2) as pool:
             loop = pool.submit(CopyLoop, self.spec, self._password)
+            scanners = pool.submit(open_scanners, self.spec, 1 if following else self.spec.scanners)
             try:
                 self._meeting = meet(self.spec, self._directories, self._password, self._state)
             finally:
                 if loop.exception() is None:
                     self._stack.callback(loop.result().close)
+                if scanners.exception() is None:
+                    for scanner in scanners.result():
+                        self._stack.callback(scanner.close)
         self._loop = loop.result()
+        self._scanners = scanners.result()
         self._report_master(self._meeting)
         self._require_room(self._meeting.slave.free_bytes)
         self._start()
@@ -84,7 +90,7 @@ class Session:
             self._tick(time.monotonic())
 
     def _start(self) -> None:
-        self._source = IndexSource(self.spec, self._meeting.spans, self._on_done)
+        self._source = IndexSource(self.spec, self._meeting.spans, self._on_done, self._scanners)
         self._loop.on_listed = self._record
         self._loop.attach(self._source)
         self._loop.probing = self._meeting.slave.entries > self._state.stored_items
