@@ -6,6 +6,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import add
 from typing import Final
 
 NIL: Final = b"$-1\r\n"
@@ -233,7 +235,7 @@ class Namespace:
         fresh = {write[0] for write in writes}
         room = self.datasize_bytes - self._data_offset
         if len(fresh) == len(writes) and self._live.keys().isdisjoint(fresh):
-            taken = sum(len(payload) for _, payload, _ in writes)
+            taken = sum([len(payload) for _, payload, _ in writes])
             if taken + len(writes) * (DATA_ITEM_BYTES + MAX_KEY_BYTES) < room:
                 try:
                     return self._set_fresh(writes)
@@ -244,27 +246,32 @@ class Namespace:
     def _set_fresh(self, writes: Sequence[Write]) -> list[bytes]:
         """Store writes of new keys that fit into the current file: the way of a mirror."""
         self._store_fresh(writes)
-        live, items, places = self._live, self._items, self._places
-        data_places, file = self._data_places, self._file << 32
-        position, index_offset, data_offset = len(items), self._index_offset, self._data_offset
-        for key, payload, timestamp in writes:
-            size, length = len(key), len(payload)
-            live[key] = position
-            items.append(b"*3\r\n$%d\r\n%b\r\n:%d\r\n:%d\r\n" % (size, key, length, timestamp))
-            places.append(file | index_offset)
-            data_places.append(file | data_offset)
-            position += 1
-            index_offset += INDEX_ITEM_BYTES + size
-            data_offset += DATA_ITEM_BYTES + size + length
-            self.payload_bytes += length
-        self._index_offset, self._data_offset = index_offset, data_offset
-        return [b"$%d\r\n%b\r\n" % (len(key), key) for key, _, _ in writes]
+        heads = [b"$%d\r\n%b\r\n" % (len(key), key) for key, _, _ in writes]
+        self._items += [
+            b"*3\r\n%b:%d\r\n:%d\r\n" % (head, len(payload), timestamp)
+            for head, (_, payload, timestamp) in zip(heads, writes, strict=True)
+        ]
+        keys = [key for key, _, _ in writes]
+        first, file = len(self._items) - len(keys), self._file << 32
+        self._live.update(zip(keys, range(first, first + len(keys)), strict=True))
+        sizes = [*map(len, keys)]
+        lengths = [len(payload) for _, payload, _ in writes]
+        indexed = [*accumulate([size + INDEX_ITEM_BYTES for size in sizes], initial=0)]
+        stored = [*accumulate(map(add, sizes, [n + DATA_ITEM_BYTES for n in lengths]), initial=0)]
+        base = file | self._index_offset
+        self._places.extend([base + offset for offset in indexed[:-1]])
+        base = file | self._data_offset
+        self._data_places.extend([base + offset for offset in stored[:-1]])
+        self._index_offset += indexed[-1]
+        self._data_offset += stored[-1]
+        self.payload_bytes += sum(lengths)
+        return heads
 
     def _store_fresh(self, writes: Sequence[Write]) -> None:
         """Keep the payloads of new keys; raises WriteFailedError when none of them is kept."""
-        replies = self._replies
-        for key, payload, _ in writes:
-            replies[key] = b"$%d\r\n%b\r\n" % (len(payload), payload)
+        self._replies.update(
+            [(key, b"$%d\r\n%b\r\n" % (len(payload), payload)) for key, payload, _ in writes]
+        )
 
     def _set(self, write: Write) -> bytes:
         key, payload, timestamp = write

@@ -19,6 +19,14 @@ _SET_HEAD: Final = re.compile(
     rb"\*([34])\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(\d{1,7})\r\n", re.DOTALL
 )
 _SET_STAMP: Final = re.compile(rb"\r\n\$(\d{1,2})\r\n(\d{1,20})\r\n")
+_SET_JOINT: Final = re.compile(
+    rb"\r\n\$(\d{1,2})\r\n(\d{1,20})\r\n"
+    rb"\*4\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(\d{1,7})\r\n",
+    re.DOTALL,
+)
+_MOST_DIGITS: Final = 7
+# Of a SET with a timestamp, without the digits of the payload's length.
+_HEAD_BYTES: Final = len(b"*4\r\n$3\r\nSET\r\n$16\r\n\r\n$\r\n") + 16
 _MGET_HEAD: Final = b"\r\n$4\r\nMGET\r\n"
 
 
@@ -99,21 +107,34 @@ def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
 
 def _sets(buffer: bytes, position: int) -> tuple[list[tuple[bytes, bytes, int | None]], int]:
     writes: list[tuple[bytes, bytes, int | None]] = []
-    head, stamp, size = _SET_HEAD.match, _SET_STAMP.match, len(buffer)
+    head, joint, stamp, size = _SET_HEAD.match, _SET_JOINT.match, _SET_STAMP.match, len(buffer)
+    add = writes.append
     while found := head(buffer, position):
         count, key, digits = found.groups()
         payload = found.end()
+        # Most are followed by another of their kind: one match for its end and the next one's head.
+        while count == b"4" and len(digits) <= _MOST_DIGITS:
+            end = payload + int(digits)
+            following = joint(buffer, end)
+            if following is None:
+                break
+            length, timestamp, next_key, digits_after = following.groups()
+            if len(timestamp) != int(length) or end - payload > MAX_PAYLOAD_BYTES:
+                break
+            add((key, buffer[payload:end], int(timestamp)))
+            position = following.end() - len(digits_after) - _HEAD_BYTES
+            key, digits, payload = next_key, digits_after, following.end()
         end = payload + int(digits)
         if end + 2 > size or end - payload > MAX_PAYLOAD_BYTES:
             break
         if count == b"3":
-            writes.append((key, buffer[payload:end], None))
+            add((key, buffer[payload:end], None))
             position = end + 2
             continue
         timed = stamp(buffer, end)
         if timed is None or len(timed[2]) != int(timed[1]):
             break
-        writes.append((key, buffer[payload:end], int(timed[2])))
+        add((key, buffer[payload:end], int(timed[2])))
         position = timed.end()
     return writes, position
 
