@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import Final
 
 from sync.agent.users.published import Published
@@ -127,30 +128,39 @@ def measure_set(made: ChunkSet, rounds: int, sample_seconds: float) -> dict[str,
     return figures
 
 
-def measure_many(few: int, some: int, many: int) -> dict[str, float]:
-    """Measure memory and time against the number of entries, and a restart of the largest."""
-    runs: dict[int, Run] = {}
+def _one_of_many(count: int, *, restart: bool = False) -> tuple[Run, float]:
+    """Copy so many small entries; restart: and tell how long a finished job needs to follow."""
     restart_seconds = 0.0
-    for count in (few, some, many):
-        with _workspace() as folder:
-            master = filled_master(folder / "master", ChunkSet("many", count, _MANY_BYTES))
-            try:
-                source = (master.endpoint.host, master.endpoint.port)
-                with _slave(folder) as slave:
-                    make_directories(folder / "job", ADMIN_PASSWORD)
-                    runs[count] = measured("copy", source, slave.endpoint, folder / "job")
-                    if count == many:
-                        with _agent(source, slave, folder / "job") as restart_seconds:
-                            pass
-            finally:
-                master.stop()
+    with _workspace() as folder:
+        master = filled_master(folder / "master", ChunkSet("many", count, _MANY_BYTES))
+        try:
+            source = (master.endpoint.host, master.endpoint.port)
+            with _slave(folder) as slave:
+                make_directories(folder / "job", ADMIN_PASSWORD)
+                run = measured("copy", source, slave.endpoint, folder / "job")
+                if restart:
+                    with _agent(source, slave, folder / "job") as restart_seconds:
+                        pass
+        finally:
+            master.stop()
+    return run, restart_seconds
+
+
+def measure_many(few: int, some: int, many: int, rounds: int) -> dict[str, float]:
+    """Measure memory and time against the number of entries, and a restart of the largest.
+
+    A short run's time is the mean of several, as a machine's moods are averaged over a long one.
+    """
+    smallest, _ = _one_of_many(few)
+    some_seconds = mean([_one_of_many(some)[0].seconds for _ in range(rounds)])
+    largest, restart_seconds = _one_of_many(many, restart=True)
     return {
-        "flists.memory_mib": runs[many].peak_mib,
-        "flists.memory_few_mib": runs[few].peak_mib,
-        "flists.memory_growth": runs[many].peak_mib / runs[few].peak_mib,
-        "flists.some_seconds": runs[some].seconds,
-        "flists.many_seconds": runs[many].seconds,
-        "flists.scaling_10x": runs[many].seconds / runs[some].seconds,
+        "flists.memory_mib": largest.peak_mib,
+        "flists.memory_few_mib": smallest.peak_mib,
+        "flists.memory_growth": largest.peak_mib / smallest.peak_mib,
+        "flists.some_seconds": some_seconds,
+        "flists.many_seconds": largest.seconds,
+        "flists.scaling_10x": largest.seconds / some_seconds,
         "flists.restart_seconds": restart_seconds,
     }
 
@@ -230,7 +240,7 @@ def measure(*, small: bool) -> dict[str, float]:
         lambda: measure_set(ChunkSet("small", 200_000 // scale, 1300), rounds, sample_seconds),
         lambda: measure_set(ChunkSet("big", 25_000 // scale, 38_000), rounds, sample_seconds),
         lambda: measure_set(mixed, rounds, sample_seconds),
-        lambda: measure_many(20_000 // scale, 200_000 // scale, 2_000_000 // scale),
+        lambda: measure_many(20_000 // scale, 200_000 // scale, 2_000_000 // scale, rounds),
     )
     for stage in stages:
         measured_now = stage()

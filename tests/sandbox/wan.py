@@ -3,12 +3,14 @@
 In a test:  with Relay(("127.0.0.1", 9900), Link(rtt_seconds=0.03)) as relay: … relay.address …
 By hand:    python -m tests.sandbox.wan --target 127.0.0.1:9900 --rtt-ms 30
 
-It adds delay without throttling: bytes are moved in large pieces, at most every half millisecond
-while there is delay, so that a second of it costs little of the core it shares with the measured.
+It adds delay without throttling: bytes go from socket to pipe to socket without being copied
+(splice), at most every half millisecond while there is delay, so that a second of it costs little
+of the core it shares with the measured.
 """
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import selectors
@@ -17,6 +19,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections import deque
@@ -28,10 +31,13 @@ from typing import Final, Literal, Self, TypeAlias
 Address: TypeAlias = tuple[str, int]
 Direction: TypeAlias = Literal["down", "up"]
 
-_PIECE_BYTES: Final = 256 << 10
+_PIECE_BYTES: Final = 1 << 20
+# What a pipe may hold without privileges (pipe(7)); in flight per direction and connection.
+_PIPE_BYTES: Final = 1 << 20
+_SPLICED: Final = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _TICK_SECONDS: Final = 0.001
-# In flight per direction and connection where nothing else limits it: memory has an end.
-_CAP_BYTES: Final = 256 << 20
+# Where nothing else limits what is in flight, the pipe does.
+_UNLIMITED_BYTES: Final = 256 << 20
 _LONGEST_QUEUE_SECONDS: Final = 0.05
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -63,14 +69,17 @@ class Fault:
     times: int = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class _Pipe:
-    """One direction of one connection: pieces on their way, each with its due time."""
+    """One direction of one connection: bytes on their way, in a pipe, each part with its due time.
+
+    full: the pipe takes no more, although there is something to take.
+    """
 
     source: socket.socket
     sink: socket.socket
     direction: Direction
-    queue: deque[tuple[float, memoryview]] = field(default_factory=deque)
+    queue: deque[tuple[float, int]] = field(default_factory=deque)
     queued_bytes: int = 0
     acknowledgements: deque[tuple[float, int]] = field(default_factory=deque)
     in_flight_bytes: int = 0
@@ -78,6 +87,32 @@ class _Pipe:
     open_at: float = 0.0
     ended: bool = False
     closed: bool = False
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        self.out_end, self.in_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.in_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def take(self, most: int) -> int | None:
+        """Move bytes from the source into the pipe; 0 at the end, None when none can be moved."""
+        try:
+            return os.splice(self.source.fileno(), self.in_end, most, flags=_SPLICED)
+        except BlockingIOError:
+            waiting = fcntl.ioctl(self.source, termios.FIONREAD, bytes(4))
+            self.full = bool(self.queue) and waiting != bytes(4)
+            return None
+
+    def give(self, most: int) -> int:
+        """Move bytes from the pipe to the sink; raises BlockingIOError when it takes none."""
+        sent = os.splice(self.out_end, self.sink.fileno(), most, flags=_SPLICED)
+        self.full = False
+        return sent
+
+    def close(self) -> None:
+        """Let go of the pipe."""
+        os.close(self.in_end)
+        os.close(self.out_end)
 
 
 class _Connection:
@@ -102,6 +137,8 @@ class _Connection:
         return self.up, self.down
 
     def close(self, *, reset: bool = False) -> None:
+        for pipe in self.pipes:
+            pipe.close()
         for end in (self.client, self.target):
             with contextlib.suppress(OSError):
                 if reset:
@@ -278,20 +315,19 @@ class Relay:
             queue_seconds = self._link_free_at[pipe.direction] - now
             if queue_seconds > _LONGEST_QUEUE_SECONDS:
                 return 0
-        return (self.link.window_bytes or _CAP_BYTES) - pipe.in_flight_bytes
+        return (self.link.window_bytes or _UNLIMITED_BYTES) - pipe.in_flight_bytes
 
     def _take_in(self, pipe: _Pipe, now: float) -> None:
         while not pipe.ended and (room := self._room(pipe, now)) > 0:
-            try:
-                data = pipe.source.recv(min(room, _PIECE_BYTES))
-            except BlockingIOError:
+            count = pipe.take(min(room, _PIECE_BYTES))
+            if count is None:
                 return
-            if not data:
+            if count == 0:
                 pipe.ended = True
                 return
-            pipe.queue.append((self._due(pipe, len(data), now), memoryview(data)))
-            pipe.queued_bytes += len(data)
-            pipe.in_flight_bytes += len(data)
+            pipe.queue.append((self._due(pipe, count, now), count))
+            pipe.queued_bytes += count
+            pipe.in_flight_bytes += count
 
     def _due(self, pipe: _Pipe, count: int, now: float) -> float:
         sent_at = max(now, pipe.open_at)
@@ -303,20 +339,20 @@ class Relay:
 
     def _give_out(self, connection: _Connection, pipe: _Pipe, now: float) -> None:
         while pipe.queue and pipe.queue[0][0] <= now:
-            due, piece = pipe.queue[0]
-            allowed = self._allowed(pipe, len(piece))
+            due, count = pipe.queue[0]
+            allowed = self._allowed(pipe, count)
             if allowed == 0:
                 self._apply_fault(connection)
                 return
             try:
-                sent = pipe.sink.send(piece[:allowed])
+                sent = pipe.give(allowed)
             except BlockingIOError:
                 return
             pipe.passed_bytes += sent
             pipe.queued_bytes -= sent
             pipe.acknowledgements.append((now + self.link.rtt_seconds / 2, sent))
-            if sent < len(piece):
-                pipe.queue[0] = (due, piece[sent:])
+            if sent < count:
+                pipe.queue[0] = (due, count - sent)
             else:
                 pipe.queue.popleft()
         if pipe.ended and not pipe.queue and not pipe.closed:
@@ -357,7 +393,7 @@ class Relay:
         ):
             wanted = 0
             if not connection.hung:
-                if not incoming.ended and self._room(incoming, now) > 0:
+                if not (incoming.ended or incoming.full) and self._room(incoming, now) > 0:
                     wanted |= selectors.EVENT_READ
                 if outgoing.queue and outgoing.queue[0][0] <= now:
                     wanted |= selectors.EVENT_WRITE
