@@ -19,7 +19,7 @@ from sync.agent.zdb import (
     ZdbReplyError,
     ZdbTimeoutError,
 )
-from sync.agent.zdb.protocol import Limits, encode
+from sync.agent.zdb.protocol import Limits, ReplyParser, encode
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_mirror import chunks
 from tests.agent.scripted_zdb import ScriptedZdb, bulk, page
@@ -130,11 +130,34 @@ def test_a_namespace_is_written_listed_and_read_in_both_directions(tmp_path: Pat
         keys = [key for key, _, _ in made]
         assert connection.mget([*keys, b"missing"]) == [*(p for _, p, _ in made), None]
         assert connection.exists([keys[0], b"missing"]) == [True, False]
+        asked = [key for pair in zip(keys, chunks_missing(len(keys)), strict=True) for key in pair]
+        assert connection.exists([b"k" * 255, *asked]) == [False, *([True, False] * len(keys))]
+        assert connection.exists([]) == []
         up, down = _listed(connection, backwards=False), _listed(connection, backwards=True)
         assert up == [(key, len(payload), at) for key, payload, at in made]
         assert down == up[::-1]
         assert connection.delete_many([keys[3], b"missing"]) == [True, False]
         assert connection.dbsize() == connection.nsinfo().entries == len(made) - 1
+
+
+def chunks_missing(count: int) -> list[bytes]:
+    return [b"missing %d" % number for number in range(count)]
+
+
+@pytest.mark.parametrize("piece", [1, 3, 4, 100])
+def test_flags_are_parsed_together_and_anything_else_one_by_one(piece: int) -> None:
+    flags = b":1\r\n:0\r\n:1\r\n"
+    for wire, expected in (
+        (flags, [1, 0, 1]),
+        (b":1\r\n-Invalid key\r\n:0\r\n", [1, "Invalid key", 0]),
+        (b":1\r\n:12\r\n$2\r\n:0\r\n", [1, 12, b":0"]),
+    ):
+        pieces = iter([wire[at : at + piece] for at in range(0, len(wire), piece)])
+        parser = ReplyParser(lambda pieces=pieces: next(pieces))  # type: ignore[misc]
+        found = parser.replies(3)
+        shown = [reply.reason if isinstance(reply, ZdbReplyError) else reply for reply in found]
+        assert shown == expected
+        assert parser.buffered_bytes == 0
 
 
 def _listed(connection: ZdbConnection, *, backwards: bool) -> list[tuple[bytes, int, int]]:

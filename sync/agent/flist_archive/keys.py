@@ -8,7 +8,7 @@ _HASH_BYTES: Final = 16
 
 def pack_keys(keys: Collection[bytes]) -> bytes:
     """Pack chunk keys: their common length and then all of them, or 0 and each with its length."""
-    if all(len(key) == _HASH_BYTES for key in keys):
+    if {*map(len, keys)} <= {_HASH_BYTES}:
         return bytes([_HASH_BYTES]) + b"".join(keys)
     return b"\0" + b"".join(bytes([len(key)]) + key for key in keys)
 

@@ -20,7 +20,7 @@ def encode_keys(keys: list[bytes]) -> bytes:
     """Encode keys as (length byte, key) records."""
     if not keys:
         return b""
-    if all(len(key) == 16 for key in keys):  # noqa: PLR2004 - the size of nearly all keys
+    if {*map(len, keys)} == {16}:  # the size of nearly all keys
         return b"\x10" + b"\x10".join(keys)
     return b"".join([bytes((len(key),)) + key for key in keys])
 

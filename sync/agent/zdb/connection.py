@@ -49,6 +49,9 @@ _TOGETHER_BYTES: Final = 4 << 10
 _WINDOW_BYTES: Final = 32 << 10
 _RECEIVE_BYTES: Final = 256 << 10
 _MGET_KEYS: Final = 50
+# EXISTS goes in groups, two of which fill the window.
+_EXISTS_GROUPS: Final = 2
+_EXISTS_FRAME_BYTES: Final = len(b"*2\r\n$6\r\nEXISTS\r\n$255\r\n\r\n")
 
 
 def open_socket(endpoint: ZdbEndpoint, timeout_seconds: float) -> socket.socket:
@@ -199,12 +202,18 @@ class ZdbConnection:
         self._awaited.extend([is_request] * requests)
 
     def _reply(self) -> Reply:
+        return self._replies(1)[0]
+
+    def _replies(self, count: int) -> list[Reply]:
+        """Return the replies to so many requests that were sent as one piece."""
         self._deadline = time.monotonic() + self._timeout_seconds
         self._received_bytes = 0
         try:
             while not self._awaited.popleft():
                 self._swallow_pong()
-            return self._parser.reply()
+            for _ in range(count - 1):
+                self._awaited.popleft()
+            return [self._parser.reply()] if count == 1 else self._parser.replies(count)
         except (ZdbProtocolError, ZdbConnectionError) as error:
             self.close()
             raise type(error)(f"0-db {self._where}: {error}") from error
@@ -280,8 +289,25 @@ class ZdbConnection:
 
     def exists(self, keys: Sequence[bytes]) -> list[bool]:
         """Tell for each key whether the namespace has it."""
-        replies = self._all([(b"EXISTS", key) for key in keys])
-        return [expect_int(reply, "EXISTS") == 1 for reply in replies]
+        found: list[Reply] = []
+        on_wire: deque[int] = deque()
+        longest = max(map(len, keys), default=0)
+        together = _WINDOW_BYTES // _EXISTS_GROUPS // (_EXISTS_FRAME_BYTES + longest)
+        for at in range(0, len(keys), together):
+            group = keys[at : at + together]
+            asked = [b"*2\r\n$6\r\nEXISTS\r\n$%d\r\n%b\r\n" % (len(key), key) for key in group]
+            self._send(b"".join(asked), requests=len(group))
+            on_wire.append(len(group))
+            if len(on_wire) == _EXISTS_GROUPS:
+                found += self._replies(on_wire.popleft())
+        for count in on_wire:
+            found += self._replies(count)
+        if {*map(type, found)} <= {int}:
+            return [reply == 1 for reply in found]
+        failed = next((reply for reply in found if isinstance(reply, ZdbReplyError)), None)
+        if failed:
+            raise failed
+        return [expect_int(reply, "EXISTS") == 1 for reply in found]
 
     def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Payloads of the keys, None for one that is not there."""
