@@ -9,6 +9,7 @@ import json
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from typing_extensions import override
 
 SPEC_VERSION: Final = 1
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
@@ -27,6 +28,12 @@ class ZdbEndpoint(_Spec):
     host: str
     port: Port = 9900
     namespace: str = "default"
+
+    @override
+    def __str__(self) -> str:
+        """Name it as people do: HOST:PORT/NAMESPACE."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}/{self.namespace}"
 
 
 class Backoff(_Spec):

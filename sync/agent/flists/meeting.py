@@ -77,7 +77,7 @@ def _start_anew(state: FlistsState) -> None:
 def _check_identity(
     spec: FlistsSpec, master: ZdbConnection, info: NamespaceInfo, state: FlistsState
 ) -> None:
-    source = f"{spec.source.host}:{spec.source.port}/{spec.source.namespace}"
+    source = str(spec.source)
     trouble = _trouble(source, master, info, state, spec.removal_floor_items)
     moved = state.source not in ("", source)
     state.source = source
