@@ -18,7 +18,7 @@ from sync.agent.flists.lister import Edge, Span
 from sync.agent.flists.pages import Entry
 from sync.agent.zdb import Cursor, ScanPage, ZdbConnection
 from sync.agent.zdb.connection import NO_MORE_DATA, scan_page
-from sync.agent.zdb.errors import ZdbReplyError
+from sync.agent.zdb.errors import ZdbError, ZdbReplyError
 from sync.contract.spec import FlistsSpec
 
 PUBLISHED_FILE: Final = "published.sqlite"
@@ -131,7 +131,7 @@ class Surveyor:
             self._found = None
             self._due_at = now + _DIVIDE_SECONDS
             # A master that fails is told of by those who copy from it.
-            return [] if found.exception() else found.result()
+            return [] if isinstance(found.exception(), ZdbError) else found.result()
         if wanted and now >= self._due_at:
             self._found = self._pool.submit(self._marks)
         return []
