@@ -36,8 +36,8 @@ def test_everything_is_copied_with_the_masters_timestamps(mirror: FlistsMirror) 
     assert record.done == record.total
     assert record.first_pass_at is not None
     assert record.lag.items == 0
-    master = mirror.master.endpoint
-    assert record.master.source == f"{master.host}:{master.port}/default"
+    endpoint = mirror.master.endpoint
+    assert record.master.source == f"{endpoint.host}:{endpoint.port}/default"
 
 
 def test_an_empty_master_is_followed_from_its_first_write(mirror: FlistsMirror) -> None:

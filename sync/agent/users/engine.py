@@ -38,12 +38,17 @@ _DANGLING: Final = "dangling"
 
 @dataclass
 class _Pass:
-    """What one pass learned so far."""
+    """What one pass learned so far.
+
+    unread: listed tags whose contents could not be read, so that those known are older than the
+    listing and say nothing about what the master has no more.
+    """
 
     listing: Listing
     plan: LinkPlan
     refused: list[str]
     failures: list[str] = field(default_factory=list)
+    unread: set[tuple[str, str]] = field(default_factory=set)
     started_at: float = field(default_factory=time.time)
     held: int = 0
 
@@ -124,9 +129,10 @@ class UsersEngine:
             self._readers.start()
         listing = self._list()
         seen_master(self._reporter, self._spec.source)
-        refused, failures = self._read_tags(listing)
+        failed = self._read_tags(listing)
+        refused = [text for tag in self._listed_tags(listing) for text in tag.refused]
         plan = links.plan(listing, self._record.tag_links().values())
-        work = _Pass(listing, plan, [*listing.refused, *refused], failures)
+        work = _Pass(listing, plan, [*listing.refused, *refused], [*failed.values()], {*failed})
         self._log_refused(work.refused)
         self._publisher.follow(plan)
         self._bring_content(work)
@@ -156,25 +162,25 @@ class UsersEngine:
                 self._conditions = {"If-Modified-Since": page.last_modified}
         return self._listing
 
-    def _read_tags(self, listing: Listing) -> tuple[list[str], list[str]]:
-        """Read the contents of tags that changed; returns what was refused, and what failed."""
+    def _listed_tags(self, listing: Listing) -> list[TagRecord]:
+        return [tag for key, tag in self._record.tags().items() if key in listing.tags]
+
+    def _read_tags(self, listing: Listing) -> dict[tuple[str, str], str]:
+        """Read the contents of tags that changed; returns those that failed, with the error."""
         known = self._record.tags()
         changed = [tag for key, tag in listing.tags.items() if _tag_changed(tag, known.get(key))]
-        failures: list[str] = []
-        if changed:
-            with ThreadPoolExecutor(self._spec.http.connections) as pool:
-                for tag, outcome in zip(changed, pool.map(self._read_tag, changed), strict=True):
-                    if isinstance(outcome, HttpError):
-                        failures.append(f"tag {tag.repository}/{tag.tag}: {outcome}")
-                        continue
-                    record, found = outcome
-                    known[record.repository, record.tag] = record
-                    with self._record.transaction():
-                        self._record.put_tag(record, found)
-        refused = [
-            text for key, tag in known.items() if key in listing.tags for text in tag.refused
-        ]
-        return refused, failures
+        failed: dict[tuple[str, str], str] = {}
+        if not changed:
+            return failed
+        with ThreadPoolExecutor(self._spec.http.connections) as pool:
+            for tag, outcome in zip(changed, pool.map(self._read_tag, changed), strict=True):
+                key = (tag.repository, tag.tag)
+                if isinstance(outcome, HttpError):
+                    failed[key] = f"tag {tag.repository}/{tag.tag}: {outcome}"
+                    continue
+                with self._record.transaction():
+                    self._record.put_tag(*outcome)
+        return failed
 
     def _read_tag(self, tag: Tag) -> tuple[TagRecord, list[Link]] | HttpError:
         try:
@@ -194,6 +200,7 @@ class UsersEngine:
         """
         unserved = [*(link.name for link in self._publisher.waiting()), *work.plan.dangling]
         partial = {(name.repository, name.tag) for name in unserved if name.tag}
+        partial |= work.unread
         read = self._record.tags().keys()
         for key, tag in work.listing.tags.items():
             if key in read and key not in partial:
@@ -285,8 +292,11 @@ class UsersEngine:
         publisher, listing = self._publisher, work.listing
         links_gone = self._gone(work, publisher.links)
         flists_gone = self._gone(work, publisher.flists)
+        dangling = [
+            text for name, text in work.plan.dangling.items() if not self._is_unread(work, name)
+        ]
         with self._record.transaction():
-            self._record.set_text(_DANGLING, "\n".join(sorted(map(str, work.plan.dangling))))
+            self._record.set_text(_DANGLING, "\n".join(sorted(dangling)))
         back = [
             flist
             for flist in publisher.flists.values()
@@ -309,7 +319,8 @@ class UsersEngine:
 
         A name under which it has something else by now stays as it is until that can be served.
         The listing and a tag's contents are read one after the other, so a link may seem to
-        dangle only because its target is newer than the listing: it is believed the second time.
+        dangle only because its target is newer than the listing: that one and the same link
+        dangles is believed the second time. Of a tag that could not be read nothing is.
         """
         plan, regulars = work.plan, work.listing.regulars
         before = set(self._record.text(_DANGLING).splitlines())
@@ -318,8 +329,13 @@ class UsersEngine:
             for name in served
             if name not in regulars
             and name not in plan.wanted
-            and (name not in plan.dangling or str(name) in before)
+            and (name not in plan.dangling or plan.dangling[name] in before)
+            and not self._is_unread(work, name)
         ]
+
+    @staticmethod
+    def _is_unread(work: _Pass, name: Name) -> bool:
+        return (name.repository, name.tag) in work.unread
 
     def _guard(self, work: _Pass, gone: list[Name]) -> None:
         dropped = [
