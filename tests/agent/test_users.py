@@ -170,55 +170,6 @@ def test_flist_that_a_link_still_needs_is_not_removed(mirror: UsersMirror) -> No
     assert served["tf-zos/production"] == ("link", "../tf-zos/.tag-3.1")
 
 
-def test_tag_that_is_newer_than_the_listing_keeps_its_links(mirror: UsersMirror) -> None:
-    """Between listing and contents the tag moved to a flist not listed yet, pass after pass."""
-    mirror.one_pass()
-    model = mirror.upstream.model
-    model.set_tag("tf-zos", "3.1", {"zos.flist": "tf-zos/zos-2.flist"})
-    inner = mirror.upstream.hub_faults.deliver
-    moves = 0
-
-    def move(connection: object, request: object, response: object) -> bool:
-        nonlocal moves
-        delivered = bool(inner(connection, request, response))  # type: ignore[arg-type]
-        if getattr(request, "path", "") == "/api/fileslist":
-            moves += 1
-            model.add_flist("tf-zos", f"newest-{moves}.flist", small(90 + moves), OLD)
-            model.set_tag("tf-zos", "3.1", {"zos.flist": f"tf-zos/newest-{moves}.flist"})
-        return delivered
-
-    mirror.upstream.hub.deliver = move
-    for _ in range(3):
-        mirror.one_pass()
-        assert mirror.served()["tf-zos/.tag-3.1/zos.flist"] == ("link", "../../tf-zos/zos-1.flist")
-    mirror.upstream.hub.deliver = inner
-    mirror.one_pass()
-    assert mirror.served() == model_tree(model)
-
-
-def test_tag_that_can_not_be_read_keeps_its_links_and_its_time(mirror: UsersMirror) -> None:
-    """What is known of it is older than the listing, by which its links seem to dangle."""
-    mirror.one_pass()
-    model = mirror.upstream.model
-    folder = mirror.directories.public / "users" / "tf-zos" / ".tag-3.1"
-    changed_at = folder.stat().st_mtime
-    model.delete_flist("tf-zos", "zos-1.flist")
-    model.set_link("tf-zos", "zos.flist", "zos-2.flist")
-    model.set_tag("tf-zos", "3.1", {"zos.flist": "tf-zos/zos-2.flist"})
-    mirror.upstream.hub_faults.add(Fault("status", r".*/tags/.*", times=100))
-    for _ in range(3):
-        with pytest.raises(PassIncompleteError, match=r"tag tf-zos/3\.1"):
-            mirror.one_pass()
-        served = mirror.served()
-        assert served["tf-zos/.tag-3.1/zos.flist"] == ("link", "../../tf-zos/zos-1.flist")
-        assert "tf-zos/zos-1.flist" in served
-    assert folder.stat().st_mtime == changed_at
-    mirror.upstream.hub_faults.clear()
-    mirror.one_pass()
-    mirror.one_pass()
-    assert mirror.served() == model_tree(model)
-
-
 def test_removed_flists_are_retained_with_their_chunks(mirror: UsersMirror) -> None:
     mirror.settings |= {"retention_days": 7, "removal_floor_items": 100}
     mirror.one_pass()

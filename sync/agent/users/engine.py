@@ -16,6 +16,7 @@ from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter, name_list, utc_now
 from sync.agent.runtime import Control, Directories
 from sync.agent.users import deciding, links
+from sync.agent.users.absences import Absences
 from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.content import Failure, Outcome, Pipeline
 from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
@@ -41,7 +42,8 @@ class _Pass:
     """What one pass learned so far.
 
     unread: listed tags whose contents could not be read, so that those known are older than the
-    listing and say nothing about what the master has no more.
+    listing and say nothing about what the master has no more. doubted: names that stay although
+    they are not listed, with the reason.
     """
 
     listing: Listing
@@ -49,6 +51,7 @@ class _Pass:
     refused: list[str]
     failures: list[str] = field(default_factory=list)
     unread: set[tuple[str, str]] = field(default_factory=set)
+    doubted: dict[Name, str] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
     held: int = 0
 
@@ -89,6 +92,7 @@ class UsersEngine:
         self._chunks = ChunkStore(spec, directories.zdb_admin_password(), control, shared)
         self._stack.callback(self._chunks.close)
         self._readers = self._stack.enter_context(Readers())
+        self._absences = Absences(self._master, spec.http.connections)
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
         self._publisher = Publisher(self._tree, self._record, published)
         self._publisher.expect_backend(spec.publish_backend)
@@ -305,6 +309,9 @@ class UsersEngine:
         for flist in back:
             publisher.update(replace(flist, missing_since=None))
         self._guard(work, [*links_gone, *flists_gone])
+        self._doubt(work, [*links_gone, *flists_gone])
+        links_gone = [name for name in links_gone if name not in work.doubted]
+        flists_gone = [name for name in flists_gone if name not in work.doubted]
         needed = links.needed(publisher.links, links_gone, listing.tags.keys())
         publisher.remove_links(name for name in links_gone if name not in needed)
         led_to = publisher.led_to()
@@ -332,6 +339,18 @@ class UsersEngine:
             and (name not in plan.dangling or plan.dangling[name] in before)
             and not self._is_unread(work, name)
         ]
+
+    def _doubt(self, work: _Pass, gone: list[Name]) -> None:
+        """Find those names that may be there although the listing lacks them."""
+        work.doubted = self._absences.doubted(
+            [
+                name
+                for name in gone
+                if name not in work.plan.dangling
+                and not self._is_deselected(name)
+                and not self._is_retained(name)
+            ]
+        )
 
     @staticmethod
     def _is_unread(work: _Pass, name: Name) -> bool:
@@ -410,6 +429,7 @@ class UsersEngine:
             if flist.broken
         )
         yield from work.plan.dangling.values()
+        yield from (f"{name}: {reason}" for name, reason in work.doubted.items())
 
     def _details(self, work: _Pass, waiting: int) -> dict[str, int | float | str]:
         flists = self._publisher.flists.values()
