@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote
 
+from sync.agent.absences import Absences
 from sync.agent.http import HttpError, HttpMissingError, HttpStoppedError, Master
 from sync.agent.kernels import listing
 from sync.agent.kernels.choosing import NetFile, candidates, link_name, wanted
@@ -67,6 +68,9 @@ class KernelsEngine:
             self._folder = KernelFolder(directories.kernels)
             self._adopt()
         self._fetcher = Fetcher(master, spec, self._folder, control)
+        self._absences: Absences[str] = Absences(
+            master, spec.http.connections, lambda name: f"/kernel/{quote(name)}"
+        )
 
     def one_pass(self) -> None:
         """Bring the folder up to the master's state.
@@ -91,6 +95,7 @@ class KernelsEngine:
         if self._control.stopping():
             raise HttpStoppedError
         self._remove(work, {kernel.name for kernel in chosen})
+        self._report(work, chosen)
         self._finish(work)
 
     def _adopt(self) -> None:
@@ -301,6 +306,11 @@ class KernelsEngine:
         dropped = [name for name in work.known if name not in listed and name not in keep]
         deselected = [name for name in work.known if name in listed and name not in keep]
         self._guard(work, dropped)
+        doubts = self._absences.doubted(
+            [name for name in dropped if work.known[name].missing_since is None]
+        )
+        work.broken += [f"{name}: {doubt}" for name, doubt in doubts.items()]
+        dropped = [name for name in dropped if name not in doubts]
         for mode in nets_gone:
             self._folder.unlink(mode)
             self._record.forget_net(mode)

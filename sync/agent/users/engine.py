@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
+from sync.agent.absences import Absences
 from sync.agent.flist_archive.workers import Readers
 from sync.agent.http import HttpError, HttpStoppedError, Master
 from sync.agent.limits import bandwidth
@@ -16,12 +17,11 @@ from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter, name_list, utc_now
 from sync.agent.runtime import Control, Directories
 from sync.agent.users import deciding, links
-from sync.agent.users.absences import Absences
 from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.content import Failure, Outcome, Pipeline
 from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
 from sync.agent.users.links import LONGEST_CHAIN, LinkPlan
-from sync.agent.users.listing import Link, Listing, Name, Regular, Source, Tag
+from sync.agent.users.listing import Link, Listing, Name, Regular, Source, Tag, page_path
 from sync.agent.users.published import Published
 from sync.agent.users.publishing import Publisher
 from sync.agent.users.record import DATABASE as RECORD_DATABASE
@@ -92,7 +92,7 @@ class UsersEngine:
         self._chunks = ChunkStore(spec, directories.zdb_admin_password(), control, shared)
         self._stack.callback(self._chunks.close)
         self._readers = self._stack.enter_context(Readers())
-        self._absences = Absences(self._master, spec.http.connections)
+        self._absences = Absences(self._master, spec.http.connections, page_path)
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
         self._publisher = Publisher(self._tree, self._record, published)
         self._publisher.expect_backend(spec.publish_backend)

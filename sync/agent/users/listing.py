@@ -103,6 +103,16 @@ class Listing:
             self.links[entry.name] = entry
 
 
+def page_path(name: Name) -> str:
+    """Return the page of a name on a hub, which is 404 once it is gone."""
+    repository, last = quote(name.repository), quote(name.name)
+    if name.tag:
+        return f"/{repository}/{_TAGS}/{quote(name.tag)}/{last}"
+    if name.name.endswith(FLIST_SUFFIX):
+        return f"/{repository}/{last}"
+    return f"/api/flist/{repository}/{last}/taglink"
+
+
 def _text(row: dict[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):

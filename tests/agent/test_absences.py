@@ -1,4 +1,4 @@
-"""What only seems to be gone: names that a listing or a tag's page lost, links that seem to dangle."""
+"""What only seems to be gone: names that a page lost, links that seem to dangle."""
 
 import time
 from collections.abc import Iterator
@@ -7,10 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from sync.agent.http import Master
+from sync.agent.kernels.engine import KernelsEngine
+from sync.agent.kernels.record import opened
 from sync.agent.passes import PassIncompleteError
+from sync.agent.runtime import RunControl
 from tests.agent.flists_of import small
-from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
-from tests.sandbox.services.http import Connection, Request, Response
+from tests.agent.mirrors import (
+    UsersMirror,
+    kernels_spec,
+    make_directories,
+    make_reporter,
+    model_tree,
+    users_mirror,
+)
+from tests.sandbox.services.http import Connection, HttpServer, Request, Response
 from tests.sandbox.upstream import Fault, Upstream, UpstreamModel
 
 OLD = 1_700_000_000.0
@@ -81,9 +92,9 @@ def test_tag_that_can_not_be_read_keeps_its_links_and_its_time(mirror: UsersMirr
     assert mirror.served() == model_tree(model)
 
 
-def corrupt(mirror: UsersMirror, path: str, old: bytes, new: bytes) -> None:
+def corrupt(server: HttpServer, path: str, old: bytes, new: bytes) -> None:
     """Let the master send `new` for `old` in the body of one page."""
-    inner = mirror.upstream.hub_faults.deliver
+    inner = server.deliver
 
     def deliver(connection: Connection, request: Request, response: Response) -> bool:
         if request.path == path:
@@ -92,7 +103,7 @@ def corrupt(mirror: UsersMirror, path: str, old: bytes, new: bytes) -> None:
             response = replace(response, content=content, start=0, length=None)
         return bool(inner(connection, request, response))
 
-    mirror.upstream.hub.deliver = deliver
+    server.deliver = deliver
 
 
 def test_name_that_only_the_listing_lost_stays_and_is_told(mirror: UsersMirror) -> None:
@@ -100,7 +111,7 @@ def test_name_that_only_the_listing_lost_stays_and_is_told(mirror: UsersMirror) 
     mirror.one_pass()
     model = mirror.upstream.model
     model.delete_flist("alice", "shop.flist")
-    corrupt(mirror, "/api/fileslist", b"blog.flist", b"bloh.flist")
+    corrupt(mirror.upstream.hub, "/api/fileslist", b"blog.flist", b"bloh.flist")
     for _ in range(2):
         with pytest.raises(PassIncompleteError, match=r"bloh\.flist"):
             mirror.one_pass()
@@ -114,7 +125,7 @@ def test_link_that_only_a_tag_s_page_lost_stays_and_is_told(mirror: UsersMirror)
     mirror.one_pass()
     model = mirror.upstream.model
     model.retarget_tag("tf-zos", "3.1", "more.flist", "tf-zos/zos-2.flist")
-    corrupt(mirror, "/api/flist/tf-zos/tags/3.1", b'"zos.flist"', b'"zor.flisu"')
+    corrupt(mirror.upstream.hub, "/api/flist/tf-zos/tags/3.1", b'"zos.flist"', b'"zor.flisu"')
     record = mirror.one_pass()
     assert mirror.served()["tf-zos/.tag-3.1/zos.flist"] == ("link", "../../tf-zos/zos-1.flist")
     assert record.broken.names == [
@@ -131,3 +142,25 @@ def test_names_that_went_are_asked_for_once(mirror: UsersMirror) -> None:
         before = engine.requests_sent
         engine.one_pass()
         assert engine.requests_sent - before == 1
+
+
+def test_kernel_that_only_the_list_of_images_lost_stays_and_is_told(tmp_path: Path) -> None:
+    model = UpstreamModel()
+    for number in range(3):
+        model.add_kernel(f"zos-{number}.efi", b"kernel %d" % number * 100, OLD)
+    directories = make_directories(tmp_path)
+    with Upstream(model) as upstream, opened(directories.state) as record:
+        spec = kernels_spec(upstream, run_modes=[])
+        reporter = make_reporter("kernels", directories, spec.source)
+        control = RunControl()
+        master = Master(spec.source, spec.http, control, backoff=spec.backoff)
+        engine = KernelsEngine(spec, directories, reporter, control, record, master)
+        engine.one_pass()
+        corrupt(upstream.bootstrap, "/api/images", b"zos-1.efi", b"zos-q.efi")
+        with pytest.raises(PassIncompleteError, match=r"zos-q\.efi"):
+            engine.one_pass()
+        assert (directories.kernels / "zos-1.efi").exists()
+        broken = reporter.record.broken.names
+        assert "zos-1.efi: not listed any more, but still served by the master" in broken
+        master.close()
+        reporter.close()
