@@ -78,6 +78,8 @@ def test_a_listing_that_no_0_db_gives_stops_the_job(
 
 def test_a_forged_cursor_that_does_not_advance_stops_the_job(mirror: FlistsMirror) -> None:
     def script(request: list[bytes]) -> bytes | None:
+        if request[0] == b"MGET":
+            return b"*1\r\n$-1\r\n"
         return page(FIRST, (KEY, 5, 1)) if request[0] in (b"SCAN", b"RSCAN") else None
 
     with ScriptedZdb(script) as master:
