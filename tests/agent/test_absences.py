@@ -51,10 +51,10 @@ def test_tag_that_is_newer_than_the_listing_keeps_its_links(mirror: UsersMirror)
     inner = mirror.upstream.hub_faults.deliver
     moves = 0
 
-    def move(connection: object, request: object, response: object) -> bool:
+    def move(connection: Connection, request: Request, response: Response) -> bool:
         nonlocal moves
-        delivered = bool(inner(connection, request, response))  # type: ignore[arg-type]
-        if getattr(request, "path", "") == "/api/fileslist":
+        delivered = bool(inner(connection, request, response))
+        if request.path == "/api/fileslist":
             moves += 1
             model.add_flist("tf-zos", f"newest-{moves}.flist", small(90 + moves), OLD)
             model.set_tag("tf-zos", "3.1", {"zos.flist": f"tf-zos/newest-{moves}.flist"})

@@ -153,7 +153,7 @@ def test_flags_are_parsed_together_and_anything_else_one_by_one(piece: int) -> N
         (b":1\r\n:12\r\n$2\r\n:0\r\n", [1, 12, b":0"]),
     ):
         pieces = iter([wire[at : at + piece] for at in range(0, len(wire), piece)])
-        parser = ReplyParser(lambda pieces=pieces: next(pieces))  # type: ignore[misc]
+        parser = ReplyParser(pieces.__next__)
         found = parser.replies(3)
         shown = [reply.reason if isinstance(reply, ZdbReplyError) else reply for reply in found]
         assert shown == expected

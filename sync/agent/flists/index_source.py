@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sync.agent.flists.channel import Channel, open_all
-from sync.agent.flists.lister import Edge, Scanner, Span, Walk
+from sync.agent.flists.lister import WALKS, Edge, Scanner, Span, Walk
 from sync.agent.flists.pages import Page
 from sync.agent.flists.planning import Mark
 from sync.contract.spec import FlistsSpec
@@ -75,13 +75,15 @@ class IndexSource:
     @property
     def idle_scanners(self) -> int:
         """Count the scanners for which no walk of a closed span is left."""
-        return len(self._scanners) - sum(2 for span in self.spans if span.down and not span.listed)
+        closed = sum(1 for span in self.spans if span.down and not span.listed)
+        return len(self._scanners) - WALKS * closed
 
     @property
     def divisible(self) -> bool:
         """Tell whether there is a span to divide and scanners for both parts."""
-        idle = self.idle_scanners >= 2  # noqa: PLR2004 - a span has two walks
-        return idle and any(span.down and not span.listed for span in self.spans)
+        return self.idle_scanners >= WALKS and any(
+            span.down and not span.listed for span in self.spans
+        )
 
     def divide(self, marks: Sequence[Mark]) -> None:
         """Cut spans at places in the index until no scanner is idle, or no mark is of use.

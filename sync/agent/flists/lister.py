@@ -20,6 +20,8 @@ from sync.agent.zdb.records import Cursor
 from sync.contract.spec import ZdbEndpoint
 
 _PONG_LIMIT: Final = 1 << 18
+# Of a closed span: upwards and downwards.
+WALKS: Final = 2
 
 
 @dataclass(slots=True)

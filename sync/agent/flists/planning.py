@@ -10,15 +10,17 @@ import contextlib
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sync.agent.flists.lister import Edge, Span
+from sync.agent.flists.lister import WALKS, Edge, Span
 from sync.agent.flists.pages import Entry
 from sync.agent.zdb import Cursor, ScanPage, ZdbConnection
 from sync.agent.zdb.connection import NO_MORE_DATA, scan_page
 from sync.agent.zdb.errors import ZdbError, ZdbReplyError
+from sync.agent.zdb.protocol import Reply
 from sync.contract.spec import FlistsSpec
 
 PUBLISHED_FILE: Final = "published.sqlite"
@@ -59,15 +61,15 @@ def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries:
 
     entries: how many the master has. Raises ZdbError.
     """
-    useful = scanners > 2 and entries >= _LEAST_ENTRIES  # noqa: PLR2004 - a span has two
-    last_page, found = _look(master, known_keys if useful else [])
+    useful = scanners > WALKS and entries >= _LEAST_ENTRIES
+    last_page, found = _last_page_and_marks(master, known_keys if useful else [])
     if last_page is None or not last_page.entries:
         return [Span(Edge(None))]
     entry = last_page.entries[-1]
     end = Edge(last_page.cursor, entry.key)
     top: Entry = (entry.key, b"%d" % entry.length_bytes, b"%d" % entry.timestamp)
     marks = [mark for mark in found if mark.cursor.position < last_page.cursor.position]
-    marks = _spread(marks, scanners // 2 - 1)
+    marks = _spread(marks, scanners // WALKS - 1)
     spans: list[Span] = []
     low = Edge(None)
     for cursor, marked in [*marks, Mark(last_page.cursor, top)]:
@@ -79,23 +81,31 @@ def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries:
 
 def marks_of(master: ZdbConnection, keys: list[bytes]) -> list[Mark]:
     """Places of those keys that the master has, in index order. Raises ZdbError."""
-    return _look(master, keys)[1]
+    return _marks(keys, list(master.pipeline(_questions(keys))))
 
 
-def _look(master: ZdbConnection, keys: list[bytes]) -> tuple[ScanPage | None, list[Mark]]:
-    """Ask for the last page of the index and for the places of keys, in one round trip."""
-    asked: list[tuple[bytes, ...]] = [(b"RSCAN",)]
-    asked += [(b"KEYCUR", key) for key in keys] + [(b"KEYTIME", key) for key in keys]
-    listed, *answers = master.pipeline(asked)
-    if isinstance(listed, ZdbReplyError) and listed.reason != NO_MORE_DATA:
-        raise listed
-    page = None if isinstance(listed, ZdbReplyError) else scan_page(listed)
+def _questions(keys: list[bytes]) -> list[tuple[bytes, ...]]:
+    return [(b"KEYCUR", key) for key in keys] + [(b"KEYTIME", key) for key in keys]
+
+
+def _marks(keys: list[bytes], answers: Sequence[Reply]) -> list[Mark]:
     found: list[Mark] = []
     for key, raw, timestamp in zip(keys, answers[: len(keys)], answers[len(keys) :], strict=True):
         if isinstance(raw, bytes) and isinstance(timestamp, int):
             cursor = Cursor(raw)
             found.append(Mark(cursor, (key, b"%d" % cursor.length_bytes, b"%d" % timestamp)))
-    return page, sorted(found, key=lambda mark: mark.cursor.position)
+    return sorted(found, key=lambda mark: mark.cursor.position)
+
+
+def _last_page_and_marks(
+    master: ZdbConnection, keys: list[bytes]
+) -> tuple[ScanPage | None, list[Mark]]:
+    """Ask for the last page of the index and for the places of keys, in one round trip."""
+    listed, *answers = master.pipeline([(b"RSCAN",), *_questions(keys)])
+    if isinstance(listed, ZdbReplyError) and listed.reason != NO_MORE_DATA:
+        raise listed
+    page = None if isinstance(listed, ZdbReplyError) else scan_page(listed)
+    return page, _marks(keys, answers)
 
 
 def _spread(marks: list[Mark], wanted: int) -> list[Mark]:
@@ -133,10 +143,10 @@ class Surveyor:
             # A master that fails is told of by those who copy from it.
             return [] if isinstance(found.exception(), ZdbError) else found.result()
         if wanted and now >= self._due_at:
-            self._found = self._pool.submit(self._marks)
+            self._found = self._pool.submit(self._look)
         return []
 
-    def _marks(self) -> list[Mark]:
+    def _look(self) -> list[Mark]:
         keys = published_keys(self._users_state, sample_size(self._spec.scanners))
         if not keys:
             return []
