@@ -10,7 +10,6 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -84,11 +83,11 @@ def marks_of(master: ZdbConnection, keys: list[bytes]) -> list[Mark]:
     return _marks(keys, list(master.pipeline(_questions(keys))))
 
 
-def _questions(keys: list[bytes]) -> list[tuple[bytes, ...]]:
+def _questions(keys: list[bytes]) -> list[tuple[bytes, bytes]]:
     return [(b"KEYCUR", key) for key in keys] + [(b"KEYTIME", key) for key in keys]
 
 
-def _marks(keys: list[bytes], answers: Sequence[Reply]) -> list[Mark]:
+def _marks(keys: list[bytes], answers: list[Reply]) -> list[Mark]:
     found: list[Mark] = []
     for key, raw, timestamp in zip(keys, answers[: len(keys)], answers[len(keys) :], strict=True):
         if isinstance(raw, bytes) and isinstance(timestamp, int):
