@@ -1,5 +1,6 @@
 """MGET replies that are not as listed: gone, overwritten, unreadable, refused, in any pieces."""
 
+import select
 import socket
 import time
 from dataclasses import dataclass
@@ -46,13 +47,22 @@ class Stored:
         return payload if self.named or key_of(payload) == self.key else None
 
 
-def fetch(batches: list[Batch], stream: bytes, pieces: list[int]) -> list[Fetched]:
-    """Give a fetcher its replies in pieces; returns what it delivered, SET requests joined."""
+def fetch(
+    batches: list[Batch], stream: bytes, pieces: list[int], *, keep: bool = False
+) -> list[Fetched]:
+    """Give a fetcher its replies in pieces; returns what it delivered.
+
+    keep: look at the SET requests of a batch only once all have come.
+    """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     delivered: list[Fetched] = []
 
     def deliver(fetched: Fetched) -> None:
+        if keep:
+            fetched.keep()
+            delivered.append(fetched)
+            return
         fetched.pieces = [b"".join(fetched.pieces)]
         kept = Fetched(fetched.batch)
         for name in ("keys", "pieces", "missing", "refused", "failed", "payload_bytes"):
@@ -68,8 +78,14 @@ def fetch(batches: list[Batch], stream: bytes, pieces: list[int]) -> list[Fetche
         for size in [*pieces, len(stream)]:
             theirs.sendall(stream[at : at + size])
             at += size
-            fetcher.on_readable()
+            read_all(fetcher)
     return delivered
+
+
+def read_all(fetcher: Fetcher) -> None:
+    """Give the fetcher turns as long as its socket has something."""
+    while select.select([fetcher.socket], [], [], 0)[0]:
+        fetcher.on_readable()
 
 
 def sets_in(fetched: Fetched) -> list[tuple[bytes, bytes, bytes]]:
@@ -102,9 +118,13 @@ STORED = st.builds(
     st.lists(STORED, min_size=1, max_size=25, unique_by=lambda stored: stored.key),
     st.integers(1, 6),
     st.lists(st.integers(1, 400), max_size=40),
+    st.booleans(),
 )
 def test_what_came_is_stored_and_what_did_not_is_told(
-    stored: list[Stored], batch_keys: int, pieces: list[int]
+    stored: list[Stored],
+    batch_keys: int,
+    pieces: list[int],
+    keep: bool,
 ) -> None:
     by_key = {one.key: one for one in stored}
     entries = [
@@ -117,7 +137,7 @@ def test_what_came_is_stored_and_what_did_not_is_told(
         % (len(batch.entries), b"".join(by_key[entry[0]].reply() for entry in batch.entries))
         for batch in batches
     )
-    delivered = fetch(batches, stream, pieces)
+    delivered = fetch(batches, stream, pieces, keep=keep)
     assert [fetched.batch for fetched in delivered] == batches
     requests = {key: (payload, at) for one in delivered for key, payload, at in sets_in(one)}
     expected = {
@@ -182,4 +202,4 @@ def fetch_slowly(batches: list[Batch], stream: bytes) -> None:
             fetcher.awaits(batch)
         for at in range(0, len(stream), 1 << 16):
             theirs.sendall(stream[at : at + (1 << 16)])
-            fetcher.on_readable()
+            read_all(fetcher)

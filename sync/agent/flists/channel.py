@@ -7,12 +7,13 @@ import struct
 import termios
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Final, TypeVar
 
 from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbTimeoutError
-from sync.agent.zdb.connection import NUDGE_SECONDS
+from sync.agent.zdb.connection import NUDGE_SECONDS, acknowledge
 from sync.contract.spec import ZdbEndpoint
 
 PING: Final = b"*1\r\n$4\r\nPING\r\n"
@@ -24,6 +25,10 @@ _TCP_INFO_BYTES: Final = 240
 _SAFE_WINDOW_BYTES: Final = 32 << 10
 _RESERVE_BYTES: Final = 16 << 10
 _PUSHED_BYTES: Final = 64
+# Beyond the round trips that opening took, silence of this length calls for a nudge.
+_NEAR_NUDGE_SECONDS: Final = 0.02
+# Pieces given to one sendmsg: well below IOV_MAX (1024), and more than any window holds.
+_SENT_PIECES: Final = 256
 # A few bytes at a time into a window that is nearly full cost more than they carry (RFC 813).
 _LEAST_SENT_BYTES: Final = 32 << 10
 # A single reply that comes slower than this never ends, or might as well.
@@ -60,15 +65,20 @@ class Channel:
     def __init__(
         self, role: str, endpoint: ZdbEndpoint, password: str | None, timeout_seconds: float
     ) -> None:
+        started = time.monotonic()
         connection = ZdbConnection.open(endpoint, password, timeout_seconds)
         where = f"{role} {endpoint.host}:{endpoint.port}"
         self._adopt(connection.hand_over(), where, timeout_seconds)
+        opening_seconds = time.monotonic() - started
+        self.nudge_seconds = min(NUDGE_SECONDS, opening_seconds + _NEAR_NUDGE_SECONDS)
 
     def _adopt(self, connected: socket.socket, where: str, timeout_seconds: float) -> None:
         """Take over a connected, non-blocking socket."""
         self.socket = connected
         self.where = where
         self.timeout_seconds = timeout_seconds
+        # Silence while replies are awaited that calls for a nudge: longer than any round trip.
+        self.nudge_seconds = NUDGE_SECONDS
         self.outgoing: deque[memoryview] = deque()
         self.outgoing_bytes = 0
         self.heard_at = time.monotonic()
@@ -96,13 +106,22 @@ class Channel:
 
     def send(self, data: bytes) -> None:
         """Queue bytes and send what the socket takes."""
+        self.send_pieces([data])
+
+    def send_pieces(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """Queue pieces of a request, uncopied, and send what the socket takes.
+
+        What a view shows has to stay as it is until the request is answered.
+        """
         if not self.awaiting():
             self.heard_at = time.monotonic()
             self.nudged = False
             self.progressed()
-        self.outgoing.append(memoryview(data))
-        self.outgoing_bytes += len(data)
-        if len(self.outgoing) == 1:
+        was_empty = not self.outgoing
+        waiting = [memoryview(piece) for piece in pieces if piece]
+        self.outgoing.extend(waiting)
+        self.outgoing_bytes += sum(map(len, waiting))
+        if was_empty:
             self.on_writable()
 
     def on_writable(self) -> None:
@@ -114,17 +133,33 @@ class Channel:
         self.blocked = False
         try:
             while self.outgoing and (room := self._room()) > 0:
-                data = self.outgoing[0]
-                sent = self.socket.send(data[:room])
-                self.outgoing_bytes -= sent
-                if sent < len(data):
-                    self.outgoing[0] = data[sent:]
-                else:
-                    self.outgoing.popleft()
+                self._sent(self.socket.sendmsg(self._first_bytes(room)))
         except BlockingIOError:
             self.blocked = True
         except OSError as error:
             raise self.lost(error) from error
+
+    def _first_bytes(self, limit: int) -> list[memoryview]:
+        """Return what waits, in order, up to so many bytes."""
+        pieces: list[memoryview] = []
+        for piece in islice(self.outgoing, _SENT_PIECES):
+            if len(piece) >= limit:
+                pieces.append(piece[:limit])
+                break
+            pieces.append(piece)
+            limit -= len(piece)
+        return pieces
+
+    def _sent(self, count: int) -> None:
+        """Forget the first `count` bytes of what waits."""
+        self.outgoing_bytes -= count
+        while count:
+            piece = self.outgoing[0]
+            if count < len(piece):
+                self.outgoing[0] = piece[count:]
+                return
+            count -= len(piece)
+            self.outgoing.popleft()
 
     def _room(self) -> int:
         unsent = array.array("i", [0])
@@ -140,17 +175,12 @@ class Channel:
 
     def _push(self) -> None:
         """Send a few bytes of what waits into the reserve: as good a nudge as a PING."""
-        data = self.outgoing[0]
         try:
-            sent = self.socket.send(data[:_PUSHED_BYTES])
+            self._sent(self.socket.sendmsg(self._first_bytes(_PUSHED_BYTES)))
         except BlockingIOError:
             return
         except OSError as error:
             raise self.lost(error) from error
-        self.outgoing_bytes -= sent
-        self.outgoing[0] = data[sent:]
-        if sent == len(data):
-            self.outgoing.popleft()
 
     def receive_into(self, view: memoryview) -> int:
         """Fill the view from the socket; 0 when there is nothing now. Raises when it is closed."""
@@ -162,6 +192,7 @@ class Channel:
             raise self.lost(error) from error
         if count == 0:
             raise ZdbConnectionError(f"{self.where} closed the connection")
+        acknowledge(self.socket)
         self.heard()
         self._partial_bytes += count
         return count
@@ -176,6 +207,7 @@ class Channel:
             raise self.lost(error) from error
         if not data:
             raise ZdbConnectionError(f"{self.where} closed the connection")
+        acknowledge(self.socket)
         self.heard()
         self._partial_bytes += len(data)
         return data
@@ -199,7 +231,7 @@ class Channel:
         if silent_seconds > self.timeout_seconds:
             raise ZdbTimeoutError(f"{self.where}: no reply in {self.timeout_seconds:g} s")
         self._check_trickle(now)
-        if silent_seconds <= NUDGE_SECONDS:
+        if silent_seconds <= self.nudge_seconds:
             return
         if self.outgoing:
             self._push()

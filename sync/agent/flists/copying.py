@@ -1,10 +1,12 @@
 """The copy loop: listed pages in, batches through MGET, hash check and SET, acknowledgements out.
 
 One thread and one selector; every stage is bounded. What is in flight: `connections` x `batches`
-batches of about `batch_bytes` asked of the master, and as much again towards the slave. When the
-slave is slow the loop stops reading from the master, whose queue holds no more than was asked.
+batches of about `batch_bytes` asked of the master, and towards the slave what it acknowledges late.
+When the slave is slow the loop stops reading from the master, whose queue holds no more than was
+asked. One batch is read at a time, so that the slave works on it while the next one comes.
 """
 
+import select
 import selectors
 import time
 from collections import deque
@@ -13,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from sync.agent.flists.channel import Channel, open_all
-from sync.agent.flists.fetcher import Fetched, Fetcher
+from sync.agent.flists.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.flists.pages import Batch, Entry, Page, cut
 from sync.agent.flists.throttle import Throttle
 from sync.agent.flists.writer import Prober, Stored, Writer
@@ -25,6 +27,8 @@ _OPEN_ENTRIES: Final = 12_000
 _WINDOW_LOOK_SECONDS: Final = 0.001
 _PROBED_PAGES: Final = 8
 _UNACKNOWLEDGED_BYTES: Final = 4 << 20
+# Looks at the master's connections before the others have their turn, if no batch completes.
+_TURNS: Final = 8
 
 
 @dataclass
@@ -71,6 +75,11 @@ class CopyLoop:
         self.on_listed: Callable[[Page], None] = lambda _: None
         self._null_sink = null_sink
         self._selector = selectors.DefaultSelector()
+        # The fetchers have a selector of their own, a member of the other one while they are read.
+        # It gives them in turn: the kernel puts one that is not empty yet behind the others.
+        self._fetching = select.epoll()
+        self._by_descriptor: dict[int, Fetcher] = {}
+        self._delivered = False
         self._channels: dict[Channel, int] = {}
         self._probe_queue: deque[Page] = deque()
         self._ready: deque[Batch] = deque()
@@ -87,22 +96,27 @@ class CopyLoop:
             self._watch(self.writer)
             self.prober = Prober(spec.local_zdb, password, timeout, self._on_probed)
             self._watch(self.prober)
+            buffers = Buffers()
             self.fetchers: list[Fetcher] = open_all(
-                lambda: Fetcher(spec.source, timeout, spec.batches, self._on_fetched),
+                lambda: Fetcher(spec.source, timeout, spec.batches, self._on_fetched, buffers),
                 spec.connections,
             )
             for fetcher in self.fetchers:
-                self._watch(fetcher)
+                self._watch_fetcher(fetcher)
+            self._selector.register(self._fetching, selectors.EVENT_READ)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """End every connection."""
+        for fetcher in self._by_descriptor.values():
+            fetcher.close()
         for channel in list(self._channels):
             self.unwatch(channel)
             channel.close()
         self._selector.close()
+        self._fetching.close()
 
     def _watch(self, channel: Channel) -> None:
         self._selector.register(channel.socket, selectors.EVENT_READ, channel)
@@ -134,9 +148,9 @@ class CopyLoop:
 
     def step(self, until: float) -> None:
         """Work until something changes or `until` (monotonic), one tick at most."""
-        self._drive(until)
         self._pull()
         self._issue()
+        self._drive(until)
         if self._acknowledged and self.source:
             self._acknowledged = False
             self.source.acknowledged()
@@ -144,44 +158,75 @@ class CopyLoop:
     def check_times(self) -> None:
         """Nudge and time out; to be called every few ticks."""
         now = time.monotonic()
-        for channel in self._channels:
+        for channel in (*self._channels, *self.fetchers):
             channel.check_time(now)
 
     def _drive(self, until: float) -> None:
         patience = max(0.0, min(TICK_SECONDS, until - time.monotonic()))
-        starved = [channel for channel in self._channels if channel.outgoing]
+        starved = [channel for channel in (*self._channels, *self.fetchers) if channel.outgoing]
         if any(not channel.blocked for channel in starved):
             patience = min(patience, _WINDOW_LOOK_SECONDS)
-        for key, events in self._selector.select(patience):
-            channel: Channel = key.data
-            if events & selectors.EVENT_WRITE:
-                channel.on_writable()
-            if events & selectors.EVENT_READ:
-                channel.on_readable()
+        fetching = self._turn(patience)
         for channel in starved:
             if not channel.blocked:
                 channel.on_writable()
         self._hold(self.writer.unacknowledged_bytes > _UNACKNOWLEDGED_BYTES)
+        if fetching and not self._held:
+            self._fetch()
         for channel, known in self._channels.items():
-            wanted = 0 if channel.held else selectors.EVENT_READ
-            if channel.blocked:
-                wanted |= selectors.EVENT_WRITE
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.blocked else 0)
             if wanted != known:
-                self._rewatch(channel, known, wanted)
+                self._selector.modify(channel.socket, wanted, channel)
+                self._channels[channel] = wanted
 
-    def _rewatch(self, channel: Channel, known: int, wanted: int) -> None:
-        if known == 0:
-            self._selector.register(channel.socket, wanted, channel)
-        elif wanted == 0:
-            self._selector.unregister(channel.socket)
-        else:
-            self._selector.modify(channel.socket, wanted, channel)
-        self._channels[channel] = wanted
+    def _turn(self, patience: float) -> bool:
+        """Look after all but the fetchers; tell whether one of those has something."""
+        fetching = False
+        for key, events in self._selector.select(patience):
+            channel: Channel | None = key.data
+            if channel is None:
+                fetching = True
+                continue
+            if events & selectors.EVENT_WRITE:
+                channel.on_writable()
+            if events & selectors.EVENT_READ:
+                channel.on_readable()
+        return fetching
+
+    def _fetch(self) -> None:
+        """Read from the master, one connection after the other, until a batch is complete."""
+        self._delivered = False
+        for _ in range(_TURNS):
+            ready = self._fetching.poll(0, 1)
+            if not ready:
+                return
+            fetcher = self._by_descriptor[ready[0][0]]
+            if ready[0][1] & select.EPOLLOUT:
+                fetcher.on_writable()
+                self._rewatch(fetcher)
+            if ready[0][1] & ~select.EPOLLOUT:
+                fetcher.on_readable()
+            if self._delivered:
+                return
+
+    def _watch_fetcher(self, fetcher: Fetcher) -> None:
+        descriptor = fetcher.socket.fileno()
+        self._by_descriptor[descriptor] = fetcher
+        self._fetching.register(descriptor, select.EPOLLIN)
+
+    def _rewatch(self, fetcher: Fetcher) -> None:
+        """Wait for room in the socket where there is none."""
+        wanted = select.EPOLLIN | (select.EPOLLOUT if fetcher.blocked else 0)
+        self._fetching.modify(fetcher.socket.fileno(), wanted)
 
     def _hold(self, held: bool) -> None:
         if held == self._held:
             return
         self._held = held
+        if held:
+            self._selector.unregister(self._fetching)
+        else:
+            self._selector.register(self._fetching, selectors.EVENT_READ)
         for fetcher in self.fetchers:
             fetcher.held = held
             fetcher.heard()
@@ -235,10 +280,13 @@ class CopyLoop:
             if not self._throttle.admit(ready[0].payload_bytes):
                 return False
             fetcher.ask(ready.popleft())
+            if fetcher.outgoing:
+                self._rewatch(fetcher)
         return True
 
     def _on_fetched(self, fetched: Fetched) -> None:
         counters = self.counters
+        self._delivered = True
         counters.missing_items += len(fetched.missing)
         counters.refused += fetched.refused
         counters.unreadable += fetched.failed

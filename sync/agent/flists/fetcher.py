@@ -21,23 +21,64 @@ _LONGEST_LINE_BYTES: Final = 256
 _LARGEST_REPLY_BYTES: Final = 128 << 20
 # By how much a reply of keys that prove themselves may be longer than listed: those are refused.
 _LARGEST_SURPLUS_BYTES: Final = 16 << 20
+_SMALLEST_BUFFER_BYTES: Final = 64 << 10
+# Enough for what the mirror has not acknowledged (batches of 1 MiB); larger ones are not kept.
+_SPARE_BUFFERS: Final = 8
+_LARGEST_SPARE_BYTES: Final = 4 << 20
 _HEAD: Final = b"*4\r\n$3\r\nSET\r\n$16\r\n%b\r\n$%b\r\n"
 _TAIL: Final = b"\r\n$%d\r\n%b\r\n"
 _TAIL_AND_HEAD: Final = _TAIL + _HEAD
 _blake2b: Final = hashlib.blake2b
 
 
+class Buffers:
+    """Receive buffers that are used again: fresh memory costs as much as copying into it.
+
+    For one thread; what is kept is bounded in number and size.
+    """
+
+    def __init__(self) -> None:
+        self._spare: list[bytearray] = []
+
+    def take(self, least_bytes: int) -> bytearray:
+        """Return a buffer of at least that size."""
+        for index, buffer in enumerate(self._spare):
+            if len(buffer) >= least_bytes:
+                return self._spare.pop(index)
+        return bytearray(max(least_bytes, _SMALLEST_BUFFER_BYTES))
+
+    def give(self, buffer: bytearray) -> None:
+        """Take back a buffer that nobody looks at any more."""
+        if len(self._spare) < _SPARE_BUFFERS and len(buffer) <= _LARGEST_SPARE_BYTES:
+            self._spare.append(buffer)
+
+
 class Fetched:
     """What one MGET gave: the SET requests of what proved itself, and what did not.
 
-    missing: keys that the master has no more. refused: keys whose payload has another hash.
-    failed: keys that the master could not read.
+    pieces: valid while they are delivered; after `keep`, until `release`. missing: keys that the
+    master has no more. refused: keys whose payload has another hash. failed: keys that the master
+    could not read.
     """
 
-    __slots__ = ("batch", "failed", "keys", "missing", "payload_bytes", "pieces", "refused")
+    __slots__ = (
+        "_buffer",
+        "_buffers",
+        "batch",
+        "failed",
+        "kept",
+        "keys",
+        "missing",
+        "payload_bytes",
+        "pieces",
+        "refused",
+    )
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, buffers: Buffers | None = None) -> None:
         self.batch = batch
+        self.kept = False
+        self._buffers = buffers
+        self._buffer: bytearray | None = None
         self.keys: list[bytes] = []
         self.pieces: list[bytes | memoryview] = []
         self.payload_bytes = 0
@@ -45,11 +86,27 @@ class Fetched:
         self.refused: list[bytes] = []
         self.failed: list[bytes] = []
 
+    def keep(self) -> None:
+        """Keep the pieces valid beyond their delivery, until `release`."""
+        self.kept = True
+
+    def release(self) -> None:
+        """Give up the pieces."""
+        self.pieces = []
+        if self._buffers is not None and self._buffer is not None:
+            self._buffers.give(self._buffer)
+        self._buffer = None
+
+    def hold(self, buffer: bytearray) -> None:
+        """Take over what the pieces show, which nobody else writes to from now on."""
+        self._buffer = buffer
+
 
 class Fetcher(Channel):
     """One connection that fetches; `depth` batches are asked for ahead of what came.
 
-    deliver: called with every batch that came, in the order they were asked for.
+    deliver: called with every batch that came, in the order they were asked for. buffers: shared
+    with the other connections of the same thread.
     """
 
     least_bytes_per_second = TRICKLE_BYTES_PER_SECOND
@@ -60,25 +117,27 @@ class Fetcher(Channel):
         timeout_seconds: float,
         depth: int,
         deliver: Callable[[Fetched], None],
+        buffers: Buffers | None = None,
     ) -> None:
         super().__init__("master", endpoint, None, timeout_seconds)
-        self._begin_anew(depth, deliver)
+        self._begin_anew(depth, deliver, buffers or Buffers())
 
     @classmethod
     def over(cls, connected: socket.socket, depth: int, deliver: Callable[[Fetched], None]) -> Self:
         """Make one over a connected, non-blocking socket (tests)."""
         fetcher = cls.__new__(cls)
         fetcher._adopt(connected, "master", 1.0)  # noqa: SLF001 - of this class
-        fetcher._begin_anew(depth, deliver)  # noqa: SLF001 - of this class
+        fetcher._begin_anew(depth, deliver, Buffers())  # noqa: SLF001 - of this class
         return fetcher
 
-    def _begin_anew(self, depth: int, deliver: Callable[[Fetched], None]) -> None:
+    def _begin_anew(self, depth: int, deliver: Callable[[Fetched], None], buffers: Buffers) -> None:
         self.depth = depth
         self._deliver = deliver
+        self._buffers = buffers
         # What is on the wire, in order: batches, and None for a PING of ours.
         self._awaited: deque[Batch | None] = deque()
         self._batches = 0
-        self._buffer = bytearray(1 << 16)
+        self._buffer = buffers.take(_SMALLEST_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._filled = 0
         self._total = 0
@@ -120,6 +179,9 @@ class Fetcher(Channel):
 
     @override
     def on_readable(self) -> None:
+        """Take what the socket has of one batch: others are to be looked after before the next."""
+        if not self._awaited and self.receive(1):
+            raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
         while self._awaited:
             # What was read beyond the last reply may be all there is of this one.
             carried = self._index < 0 and self._filled > 0
@@ -132,10 +194,10 @@ class Fetcher(Channel):
                 self._filled += count
             if self._parse():
                 self._end()
+                if self._filled == 0:
+                    return
             elif self._filled >= self._total:
                 self._expect(self._filled + 1)
-        if not self._awaited and self.receive(1):
-            raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
 
     def _begin(self, head: Batch | None) -> None:
         self._index = 0
@@ -152,7 +214,7 @@ class Fetcher(Channel):
         if not head.ordered:
             self._ends = ends[1:]
             self._most = min(self._most, ends[-1] + _LARGEST_SURPLUS_BYTES)
-        self._result = Fetched(head)
+        self._result = Fetched(head, self._buffers)
 
     def _expect(self, total: int) -> None:
         """Make room for `total` bytes of the current reply; what was read stays."""
@@ -160,10 +222,14 @@ class Fetcher(Channel):
             raise ZdbProtocolError(f"{self.where}: a reply of {total} bytes passes the limit")
         self._total = total
         if total > len(self._buffer):
-            grown = bytearray(max(total, 2 * len(self._buffer)))
-            grown[: self._filled] = self._view[: self._filled]
-            self._buffer = grown
-            self._view = memoryview(grown)
+            self._change_buffer(max(total, 2 * len(self._buffer)), self._filled)
+
+    def _change_buffer(self, least_bytes: int, filled: int, start: int = 0) -> None:
+        """Go on in another buffer with what was read from `start` on."""
+        other = self._buffers.take(least_bytes)
+        other[:filled] = self._view[start : start + filled]
+        self._buffer = other
+        self._view = memoryview(other)
 
     def _parse(self) -> bool:
         """Take what has arrived of the current reply; True when it is complete."""
@@ -330,19 +396,20 @@ class Fetcher(Channel):
 
     def _end(self) -> None:
         result = self._result
-        taken = self._at
         self.progressed()
         self._awaited.popleft()
         if result is not None:
             self._batches -= 1
             self._deliver(result)
-            result.pieces.clear()
         # What was read beyond this reply, because it became shorter, begins the next one.
-        rest = self._filled - taken
-        if rest:
-            self._buffer[:rest] = bytes(self._view[taken : self._filled])
-            if not self._awaited:
-                raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
+        rest = self._filled - self._at
+        if result is not None and result.kept:
+            result.hold(self._buffer)
+            self._change_buffer(len(self._buffer), rest, self._at)
+        elif rest:
+            self._buffer[:rest] = bytes(self._view[self._at : self._filled])
+        if rest and not self._awaited:
+            raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
         self._filled = rest
         self._index = -1
         self._result = None

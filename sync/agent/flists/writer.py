@@ -26,6 +26,9 @@ FULL: Final = (
     "Cannot write index right now",
     "No space left on this namespace",
 )
+# Chunks of this mean size and more are sent from where they were received. Smaller ones are joined:
+# that is cheaper than to look after so many pieces.
+_UNCOPIED_BYTES: Final = 8 << 10
 _NIL: Final = b"$-1\r\n"
 _LENGTH: Final = b"*2\r\n$6\r\nLENGTH\r\n$%d\r\n%b\r\n"
 
@@ -93,10 +96,17 @@ class Writer(Channel):
 
     def store(self, fetched: Fetched) -> None:
         """Send the SET requests of a fetched batch."""
-        data = b"".join(fetched.pieces)
-        self.send(data)
-        self._awaited.append(_Awaited(fetched, len(data)))
-        self.unacknowledged_bytes += len(data)
+        if fetched.payload_bytes >= _UNCOPIED_BYTES * len(fetched.keys):
+            fetched.keep()
+            size = sum(map(len, fetched.pieces))
+            self.send_pieces(fetched.pieces)
+        else:
+            data = b"".join(fetched.pieces)
+            fetched.pieces = []
+            size = len(data)
+            self.send(data)
+        self._awaited.append(_Awaited(fetched, size))
+        self.unacknowledged_bytes += size
 
     @override
     def on_readable(self) -> None:
@@ -172,6 +182,7 @@ class Writer(Channel):
         items = len(head.fetched.keys)
         new_items = items - head.known_items
         new_bytes = head.fetched.payload_bytes * new_items // max(1, items)
+        head.fetched.release()
         self._deliver(Stored(head.fetched.batch, new_items, new_bytes))
 
 
