@@ -23,10 +23,14 @@ SECRET_PATH: Final = f"{SECRETS}/zdb/{ZDB_ADMIN_FILE}"
 _SECRETS_MOUNT: Final = "/secrets"
 # RESP as redis sends it; `busybox` by name, as an image need not have its applets linked. The
 # asterisk begins a second request: zdbd does not look further after a read that ends with a whole
-# one, would miss the end of the connection, and the probe would wait for it for ever.
+# one, would miss the end of the connection, and the probe would wait for it for ever. A probe that
+# does so all the same ends by itself: an engine gives up the shell, not what the shell started.
 HEALTH: Final = (
     "CMD-SHELL",
-    f"printf '*1\\r\\n$4\\r\\nPING\\r\\n*' | busybox nc 127.0.0.1 {PORT} | grep -q PONG",
+    (
+        r"printf '*1\r\n$4\r\nPING\r\n*'"
+        f" | busybox timeout 5 busybox nc 127.0.0.1 {PORT} | grep -q PONG"
+    ),
 )
 
 

@@ -24,7 +24,7 @@ from sync.contract.status import StatusRecord
 from tests.sandbox.host import dockerd, images
 from tests.sandbox.host.dockerd import PROJECT
 from tests.sandbox.host.processes import wait_until
-from tests.sandbox.host.pulumi import Workspace
+from tests.sandbox.host.pulumi import PulumiError, Workspace
 from tests.sandbox.host.world import Wan
 from tests.sandbox.upstream import Upstream
 
@@ -99,8 +99,12 @@ class MirrorStack:
         return self.workspace.run(*arguments, "--stack", self.name, check=check)
 
     def up(self, *arguments: str) -> str:
-        """Run `pulumi up`."""
-        return self.pulumi("up", "--yes", "--skip-preview", *arguments)
+        """Run `pulumi up`; what fails tells of the containers that are not well."""
+        try:
+            return self.pulumi("up", "--yes", "--skip-preview", *arguments)
+        except PulumiError as error:
+            error.add_note(self.ailing())
+            raise
 
     def preview(self, *arguments: str) -> list[dict[str, Any]]:
         """Return the steps of a preview that change something."""
@@ -150,6 +154,21 @@ class MirrorStack:
         with contextlib.closing(self.client()) as client:
             found = client.containers.list(all=True, filters={"name": f"^/{prefix}"})
             return {str(container.name).removeprefix(prefix): container for container in found}
+
+    def ailing(self) -> str:
+        """Tell state, last probes and last words of each container that is not healthy."""
+        told: list[str] = []
+        for service, container in sorted(self.containers().items()):
+            state = container.attrs["State"]
+            health = state.get("Health", {})
+            if state["Status"] == "running" and health.get("Status") == "healthy":
+                continue
+            facts = {key: state.get(key) for key in ("Status", "ExitCode", "OOMKilled", "Error")}
+            facts |= {"Restarts": container.attrs["RestartCount"], "Health": health.get("Status")}
+            probes = [(probe["ExitCode"], probe["Output"]) for probe in health.get("Log", [])[-3:]]
+            log = container.logs(tail=40).decode(errors="replace")
+            told.append(f"{service}: {facts}\n  probes: {probes}\n{log}")
+        return "\n".join(told) or "every container that was made is healthy"
 
     def networks(self) -> list[str]:
         """Return the names of the stack's networks on the engine."""

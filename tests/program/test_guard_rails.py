@@ -131,7 +131,7 @@ def test_0db_is_never_open(declared: Declared) -> None:
 
 def test_0dbs_probe_leaves_a_request_open_so_that_zdbd_sees_its_end(mirror: Declared) -> None:
     (_, line) = mirror.containers()["zdb"]["healthcheck"]["tests"]
-    assert r"PING\r\n*' | busybox nc 127.0.0.1 9900" in line
+    assert r"PING\r\n*' | busybox timeout 5 busybox nc 127.0.0.1 9900" in line
 
 
 def test_only_edge_and_0db_are_reachable_from_outside(declared: Declared) -> None:
