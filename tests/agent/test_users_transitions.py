@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from sync.agent.passes import PassIncompleteError
+from sync.agent.users.listing import Name
+from sync.agent.users.tree import Tree
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_of import small
 from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
@@ -193,3 +195,34 @@ def test_links_to_what_the_operator_deselects_go_without_asking(mirror: UsersMir
     for _ in range(3):
         mirror.one_pass()
     assert mirror.served() == {}
+
+
+def test_links_that_go_together_go_before_what_they_lead_to(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain of links, a link inside a tag and taglinks to it: none ever dangles."""
+    model = mirror.upstream.model
+    mirror.settings |= {"removal_floor_items": 100}
+    model.set_link("alice", "k.flist", "a.flist")
+    model.set_link("alice", "l.flist", "k.flist")
+    model.set_link("alice", "j.flist", "l.flist")
+    model.set_tag("alice", "1", {"x.flist": "alice/j.flist"})
+    model.set_taglink("alice", "latest", "alice", "1")
+    model.set_taglink("alice", "a-first", "alice", "1")
+    mirror.one_pass()
+    assert mirror.served() == model_tree(model)
+    for name in ("j.flist", "k.flist", "l.flist", ".tag-1", "latest", "a-first"):
+        model.delete_flist("alice", name)
+    order: list[str] = []
+    remove = Tree.remove
+
+    def watched(tree: Tree, name: Name) -> None:
+        remove(tree, name)
+        order.append(str(name))
+        assert not dangling(mirror), f"after {order}"
+
+    monkeypatch.setattr(Tree, "remove", watched)
+    mirror.one_pass()
+    assert order[:2] == ["alice/latest", "alice/a-first"]
+    assert order[2:] == ["alice/tags/1/x.flist", "alice/j.flist", "alice/l.flist", "alice/k.flist"]
+    assert mirror.served() == model_tree(model)

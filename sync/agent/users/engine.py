@@ -20,7 +20,7 @@ from sync.agent.users import deciding, links
 from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.content import Failure, Outcome, Pipeline
 from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
-from sync.agent.users.links import LONGEST_CHAIN, LinkPlan
+from sync.agent.users.links import LinkPlan
 from sync.agent.users.listing import Link, Listing, Name, Regular, Source, Tag, page_path
 from sync.agent.users.published import Published
 from sync.agent.users.publishing import Publisher
@@ -313,7 +313,8 @@ class UsersEngine:
         links_gone = [name for name in links_gone if name not in work.doubted]
         flists_gone = [name for name in flists_gone if name not in work.doubted]
         needed = links.needed(publisher.links, links_gone, listing.tags.keys())
-        publisher.remove_links(name for name in links_gone if name not in needed)
+        going = [name for name in links_gone if name not in needed]
+        publisher.remove_links(links.outermost_first(publisher.links, going))
         led_to = publisher.led_to()
         expired = [name for name in flists_gone if self._expired(name)]
         work.held = len(needed) + sum(1 for name in expired if name in led_to)
@@ -367,12 +368,8 @@ class UsersEngine:
 
     def _is_deselected(self, name: Name) -> bool:
         """Tell whether the operator deselected a served name, or what its links lead to."""
-        for _ in range(LONGEST_CHAIN):
-            link = self._publisher.links.get(name)
-            if link is None or deciding.deselected(self._spec, name):
-                break
-            name = link.target
-        return deciding.deselected(self._spec, name)
+        chain = links.chain_of(self._publisher.links, name)
+        return any(deciding.deselected(self._spec, one) for one in chain)
 
     def _is_retained(self, name: Name) -> bool:
         known = self._publisher.flists.get(name)

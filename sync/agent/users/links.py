@@ -1,12 +1,47 @@
-"""When a link becomes visible: after what it leads to, never before."""
+"""When a link becomes visible: after what it leads to, never before; and it goes before that."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from sync.agent.users.listing import Link, Listing, Name
 
 LONGEST_CHAIN: Final = 16
+
+
+def chain_of(
+    links: Mapping[Name, Link], name: Name, longest: int = LONGEST_CHAIN
+) -> Iterator[Name]:
+    """Yield a name and what it leads to, link by link, through `longest` links at most."""
+    yield name
+    for _ in range(longest):
+        link = links.get(name)
+        if link is None:
+            return
+        name = link.target
+        yield name
+
+
+def end_of(links: Mapping[Name, Link], link: Link) -> Name | None:
+    """Return the flist or tag, Name(REPO, "", T), that a link leads to through those in `links`.
+
+    Returns None where they go in a loop or are more than LONGEST_CHAIN.
+    """
+    *_, end = chain_of(links, link.target, LONGEST_CHAIN - 1)
+    return None if end in links else end
+
+
+def outermost_first(links: Mapping[Name, Link], names: Iterable[Name]) -> list[Name]:
+    """Sort served links so that each comes before what it leads to, and a taglink before its tag.
+
+    links: all that are served. The other order would leave links that lead nowhere for a moment.
+    """
+
+    def outwards(name: Name) -> tuple[bool, int, Name]:
+        *_, end = chain = list(chain_of(links, name))
+        return not end.name, len(chain), name
+
+    return sorted(names, key=outwards, reverse=True)
 
 
 @dataclass
@@ -52,18 +87,12 @@ def plan(listing: Listing, tag_links: Iterable[Link]) -> LinkPlan:
 
 def _fault(listing: Listing, link: Link) -> str:
     """Return why a link can not be followed, or nothing."""
-    target = link.target
-    for _ in range(LONGEST_CHAIN):
-        if not target.name:
-            there = (target.repository, target.tag) in listing.tags
-            return "" if there else "no such tag"
-        if target in listing.regulars:
-            return ""
-        following = listing.links.get(target)
-        if following is None:
-            return "no such flist"
-        target = following.target
-    return "a loop of links"
+    end = end_of(listing.links, link)
+    if end is None:
+        return "a loop of links"
+    if end.name:
+        return "" if end in listing.regulars else "no such flist"
+    return "" if (end.repository, end.tag) in listing.tags else "no such tag"
 
 
 def needed(

@@ -234,7 +234,7 @@ class Publisher:
     # Removals
 
     def remove_links(self, names: Iterable[Name]) -> None:
-        """Take links away, before what they lead to."""
+        """Take links away in this order: each before what it leads to."""
         for name in names:
             self._tree.remove(name)
             with self._record.transaction():
