@@ -135,6 +135,12 @@ class UsersMirror:
         self.close()
 
 
+def dangling(mirror: UsersMirror) -> list[str]:
+    """Return the served links that lead nowhere."""
+    users = mirror.directories.public / "users"
+    return [str(path) for path in users.rglob("*") if path.is_symlink() and not path.exists()]
+
+
 def users_mirror(root: Path, upstream: Upstream, **settings: Any) -> UsersMirror:
     """Return a new, empty mirror below `root`."""
     zdb = ZdbServer(Store(Settings(admin=PASSWORD, protect=True)))

@@ -13,7 +13,7 @@ from sync.agent.users.listing import Name
 from sync.agent.users.tree import Tree
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_of import small
-from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
+from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror
 from tests.agent.scripted import Answer, ScriptedServer
 from tests.sandbox.flist import Backend as PackedBackend
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
@@ -43,12 +43,6 @@ def withhold(model: UpstreamModel, name: str, number: int) -> None:
     """Give alice a flist, one of whose chunks the master lacks."""
     model.add_flist("alice", name, small(number), OLD + number * DAY)
     model.drop_chunk(min(model.chunk_keys("alice", name)))
-
-
-def dangling(mirror: UsersMirror) -> list[str]:
-    """Return the served links that lead nowhere."""
-    users = mirror.directories.public / "users"
-    return [str(path) for path in users.rglob("*") if path.is_symlink() and not path.exists()]
 
 
 def test_link_to_a_link_that_is_served_already_is_published(mirror: UsersMirror) -> None:

@@ -1,6 +1,7 @@
 """One pass of the users job: list, decide, fetch, publish, link, remove."""
 
 import logging
+import sqlite3
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,7 @@ _DAY_SECONDS: Final = 86_400.0
 _REPORT_SECONDS: Final = 0.5
 _CONFIRMED: Final = "removal_confirmation"
 _DANGLING: Final = "dangling"
+_UNKNOWN_GENERATION: Final = -1.0
 
 
 @dataclass
@@ -73,7 +75,7 @@ class UsersEngine:
         self._stack = ExitStack()
         with one_at_a_time(directories.state):
             self._open(spec, directories, control)
-        self._generation = -1.0
+        self._generation = _UNKNOWN_GENERATION
         self._conditions: dict[str, str] = {}
         self._listing = Listing()
         self._refused_logged: set[str] = set()
@@ -121,7 +123,12 @@ class UsersEngine:
         PassIncompleteError when some flist could not be had, JobPaused when too much vanished.
         """
         with one_at_a_time(self._directories.state):
-            self._one_pass()
+            try:
+                self._one_pass()
+            except (OSError, sqlite3.Error):
+                # The record may lack what was done on the disk just before.
+                self._generation = _UNKNOWN_GENERATION
+                raise
 
     def _one_pass(self) -> None:
         self._chunks.forget()

@@ -26,7 +26,9 @@ class Publisher:
     """Keeps tree, record and the table of named chunks in step; every step survives a kill.
 
     Keys are in `published` before a flist that names them is served, and leave it after the
-    flist is gone. A kill between rename and record costs one more fetch, nothing else.
+    flist is gone. A kill between rename and record costs one more fetch, nothing else. `flists`
+    and `links` follow the disk: they tell what is served also where the record could not be
+    written, until `adopt` has made it agree.
     """
 
     def __init__(self, tree: Tree, record: Record, published: Published) -> None:
@@ -88,7 +90,7 @@ class Publisher:
         for name, flist in list(self.flists.items()):
             if name not in seen or not self._tree.is_file(name):
                 self._forget_flist(name)
-            elif not self._tree.is_file(name, flist.published_bytes):
+            elif not self._tree.is_file(name, flist.published_bytes, flist.updated):
                 self.update(_unknown(name))
         for name in [name for name in self.links if self._tree.target(name) is None]:
             with self._record.transaction():
@@ -116,10 +118,10 @@ class Publisher:
             self.update(_unknown(name))
 
     def _forget_flist(self, name: Name) -> None:
+        self.flists.pop(name, None)
         with self._record.transaction():
             self._release(name, frozenset())
             self._record.forget_flist(name)
-        self.flists.pop(name, None)
 
     def follow(self, plan: LinkPlan) -> None:
         """Work towards the links of a new listing."""
@@ -137,27 +139,34 @@ class Publisher:
         for ready in batch:
             self._tree.prepare_folder(ready.record.name)
             files.append((ready.path, self._tree.path(ready.record.name)))
-        durable.publish_finished(files)
+        try:
+            durable.publish_finished(files)
+        finally:
+            for ready in batch:
+                if not ready.path.exists():
+                    self.flists[ready.record.name] = ready.record
+                    self.links.pop(ready.record.name, None)
         with self._record.transaction():
             for ready in batch:
                 self._recorded(ready)
+        for ready in batch:
+            self.withheld.pop(ready.record.name, None)
         self.link_to(ready.record.name for ready in batch)
 
     def _recorded(self, ready: Ready) -> None:
         name = ready.record.name
-        if name in self.flists:
-            self._release(name, ready.keys)
+        self._release(name, ready.keys)
         self._record.put_flist(ready.record)
         self._record.put_keys(name, ready.keys)
         self._record.forget_withheld(name)
-        self.withheld.pop(name, None)
-        self.flists[name] = ready.record
-        if self.links.pop(name, None):
-            self._record.forget_link(name)
+        self._record.forget_link(name)
 
     def _release(self, name: Name, kept: frozenset[bytes]) -> None:
-        self._released |= set(self._record.keys(name)) - kept
-        self._record.set_number(_DIRTY, 1)
+        """Note the keys that a flist of this name, if there was one, named beyond the kept ones."""
+        released = set(self._record.keys(name)) - kept
+        if released:
+            self._released |= released
+            self._record.set_number(_DIRTY, 1)
 
     def withhold(self, withheld: Withheld) -> None:
         """Note a flist that can not be published; the old one, if any, stays served."""
@@ -208,14 +217,18 @@ class Publisher:
             return True
         if not self._visible(link.target):
             return False
-        self._tree.link(link)
+        was_flist = link.name in self.flists
+        try:
+            self._tree.link(link)
+        finally:
+            if self._tree.target(link.name) == link.target:
+                self.flists.pop(link.name, None)
+                self.links[link.name] = link
         with self._record.transaction():
             self._record.put_link(link)
-            if link.name in self.flists:
+            if was_flist:
                 self._release(link.name, frozenset())
                 self._record.forget_flist(link.name)
-        self.flists.pop(link.name, None)
-        self.links[link.name] = link
         return True
 
     def _visible(self, target: Name) -> bool:
@@ -236,16 +249,22 @@ class Publisher:
     def remove_links(self, names: Iterable[Name]) -> None:
         """Take links away in this order: each before what it leads to."""
         for name in names:
-            self._tree.remove(name)
+            self._remove(name, self.links)
             with self._record.transaction():
                 self._record.forget_link(name)
-            self.links.pop(name, None)
 
     def remove_flists(self, names: Iterable[Name]) -> None:
         """Take flists away."""
         for name in names:
-            self._tree.remove(name)
+            self._remove(name, self.flists)
             self._forget_flist(name)
+
+    def _remove(self, name: Name, served: dict[Name, Link] | dict[Name, FlistRecord]) -> None:
+        try:
+            self._tree.remove(name)
+        finally:
+            if not self._tree.is_there(name):
+                served.pop(name, None)
 
     def retain(self, name: Name) -> None:
         """Note since when a flist is kept although the master dropped it."""

@@ -95,14 +95,21 @@ class Tree:
         except (OSError, RefusedNameError):
             return None
 
-    def is_file(self, name: Name, size_bytes: int | None = None) -> bool:
-        """Tell whether a flist is published under `name` (with that size)."""
+    def is_file(
+        self, name: Name, size_bytes: int | None = None, updated: int | None = None
+    ) -> bool:
+        """Tell whether a flist is published under `name` (with that size and mtime)."""
         try:
             status = self.path(name).lstat()
         except OSError:
             return False
         right_size = size_bytes is None or status.st_size == size_bytes
-        return stat.S_ISREG(status.st_mode) and right_size
+        right_time = updated is None or int(status.st_mtime) == updated
+        return stat.S_ISREG(status.st_mode) and right_size and right_time
+
+    def is_there(self, name: Name) -> bool:
+        """Tell whether something has that name, though it be a link that leads nowhere."""
+        return os.path.lexists(self.path(name))
 
     def exists(self, name: Name) -> bool:
         """Tell whether `name` is served: the file or folder at the end of its links is there."""

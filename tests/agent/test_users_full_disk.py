@@ -1,0 +1,156 @@
+"""A record that can not be written: what the running job believes is what the disk says."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sync.agent import durable
+from sync.agent.users.record import Record
+from tests.agent.flists_of import small
+from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror
+from tests.sandbox.upstream import Upstream, UpstreamModel
+
+OLD = 1_700_000_000.0
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[UsersMirror]:
+    model = UpstreamModel()
+    model.now = lambda: OLD
+    for number, name in enumerate("abc"):
+        model.add_flist("alice", f"{name}.flist", small(number), OLD + number)
+    model.set_link("alice", "link.flist", "a.flist")
+    model.set_tag("alice", "1", {"x.flist": "alice/c.flist"})
+    model.now = time.time
+    with Upstream(model) as upstream, users_mirror(tmp_path, upstream) as made:
+        made.settings["removal_floor_items"] = 100
+        yield made
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Let the record be too large for the disk, once, when it is written by `method`."""
+
+    def full(*_: object) -> None:
+        monkeypatch.undo()
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Record, method, full)
+
+
+def test_link_that_was_served_without_its_record_is_not_left_dangling(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mirror.upstream.model
+    with mirror.engine() as (engine, _):
+        engine.one_pass()
+        model.set_link("alice", "new.flist", "b.flist")
+        fill_disk(monkeypatch, "put_link")
+        with pytest.raises(sqlite3.OperationalError):
+            engine.one_pass()
+        assert "alice/new.flist" in mirror.served()
+        model.delete_flist("alice", "new.flist")
+        model.delete_flist("alice", "b.flist")
+        engine.one_pass()
+        assert not dangling(mirror)
+        assert mirror.served() == model_tree(model)
+
+
+def test_flist_that_a_link_without_record_leads_to_stays(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link's record is lost, and the master's next state can not be followed at once."""
+    model = mirror.upstream.model
+    with mirror.engine() as (engine, _):
+        engine.one_pass()
+        model.set_link("alice", "link.flist", "b.flist")
+        fill_disk(monkeypatch, "put_link")
+        with pytest.raises(sqlite3.OperationalError):
+            engine.one_pass()
+        model.add_flist("alice", "late.flist", small(9), OLD)
+        for key in small(9).chunks:
+            model.drop_chunk(key)
+        model.set_link("alice", "link.flist", "late.flist")
+        model.delete_flist("alice", "b.flist")
+        engine.one_pass()
+        assert not dangling(mirror)
+        assert mirror.served()["alice/link.flist"] == ("link", "b.flist")
+
+
+def test_link_that_was_removed_without_its_record_comes_back(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mirror.upstream.model
+    link = model.repositories["alice"].nodes["link.flist"]
+    with mirror.engine() as (engine, _):
+        engine.one_pass()
+        model.delete_flist("alice", "link.flist")
+        fill_disk(monkeypatch, "forget_link")
+        with pytest.raises(sqlite3.OperationalError):
+            engine.one_pass()
+        assert "alice/link.flist" not in mirror.served()
+        model.put_node("alice", "link.flist", link)
+        engine.one_pass()
+        assert mirror.served() == model_tree(model)
+
+
+def test_flist_that_was_removed_without_its_record_comes_back(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mirror.upstream.model
+    flist = model.repositories["alice"].nodes["b.flist"]
+    with mirror.engine() as (engine, _):
+        engine.one_pass()
+        model.delete_flist("alice", "b.flist")
+        fill_disk(monkeypatch, "forget_flist")
+        with pytest.raises(sqlite3.OperationalError):
+            engine.one_pass()
+        assert "alice/b.flist" not in mirror.served()
+        model.put_node("alice", "b.flist", flist)
+        engine.one_pass()
+        assert mirror.served() == model_tree(model)
+
+
+def test_flist_that_was_served_without_its_record_is_fetched_anew(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The master goes back to the file that the record still names; here is the other one."""
+    model = mirror.upstream.model
+    first = model.repositories["alice"].nodes["b.flist"]
+    with mirror.engine() as (engine, _):
+        engine.one_pass()
+        data = small(30).archive(model.backend)
+        model.add_chunks(small(30).chunks)
+        size = len(mirror.served()["alice/b.flist"][1])
+        assert len(data) <= size
+        data += bytes(size - len(data))  # gzip readers ignore trailing zeros
+        model.change_flist("alice", "b.flist", data, modified=OLD + 99)
+        fill_disk(monkeypatch, "put_flist")
+        with pytest.raises(sqlite3.OperationalError):
+            engine.one_pass()
+        assert mirror.served()["alice/b.flist"] == ("file", data)
+        model.put_node("alice", "b.flist", first)
+        engine.one_pass()
+        assert mirror.served() == model_tree(model)
+
+
+def test_publisher_s_memory_follows_what_was_renamed_when_the_folder_can_not_be_synced(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mirror.upstream.model
+    with mirror.engine() as (engine, _):
+        engine.one_pass()
+
+        def broken(_: Path) -> None:
+            raise OSError("I/O error")
+
+        model.set_link("alice", "new.flist", "b.flist")
+        model.delete_flist("alice", "c.flist")
+        monkeypatch.setattr(durable, "sync_directory", broken)
+        with pytest.raises(OSError, match="I/O error"):
+            engine.one_pass()
+        monkeypatch.undo()
+        names = {str(name) for name in engine._publisher.links}
+        assert "alice/new.flist" in names
