@@ -25,7 +25,7 @@ HTTPS_PORT: Final = 443
 CONFIG_DIRECTORY: Final = f"{CONFIG}/caddy"
 HEALTH: Final = (
     "CMD-SHELL",
-    f"busybox wget -q -T 5 -O /dev/null http://127.0.0.1:{METRICS_PORT}/healthz",
+    f"busybox timeout 5 busybox wget -q -O /dev/null http://127.0.0.1:{METRICS_PORT}/healthz",
 )
 
 
