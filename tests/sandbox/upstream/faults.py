@@ -103,11 +103,15 @@ class Faults:
             return connection.send(request, _flipped(fault, response))
         if fault.kind == "endless":
             return self._endless(connection, response)
-        return self._cut(fault, connection, response)
+        return self._cut(fault, connection, request, response)
 
-    def _cut(self, fault: Fault, connection: Connection, response: Response) -> bool:
+    def _cut(
+        self, fault: Fault, connection: Connection, request: Request, response: Response
+    ) -> bool:
         """Send part of the body: slowly, then all; or up to a byte and no further."""
-        body = b"".join(response.content.blocks(response.start, response.length))
+        body = b""
+        if request.method != "HEAD":
+            body = b"".join(response.content.blocks(response.start, response.length))
         connection.socket.sendall(connection.head(response, keep=True))
         if fault.kind == "slow":
             return self._slowly(fault, connection, body)
