@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,8 @@ from tests.agent.mirrors import (
     model_tree,
     users_mirror,
 )
-from tests.sandbox.services.http import Connection, HttpServer, Request, Response
+from tests.agent.small_hub import corrupt
+from tests.sandbox.services.http import Connection, Request, Response
 from tests.sandbox.upstream import Fault, Upstream, UpstreamModel
 
 OLD = 1_700_000_000.0
@@ -90,20 +90,6 @@ def test_tag_that_can_not_be_read_keeps_its_links_and_its_time(mirror: UsersMirr
     mirror.one_pass()
     mirror.one_pass()
     assert mirror.served() == model_tree(model)
-
-
-def corrupt(server: HttpServer, path: str, old: bytes, new: bytes) -> None:
-    """Let the master send `new` for `old` in the body of one page."""
-    inner = server.deliver
-
-    def deliver(connection: Connection, request: Request, response: Response) -> bool:
-        if request.path == path:
-            body = b"".join(response.content.blocks(response.start, response.length))
-            content = replace(response.content, data=body.replace(old, new), path=None)
-            response = replace(response, content=content, start=0, length=None)
-        return bool(inner(connection, request, response))
-
-    server.deliver = deliver
 
 
 def test_name_that_only_the_listing_lost_stays_and_is_told(mirror: UsersMirror) -> None:

@@ -14,35 +14,15 @@ from sync.agent.runtime import JobPaused
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_of import small
 from tests.agent.mirrors import MIRROR, UsersMirror, model_tree, served_tree, users_mirror
+from tests.agent.small_hub import DAY, OLD, small_model
 from tests.sandbox.flist import Backend as PackedBackend
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
-from tests.sandbox.upstream import Fault, Upstream, UpstreamModel
-
-OLD = 1_700_000_000.0
-DAY = 86_400.0
-
-
-def fill(model: UpstreamModel) -> None:
-    """Two official repositories and one of a user, with all four shapes of links."""
-    for number in range(3):
-        model.add_flist("tf-zos", f"zos-{number}.flist", small(number), OLD + number * DAY)
-    model.add_flist("tf-bootable", "debian.flist", small(10), OLD)
-    model.add_flist("alice", "blog.flist", small(20), OLD + 9 * DAY)
-    model.add_flist("alice", "shop.flist", small(21), OLD)
-    model.set_link("tf-zos", "zos.flist", "zos-1.flist")
-    model.set_link("alice", "base.flist", "tf-bootable/debian.flist")
-    model.set_tag("tf-zos", "3.1", {"zos.flist": "tf-zos/zos-1.flist"})
-    model.set_taglink("tf-zos", "production", "tf-zos", "3.1")
-    model.set_taglink("alice", "zos", "tf-zos", "3.1")
+from tests.sandbox.upstream import Fault, Upstream
 
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    model = UpstreamModel()
-    model.now = lambda: OLD
-    fill(model)
-    model.now = time.time
-    with Upstream(model) as running:
+    with Upstream(small_model()) as running:
         yield running
 
 
@@ -484,7 +464,7 @@ def test_official_and_newest_flists_are_fetched_first(mirror: UsersMirror) -> No
 
     def note(connection: object, request: object, response: object) -> bool:
         path = str(getattr(request, "path", ""))
-        if re.fullmatch(r"/[^/]+/[^/]+\.flist", path):
+        if re.fullmatch(r"/[^/]+/[^/]+\.flist", path) and getattr(request, "method", "") == "GET":
             order.append(path)
         return bool(inner(connection, request, response))  # type: ignore[arg-type]
 

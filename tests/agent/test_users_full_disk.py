@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from sync.agent import durable
+from sync.agent.runtime import VerifyOptions
+from sync.agent.users import verify
 from sync.agent.users.record import Record
 from tests.agent.flists_of import small
 from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror
@@ -56,6 +58,20 @@ def test_link_that_was_served_without_its_record_is_not_left_dangling(
         engine.one_pass()
         assert not dangling(mirror)
         assert mirror.served() == model_tree(model)
+
+
+def test_record_tells_in_the_next_pass_what_was_served_without_it(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mirror.upstream.model
+    with mirror.engine() as (engine, _):
+        engine.one_pass()
+        model.set_link("alice", "new.flist", "b.flist")
+        fill_disk(monkeypatch, "put_link")
+        with pytest.raises(sqlite3.OperationalError):
+            engine.one_pass()
+        engine.one_pass()
+    assert verify(mirror.spec(), mirror.directories, VerifyOptions(chunks=True)).problems == ()
 
 
 def test_flist_that_a_link_without_record_leads_to_stays(
@@ -118,14 +134,14 @@ def test_flist_that_was_served_without_its_record_is_fetched_anew(
 ) -> None:
     """The master goes back to the file that the record still names; here is the other one."""
     model = mirror.upstream.model
+    old, new = (small(number).archive(model.backend) for number in (1, 30))
+    size = max(len(old), len(new))  # gzip readers ignore trailing zeros
+    model.add_chunks(small(30).chunks)
+    model.add_flist("alice", "b.flist", old.ljust(size, b"\0"), OLD)
     first = model.repositories["alice"].nodes["b.flist"]
     with mirror.engine() as (engine, _):
         engine.one_pass()
-        data = small(30).archive(model.backend)
-        model.add_chunks(small(30).chunks)
-        size = len(mirror.served()["alice/b.flist"][1])
-        assert len(data) <= size
-        data += bytes(size - len(data))  # gzip readers ignore trailing zeros
+        data = new.ljust(size, b"\0")
         model.change_flist("alice", "b.flist", data, modified=OLD + 99)
         fill_disk(monkeypatch, "put_flist")
         with pytest.raises(sqlite3.OperationalError):

@@ -4,9 +4,8 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, Self
 
 from sync.agent.absences import Absences
@@ -15,47 +14,28 @@ from sync.agent.http import HttpError, HttpStoppedError, Master
 from sync.agent.limits import bandwidth
 from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.removals import Vanished, guard
-from sync.agent.reporter import Reporter, name_list, utc_now
+from sync.agent.reporter import Reporter
 from sync.agent.runtime import Control, Directories
 from sync.agent.users import deciding, links
 from sync.agent.users.chunks import ChunkStore
+from sync.agent.users.confirming import Confirming
 from sync.agent.users.content import Failure, Outcome, Pipeline
-from sync.agent.users.fetching import FRESH_SECONDS, Preparer, Ready
-from sync.agent.users.links import LinkPlan
-from sync.agent.users.listing import Link, Listing, Name, Regular, Source, Tag, page_path
+from sync.agent.users.fetching import Preparer, Ready
+from sync.agent.users.listing import Link, Listing, Name, Regular, Source, page_path
+from sync.agent.users.progress import Pass, Progress
 from sync.agent.users.published import Published
 from sync.agent.users.publishing import Publisher
 from sync.agent.users.record import DATABASE as RECORD_DATABASE
-from sync.agent.users.record import GENERATION, FlistRecord, Record, TagRecord, Withheld
+from sync.agent.users.record import GENERATION, Record, Withheld
+from sync.agent.users.tags import TagReader
 from sync.agent.users.tree import Tree
 from sync.contract.spec import UsersSpec
-from sync.contract.status import Amount, Lag
 
 _LOG = logging.getLogger(__name__)
 _DAY_SECONDS: Final = 86_400.0
-_REPORT_SECONDS: Final = 0.5
 _CONFIRMED: Final = "removal_confirmation"
 _DANGLING: Final = "dangling"
 _UNKNOWN_GENERATION: Final = -1.0
-
-
-@dataclass
-class _Pass:
-    """What one pass learned so far.
-
-    unread: listed tags whose contents could not be read, so that those known are older than the
-    listing and say nothing about what the master has no more. doubted: names that stay although
-    they are not listed, with the reason.
-    """
-
-    listing: Listing
-    plan: LinkPlan
-    refused: list[str]
-    failures: list[str] = field(default_factory=list)
-    unread: set[tuple[str, str]] = field(default_factory=set)
-    doubted: dict[Name, str] = field(default_factory=dict)
-    started_at: float = field(default_factory=time.time)
-    held: int = 0
 
 
 class UsersEngine:
@@ -79,7 +59,6 @@ class UsersEngine:
         self._conditions: dict[str, str] = {}
         self._listing = Listing()
         self._refused_logged: set[str] = set()
-        self._reported_at = 0.0
 
     def _open(self, spec: UsersSpec, directories: Directories, control: Control) -> None:
         """Open record, folder and connections; what an earlier process left in staging goes."""
@@ -104,6 +83,11 @@ class UsersEngine:
             lambda repository: deciding.wanted_repository(spec, repository),
             lambda name: deciding.wanted_name(spec, name),
         )
+        self._tags = TagReader(self._source, self._record, spec.http.connections)
+        self._danglers: Absences[Link] = Absences(
+            self._master, spec.http.connections, lambda link: page_path(link.name)
+        )
+        self._progress = Progress(self._reporter, self._master, self._preparer, self._publisher)
 
     def __enter__(self) -> Self:
         return self
@@ -140,17 +124,21 @@ class UsersEngine:
             self._readers.start()
         listing = self._list()
         seen_master(self._reporter, self._spec.source)
-        failed = self._read_tags(listing)
-        refused = [text for tag in self._listed_tags(listing) for text in tag.refused]
+        failed = self._tags.read(listing)
+        tags = self._record.tags()
+        refused = [text for key in tags.keys() & listing.tags.keys() for text in tags[key].refused]
         plan = links.plan(listing, self._record.tag_links().values())
-        work = _Pass(listing, plan, [*listing.refused, *refused], [*failed.values()], {*failed})
+        work = Pass(listing, plan, [*listing.refused, *refused], [*failed.values()], {*failed})
         self._log_refused(work.refused)
         self._publisher.follow(plan)
-        self._bring_content(work)
-        self._publisher.link_all(self._record.tags().keys() & listing.tags.keys())
+        with Confirming(self._master, self._spec.http.connections, listing) as confirming:
+            self._bring_content(work, confirming)
+            self._confirm(work, confirming, wait=True)
+        self._publisher.link_all(tags.keys() & listing.tags.keys())
         self._set_tag_times(work)
-        self._report(work)
+        self._progress.report(work)
         self._remove(work)
+        self._tags.settle(self._doubted_tags(work))
         self._finish(work)
 
     def _log_refused(self, refused: list[str]) -> None:
@@ -163,101 +151,110 @@ class UsersEngine:
     # Listing
 
     def _list(self) -> Listing:
+        """Fetch the listing, conditionally once it was read twice alike.
+
+        It has no digest either: what damaged it on its way must not stay until it changes.
+        """
         page, listing = self._source.fetch(self._conditions)
         if listing is not None:
+            alike = listing == self._listing
             self._listing = listing
             self._conditions = {}
-            if page.etag:
+            if alike and page.etag:
                 self._conditions = {"If-None-Match": page.etag}
-            elif page.last_modified:
+            elif alike and page.last_modified:
                 self._conditions = {"If-Modified-Since": page.last_modified}
         return self._listing
 
-    def _listed_tags(self, listing: Listing) -> list[TagRecord]:
-        return [tag for key, tag in self._record.tags().items() if key in listing.tags]
-
-    def _read_tags(self, listing: Listing) -> dict[tuple[str, str], str]:
-        """Read the contents of tags that changed; returns those that failed, with the error."""
-        known = self._record.tags()
-        changed = [tag for key, tag in listing.tags.items() if _tag_changed(tag, known.get(key))]
-        failed: dict[tuple[str, str], str] = {}
-        if not changed:
-            return failed
-        with ThreadPoolExecutor(self._spec.http.connections) as pool:
-            for tag, outcome in zip(changed, pool.map(self._read_tag, changed), strict=True):
-                key = (tag.repository, tag.tag)
-                if isinstance(outcome, HttpError):
-                    failed[key] = f"tag {tag.repository}/{tag.tag}: {outcome}"
-                    continue
-                with self._record.transaction():
-                    self._record.put_tag(*outcome)
-        return failed
-
-    def _read_tag(self, tag: Tag) -> tuple[TagRecord, list[Link]] | HttpError:
-        try:
-            page, found, refused = self._source.tag(tag)
-        except HttpStoppedError:
-            raise
-        except HttpError as error:
-            return error
-        fresh = page.date_seconds is None or page.date_seconds - tag.updated < FRESH_SECONDS
-        return TagRecord(tag.repository, tag.tag, tag.updated, fresh, tuple(refused)), found
-
-    def _set_tag_times(self, work: _Pass) -> None:
+    def _set_tag_times(self, work: Pass) -> None:
         """Give tags the master's time, by which a mirror of this mirror sees their changes.
 
-        A tag that lacks a link keeps the time of its last change here: else nobody would see
-        that the link came later.
+        A tag that lacks a link, or may, keeps the time of its last change here: else nobody would
+        see that the link came later.
         """
         unserved = [*(link.name for link in self._publisher.waiting()), *work.plan.dangling]
         partial = {(name.repository, name.tag) for name in unserved if name.tag}
         partial |= work.unread
-        read = self._record.tags().keys()
+        read = self._record.tags()
+        partial |= {key for key, tag in read.items() if tag.reads_due > 1}
         for key, tag in work.listing.tags.items():
             if key in read and key not in partial:
                 self._tree.set_tag_time(tag.repository, tag.tag, tag.updated)
 
+    def _doubted_tags(self, work: Pass) -> set[tuple[str, str]]:
+        """Return the tags of which something read may not be so, or something may be lacking.
+
+        A link in a tag that leads nowhere is believed once the master answers 404 for it.
+        """
+        inside = self._record.tag_links()
+        dangling = [
+            inside[name]
+            for name in work.plan.dangling
+            if (name.repository, name.tag) in self._tags.just_read
+            and links.end_of(work.listing.links, inside[name]) is not None
+        ]
+        names = [link.name for link in self._danglers.doubted(dangling)]
+        names += [*work.unconfirmed, *work.doubted]
+        return {(name.repository, name.tag) for name in names if name.tag}
+
     # Content
 
-    def _bring_content(self, work: _Pass) -> None:
+    def _bring_content(self, work: Pass, confirming: Confirming) -> None:
         publisher = self._publisher
         listing = work.listing
         gone = [name for name in publisher.withheld if name not in listing.regulars]
         if gone:
             publisher.forget_withheld(gone)
         todo = deciding.decide(listing, publisher.flists, publisher.withheld, self._spec)
-        again = self._changed_after_all(work, todo.recheck)
         chunks_came = [entry for entry in todo.waiting if self._has_come(entry)]
+        due = self._due_links(work, [*todo.changed, *chunks_came])
+        publisher.asked(due)
+        confirming.ask(due)
+        again = self._changed_after_all(work, todo.recheck)
         if todo.changed:
             self._readers.start()
         entries = deciding.in_order([*todo.changed, *again, *chunks_came], self._spec)
         self._mend_broken(listing)
-        self._report(work)
+        self._progress.report(work)
         pipeline = Pipeline(self._preparer, self._spec.http.connections, self._control)
         try:
             for batch in pipeline.run(entries) if entries else ():
                 self._take(work, batch)
+                self._confirm(work, confirming, wait=False)
+                self._progress.report_seldom(work)
         finally:
             self._readers.rest()
 
-    def _take(self, work: _Pass, batch: list[Outcome]) -> None:
+    def _due_links(self, work: Pass, coming: Iterable[Regular]) -> list[Link]:
+        """Return the links to be served whose flists are here or coming, and those to tags."""
+        here = {name for name, one in self._publisher.flists.items() if one.published_md5}
+        here.update(entry.name for entry in coming)
+        due: list[Link] = []
+        for link in self._publisher.waiting():
+            end = links.end_of(work.listing.links, link)
+            if end is not None and (not end.name or end in here):
+                due.append(link)
+        return due
+
+    def _confirm(self, work: Pass, confirming: Confirming, *, wait: bool) -> None:
+        """Serve the links that the master confirmed since the last call."""
+        answers = confirming.answers(wait=wait)
+        self._publisher.confirm(answers.confirmed)
+        work.unconfirmed |= {link.name: reason for link, reason in answers.doubts.items()}
+        work.failures += [f"{link.name}: {error}" for link, error in answers.failures.items()]
+
+    def _take(self, work: Pass, batch: list[Outcome]) -> None:
         ready = [outcome for outcome in batch if isinstance(outcome, Ready)]
         if ready:
             self._publisher.publish(ready)
-            self._note_bootable(ready)
+            self._progress.bootable(ready, self._spec.official)
         for outcome in batch:
             if isinstance(outcome, Withheld):
                 self._publisher.withhold(outcome)
             elif isinstance(outcome, Failure):
                 work.failures.append(f"{outcome.name}: {outcome.error}")
-        self._report(work, at_most_every=_REPORT_SECONDS)
 
-    def _note_bootable(self, ready: list[Ready]) -> None:
-        official = any(one.record.name.repository in self._spec.official for one in ready)
-        if official and self._reporter.record.bootable_at is None:
-            self._reporter.update(bootable_at=utc_now())
-
-    def _changed_after_all(self, work: _Pass, entries: list[Regular]) -> list[Regular]:
+    def _changed_after_all(self, work: Pass, entries: list[Regular]) -> list[Regular]:
         """Ask /light about flists that were fetched within seconds of their last change."""
         changed: list[Regular] = []
         for entry in entries:
@@ -298,7 +295,7 @@ class UsersEngine:
 
     # Removals
 
-    def _remove(self, work: _Pass) -> None:
+    def _remove(self, work: Pass) -> None:
         """Remove what the master dropped (guarded, retained) or the operator deselected."""
         publisher, listing = self._publisher, work.listing
         links_gone = self._gone(work, publisher.links)
@@ -329,7 +326,7 @@ class UsersEngine:
         self._forget_tags(listing, {(name.repository, name.tag) for name in needed if name.tag})
         publisher.release()
 
-    def _gone(self, work: _Pass, served: Iterable[Name]) -> list[Name]:
+    def _gone(self, work: Pass, served: Iterable[Name]) -> list[Name]:
         """Return the served names that the master has no more, or that lead nowhere there.
 
         A name under which it has something else by now stays as it is until that can be served.
@@ -348,7 +345,7 @@ class UsersEngine:
             and not self._is_unread(work, name)
         ]
 
-    def _doubt(self, work: _Pass, gone: list[Name]) -> None:
+    def _doubt(self, work: Pass, gone: list[Name]) -> None:
         """Find those names that may be there although the listing lacks them."""
         work.doubted = self._absences.doubted(
             [
@@ -361,10 +358,10 @@ class UsersEngine:
         )
 
     @staticmethod
-    def _is_unread(work: _Pass, name: Name) -> bool:
+    def _is_unread(work: Pass, name: Name) -> bool:
         return (name.repository, name.tag) in work.unread
 
-    def _guard(self, work: _Pass, gone: list[Name]) -> None:
+    def _guard(self, work: Pass, gone: list[Name]) -> None:
         dropped = [
             name for name in gone if not self._is_deselected(name) and not self._is_retained(name)
         ]
@@ -400,96 +397,13 @@ class UsersEngine:
                     self._record.forget_tag(repository, tag)
         self._tree.remove_folders(listing.repositories, needed.union(listing.tags))
 
-    # Status
+    # The end of a pass
 
-    def _report(self, work: _Pass, at_most_every: float = 0) -> None:
-        now = time.monotonic()
-        if now - self._reported_at < at_most_every:
-            return
-        self._reported_at = now
-        publisher, listing = self._publisher, work.listing
-        done = [flist for name, flist in publisher.flists.items() if _is_current(listing, flist)]
-        behind = len(listing.regulars) - len(done) - self._withheld_count(listing)
-        waiting = len(publisher.waiting())
-        done_bytes = sum(flist.size_bytes or 0 for flist in done)
-        self._reporter.update(
-            done=Amount(items=len(done), bytes=done_bytes),
-            total=Amount(items=len(listing.regulars), bytes=_total_bytes(listing, done)),
-            lag=Lag(items=behind, bytes=None if behind else 0, seconds=self._lag(behind)),
-            refused=name_list(work.refused),
-            broken=name_list(self._broken(work)),
-            details=self._details(work, waiting),
-        )
-
-    def _withheld_count(self, listing: Listing) -> int:
-        return sum(1 for name in self._publisher.withheld if name in listing.regulars)
-
-    def _broken(self, work: _Pass) -> Iterable[str]:
-        publisher = self._publisher
-        yield from (f"{held.name}: {held.reason}" for held in publisher.withheld.values())
-        yield from (
-            f"{flist.name}: published without all of its chunks"
-            for flist in publisher.flists.values()
-            if flist.broken
-        )
-        yield from work.plan.dangling.values()
-        yield from (f"{name}: {reason}" for name, reason in work.doubted.items())
-
-    def _details(self, work: _Pass, waiting: int) -> dict[str, int | float | str]:
-        flists = self._publisher.flists.values()
-        return {
-            "chunks_fetched": self._preparer.fetched_chunks,
-            "chunk_bytes_fetched": self._preparer.fetched_bytes,
-            "held_for_links": work.held,
-            "links": len(self._publisher.links),
-            "links_waiting": waiting,
-            "master_requests": self._master.requests_sent,
-            "received_bytes": self._master.bytes_received,
-            "repositories": len(work.listing.repositories),
-            "retained": sum(1 for flist in flists if flist.missing_since is not None),
-            "tags": len(work.listing.tags),
-            "withheld": len(self._publisher.withheld),
-        }
-
-    def _lag(self, behind: int) -> float | None:
-        if not behind:
-            return 0.0
-        last = self._reporter.record.last_success_at
-        return None if last is None else (utc_now() - last).total_seconds()
-
-    def _finish(self, work: _Pass) -> None:
-        self._report(work)
+    def _finish(self, work: Pass) -> None:
+        self._progress.report(work)
         if work.failures:
             for message in work.failures[:10]:
                 self._reporter.error(message)
             raise PassIncompleteError(f"{len(work.failures)} failed, the first: {work.failures[0]}")
         self._publisher.completed(work.started_at)
-        if self._reporter.record.bootable_at is None and self._publisher.flists:
-            self._reporter.update(bootable_at=utc_now())
-
-
-def _tag_changed(tag: Tag, known: TagRecord | None) -> bool:
-    return known is None or known.recheck or known.updated != tag.updated
-
-
-def _is_current(listing: Listing, flist: FlistRecord) -> bool:
-    entry = listing.regulars.get(flist.name)
-    return entry is not None and (flist.updated, flist.size_text) == (
-        entry.updated,
-        entry.size_text,
-    )
-
-
-def _total_bytes(listing: Listing, done: list[FlistRecord]) -> int | None:
-    """Add up exact sizes of what is here and listed ones of the rest; None if one is unreadable."""
-    exact = {flist.name: flist.size_bytes or 0 for flist in done}
-    total = 0.0
-    for entry in listing.regulars.values():
-        number, _, unit = entry.size_text.partition(" ")
-        if entry.name in exact:
-            total += exact[entry.name]
-        elif unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
-            total += float(number) * 1024
-        else:
-            return None
-    return int(total)
+        self._progress.complete()

@@ -4,7 +4,7 @@ One strict rule decides which names become paths; an entry that breaks it is ref
 and stops none of the others.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 from urllib.parse import quote
@@ -113,6 +113,11 @@ def page_path(name: Name) -> str:
     return f"/api/flist/{repository}/{last}/taglink"
 
 
+def taglink_target(tag: Name) -> str:
+    """Return how a hub prints the target of a taglink: REPO/tags/T."""
+    return f"{tag.repository}/{_TAGS}/{tag.tag}"
+
+
 def _text(row: dict[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
@@ -180,20 +185,23 @@ def parse_tag(repository: str, tag: str, rows: object) -> tuple[list[Link], list
     """Read a tag's contents: links to flists, and what was refused. Raises HttpError."""
     if not isinstance(rows, list):
         raise HttpError(f"{repository}/tags/{tag}: not a list", retry=True)
-    links: list[Link] = []
+    links: dict[Name, Link] = {}
     refused: list[str] = []
     for row in rows:
         try:
-            links.append(_tag_link(repository, tag, row))
+            link = _tag_link(repository, tag, row, links)
+            links[link.name] = link
         except RefusedNameError as error:
             refused.append(f"{repository}/tags/{tag}: {error}")
-    return links, refused
+    return [*links.values()], refused
 
 
-def _tag_link(repository: str, tag: str, row: object) -> Link:
+def _tag_link(repository: str, tag: str, row: object, known: Container[Name]) -> Link:
     if not isinstance(row, dict) or row.get("type") != "symlink":
         raise RefusedNameError(f"refused {str(row)[:80]!r}: a tag holds links only")
     name = Name(repository, names.checked_flist(_text(row, "name")), tag)
+    if name in known:
+        raise RefusedNameError(f"refused {name}: listed twice")
     if "/" not in _text(row, "target"):
         raise RefusedNameError(f"refused link {name}: target {_text(row, 'target')[:80]!r}")
     return _symlink(name, row)

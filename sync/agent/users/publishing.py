@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -42,6 +42,8 @@ class Publisher:
         self._plan = LinkPlan()
         self._by_target: dict[Name, list[Link]] = {}
         self._inside: dict[Name, list[Link]] = {}
+        self._asked: set[Link] = set()
+        self._confirmed: set[Link] = set()
         self._content_done = False
         self._released: set[bytes] = set()
         if record.number(_DIRTY):
@@ -124,8 +126,10 @@ class Publisher:
             self._record.forget_flist(name)
 
     def follow(self, plan: LinkPlan) -> None:
-        """Work towards the links of a new listing."""
+        """Work towards the links of a new listing; none of them is confirmed yet."""
         self._plan = plan
+        self._asked = set()
+        self._confirmed = set()
         self._by_target = plan.by_target()
         self._inside = plan.by_tag()
         self._content_done = False
@@ -189,21 +193,35 @@ class Publisher:
 
     # Links
 
+    def asked(self, links: Iterable[Link]) -> None:
+        """Note which links the master was asked about in this pass."""
+        self._asked.update(links)
+
+    def confirm(self, links: Collection[Link]) -> None:
+        """Let links be served that the master confirmed in this pass: no others are."""
+        self._confirmed.update(links)
+        for link in links:
+            self.link_to(self._reached(link))
+
     def link_to(self, names: Iterable[Name]) -> None:
-        """Publish the wanted links to `names`, and those to these links, and so on."""
+        """Publish the confirmed links to `names`, and those to these links, and so on."""
         pending = list(names)
         while pending:
             for link in self._by_target.get(pending.pop(), []):
-                if self._serve_link(link):
-                    pending.append(link.name)
-                if link.name.tag:
-                    pending.append(Name(link.name.repository, "", link.name.tag))
+                pending += self._reached(link)
+
+    def _reached(self, link: Link) -> list[Name]:
+        """Publish a link where that can be; returns what further links may lead to now."""
+        reached = [link.name] if self._serve_link(link) else []
+        if link.name.tag:
+            reached.append(Name(link.name.repository, "", link.name.tag))
+        return reached
 
     def link_all(self, tags: Iterable[tuple[str, str]]) -> None:
-        """Publish every wanted link whose target is served; tags: those of the listing.
+        """Publish every confirmed link whose target is served; tags: those of the listing.
 
         For when the content of a pass is done: a tag then counts as whole without those links
-        whose flists are withheld.
+        whose flists are withheld or could not be fetched, but not without one that is doubted.
         """
         self._content_done = True
         for repository, tag in tags:
@@ -212,10 +230,10 @@ class Publisher:
         self.link_to(Name(repository, "", tag) for repository, tag in tags)
 
     def _serve_link(self, link: Link) -> bool:
-        """Publish one link if it is not there already; False where its target is not."""
+        """Publish one link if it is not there already; False where that can not be."""
         if self.links.get(link.name) == link:
             return True
-        if not self._visible(link.target):
+        if link not in self._confirmed or not self._visible(link.target):
             return False
         was_flist = link.name in self.flists
         try:
@@ -232,13 +250,25 @@ class Publisher:
         return True
 
     def _visible(self, target: Name) -> bool:
-        if target.name:
-            flist = self.flists.get(target)
-            return target in self.links or (flist is not None and flist.published_md5 is not None)
-        if not self._tree.exists(target):
-            return False
-        inside = self._inside.get(target, [])
-        return self._content_done or all(self.links.get(link.name) == link for link in inside)
+        """Tell whether what a link leads to is served as the master has it, or is older content.
+
+        An older link would do for a target as little as none: through it the new one would lead
+        to what it never led to on the master, or back to itself.
+        """
+        if not target.name:
+            return self._tree.exists(target) and self._is_whole(target)
+        wanted = self._plan.wanted.get(target)
+        if wanted is not None:
+            return self.links.get(target) == wanted
+        flist = self.flists.get(target)
+        return flist is not None and flist.published_md5 is not None
+
+    def _is_whole(self, tag: Name) -> bool:
+        missing = [link for link in self._inside.get(tag, []) if self.links.get(link.name) != link]
+        if self._content_done:
+            doubted = self._asked.difference(self._confirmed)
+            return doubted.isdisjoint(missing)
+        return not missing
 
     def waiting(self) -> list[Link]:
         """Return the wanted links that are not served as the master has them."""

@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS link(
   target_repository TEXT, target_name TEXT, target_tag TEXT, link_time INTEGER,
   PRIMARY KEY(repository, tag, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tag(
-  repository TEXT, tag TEXT, updated INTEGER, recheck INTEGER NOT NULL,
+  repository TEXT, tag TEXT, updated INTEGER,
+  recheck INTEGER NOT NULL,          -- how many more times it is to be read
   refused TEXT NOT NULL,             -- what of it was refused, a line each
   PRIMARY KEY(repository, tag)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tag_entry(      -- what the master's tag holds, published or not
@@ -77,12 +78,15 @@ class Withheld:
 
 @dataclass(frozen=True)
 class TagRecord:
-    """A tag whose contents were read when it had this mtime; refused: what of it was refused."""
+    """A tag whose contents were read when it had this mtime; refused: what of it was refused.
+
+    reads_due: how many more times it is to be read although its mtime stays.
+    """
 
     repository: str
     tag: str
     updated: int
-    recheck: bool
+    reads_due: int
     refused: tuple[str, ...] = ()
 
 
@@ -213,17 +217,15 @@ class Record:
         """Return every tag whose contents were read."""
         rows = self._db.execute("SELECT * FROM tag")
         return {
-            (row[0], row[1]): TagRecord(
-                row[0], row[1], row[2], bool(row[3]), tuple(row[4].splitlines())
-            )
-            for row in rows
+            (repository, tag): TagRecord(repository, tag, updated, due, tuple(text.splitlines()))
+            for repository, tag, updated, due, text in rows
         }
 
     def put_tag(self, tag: TagRecord, links: Iterable[Link]) -> None:
         """Keep a tag and what the master's tag holds."""
         self.forget_tag(tag.repository, tag.tag)
         refused = "\n".join(tag.refused)
-        values = (tag.repository, tag.tag, tag.updated, tag.recheck, refused)
+        values = (tag.repository, tag.tag, tag.updated, tag.reads_due, refused)
         self._db.execute("INSERT INTO tag VALUES(?,?,?,?,?)", values)
         for link in links:
             target = link.target
@@ -239,6 +241,19 @@ class Record:
             link = Link(Name(repository, name, tag), Name(*target), time)
             links[link.name] = link
         return links
+
+    def count_tag_read(self, repository: str, tag: str) -> None:
+        """Note that a tag was read, so that it is to be read once less."""
+        self._db.execute(
+            "UPDATE tag SET recheck=recheck-1 WHERE repository=? AND tag=? AND recheck>0",
+            (repository, tag),
+        )
+
+    def read_tag_again(self, repository: str, tag: str) -> None:
+        """Have a tag read at least once more."""
+        self._db.execute(
+            "UPDATE tag SET recheck=max(recheck,1) WHERE repository=? AND tag=?", (repository, tag)
+        )
 
     def forget_tag(self, repository: str, tag: str) -> None:
         """Drop a tag and its contents."""

@@ -1,0 +1,147 @@
+"""What a pass has learned and done so far, and how the job's status record tells it."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from sync.agent.http import Master
+from sync.agent.reporter import Reporter, name_list, utc_now
+from sync.agent.users.fetching import Preparer, Ready
+from sync.agent.users.links import LinkPlan
+from sync.agent.users.listing import Listing, Name
+from sync.agent.users.publishing import Publisher
+from sync.agent.users.record import FlistRecord
+from sync.contract.status import Amount, Lag
+
+_REPORT_SECONDS: Final = 0.5
+
+
+@dataclass
+class Pass:
+    """What one pass learned so far.
+
+    unread: listed tags whose contents could not be read, so that those known are older than the
+    listing and say nothing about what the master has no more. doubted: names that stay although
+    they are not listed, with the reason. unconfirmed: new or changed links that are not served
+    because the master did not confirm them, with the reason. held: what stays for others' sake.
+    """
+
+    listing: Listing
+    plan: LinkPlan
+    refused: list[str]
+    failures: list[str] = field(default_factory=list)
+    unread: set[tuple[str, str]] = field(default_factory=set)
+    doubted: dict[Name, str] = field(default_factory=dict)
+    unconfirmed: dict[Name, str] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.time)
+    held: int = 0
+
+
+class Progress:
+    """Writes the status record of the users job; used by one thread."""
+
+    def __init__(
+        self, reporter: Reporter, master: Master, preparer: Preparer, publisher: Publisher
+    ) -> None:
+        self._reporter = reporter
+        self._master = master
+        self._preparer = preparer
+        self._publisher = publisher
+        self._reported_at = 0.0
+
+    def bootable(self, ready: Iterable[Ready], official: Iterable[str]) -> None:
+        """Note when the first flist of an official repository was published."""
+        repositories = {one.record.name.repository for one in ready}
+        if not repositories.isdisjoint(official):
+            self._bootable_now()
+
+    def complete(self) -> None:
+        """Note the end of a pass after which everything is in place."""
+        if self._publisher.flists:
+            self._bootable_now()
+
+    def _bootable_now(self) -> None:
+        if self._reporter.record.bootable_at is None:
+            self._reporter.update(bootable_at=utc_now())
+
+    def report_seldom(self, work: Pass) -> None:
+        """Report where a pass stands, unless that was done just before."""
+        if time.monotonic() - self._reported_at >= _REPORT_SECONDS:
+            self.report(work)
+
+    def report(self, work: Pass) -> None:
+        """Report where a pass stands."""
+        self._reported_at = time.monotonic()
+        publisher, listing = self._publisher, work.listing
+        done = [flist for name, flist in publisher.flists.items() if _is_current(listing, flist)]
+        behind = len(listing.regulars) - len(done) - self._withheld_count(listing)
+        done_bytes = sum(flist.size_bytes or 0 for flist in done)
+        self._reporter.update(
+            done=Amount(items=len(done), bytes=done_bytes),
+            total=Amount(items=len(listing.regulars), bytes=_total_bytes(listing, done)),
+            lag=Lag(items=behind, bytes=None if behind else 0, seconds=self._lag(behind)),
+            refused=name_list(work.refused),
+            broken=name_list(self._broken(work)),
+            details=self._details(work),
+        )
+
+    def _withheld_count(self, listing: Listing) -> int:
+        return sum(1 for name in self._publisher.withheld if name in listing.regulars)
+
+    def _broken(self, work: Pass) -> Iterable[str]:
+        publisher = self._publisher
+        yield from (f"{held.name}: {held.reason}" for held in publisher.withheld.values())
+        yield from (
+            f"{flist.name}: published without all of its chunks"
+            for flist in publisher.flists.values()
+            if flist.broken
+        )
+        yield from work.plan.dangling.values()
+        for told in (work.doubted, work.unconfirmed):
+            yield from (f"{name}: {reason}" for name, reason in told.items())
+
+    def _details(self, work: Pass) -> dict[str, int | float | str]:
+        flists = self._publisher.flists.values()
+        return {
+            "chunks_fetched": self._preparer.fetched_chunks,
+            "chunk_bytes_fetched": self._preparer.fetched_bytes,
+            "held_for_links": work.held,
+            "links": len(self._publisher.links),
+            "links_waiting": len(self._publisher.waiting()),
+            "master_requests": self._master.requests_sent,
+            "received_bytes": self._master.bytes_received,
+            "repositories": len(work.listing.repositories),
+            "retained": sum(1 for flist in flists if flist.missing_since is not None),
+            "tags": len(work.listing.tags),
+            "withheld": len(self._publisher.withheld),
+        }
+
+    def _lag(self, behind: int) -> float | None:
+        if not behind:
+            return 0.0
+        last = self._reporter.record.last_success_at
+        return None if last is None else (utc_now() - last).total_seconds()
+
+
+def _is_current(listing: Listing, flist: FlistRecord) -> bool:
+    entry = listing.regulars.get(flist.name)
+    return entry is not None and (flist.updated, flist.size_text) == (
+        entry.updated,
+        entry.size_text,
+    )
+
+
+def _total_bytes(listing: Listing, done: list[FlistRecord]) -> int | None:
+    """Add up exact sizes of what is here and listed ones of the rest; None if one is unreadable."""
+    exact = {flist.name: flist.size_bytes or 0 for flist in done}
+    total = 0.0
+    for entry in listing.regulars.values():
+        number, _, unit = entry.size_text.partition(" ")
+        if entry.name in exact:
+            total += exact[entry.name]
+        elif unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
+            total += float(number) * 1024
+        else:
+            return None
+    return int(total)
