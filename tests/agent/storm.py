@@ -55,6 +55,7 @@ class World:
         self._chance = chance
         self._seed = 0
         self._clock = OLD
+        self._used: set[float] = set()
         self._editing(self._begin)
 
     def edit(self) -> None:
@@ -102,6 +103,9 @@ class World:
     def _put(self, repository: str, name: str) -> None:
         self._seed += 1
         self._clock += self._chance.choice([-100, 1, 1, 100])
+        while self._clock in self._used:  # contents of one time are told apart by nothing listed
+            self._clock += 1
+        self._used.add(self._clock)
         packed = small(self._seed % 60, files=2, file_bytes=3000)
         data = self.model.add_flist(repository, name, packed, self._clock)
         self.keys[digest(data)] = frozenset(packed.chunks)

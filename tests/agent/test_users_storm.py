@@ -20,6 +20,7 @@ from sync.contract import spec as contract
 from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
 from tests.agent.storm import Reader, World
 from tests.sandbox.upstream import Fault, Upstream, UpstreamModel
+from tests.sandbox.upstream.nodes import File
 
 CONVERGE_SECONDS = 60
 _HTTP_KINDS = (
@@ -149,6 +150,21 @@ def storm(tmp_path: Path, events: int, seed: int) -> None:
         assert converged, f"seed {seed}, {running.events}, {record}"
         assert reader.names_seen > 20 * events
         assert verify(mirror.spec(), mirror.directories, VerifyOptions(chunks=True)).problems == ()
+
+
+def test_world_of_the_storm_has_no_two_contents_of_one_time() -> None:
+    """No listing could tell them apart, and no answer about a link either."""
+    contents: dict[float, set[bytes]] = {}
+    model = UpstreamModel()
+    world = World(model, random.Random(1))
+    for _ in range(300):
+        world.edit()
+        for found in model.repositories.values():
+            for node in found.nodes.values():
+                if isinstance(node, File):
+                    contents.setdefault(node.modified, set()).add(node.data)
+    assert len(contents) > 50
+    assert {len(alike) for alike in contents.values()} == {1}
 
 
 def test_20_kills_and_faults_with_a_reader_that_sees_everything(tmp_path: Path) -> None:
