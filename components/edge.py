@@ -23,6 +23,8 @@ from sync.contract.layout import CADDY_CONFIG, CADDY_DATA, CADDY_LOG, CONFIG, UI
 HTTP_PORT: Final = 80
 HTTPS_PORT: Final = 443
 CONFIG_DIRECTORY: Final = f"{CONFIG}/caddy"
+# Bounded by `timeout`, which every busybox has; `wget -T` is a choice of its build, and Debian's
+# dies of it.
 HEALTH: Final = (
     "CMD-SHELL",
     f"busybox timeout 5 busybox wget -q -O /dev/null http://127.0.0.1:{METRICS_PORT}/healthz",

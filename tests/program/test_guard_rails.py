@@ -134,6 +134,13 @@ def test_0dbs_probe_leaves_a_request_open_so_that_zdbd_sees_its_end(mirror: Decl
     assert r"PING\r\n*' | busybox timeout 5 busybox nc 127.0.0.1 9900" in line
 
 
+def test_a_probe_of_the_shell_is_bounded_by_every_busyboxs_timeout(declared: Declared) -> None:
+    for inputs in declared.containers().values():
+        form, *words = inputs["healthcheck"]["tests"]
+        if form == "CMD-SHELL":
+            assert "busybox timeout 5 busybox " in words[0]
+
+
 def test_only_edge_and_0db_are_reachable_from_outside(declared: Declared) -> None:
     published = {s for s, inputs in declared.containers().items() if inputs.get("ports")}
     assert published == {"caddy", "zdb"}
