@@ -4,6 +4,7 @@ import hashlib
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,15 @@ def test_hostile_names_are_listed_as_they_are(upstream: Upstream) -> None:
     assert requests.get(f"{upstream.hub.url}/repo/loop.flist", timeout=10).status_code == 404
 
 
+def test_a_chain_of_links_ends_as_on_a_file_system(upstream: Upstream) -> None:
+    upstream.model.set_link("repo", "l1.flist", "one.flist")
+    for number in range(2, 42):
+        upstream.model.set_link("repo", f"l{number}.flist", f"l{number - 1}.flist")
+    for name, status in (("l40", 200), ("l41", 404)):
+        answer = requests.head(f"{upstream.hub.url}/repo/{name}.flist", timeout=10)
+        assert answer.status_code == status
+
+
 def test_rewind_and_change_of_identity_reach_every_service(
     upstream: Upstream, source: Path
 ) -> None:
@@ -397,6 +407,21 @@ def test_a_slow_body_arrives_whole(upstream: Upstream) -> None:
 
 
 # -- life --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["slow", "truncate"])
+def test_a_faulty_answer_to_head_has_no_body(kind: Any, upstream: Upstream) -> None:
+    upstream.hub_faults.add(Fault(kind))
+    with socket.create_connection((upstream.hub.address, upstream.hub.port), 10) as connection:
+        request = f"HEAD /repo/one.flist HTTP/1.1\r\nHost: {upstream.hub.address}\r\n\r\n"
+        connection.sendall(request.encode())
+        connection.settimeout(1)
+        answer = b""
+        with suppress(TimeoutError):
+            while data := connection.recv(1 << 16):
+                answer += data
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n")
 
 
 def test_both_families_serve_the_same_master(source: Path) -> None:
