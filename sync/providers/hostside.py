@@ -109,9 +109,11 @@ def _own_contents(entry: dict[str, Any], previous: int, request: dict[str, Any])
         below = os.path.relpath(folder, root)
         names[:] = [name for name in names if f"{below}/{name}" not in listed]
         for name in [*names, *files]:
-            if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_uid == previous:
-                uid = entry["uid"]
-                os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
+            # What its owner renames or removes meanwhile is not there to be handed over.
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_uid == previous:
+                    uid = entry["uid"]
+                    os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
 
 
 def _sync_directory(root: str, relative: str) -> None:
@@ -248,12 +250,15 @@ def _look_below(root: str, tree: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if not (Path(root) / tree).is_dir():
         return found
-    for folder, names, files, descriptor in os.fwalk(f"{root}/{tree}", follow_symlinks=False):
-        below = os.path.relpath(folder, root)
-        for name in sorted([*names, *files]):
-            if len(found) >= _SURVEY_LIMIT:
-                return found
-            found[f"{below}/{name}"] = _describe(descriptor, name)
+    # Files come and go meanwhile (another resource's temporary ones); even the tree itself may.
+    with contextlib.suppress(FileNotFoundError):
+        for folder, names, files, descriptor in os.fwalk(f"{root}/{tree}", follow_symlinks=False):
+            below = os.path.relpath(folder, root)
+            for name in sorted([*names, *files]):
+                if len(found) >= _SURVEY_LIMIT:
+                    return found
+                with contextlib.suppress(FileNotFoundError):
+                    found[f"{below}/{name}"] = _describe(descriptor, name)
     return found
 
 
@@ -271,11 +276,14 @@ def problems(bundle: Path) -> list[str]:
         manifest = json.loads((bundle / MANIFEST).read_text())
     except (OSError, ValueError):
         return [f"{MANIFEST} is missing or damaged"]
-    found = {
-        str(path.relative_to(bundle)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in bundle.rglob("*")
-        if path.is_file() and not path.is_symlink() and path.name != MANIFEST
-    }
+    found = {}
+    for folder, _names, files in os.walk(bundle):
+        for path in (Path(folder) / name for name in files if name != MANIFEST):
+            # One that is replaced or removed at this moment counts as missing.
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink():
+                    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                    found[str(path.relative_to(bundle))] = digest
     differing = sorted(
         f"{name}: {'changed' if name in found else 'missing'}"
         for name, digest in manifest.items()

@@ -258,6 +258,84 @@ def test_a_survey_tells_owner_mode_and_digest_and_no_content(tmp_path: Path) -> 
     assert seen["bundles"] == {"v1": []}
 
 
+def _survey(root: Path) -> dict[str, Any]:
+    return hostside.survey(
+        {"root": str(root), "paths": [], "trees": ["secrets"], "agents": "agent"}
+    )
+
+
+@pytest.mark.parametrize("moment", ["stat", "open"])
+def test_a_file_that_goes_while_it_is_looked_at_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    for name in (".key.tmp", "key"):
+        (tmp_path / "secrets" / name).write_text("x")
+    real = getattr(os, moment)
+
+    def renamed_before(path: Any, *arguments: Any, **options: Any) -> Any:
+        if path == ".key.tmp":
+            (tmp_path / "secrets/.key.tmp").unlink(missing_ok=True)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, moment, renamed_before)
+    assert list(_survey(tmp_path)["paths"]) == ["secrets/key"]
+
+
+def test_a_tree_that_goes_while_it_is_looked_at_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets").mkdir()
+
+    def removed_before(top: str, **options: Any) -> Any:
+        (tmp_path / "secrets").rmdir()
+        return fwalk(top, **options)
+
+    fwalk = os.fwalk
+    monkeypatch.setattr(os, "fwalk", removed_before)
+    assert _survey(tmp_path)["paths"] == {}
+
+
+def test_a_bundles_file_that_goes_while_it_is_read_counts_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "agent/d"
+    (bundle / "src").mkdir(parents=True)
+    (bundle / "src/a.py").write_text("a")
+    (bundle / hostside.MANIFEST).write_text(json.dumps({"src/a.py": "0"}))
+    read_bytes = Path.read_bytes
+
+    def removed_before(path: Path) -> bytes:
+        path.unlink()
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", removed_before)
+    assert _survey(tmp_path)["bundles"] == {"d": ["src/a.py: missing"]}
+
+
+@as_root
+@pytest.mark.parametrize("moment", ["stat", "chown"])
+def test_what_goes_while_a_directory_is_handed_over_does_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    _make(tmp_path, _directory("public", 1001))
+    for name in (".a.tmp", "kept"):
+        (tmp_path / "public" / name).write_text("x")
+        os.chown(tmp_path / "public" / name, 1001, 1001)
+    real = getattr(os, moment)
+
+    def renamed_before(path: Any, *arguments: Any, **options: Any) -> Any:
+        if path == ".a.tmp":
+            (tmp_path / "public/.a.tmp").unlink(missing_ok=True)
+        return real(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, moment, renamed_before)
+        _make(tmp_path, _directory("public", 1005))
+    assert (tmp_path / "public").stat().st_uid == 1005
+    assert (tmp_path / "public/kept").stat().st_uid == 1005
+
+
 def test_only_the_standard_library_is_imported() -> None:
     import ast
     import sys
