@@ -4,6 +4,8 @@ They are fetched by pip from the operator's package registry, only as binaries a
 hashes of the lock, and kept in a cache whose every use is checked against the lock again.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -76,10 +78,26 @@ def wheels(lock: Path, architecture: str, cache: Path) -> list[Path]:
     folder = cache / name
     if found := _verified(folder, locked):
         return found
-    _download(lock, PLATFORMS[architecture], folder)
-    if found := _verified(folder, locked):
-        return found
+    with _alone(cache):
+        # Another run may have filled it while this one waited.
+        if found := _verified(folder, locked):
+            return found
+        _download(lock, PLATFORMS[architecture], folder)
+        if found := _verified(folder, locked):
+            return found
     raise WheelError(f"{folder}: pip fetched what the lock does not name; remove it and try again")
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Hold the cache's lock: of runs that find it empty one fetches, and none removes another's."""
+    cache.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _verified(folder: Path, locked: tuple[LockedWheel, ...]) -> list[Path] | None:
@@ -99,7 +117,6 @@ def _verified(folder: Path, locked: tuple[LockedWheel, ...]) -> list[Path] | Non
 
 def _download(lock: Path, machine: str, folder: Path) -> None:
     """Fetch all wheels into a fresh folder beside, then put it in place by a rename."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".wheels-", dir=folder.parent))
     platforms = [f"--platform={tag}_{machine}" for tag in _MANYLINUX]
     argv = [
@@ -113,7 +130,7 @@ def _download(lock: Path, machine: str, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     except OSError as error:
-        raise WheelError(f"{folder}: {error.strerror}; is another run filling it?") from error
+        raise WheelError(f"{folder}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

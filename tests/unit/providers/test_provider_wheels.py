@@ -1,9 +1,12 @@
 """The agent's wheels are those of the lock, also when the cache was harmed."""
 
+import fcntl
 import hashlib
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +94,40 @@ def test_a_harmed_cache_is_noticed_and_fetched_anew(
     assert len(downloads) == 2
     assert [_digest(path) for path in again] == [_digest(tmp_path / "origin" / again[0].name)]
     assert [path.name for path in cache.iterdir()] == [again[0].parent.name]
+
+
+def test_of_two_first_runs_at_once_one_fetches_and_both_have_the_same_files(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    got: list[list[Path]] = []
+    second = threading.Thread(target=lambda: got.append(wheels.wheels(lock, "amd64", cache)))
+    arrived = threading.Event()
+    fetched: list[Path] = []
+    flock = fcntl.flock
+
+    def locked(descriptor: Any, operation: int) -> None:
+        if threading.current_thread() is second:
+            arrived.set()
+        flock(descriptor, operation)
+
+    def fetch(argv: list[str]) -> None:
+        destination = next(word for word in argv if word.startswith("--dest="))
+        fetched.append(Path(destination.removeprefix("--dest=")))
+        if threading.current_thread() is second:
+            arrived.set()
+        else:
+            second.start()
+            assert arrived.wait(30), "the second run is at work while the first one fetches"
+        _wheel(Path(destination.removeprefix("--dest=")))
+
+    monkeypatch.setattr(fcntl, "flock", locked)
+    monkeypatch.setattr(wheels, "_run_pip", fetch)
+    got.append(wheels.wheels(lock, "amd64", cache))
+    second.join(30)
+    assert len(fetched) == 1
+    assert got[0] == got[1]
+    assert [_digest(path) for path in got[0]] == [_digest(tmp_path / "origin" / got[0][0].name)]
 
 
 def test_a_registry_that_serves_something_else_is_refused(
