@@ -5,6 +5,7 @@ folder all the time and notes every name that is wrong, half, dangling, incomple
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import random
@@ -176,6 +177,27 @@ def digest(content: bytes | str) -> str:
     return hashlib.md5(data).hexdigest()
 
 
+def read_itself(path: Path) -> bytes | str:
+    """Return a file's bytes or a link's text: whichever is there, and never what a link leads to.
+
+    Between a look at its kind and another the one may have taken the other's place.
+    """
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+        else:
+            with os.fdopen(descriptor, "rb") as file:
+                return file.read()
+        try:
+            return str(path.readlink())
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file by now
+                raise
+
+
 class Reader:
     """Reads the mirror's folder all the time; `faults` says what it should never have seen."""
 
@@ -242,7 +264,7 @@ class Reader:
         """Check one name; False if it is not there."""
         path = self._users / name
         try:
-            content: bytes | str = str(path.readlink()) if path.is_symlink() else path.read_bytes()
+            content = read_itself(path)
         except OSError:
             return False
         self.names_seen += 1

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from sync.agent.runtime import VerifyOptions
 from sync.agent.users import verify
 from sync.contract import spec as contract
 from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
-from tests.agent.storm import Reader, World
+from tests.agent.storm import Reader, World, digest
+from tests.sandbox.services.zdb import ZdbServer
 from tests.sandbox.upstream import Fault, Upstream, UpstreamModel
 from tests.sandbox.upstream.nodes import File
 
@@ -165,6 +167,39 @@ def test_world_of_the_storm_has_no_two_contents_of_one_time() -> None:
                     contents.setdefault(node.modified, set()).add(node.data)
     assert len(contents) > 50
     assert {len(alike) for alike in contents.values()} == {1}
+
+
+def test_reader_of_the_storm_never_takes_a_link_for_the_file_that_it_replaced(
+    tmp_path: Path,
+) -> None:
+    world = World(UpstreamModel(), random.Random(1))
+    name = next(name for name in sorted(world.allowed) if name.endswith("/f1.flist"))
+    file = world.model.repositories[name.split("/")[0]].nodes["f1.flist"]
+    assert isinstance(file, File)
+    world.allowed[name].add(digest("f0.flist"))
+    served = tmp_path / "users" / name
+    served.parent.mkdir(parents=True)
+    other = served.with_name("f0.flist")
+    other.write_bytes(b"what the link leads to")
+    world.allowed[str(other.relative_to(tmp_path / "users"))] = {digest(other.read_bytes())}
+    reader = Reader(world, tmp_path / "users", tmp_path, ZdbServer(world.model.store))
+    done = threading.Event()
+
+    def replace() -> None:
+        while not done.is_set():
+            (tmp_path / "next").write_bytes(file.data)
+            (tmp_path / "next").replace(served)
+            (tmp_path / "next").symlink_to("f0.flist")
+            (tmp_path / "next").replace(served)
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    for _ in range(2000):
+        reader.walk()
+    done.set()
+    replacing.join()
+    assert reader.faults == []
+    assert reader.names_seen > 2000
 
 
 def test_20_kills_and_faults_with_a_reader_that_sees_everything(tmp_path: Path) -> None:
