@@ -210,6 +210,7 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name="reader")
         self.faults: list[str] = []
         self.names_seen = 0
+        self._walked = threading.Event()
 
     def start(self) -> None:
         self._thread.start()
@@ -221,6 +222,13 @@ class Reader:
     def _run(self) -> None:
         while not self._stop.wait(0.005):
             self.walk()
+            self._walked.set()
+
+    def await_look(self, seconds: float = 30) -> None:
+        """Wait until every name was looked at since now, so that a slow machine sees as much."""
+        for _ in range(2):  # the first may have begun before
+            self._walked.clear()
+            assert self._walked.wait(seconds), "the reader does not read"
 
     def walk(self) -> None:
         """Look at every name once."""

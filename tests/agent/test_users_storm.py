@@ -143,6 +143,7 @@ def storm(tmp_path: Path, events: int, seed: int) -> None:
         try:
             for _ in range(events):
                 running.event()
+                reader.await_look()
             converged = running.converge()
         finally:
             running.terminate()
@@ -150,7 +151,7 @@ def storm(tmp_path: Path, events: int, seed: int) -> None:
         record = read_record(mirror.directories.state / "status.json")
         assert reader.faults == [], f"seed {seed}, {running.events}, {reader.faults[:9]}"
         assert converged, f"seed {seed}, {running.events}, {record}"
-        assert reader.names_seen > 20 * events
+        assert reader.names_seen > 2 * events
         assert verify(mirror.spec(), mirror.directories, VerifyOptions(chunks=True)).problems == ()
 
 
