@@ -1,4 +1,4 @@
-"""A health probe ends by itself, whatever the service does: an engine ends the shell alone."""
+"""0-db and the edge by themselves, in their images: start line and health probe."""
 
 import contextlib
 
@@ -8,13 +8,42 @@ from docker.models.containers import Container
 
 from components import edge, zdb
 from components.caddyfile import METRICS_PORT
+from components.settings.model import ZdbSettings
 from tests.e2e.stack import Ground
 from tests.sandbox.host import images
 from tests.sandbox.host.images import Service
+from tests.sandbox.host.processes import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 
 
+@pytest.mark.parametrize("password", ["plain", "-begins_with_a_dash", "--protect"])
+def test_0_db_starts_with_whatever_password_was_made(place: Ground, password: str) -> None:
+    made = f"mkdir -p /secrets /zdb/data /zdb/index && printf %s '{password}' > /secrets/zdb-admin"
+    script = f"{made} && {zdb.start_script(ZdbSettings())}"
+    with contextlib.closing(docker.DockerClient(base_url=place.engine.url, timeout=90)) as client:
+        container = client.containers.run(
+            images.reference("zdb"),
+            entrypoint=["/bin/sh", "-c", script],
+            healthcheck={"test": list(zdb.HEALTH), "interval": 10**9, "timeout": 10**10},
+            network_mode="none",
+            init=True,
+            detach=True,
+        )
+        try:
+            wait_until(lambda: _settled(container), "0-db", 60)
+            assert container.status == "running", container.logs().decode()
+        finally:
+            container.remove(force=True)
+
+
+def _settled(container: Container) -> bool:
+    """Tell whether it is healthy or has ended."""
+    container.reload()
+    return container.status == "exited" or container.health == "healthy"
+
+
+# An engine that gives up a probe ends the shell, not what the shell started.
 def _end_before_a_deaf_service(container: Container) -> str:
     try:
         container.start()

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
+from tests.sandbox.services.zdb.__main__ import arguments
 from tests.sandbox.services.zdb.resp import Command, Fetch, Parser, Sets
 from tests.unit.zdb_wire import ErrorReply, Wire, encoded, ended, free_port, started
 
@@ -301,6 +302,12 @@ def test_a_full_disk_refuses_writes_and_keeps_the_rest(tmp_path: Path) -> None:
 
 
 # -- command line ------------------------------------------------------------------------------
+
+
+def test_a_password_may_begin_with_a_dash_or_be_an_options_name() -> None:
+    for password in ("-Wf3k_", "--protect", "--admin", "-"):
+        told = arguments(["--protect", "--admin", password, "--port", "1"])
+        assert (told.admin, told.protect, told.port) == (password, True, 1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.zdb_wire import ErrorReply, Wire, ended, free_port, real_zdbd, started
 
-ADMIN = "admin-password"
+# One in 64 of the generated ones begins so.
+ADMIN = "-admin-password"
 ZDBD = real_zdbd(os.environ.get("ZDBD"))
 pytestmark = pytest.mark.skipif(
     ZDBD is None, reason="no real zdbd to compare with: name one with ZDBD or put it on PATH"

@@ -45,7 +45,21 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--sync", action="store_true", help="accepted; nothing is fsynced")
     parser.add_argument("--version", action="version", version="0-db server, stand-in of v2.0.7")
-    return parser.parse_args(argv)
+    return parser.parse_args(_as_getopt_reads(argv, parser))
+
+
+def _as_getopt_reads(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Bind each option's value to it: getopt takes the next word even if it begins with a dash.
+
+    One in 64 of the passwords that the program makes does, and argparse refuses it.
+    """
+    valued = {f"--{action.dest}" for action in parser._actions if action.nargs is None}
+    words = iter(argv)
+    bound = []
+    for word in words:
+        value = next(words, None) if word in valued else None
+        bound.append(word if value is None else f"{word}={value}")
+    return bound
 
 
 def main(argv: list[str]) -> int:
