@@ -4,6 +4,7 @@ The private engine keeps its data below `.sandbox/` and listens on a socket belo
 started and ended by us, and nothing of the machine's own engine is touched.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+import psutil
 from docker.errors import DockerException
 from rich.console import Console
 
@@ -106,6 +108,8 @@ def start_private() -> DockerEngine:
     run.mkdir(parents=True, exist_ok=True)
     run.chmod(0o711)
     background = _background()
+    if background.process() is None:
+        _end_containerd()
     background.start(
         [
             _program("dockerd"),
@@ -143,8 +147,34 @@ def _program(name: str) -> str:
 
 
 def kill_private() -> None:
-    """Let the private engine die at once, as in a crash; `start_private` brings it back."""
+    """Let the private engine die at once, as in a crash; `start_private` brings it back.
+
+    Containers and their shims go on; the next engine finds and ends them.
+    """
     _background().kill()
+    _end_containerd()
+
+
+def _end_containerd() -> None:
+    """End the containerd of a private engine that died, and forget it.
+
+    Killed with its engine, it may yet wait to be collected; the next engine would take it for a
+    running one, start none of its own and never answer.
+    """
+    pid_file = private_directory() / "exec" / "containerd" / "containerd.pid"
+    with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+        process = psutil.Process(int(pid_file.read_text()))
+        if f"{private_directory()}/" in " ".join(process.cmdline()):
+            process.kill()
+            wait_until(lambda: _has_ended(process), "the end of the engine's containerd", 10)
+    pid_file.unlink(missing_ok=True)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def stop_private(*, remove_data: bool) -> bool:
