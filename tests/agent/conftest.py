@@ -1,10 +1,13 @@
-"""Mirrors of tests live in memory where the machine has such a place: no waiting for disks."""
+"""Where mirrors of tests live: in memory where the machine has such a place, for speed."""
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from sync.agent.runtime import Directories
+from tests.agent.mirrors import make_directories
 
 _MEMORY = Path("/dev/shm")
 
@@ -15,3 +18,9 @@ def tmp_path() -> Iterator[Path]:
     parent = _MEMORY if _MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="gridhub-test-", dir=parent) as path:
         yield Path(path)
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> Directories:
+    """Give the folders of a job."""
+    return make_directories(tmp_path)

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ from tests.agent.kernels_mirror import (
     one_pass,
     served,
 )
-from tests.agent.mirrors import kernels_spec, make_directories
+from tests.agent.mirrors import kernels_spec
 from tests.sandbox.upstream import Fault, Upstream
 from tests.sandbox.upstream.nodes import File
 
@@ -27,11 +26,6 @@ from tests.sandbox.upstream.nodes import File
 def upstream() -> Iterator[Upstream]:
     with Upstream(kernels_model()) as running:
         yield running
-
-
-@pytest.fixture
-def directories(tmp_path: Path) -> Directories:
-    return make_directories(tmp_path)
 
 
 def test_first_pass_serves_every_kernel_and_net_link(

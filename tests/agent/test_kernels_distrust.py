@@ -24,20 +24,15 @@ from tests.agent.kernels_mirror import (
     one_pass,
     served,
 )
-from tests.agent.mirrors import QUICK, kernels_spec, make_directories
+from tests.agent.mirrors import QUICK, kernels_spec
 from tests.agent.scripted import Answer, ScriptedServer
-from tests.sandbox.upstream import Fault, Upstream
+from tests.sandbox.upstream import Fault, FaultKind, Upstream
 
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
     with Upstream(kernels_model()) as running:
         yield running
-
-
-@pytest.fixture
-def directories(tmp_path: Path) -> Directories:
-    return make_directories(tmp_path)
 
 
 def test_kernel_of_unknown_length_that_may_be_half_is_not_published(
@@ -100,9 +95,9 @@ def test_too_many_vanished_at_once_pauses_before_anything_is_removed(
 
 @pytest.mark.parametrize("kind", ["truncate", "reset", "status", "hang", "endless", "html"])
 def test_one_bad_kernel_never_blocks_the_others_and_is_never_half_there(
-    kind: str, upstream: Upstream, directories: Directories
+    kind: FaultKind, upstream: Upstream, directories: Directories
 ) -> None:
-    upstream.bootstrap_faults.add(Fault(kind, r"/kernel/zos-3\.efi"))  # type: ignore[arg-type]
+    upstream.bootstrap_faults.add(Fault(kind, r"/kernel/zos-3\.efi"))
     limits = {"connections": 4, "read_timeout_seconds": 0.3, "connect_timeout_seconds": 2}
     spec = kernels_spec(upstream, http=limits, max_kernel_bytes=1 << 20)
     with pytest.raises(PassIncompleteError, match=r"zos-3\.efi"):

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from sync.agent.kernels import repair, verify, verifying
 from sync.agent.passes import one_at_a_time
 from sync.agent.runtime import Directories, VerifyOptions
 from tests.agent.kernels_mirror import DAY, OLD, kernels, kernels_model, links, one_pass, served
-from tests.agent.mirrors import kernels_spec, make_directories
+from tests.agent.mirrors import kernels_spec
 from tests.sandbox.upstream import Upstream
 from tests.sandbox.upstream.nodes import File
 
@@ -20,11 +19,6 @@ from tests.sandbox.upstream.nodes import File
 def upstream() -> Iterator[Upstream]:
     with Upstream(kernels_model()) as running:
         yield running
-
-
-@pytest.fixture
-def directories(tmp_path: Path) -> Directories:
-    return make_directories(tmp_path)
 
 
 def test_damaged_net_file_of_its_own_is_found_and_mended(

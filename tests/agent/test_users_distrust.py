@@ -11,7 +11,7 @@ from sync.agent.runtime import JobPaused
 from tests.agent.flists_of import small
 from tests.agent.mirrors import UsersMirror, model_tree, served_tree, users_mirror
 from tests.agent.small_hub import OLD, small_model
-from tests.sandbox.upstream import Fault, Upstream
+from tests.sandbox.upstream import Fault, FaultKind, Upstream
 
 
 @pytest.fixture
@@ -57,11 +57,11 @@ def test_too_many_vanished_names_pause_and_content_still_follows(mirror: UsersMi
 
 
 @pytest.mark.parametrize("kind", ["status", "html", "truncate", "reset", "redirect-loop"])
-def test_listing_that_can_not_be_had_changes_nothing(kind: str, mirror: UsersMirror) -> None:
+def test_listing_that_can_not_be_had_changes_nothing(kind: FaultKind, mirror: UsersMirror) -> None:
     mirror.one_pass()
     before = mirror.served()
     mirror.upstream.model.delete_repository("alice")
-    mirror.upstream.hub_faults.add(Fault(kind, r"/api/fileslist"))  # type: ignore[arg-type]
+    mirror.upstream.hub_faults.add(Fault(kind, r"/api/fileslist"))
     with pytest.raises(HttpError):
         mirror.one_pass()
     assert mirror.served() == before
@@ -88,14 +88,14 @@ def test_hub_without_light_is_verified_by_its_md5(mirror: UsersMirror) -> None:
     "kind", ["status", "truncate", "flip", "reset", "hang", "html", "redirect-loop", "endless"]
 )
 def test_one_bad_flist_never_blocks_the_others_and_is_never_half_there(
-    kind: str, mirror: UsersMirror
+    kind: FaultKind, mirror: UsersMirror
 ) -> None:
     model = mirror.upstream.model
     mirror.settings |= {
         "http": {"connections": 4, "read_timeout_seconds": 0.3, "connect_timeout_seconds": 2},
         "max_flist_bytes": 1 << 20,
     }
-    mirror.upstream.hub_faults.add(Fault(kind, r"/tf-zos/zos-1\.flist"))  # type: ignore[arg-type]
+    mirror.upstream.hub_faults.add(Fault(kind, r"/tf-zos/zos-1\.flist"))
     with pytest.raises(PassIncompleteError, match=r"tf-zos/zos-1\.flist"):
         mirror.one_pass()
     expected = model_tree(model)

@@ -10,6 +10,7 @@ import pytest
 from sync.agent import durable
 from sync.agent.runtime import VerifyOptions
 from sync.agent.users import verify
+from sync.agent.users.engine import UsersEngine
 from sync.agent.users.record import Record
 from tests.agent.flists_of import small
 from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror
@@ -32,14 +33,16 @@ def mirror(tmp_path: Path) -> Iterator[UsersMirror]:
         yield made
 
 
-def fill_disk(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    """Let the record be too large for the disk, once, when it is written by `method`."""
+def pass_on_full_disk(engine: UsersEngine, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Make a pass that ends as the record, written by `method`, is too large for the disk."""
 
     def full(*_: object) -> None:
         monkeypatch.undo()
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(Record, method, full)
+    with pytest.raises(sqlite3.OperationalError):
+        engine.one_pass()
 
 
 def test_link_that_was_served_without_its_record_is_not_left_dangling(
@@ -49,9 +52,7 @@ def test_link_that_was_served_without_its_record_is_not_left_dangling(
     with mirror.engine() as (engine, _):
         engine.one_pass()
         model.set_link("alice", "new.flist", "b.flist")
-        fill_disk(monkeypatch, "put_link")
-        with pytest.raises(sqlite3.OperationalError):
-            engine.one_pass()
+        pass_on_full_disk(engine, monkeypatch, "put_link")
         assert "alice/new.flist" in mirror.served()
         model.delete_flist("alice", "new.flist")
         model.delete_flist("alice", "b.flist")
@@ -67,9 +68,7 @@ def test_record_tells_in_the_next_pass_what_was_served_without_it(
     with mirror.engine() as (engine, _):
         engine.one_pass()
         model.set_link("alice", "new.flist", "b.flist")
-        fill_disk(monkeypatch, "put_link")
-        with pytest.raises(sqlite3.OperationalError):
-            engine.one_pass()
+        pass_on_full_disk(engine, monkeypatch, "put_link")
         engine.one_pass()
     assert verify(mirror.spec(), mirror.directories, VerifyOptions(chunks=True)).problems == ()
 
@@ -82,9 +81,7 @@ def test_flist_that_a_link_without_record_leads_to_stays(
     with mirror.engine() as (engine, _):
         engine.one_pass()
         model.set_link("alice", "link.flist", "b.flist")
-        fill_disk(monkeypatch, "put_link")
-        with pytest.raises(sqlite3.OperationalError):
-            engine.one_pass()
+        pass_on_full_disk(engine, monkeypatch, "put_link")
         model.add_flist("alice", "late.flist", small(9), OLD)
         for key in small(9).chunks:
             model.drop_chunk(key)
@@ -95,36 +92,20 @@ def test_flist_that_a_link_without_record_leads_to_stays(
         assert mirror.served()["alice/link.flist"] == ("link", "b.flist")
 
 
-def test_link_that_was_removed_without_its_record_comes_back(
-    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "method"), [("link.flist", "forget_link"), ("b.flist", "forget_flist")]
+)
+def test_name_that_was_removed_without_its_record_comes_back(
+    name: str, method: str, mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = mirror.upstream.model
-    link = model.repositories["alice"].nodes["link.flist"]
+    node = model.repositories["alice"].nodes[name]
     with mirror.engine() as (engine, _):
         engine.one_pass()
-        model.delete_flist("alice", "link.flist")
-        fill_disk(monkeypatch, "forget_link")
-        with pytest.raises(sqlite3.OperationalError):
-            engine.one_pass()
-        assert "alice/link.flist" not in mirror.served()
-        model.put_node("alice", "link.flist", link)
-        engine.one_pass()
-        assert mirror.served() == model_tree(model)
-
-
-def test_flist_that_was_removed_without_its_record_comes_back(
-    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = mirror.upstream.model
-    flist = model.repositories["alice"].nodes["b.flist"]
-    with mirror.engine() as (engine, _):
-        engine.one_pass()
-        model.delete_flist("alice", "b.flist")
-        fill_disk(monkeypatch, "forget_flist")
-        with pytest.raises(sqlite3.OperationalError):
-            engine.one_pass()
-        assert "alice/b.flist" not in mirror.served()
-        model.put_node("alice", "b.flist", flist)
+        model.delete_flist("alice", name)
+        pass_on_full_disk(engine, monkeypatch, method)
+        assert f"alice/{name}" not in mirror.served()
+        model.put_node("alice", name, node)
         engine.one_pass()
         assert mirror.served() == model_tree(model)
 
@@ -143,9 +124,7 @@ def test_flist_that_was_served_without_its_record_is_fetched_anew(
         engine.one_pass()
         data = new.ljust(size, b"\0")
         model.change_flist("alice", "b.flist", data, modified=OLD + 99)
-        fill_disk(monkeypatch, "put_flist")
-        with pytest.raises(sqlite3.OperationalError):
-            engine.one_pass()
+        pass_on_full_disk(engine, monkeypatch, "put_flist")
         assert mirror.served()["alice/b.flist"] == ("file", data)
         model.put_node("alice", "b.flist", first)
         engine.one_pass()

@@ -77,7 +77,7 @@ class Channel:
         self.socket = connected
         self.where = where
         self.timeout_seconds = timeout_seconds
-        # Silence while replies are awaited that calls for a nudge: longer than any round trip.
+        # Silence while replies are awaited that calls for a nudge.
         self.nudge_seconds = NUDGE_SECONDS
         self.outgoing: deque[memoryview] = deque()
         self.outgoing_bytes = 0

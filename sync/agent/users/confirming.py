@@ -7,8 +7,7 @@ make a link lead to another flist that exists, and nothing else would tell that 
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from sync.agent.http import HttpError, HttpMissingError, HttpStoppedError, Master
 from sync.agent.users.fetching import size_text
@@ -34,7 +33,7 @@ class Answers:
 
 
 class Confirming:
-    """Asks about the links of one listing while other work goes on; `with` ends it.
+    """Asks about the links of one listing while other work goes on, until it is closed.
 
     As many are asked for at once as the master's connections allow, beside what is fetched.
     """
@@ -46,15 +45,8 @@ class Confirming:
         self._pool: ThreadPoolExecutor | None = None
         self._pending: dict[Link, Future[str]] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ask no more, and wait for the requests that are under way."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -4,7 +4,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Final, Self
 
@@ -131,7 +131,7 @@ class UsersEngine:
         work = Pass(listing, plan, [*listing.refused, *refused], [*failed.values()], {*failed})
         self._log_refused(work.refused)
         self._publisher.follow(plan)
-        with Confirming(self._master, self._spec.http.connections, listing) as confirming:
+        with closing(Confirming(self._master, self._spec.http.connections, listing)) as confirming:
             self._bring_content(work, confirming)
             self._confirm(work, confirming, wait=True)
         self._publisher.link_all(tags.keys() & listing.tags.keys())

@@ -4,9 +4,9 @@ Tests edit the model directly (`upstream.model.add_flist(…)`) and damage what 
 (`upstream.hub_faults.add(…)`); `python -m tests.sandbox.upstream` does the same for a person.
 """
 
-from tests.sandbox.upstream.faults import Fault, Faults
+from tests.sandbox.upstream.faults import Fault, FaultKind, Faults
 from tests.sandbox.upstream.model import UpstreamModel
 from tests.sandbox.upstream.servers import Upstream
 from tests.sandbox.upstream.world import standard_world
 
-__all__ = ["Fault", "Faults", "Upstream", "UpstreamModel", "standard_world"]
+__all__ = ["Fault", "FaultKind", "Faults", "Upstream", "UpstreamModel", "standard_world"]

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from tests.sandbox.services.http import Connection, Request, Response, text
 
-Kind = Literal[
+FaultKind = Literal[
     "status",
     "truncate",
     "flip",
@@ -35,7 +35,7 @@ class Fault:
     strike in the body (negative: from its end; None: its middle). bytes_per_second: for `slow`.
     """
 
-    kind: Kind
+    kind: FaultKind
     path: str = ".*"
     after: int = 0
     times: int | None = None
