@@ -27,13 +27,16 @@ __all__ = [
 ]
 
 
-def read_flist(flist: Path, scratch: Path, cache: DirectoryCache | None = None) -> Contents:
-    """Read a flist; scratch: a file name for its database, which is left there.
+def read_flist(
+    flist: Path, scratch: Path, cache: DirectoryCache | None = None, *, keep: bool = True
+) -> Contents:
+    """Read a flist; scratch: a file name for its database.
 
+    keep: leave the database there for `rewrite_flist`; else it need not become a file at all.
     Raises FlistError, OSError.
     """
-    unpack(flist, scratch)
-    return read(scratch, cache)
+    data = unpack(flist, scratch, keep=keep)
+    return read(scratch if data is None else data, cache)
 
 
 def rewrite_flist(scratch: Path, target: Path, backend: Backend) -> None:

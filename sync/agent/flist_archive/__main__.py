@@ -45,10 +45,15 @@ def _rewritten(request: dict[str, Any], named: Backend | None) -> Backend | None
 
 
 def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
-    """Read the flist that the request names, and rewrite it in place where it says so."""
+    """Read the flist that the request names, and rewrite it in place where it says so.
+
+    The keys of a directory are told once (`new`), later its number stands for them, while that is
+    not below `first`.
+    """
     flist, scratch = Path(request["flist"]), Path(request["scratch"])
+    rewrites = bool(request["default"] or request["instead"])
     try:
-        contents = read_flist(flist, scratch, cache)
+        contents = read_flist(flist, scratch, cache, keep=rewrites)
         backend = _rewritten(request, contents.backend)
         size, md5 = None, None
         if backend is not None:
@@ -62,12 +67,18 @@ def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
     named = contents.backend
-    return {
-        "backend": [named.host, named.port, named.namespace] if named else None,
-        "keys": base64.b64encode(pack_keys(contents.keys)).decode("ascii"),
+    new = [directory for directory in contents.directories if not directory.told]
+    reply = {
+        "backend": named,
+        "directories": [directory.number for directory in contents.directories],
+        "new": [[one.number, base64.b64encode(pack_keys(one.keys)).decode("ascii")] for one in new],
+        "first": cache.first,
         "size": size,
         "md5": md5,
     }
+    for directory in new:
+        directory.told = True
+    return reply
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from sync.agent.flist_archive.errors import FlistError
 DATABASE_NAME: Final = "flistdb.sqlite3"
 # A flist is an index, not the data: the largest known are tens of MB.
 MAX_DATABASE_BYTES: Final = 512 << 20
+# A database of this size at most need not become a file to be read.
+MAX_IN_MEMORY_BYTES: Final = 16 << 20
 # Members other than the database that are skipped (directories, pax headers).
 _MAX_MEMBERS: Final = 64
 _BLOCK: Final = 512
@@ -43,23 +45,26 @@ class _Plain:
     def __init__(self, source: BinaryIO) -> None:
         self._parts = _inflated(source)
         self._buffer = b""
+        self._at = 0
 
     def take(self, amount: int) -> bytes:
         """Return up to `amount` bytes, nothing at the end."""
-        if not self._buffer:
-            self._buffer = next(self._parts, b"")
-        taken, self._buffer = self._buffer[:amount], self._buffer[amount:]
+        if self._at == len(self._buffer):
+            self._buffer, self._at = next(self._parts, b""), 0
+        taken = self._buffer[self._at : self._at + amount]
+        self._at += len(taken)
         return taken
 
     def exactly(self, amount: int) -> bytes:
-        """Return `amount` bytes (small), fewer only at the end."""
-        data = b""
-        while len(data) < amount and (part := self.take(amount - len(data))):
-            data += part
-        return data
+        """Return `amount` bytes, fewer only at the end."""
+        parts: list[bytes] = []
+        while amount and (part := self.take(amount)):
+            parts.append(part)
+            amount -= len(part)
+        return b"".join(parts)
 
     def copy(self, amount: int, target: BinaryIO | None) -> None:
-        """Copy `amount` bytes to `target`, or skip them."""
+        """Copy `amount` bytes to `target`, or skip them. Raises FlistError at an early end."""
         while amount:
             part = self.take(amount)
             if not part:
@@ -102,8 +107,12 @@ def _check_header(header: bytes) -> None:
         raise FlistError("tar: bad header checksum")
 
 
-def unpack(flist: Path, database: Path) -> None:
-    """Write the database of `flist` to `database`. Raises FlistError, OSError."""
+def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
+    """Write the database of `flist` to the file `database`; None is returned.
+
+    keep: False where the file is not wanted for itself; a small database is then returned
+    instead. Raises FlistError, OSError.
+    """
     with flist.open("rb") as source:
         plain = _Plain(source)
         for _ in range(_MAX_MEMBERS):
@@ -116,10 +125,16 @@ def unpack(flist: Path, database: Path) -> None:
             if not _is_database(header):
                 plain.copy(size + padding, None)
                 continue
-            with database.open("wb") as target:
-                plain.copy(size, target)
+            data = None
+            if not keep and size <= MAX_IN_MEMORY_BYTES:
+                data = plain.exactly(size)
+                if len(data) < size:
+                    raise FlistError("tar: truncated")
+            else:
+                with database.open("wb") as target:
+                    plain.copy(size, target)
             plain.drain(MAX_DATABASE_BYTES)
-            return
+            return data
     raise FlistError(f"tar: holds no {DATABASE_NAME}")
 
 

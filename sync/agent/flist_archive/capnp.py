@@ -12,8 +12,7 @@ pointer 1. File 1 data, 1 pointer, blocks. FileBlock 0 data, 2 pointers, hash (t
 import array
 import struct
 import sys
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sync.agent.flist_archive.errors import FlistError
 from sync.agent.flist_archive.near import Inodes, near_keys
@@ -32,14 +31,12 @@ _INODE_ATTRIBUTES: Final = 1
 _INODE_FILE: Final = 1
 
 
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(NamedTuple):
     data: bytes
     words: "array.array[int]"
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """A pointer that was followed: its word, and where its content starts."""
 
     segment: _Segment
@@ -47,19 +44,17 @@ class _Place:
     start: int
 
 
-@dataclass(frozen=True)
-class _Struct:
+class _Struct(NamedTuple):
     segment: _Segment
     start: int
     data_words: int
     pointers: int
 
 
-@dataclass(frozen=True)
-class _StructList:
+class _StructList(NamedTuple):
     segment: _Segment
     start: int
-    count: int
+    number: int
     data_words: int
     pointers: int
 
@@ -213,7 +208,7 @@ def chunk_keys(data: bytes) -> list[bytes]:
 
 
 def _inodes(contents: _StructList) -> Inodes:
-    return Inodes(contents.start, contents.count, contents.data_words, contents.pointers)
+    return Inodes(contents.start, contents.number, contents.data_words, contents.pointers)
 
 
 def _far_keys(message: _Message, contents: _StructList) -> list[bytes]:
@@ -231,7 +226,7 @@ def _file_pointers(contents: _StructList) -> list[int]:
     """Return the word indexes of the attribute pointers of those inodes that are files."""
     words, stride = contents.segment.words, contents.data_words + contents.pointers
     to_pointer = contents.data_words + _INODE_ATTRIBUTES
-    end = contents.start + contents.count * stride
+    end = contents.start + contents.number * stride
     return [
         start + to_pointer
         for start in range(contents.start, end, stride)
@@ -240,8 +235,8 @@ def _file_pointers(contents: _StructList) -> list[int]:
 
 
 def _block_keys(message: _Message, blocks: _StructList) -> list[bytes]:
-    if blocks.count and not blocks.pointers:
+    if blocks.number and not blocks.pointers:
         raise FlistError("capnp: blocks without keys")
     stride = blocks.data_words + blocks.pointers
     first = blocks.start + blocks.data_words
-    return [message.key(blocks.segment, first + number * stride) for number in range(blocks.count)]
+    return [message.key(blocks.segment, first + number * stride) for number in range(blocks.number)]

@@ -12,9 +12,8 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from sync.agent.flist_archive.capnp import chunk_keys
@@ -27,6 +26,10 @@ _MAX_BACKEND_BYTES: Final = 4096
 _KEY_BYTES: Final = 64
 _ENTRY_BYTES: Final = 256
 _STEPS_PER_CALL: Final = 100_000
+# Write and read version in an SQLite header.
+_FORMATS: Final = slice(18, 20)
+_WAL_FORMATS: Final = b"\2\2"
+_ROLLBACK_FORMATS: Final = b"\1\1"
 _MAX_CALLS: Final = 20_000
 # What a write fails with when the disk does: no fault of the flist.
 _DISK_ERRORS: Final = {
@@ -42,8 +45,7 @@ _TABLE: Final = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Backend:
+class Backend(NamedTuple):
     """Where a flist says that its chunks are."""
 
     host: str
@@ -51,12 +53,33 @@ class Backend:
     namespace: str
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What the mirror needs to know of a flist: where its chunks are, and their keys."""
+class Directory:
+    """The chunk keys of one directory; number: the cache's, which no other directory has.
+
+    told: whether the process that asks for keys knows these already (set by who tells).
+    """
+
+    __slots__ = ("keys", "number", "told")
+
+    def __init__(self, number: int, keys: list[bytes]) -> None:
+        self.number = number
+        self.keys = keys
+        self.told = False
+
+
+class Contents(NamedTuple):
+    """What the mirror needs to know of a flist: where its chunks are, and their keys.
+
+    directories: those that name chunks, each once.
+    """
 
     backend: Backend | None
-    keys: frozenset[bytes]
+    directories: tuple[Directory, ...]
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        """The keys of all chunks."""
+        return frozenset[bytes]().union(*(directory.keys for directory in self.directories))
 
 
 def _limited(database: sqlite3.Connection) -> None:
@@ -78,13 +101,15 @@ def _limited(database: sqlite3.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    uri = f"file:{quote(str(path))}?{mode}"
+def _opened(target: str, data: bytes | None = None) -> Iterator[sqlite3.Connection]:
+    """Open what an SQLite URI names, or a copy of `data` in memory."""
     try:
-        database = sqlite3.connect(uri, uri=True, isolation_level=None)
+        database = sqlite3.connect(target, uri=True, isolation_level=None)
     except sqlite3.Error as error:
         raise FlistError(f"sqlite: {error}") from error
     try:
+        if data is not None:
+            database.deserialize(_without_wal(data))
         _limited(database)
         _check_schema(database)
         yield database
@@ -95,6 +120,17 @@ def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
         raise FlistError(f"sqlite: {error}") from error
     finally:
         database.close()
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{quote(str(path))}?{mode}"
+
+
+def _without_wal(data: bytes) -> bytes:
+    """Return a database that may be opened in memory: one in WAL mode may not (file format 1.3)."""
+    if data[_FORMATS] == _WAL_FORMATS:
+        return data[: _FORMATS.start] + _ROLLBACK_FORMATS + data[_FORMATS.stop :]
+    return data
 
 
 def _check_schema(database: sqlite3.Connection) -> None:
@@ -117,44 +153,63 @@ def _authorize(action: int, *_: object) -> int:
 class DirectoryCache:
     """Chunk keys of directories that were decoded before: versions of a flist share most of them.
 
-    Bounded by the bytes of the keys; what is in it depends on a directory's bytes alone.
+    Bounded by the bytes of the keys; what is in it depends on a directory's bytes alone. first: the
+    lowest number that a directory in it may have.
     """
 
     def __init__(self, max_bytes: int = 32 << 20) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._keys: dict[bytes, tuple[bytes, ...]] = {}
+        self._directories: dict[bytes, Directory] = {}
+        self._count = 0
+        self.first = 0
 
-    def keys(self, directory: bytes) -> tuple[bytes, ...]:
-        """Return the chunk keys of a directory's message. Raises FlistError."""
-        digest = hashlib.blake2b(directory, digest_size=32).digest()
-        keys = self._keys.get(digest)
-        if keys is None:
-            keys = tuple(chunk_keys(directory))
-            self._bytes += _ENTRY_BYTES + _KEY_BYTES * len(keys)
-            if self._bytes > self._max_bytes:
-                self._keys.clear()
-                self._bytes = 0
-            self._keys[digest] = keys
-        return keys
+    def directory(self, message: bytes) -> Directory:
+        """Return a directory by its message. Raises FlistError."""
+        digest = hashlib.sha256(message).digest()
+        directory = self._directories.get(digest)
+        if directory is None:
+            directory = Directory(self._count, chunk_keys(message))
+            self._keep(digest, directory)
+        return directory
+
+    def _keep(self, digest: bytes, directory: Directory) -> None:
+        size = _ENTRY_BYTES + _KEY_BYTES * len(directory.keys)
+        if self._bytes + size > self._max_bytes:
+            self._directories.clear()
+            self._bytes = 0
+            self.first = self._count
+        self._count += 1
+        self._bytes += size
+        self._directories[digest] = directory
 
 
-def read(path: Path, cache: DirectoryCache | None = None) -> Contents:
-    """Read a flist's database. Raises FlistError."""
-    with _opened(path, "mode=ro&immutable=1") as database:
-        database.set_authorizer(_authorize)
-        return Contents(_backend(database), _keys(database, cache or DirectoryCache()))
+def read(database: Path | bytes, cache: DirectoryCache | None = None) -> Contents:
+    """Read a flist's database, a file or its bytes. Raises FlistError."""
+    opened = (
+        _opened(":memory:", database)
+        if isinstance(database, bytes)
+        else _opened(_uri(database, "mode=ro&immutable=1"))
+    )
+    with opened as connection:
+        connection.set_authorizer(_authorize)
+        directories = _directories(connection, cache or DirectoryCache())
+        return Contents(_backend(connection), directories)
 
 
-def _keys(database: sqlite3.Connection, cache: DirectoryCache) -> frozenset[bytes]:
-    keys: set[bytes] = set()
+def _directories(database: sqlite3.Connection, cache: DirectoryCache) -> tuple[Directory, ...]:
+    directories: dict[Directory, None] = {}
+    count = 0
     for (value,) in database.execute("SELECT value FROM entries"):
         if not isinstance(value, bytes):
             raise FlistError("sqlite: an entry that is no blob")
-        keys.update(cache.keys(value))
-        if len(keys) > MAX_KEYS:
+        directory = cache.directory(value)
+        if directory.keys and directory not in directories:
+            directories[directory] = None
+            count += len(directory.keys)
+        if count > MAX_KEYS:
             raise FlistError(f"names more than {MAX_KEYS} chunks")
-    return frozenset(keys)
+    return tuple(directories)
 
 
 def _backend(database: sqlite3.Connection) -> Backend | None:
@@ -181,7 +236,7 @@ def rewrite_backend(path: Path, backend: Backend) -> None:
         {"host": backend.host, "namespace": backend.namespace, "port": backend.port},
         sort_keys=True,
     )
-    with _opened(path, "mode=rw") as database:
+    with _opened(_uri(path, "mode=rw")) as database:
         database.execute("PRAGMA journal_mode=OFF")
         database.execute("PRAGMA synchronous=OFF")
         database.execute("REPLACE INTO metadata(key, value) VALUES('backend', ?)", (text,))

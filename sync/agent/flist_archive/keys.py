@@ -1,4 +1,4 @@
-"""Many chunk keys as one string of bytes."""
+"""Many chunk keys as one string of bytes, and in groups that flists share."""
 
 from collections.abc import Collection
 from typing import Final
@@ -25,3 +25,30 @@ def unpack_keys(packed: bytes) -> list[bytes]:
         keys.append(packed[at + 1 : end])
         at = end
     return keys
+
+
+class KeyGroup:
+    """The chunk keys of one directory; all flists that hold this directory share the object.
+
+    Groups are equal only to themselves, so that a set of them tells at once what is known of
+    thousands of keys: the versions of a flist have most directories in common.
+    """
+
+    __slots__ = ("__weakref__", "keys", "packed")
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+        self.keys = frozenset(unpack_keys(packed))
+
+
+def keys_of(groups: Collection[KeyGroup]) -> frozenset[bytes]:
+    """Return the keys of all groups."""
+    return frozenset[bytes]().union(*(group.keys for group in groups))
+
+
+def pack_groups(groups: Collection[KeyGroup]) -> bytes:
+    """Pack the keys of all groups; one that is in several groups may be there several times."""
+    packed = [group.packed for group in groups]
+    if all(one[0] == _HASH_BYTES for one in packed):
+        return bytes([_HASH_BYTES]) + b"".join([one[1:] for one in packed])
+    return pack_keys(keys_of(groups))

@@ -4,21 +4,25 @@ import base64
 import json
 import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
+from weakref import WeakValueDictionary
 
 from sync.agent.flist_archive.database import Backend
 from sync.agent.flist_archive.errors import FlistError
-from sync.agent.flist_archive.keys import unpack_keys
+from sync.agent.flist_archive.keys import KeyGroup
 
 # The largest flist known takes seconds.
 LONGEST_SECONDS: Final = 300.0
 _MOST: Final = 4
+_BUFFER_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -34,52 +38,54 @@ class Read:
     """What a reader found; size_bytes and md5 are those of the rewritten file, None if left."""
 
     backend: Backend | None
-    keys: frozenset[bytes]
+    groups: tuple[KeyGroup, ...]
     size_bytes: int | None
     md5: str | None
 
 
-def _fields(backend: Backend | None) -> list[Any] | None:
-    return [backend.host, backend.port, backend.namespace] if backend else None
-
-
 class _Reader:
-    """One process, used by one thread at a time."""
+    """One process, used by one thread at a time; groups: those that it told, by its numbers."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-S", "-m", "sync.agent.flist_archive"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-m", "sync.agent.flist_archive"],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        self._answers = self._socket.makefile("rb", _BUFFER_BYTES)
+        self.groups: dict[int, KeyGroup] = {}
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Return the answer, or None when the process ended or took too long."""
-        process = self._process
-        if process.stdin is None or process.stdout is None:
-            return None
-        timer = threading.Timer(LONGEST_SECONDS, process.kill)
-        timer.daemon = True
-        timer.start()
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            answer: dict[str, Any] = json.loads(process.stdout.readline())
+            self._socket.settimeout(LONGEST_SECONDS)
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(self._answers.readline())
         except (OSError, ValueError):
             return None
-        finally:
-            timer.cancel()
         return answer
 
+    def read(self, answer: dict[str, Any], shared: Callable[[bytes], KeyGroup]) -> Read:
+        """Return what an answer says; shared: makes a group, or returns the one there is."""
+        for number, packed in answer["new"]:
+            self.groups[number] = shared(base64.b64decode(packed))
+        groups = tuple(self.groups[number] for number in answer["directories"])
+        first = answer["first"]
+        if self.groups and next(iter(self.groups)) < first:
+            kept = {number: group for number, group in self.groups.items() if number >= first}
+            self.groups = kept
+        backend = Backend(*answer["backend"]) if answer["backend"] else None
+        return Read(backend, groups, answer["size"], answer["md5"])
+
     def close(self) -> None:
-        process = self._process
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
-        process.kill()
-        process.wait()
+        with suppress(OSError):
+            self._answers.close()
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
 
 
 class Readers:
@@ -89,6 +95,7 @@ class Readers:
         self._most = min(_MOST, os.cpu_count() or 1)
         self._slots = threading.Semaphore(self._most)
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
+        self._groups: WeakValueDictionary[bytes, KeyGroup] = WeakValueDictionary()
 
     def __enter__(self) -> Self:
         return self
@@ -115,8 +122,8 @@ class Readers:
         request = {
             "flist": str(flist),
             "scratch": str(scratch),
-            "default": _fields(rewriting.default),
-            "instead": [[_fields(one), _fields(other)] for one, other in rewriting.instead],
+            "default": rewriting.default,
+            "instead": rewriting.instead,
         }
         with self._slots:
             try:
@@ -128,15 +135,24 @@ class Readers:
                 reader.close()
                 scratch.unlink(missing_ok=True)
                 raise FlistError("its reader ended: it costs more than a flist may")
-            self._idle.put(reader)
-        return _read(answer)
+            try:
+                return self._result(reader, answer)
+            finally:
+                self._idle.put(reader)
 
+    def _result(self, reader: _Reader, answer: dict[str, Any]) -> Read:
+        if "wrong" in answer:
+            raise FlistError(answer["wrong"])
+        if "error" in answer:
+            raise OSError(answer["errno"], answer["error"])
+        return reader.read(answer, self._shared)
 
-def _read(answer: dict[str, Any]) -> Read:
-    if "wrong" in answer:
-        raise FlistError(answer["wrong"])
-    if "error" in answer:
-        raise OSError(answer["errno"], answer["error"])
-    backend = Backend(*answer["backend"]) if answer["backend"] else None
-    keys = frozenset(unpack_keys(base64.b64decode(answer["keys"])))
-    return Read(backend, keys, answer["size"], answer["md5"])
+    def _shared(self, packed: bytes) -> KeyGroup:
+        """Return the group of these keys: the same for all readers, while a flist is under way.
+
+        Two threads may each make one of the same keys; that costs a question more, nothing else.
+        """
+        group = self._groups.get(packed)
+        if group is None:
+            group = self._groups[packed] = KeyGroup(packed)
+        return group

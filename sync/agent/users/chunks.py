@@ -7,13 +7,15 @@ reach.
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakSet
 
 from sync.agent.flist_archive import Backend
+from sync.agent.flist_archive.keys import KeyGroup, keys_of
 from sync.agent.http import HttpStoppedError
 from sync.agent.limits import TokenBucket
 from sync.agent.runtime import Control
@@ -26,8 +28,6 @@ _FETCH_BATCH: Final = 64
 _FETCHERS: Final = 4
 # The mirror's own 0-db answers at once; when it is silent, it waits for more bytes.
 _LOCAL_NUDGE_SECONDS: Final = 0.005
-# Keys known to be here, so that flists that share chunks ask once; about 50 MB.
-_KNOWN_KEYS: Final = 400_000
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class ChunkStore:
         self._control = control
         self._lines = _Lines(password, control)
         self._pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="chunks")
-        self._known: dict[str, set[bytes]] = {}
+        # What is here for sure, by namespace: flists that share directories ask once.
+        self._known: dict[str, WeakSet[KeyGroup]] = {}
         self._lock = threading.Lock()
         self._foreign_ready = False
         # Threads of the pool share the limit on chunks in flight.
@@ -151,9 +152,7 @@ class ChunkStore:
 
     def absent(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
         """Return those keys that the local namespace has not. Raises ZdbError."""
-        with self._lock:
-            known = self._known.setdefault(namespace, set())
-            asked = list(frozenset(keys).difference(known))
+        asked = list(frozenset(keys))
         if not asked:
             return []
         self._prepare(namespace)
@@ -162,7 +161,6 @@ class ChunkStore:
             for group in groups(asked, _EXISTS_BATCH):
                 there = line.exists(group)
                 absent += [key for key, here in zip(group, there, strict=True) if not here]
-        self._remember(namespace, set(asked).difference(absent))
         return absent
 
     def absent_at(self, place: Place, keys: Iterable[bytes]) -> list[bytes]:
@@ -192,7 +190,18 @@ class ChunkStore:
         finally:
             for job in jobs:
                 job.cancel()
-        return self._sum(place, absent, parts)
+        return _total(parts)
+
+    def bring_groups(self, place: Place, groups: Collection[KeyGroup]) -> Brought:
+        """Do as `bring` for all keys of the groups, once for each group in a pass."""
+        with self._lock:
+            known = self._known.setdefault(place.namespace, WeakSet())
+            new = [group for group in groups if group not in known]
+        brought = self.bring(place, keys_of(new))
+        if not brought.missing:
+            with self._lock:
+                known.update(new)
+        return brought
 
     def places(self, namespace: str) -> list[Place]:
         """Return where the chunks of a local namespace may come from."""
@@ -204,15 +213,6 @@ class ChunkStore:
         """Fetch keys that are here already, but wrong, and store them anew. Raises ZdbError."""
         for group in groups(keys, self._batch):
             self._bring_group(place, group)
-
-    def _sum(self, place: Place, absent: list[bytes], parts: list[Brought]) -> Brought:
-        missing = frozenset[bytes]().union(*(part.missing for part in parts))
-        self._remember(place.namespace, set(absent).difference(missing))
-        return Brought(
-            missing,
-            sum(part.fetched_chunks for part in parts),
-            sum(part.fetched_bytes for part in parts),
-        )
 
     def _bring_group(self, place: Place, keys: Sequence[bytes]) -> Brought:
         with self._lines.lend(place.source, admin=False) as source:
@@ -231,14 +231,6 @@ class ChunkStore:
         missing = frozenset(keys).difference(key for key, _ in good)
         return Brought(missing, len(good), size)
 
-    def _remember(self, namespace: str, keys: set[bytes]) -> None:
-        with self._lock:
-            known = self._known.setdefault(namespace, set())
-            if len(known) + len(keys) > _KNOWN_KEYS:
-                known.clear()
-            if len(keys) <= _KNOWN_KEYS:
-                known |= keys
-
     def _prepare(self, namespace: str) -> None:
         """Create the foreign namespace, readable by all, where it is not there yet."""
         if namespace == self._spec.local_zdb.namespace or self._foreign_ready:
@@ -249,3 +241,11 @@ class ChunkStore:
             if admin.namespace_create(namespace):
                 admin.namespace_protect(namespace, self._password)
             self._foreign_ready = True
+
+
+def _total(parts: list[Brought]) -> Brought:
+    return Brought(
+        frozenset[bytes]().union(*(part.missing for part in parts)),
+        sum(part.fetched_chunks for part in parts),
+        sum(part.fetched_bytes for part in parts),
+    )

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from sync.agent import durable
 from sync.agent.flist_archive import Backend, FlistError
+from sync.agent.flist_archive.keys import KeyGroup
 from sync.agent.flist_archive.workers import Readers, Rewriting
 from sync.agent.http import (
     Downloaded,
@@ -51,7 +52,7 @@ class Ready:
 
     path: Path
     record: FlistRecord
-    keys: frozenset[bytes]
+    groups: tuple[KeyGroup, ...]
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class Preparer:
         scratch = durable.temporary_in(self._tree.staging)
         contents = self._readers.read(fetched.path, scratch, self._rewriting)
         place = place_of(self._spec, contents.backend)
-        brought = self._chunks.bring(place, contents.keys)
+        brought = self._chunks.bring_groups(place, contents.groups)
         with self._lock:
             self.fetched_chunks += brought.fetched_chunks
             self.fetched_bytes += brought.fetched_bytes
@@ -201,7 +202,7 @@ class Preparer:
         if size is None or md5 is None:
             size, md5 = fetched.download.size_bytes, fetched.download.md5
         record = self._record(fetched, place.namespace, size, md5, bool(brought.missing))
-        return Ready(fetched.path, record, contents.keys)
+        return Ready(fetched.path, record, contents.groups)
 
     def _withheld(self, entry: Regular, namespace: str, missing: frozenset[bytes]) -> Withheld:
         reason = f"{len(missing)} of its chunks are on no 0-db that may be asked"

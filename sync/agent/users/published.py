@@ -7,13 +7,14 @@ flist is published and taken out after it is gone, so the table errs on the side
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Self
+from weakref import WeakSet
+
+from sync.agent.flist_archive.keys import KeyGroup, keys_of
 
 DATABASE: Final = "published.sqlite"
-# Keys known to be in the table: flists that share chunks write them once; about 30 MB.
-_KNOWN_KEYS: Final = 200_000
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS chunk(key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value);
@@ -25,7 +26,8 @@ class Published:
 
     def __init__(self, state: Path) -> None:
         self._db = sqlite3.connect(state / DATABASE, isolation_level=None)
-        self._known: set[bytes] = set()
+        # What is in the table for sure: flists that share directories write their keys once.
+        self._known: WeakSet[KeyGroup] = WeakSet()
         # No WAL: its reader mounts the directory read-only.
         self._db.execute("PRAGMA journal_mode=DELETE")
         self._db.execute("PRAGMA busy_timeout=60000")
@@ -41,17 +43,19 @@ class Published:
         """Trust nothing that was seen earlier (another process changed the table)."""
         self._known.clear()
 
-    def add(self, keys: Iterable[bytes]) -> None:
+    def add(self, keys: Collection[bytes]) -> None:
         """Add keys, durably, before what names them is published."""
-        new = set(keys).difference(self._known)
-        if not new:
+        if not keys:
             return
         with self._transaction():
-            rows = ((key,) for key in sorted(new))
+            rows = ((key,) for key in sorted(keys))
             self._db.executemany("INSERT OR IGNORE INTO chunk VALUES(?)", rows)
-        if len(self._known) + len(new) > _KNOWN_KEYS:
-            self._known.clear()
-        self._known |= new
+
+    def add_groups(self, groups: Collection[KeyGroup]) -> None:
+        """Add the keys of all groups, durably, before what names them is published."""
+        new = [group for group in groups if group not in self._known]
+        self.add(keys_of(new))
+        self._known.update(new)
 
     def release(self, candidates: set[bytes], named: Iterable[list[bytes]]) -> int:
         """Take out those candidates that none of the key lists in `named` holds; how many."""

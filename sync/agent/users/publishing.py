@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from sync.agent import durable
+from sync.agent.flist_archive.keys import KeyGroup
 from sync.agent.users.fetching import Ready
 from sync.agent.users.links import LinkPlan
 from sync.agent.users.listing import Link, Name
@@ -122,7 +123,7 @@ class Publisher:
     def _forget_flist(self, name: Name) -> None:
         self.flists.pop(name, None)
         with self._record.transaction():
-            self._release(name, frozenset())
+            self._release(name, ())
             self._record.forget_flist(name)
 
     def follow(self, plan: LinkPlan) -> None:
@@ -138,7 +139,7 @@ class Publisher:
 
     def publish(self, batch: list[Ready]) -> None:
         """Serve flists, and every link that waited for just them."""
-        self._published.add(frozenset[bytes]().union(*(ready.keys for ready in batch)))
+        self._published.add_groups({group for ready in batch for group in ready.groups})
         files = []
         for ready in batch:
             self._tree.prepare_folder(ready.record.name)
@@ -159,15 +160,15 @@ class Publisher:
 
     def _recorded(self, ready: Ready) -> None:
         name = ready.record.name
-        self._release(name, ready.keys)
+        self._release(name, ready.groups)
         self._record.put_flist(ready.record)
-        self._record.put_keys(name, ready.keys)
+        self._record.put_keys(name, ready.groups)
         self._record.forget_withheld(name)
         self._record.forget_link(name)
 
-    def _release(self, name: Name, kept: frozenset[bytes]) -> None:
+    def _release(self, name: Name, kept: Collection[KeyGroup]) -> None:
         """Note the keys that a flist of this name, if there was one, named beyond the kept ones."""
-        released = set(self._record.keys(name)) - kept
+        released = set(self._record.keys(name)).difference(*(group.keys for group in kept))
         if released:
             self._released |= released
             self._record.set_number(_DIRTY, 1)
@@ -245,7 +246,7 @@ class Publisher:
         with self._record.transaction():
             self._record.put_link(link)
             if was_flist:
-                self._release(link.name, frozenset())
+                self._release(link.name, ())
                 self._record.forget_flist(link.name)
         return True
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from sync.agent.flist_archive.keys import pack_keys, unpack_keys
+from sync.agent.flist_archive.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
 from sync.agent.users.listing import Link, Name
 
 DATABASE: Final = "users.sqlite"
@@ -134,13 +134,13 @@ class Record:
         )
         self._db.execute(f"INSERT OR REPLACE INTO flist VALUES({_marks(12)})", values)
 
-    def put_keys(self, name: Name, keys: Collection[bytes]) -> None:
+    def put_keys(self, name: Name, groups: Collection[KeyGroup]) -> None:
         """Keep the chunk keys of a published flist."""
-        values = (name.repository, name.name, pack_keys(keys))
+        values = (name.repository, name.name, pack_groups(groups))
         self._db.execute("INSERT OR REPLACE INTO flist_keys VALUES(?,?,?)", values)
 
     def keys(self, name: Name) -> list[bytes]:
-        """Return the chunk keys of a published flist."""
+        """Return the chunk keys of a published flist; one may be there several times."""
         row = self._db.execute(
             "SELECT keys FROM flist_keys WHERE repository=? AND name=?",
             (name.repository, name.name),
