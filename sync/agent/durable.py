@@ -73,7 +73,10 @@ def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) 
 
 
 def publish_finished(files: Iterable[tuple[Path, Path]]) -> None:
-    """Give files that `finish` was called for their public names, one by one, durably."""
+    """Give files that `finish` was called for their public names, one by one, durably.
+
+    `files` is asked for the next one when the one before has its name.
+    """
     directories: dict[Path, None] = {}
     for temporary, path in files:
         temporary.replace(path)

@@ -80,7 +80,12 @@ class _Reader:
         backend = Backend(*answer["backend"]) if answer["backend"] else None
         return Read(backend, groups, answer["size"], answer["md5"])
 
+    def kill(self) -> None:
+        """Have the process end, and do not wait for that."""
+        self._process.kill()
+
     def close(self) -> None:
+        """End the process."""
         with suppress(OSError):
             self._answers.close()
         self._socket.close()
@@ -110,9 +115,14 @@ class Readers:
 
     def rest(self) -> None:
         """End the processes that have nothing to do; the next flist starts them again."""
+        idle: list[_Reader] = []
         with suppress(queue.Empty):
             while True:
-                self._idle.get_nowait().close()
+                idle.append(self._idle.get_nowait())
+        for reader in idle:
+            reader.kill()
+        for reader in idle:
+            reader.close()
 
     def read(self, flist: Path, scratch: Path, rewriting: Rewriting) -> Read:
         """Read a flist and rewrite it in place. Threads may share this.

@@ -1,10 +1,11 @@
 """Many flists at once on their way into staging, in the order of work."""
 
+import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -35,13 +36,16 @@ Outcome: TypeAlias = Ready | Withheld | Failure
 
 
 class Pipeline:
-    """Fetches with one pool of threads and prepares with another; one thread takes the outcomes."""
+    """Fetches in some threads and prepares in others; one thread takes the outcomes."""
 
     def __init__(self, preparer: Preparer, connections: int, control: Control) -> None:
         self._preparer = preparer
         self._control = control
         self._connections = connections
         self._slots = threading.Semaphore(_IN_STAGING)
+        self._listed: deque[Regular] = deque()
+        # None ends one of the threads that prepare.
+        self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
         self._aborted = threading.Event()
         self._awaited = 0
@@ -51,19 +55,27 @@ class Pipeline:
 
         Raises ZdbError and OSError of any entry at once, HttpStoppedError when stopping.
         """
-        fetchers = ThreadPoolExecutor(self._connections, thread_name_prefix="fetch")
-        preparers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._listed.extend(entries)
+        self._awaited = len(entries)
+        preparers = [self._thread(self._prepare_all) for _ in range(_PREPARERS)]
+        fetchers = [self._thread(self._fetch_all) for _ in range(self._connections)]
         try:
-            for entry in entries:
-                fetchers.submit(self._guarded, self._fetch, entry, preparers)
-            self._awaited = len(entries)
             while self._awaited:
                 yield self._batch()
         finally:
             self._aborted.set()
-            fetchers.shutdown(wait=True, cancel_futures=True)
-            preparers.shutdown(wait=True, cancel_futures=True)
+            for fetcher in fetchers:
+                fetcher.join()
+            for _ in preparers:
+                self._fetched.put(None)
+            for preparer in preparers:
+                preparer.join()
             self._discard()
+
+    def _thread(self, work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._guarded, args=(work,), name=work.__name__)
+        thread.start()
+        return thread
 
     def _batch(self) -> list[Outcome]:
         """Wait for an outcome, and a little longer for others: they are published together."""
@@ -94,44 +106,56 @@ class Pipeline:
                 raise outcome
             return outcome
 
-    def _fetch(self, entry: Regular, preparers: ThreadPoolExecutor) -> None:
-        while not self._slots.acquire(timeout=_PATIENCE_SECONDS):
+    def _fetch_all(self) -> None:
+        """Fetch entry by entry, in their order, until none is left."""
+        while self._listed:
+            while not self._slots.acquire(timeout=_PATIENCE_SECONDS):
+                self._check()
             self._check()
-        self._check()
+            try:
+                entry = self._listed.popleft()
+            except IndexError:  # another thread was quicker
+                self._slots.release()
+                return
+            self._fetch(entry)
+
+    def _fetch(self, entry: Regular) -> None:
         try:
-            fetched = self._preparer.fetch(entry)
+            self._fetched.put(self._preparer.fetch(entry))
         except HttpStoppedError:
             raise
         except TooLargeError as error:
             held = Withheld(entry.name, entry.updated, entry.size_text, "", str(error))
             self._outcomes.put(held)
-            return
         except HttpError as error:
             self._outcomes.put(Failure(entry.name, error))
-            return
-        preparers.submit(self._guarded, self._prepare, fetched)
 
-    def _prepare(self, fetched: Fetched) -> None:
-        self._check()
-        self._outcomes.put(self._preparer.prepare(fetched))
+    def _prepare_all(self) -> None:
+        """Prepare what was fetched, until there is no more to come."""
+        while (fetched := self._fetched.get()) is not None:
+            self._check()
+            self._outcomes.put(self._preparer.prepare(fetched))
 
     def _check(self) -> None:
         if self._aborted.is_set() or self._control.stopping():
             raise HttpStoppedError
 
-    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
-        """Run a step; whatever it raises reaches the thread that takes the outcomes."""
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run a thread's work; whatever it raises reaches the thread that takes the outcomes."""
         try:
-            work(*arguments)
+            work()
         except BaseException as error:  # noqa: BLE001 - handed over, not swallowed
             self._outcomes.put(error)
 
     def _discard(self) -> None:
-        """Remove from staging what was made ready and will not be published."""
-        while True:
-            try:
+        """Remove from staging what will not be published."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                fetched = self._fetched.get_nowait()
+                if fetched is not None:
+                    fetched.path.unlink(missing_ok=True)
+        with contextlib.suppress(queue.Empty):
+            while True:
                 outcome = self._outcomes.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(outcome, Ready):
-                outcome.path.unlink(missing_ok=True)
+                if isinstance(outcome, Ready):
+                    outcome.path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ and stops none of the others.
 
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from sync.agent.http import HttpError, HttpMissingError, Master, Page
@@ -18,8 +18,7 @@ MAX_REPOSITORY_BYTES: Final = 64 << 20
 _TAGS: Final = "tags"
 
 
-@dataclass(frozen=True, order=True)
-class Name:
+class Name(NamedTuple):
     """Repository and file name: a flist, a link, or (tag not empty) a link in a tag."""
 
     repository: str

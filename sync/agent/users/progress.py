@@ -1,5 +1,6 @@
 """What a pass has learned and done so far, and how the job's status record tells it."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from sync.agent.http import Master
 from sync.agent.reporter import Reporter, name_list, utc_now
 from sync.agent.users.fetching import Preparer, Ready
 from sync.agent.users.links import LinkPlan
-from sync.agent.users.listing import Listing, Name
+from sync.agent.users.listing import Listing, Name, Regular
 from sync.agent.users.publishing import Publisher
 from sync.agent.users.record import FlistRecord
 from sync.contract.status import Amount, Lag
@@ -49,6 +50,8 @@ class Progress:
         self._preparer = preparer
         self._publisher = publisher
         self._reported_at = 0.0
+        self._sizes_of: Listing | None = None
+        self._sizes: dict[Name, float | None] = {}
 
     def bootable(self, ready: Iterable[Ready], official: Iterable[str]) -> None:
         """Note when the first flist of an official repository was published."""
@@ -77,14 +80,30 @@ class Progress:
         done = [flist for name, flist in publisher.flists.items() if _is_current(listing, flist)]
         behind = len(listing.regulars) - len(done) - self._withheld_count(listing)
         done_bytes = sum(flist.size_bytes or 0 for flist in done)
+        total_bytes = self._total_bytes(listing, done, done_bytes)
         self._reporter.update(
             done=Amount(items=len(done), bytes=done_bytes),
-            total=Amount(items=len(listing.regulars), bytes=_total_bytes(listing, done)),
+            total=Amount(items=len(listing.regulars), bytes=total_bytes),
             lag=Lag(items=behind, bytes=None if behind else 0, seconds=self._lag(behind)),
             refused=name_list(work.refused),
             broken=name_list(self._broken(work)),
             details=self._details(work),
         )
+
+    def _total_bytes(
+        self, listing: Listing, done: list[FlistRecord], done_bytes: int
+    ) -> int | None:
+        """Add up exact sizes of what is here, listed ones of the rest; None if one is unreadable.
+
+        A listing is read once: it stays while thousands of flists come.
+        """
+        if self._sizes_of is not listing:
+            self._sizes_of = listing
+            self._sizes = {entry.name: _listed_bytes(entry) for entry in listing.regulars.values()}
+        sizes = self._sizes
+        here = {flist.name for flist in done}
+        rest = [size for name, size in sizes.items() if name not in here]
+        return None if None in rest else done_bytes + int(math.fsum(filter(None, rest)))
 
     def _withheld_count(self, listing: Listing) -> int:
         return sum(1 for name in self._publisher.withheld if name in listing.regulars)
@@ -132,16 +151,9 @@ def _is_current(listing: Listing, flist: FlistRecord) -> bool:
     )
 
 
-def _total_bytes(listing: Listing, done: list[FlistRecord]) -> int | None:
-    """Add up exact sizes of what is here and listed ones of the rest; None if one is unreadable."""
-    exact = {flist.name: flist.size_bytes or 0 for flist in done}
-    total = 0.0
-    for entry in listing.regulars.values():
-        number, _, unit = entry.size_text.partition(" ")
-        if entry.name in exact:
-            total += exact[entry.name]
-        elif unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
-            total += float(number) * 1024
-        else:
-            return None
-    return int(total)
+def _listed_bytes(entry: Regular) -> float | None:
+    """Read a printed size; None where it is none."""
+    number, _, unit = entry.size_text.partition(" ")
+    if unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
+        return float(number) * 1024
+    return None

@@ -15,6 +15,13 @@ from weakref import WeakSet
 from sync.agent.flist_archive.keys import KeyGroup, keys_of
 
 DATABASE: Final = "published.sqlite"
+# SQLite's limit for a value is 1 GB; this keeps the string small.
+_KEYS_PER_STATEMENT: Final = 100_000
+_INSERT: Final = """
+WITH RECURSIVE start(at) AS (
+  VALUES(1) UNION ALL SELECT at + :size FROM start WHERE at + :size <= length(:keys))
+INSERT OR IGNORE INTO chunk SELECT substr(:keys, at, :size) FROM start
+"""
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS chunk(key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value);
@@ -48,8 +55,7 @@ class Published:
         if not keys:
             return
         with self._transaction():
-            rows = ((key,) for key in sorted(keys))
-            self._db.executemany("INSERT OR IGNORE INTO chunk VALUES(?)", rows)
+            self._insert(keys)
 
     def add_groups(self, groups: Collection[KeyGroup]) -> None:
         """Add the keys of all groups, durably, before what names them is published."""
@@ -75,8 +81,21 @@ class Published:
         with self._transaction():
             self._db.execute("DELETE FROM chunk")
             for keys in named:
-                rows = ((key,) for key in keys)
-                self._db.executemany("INSERT OR IGNORE INTO chunk VALUES(?)", rows)
+                self._insert(keys)
+
+    def _insert(self, keys: Iterable[bytes]) -> None:
+        """Insert keys, those of one size by one statement: each step of many lets other threads in.
+
+        That costs a loaded job more than the steps themselves.
+        """
+        sizes: dict[int, list[bytes]] = {}
+        for key in keys:
+            sizes.setdefault(len(key), []).append(key)
+        for size, same in sizes.items():
+            same.sort()
+            for at in range(0, len(same), _KEYS_PER_STATEMENT):
+                packed = b"".join(same[at : at + _KEYS_PER_STATEMENT])
+                self._db.execute(_INSERT, {"keys": packed, "size": size})
 
     def lacks(self, keys: Iterable[bytes]) -> list[bytes]:
         """Return those keys that are not in the table."""

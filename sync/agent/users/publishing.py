@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
@@ -140,23 +141,23 @@ class Publisher:
     def publish(self, batch: list[Ready]) -> None:
         """Serve flists, and every link that waited for just them."""
         self._published.add_groups({group for ready in batch for group in ready.groups})
-        files = []
-        for ready in batch:
-            self._tree.prepare_folder(ready.record.name)
-            files.append((ready.path, self._tree.path(ready.record.name)))
-        try:
-            durable.publish_finished(files)
-        finally:
-            for ready in batch:
-                if not ready.path.exists():
-                    self.flists[ready.record.name] = ready.record
-                    self.links.pop(ready.record.name, None)
+        for repository in {ready.record.name.repository for ready in batch}:
+            self._tree.prepare_folder(Name(repository, "any"))
+        durable.publish_finished(self._following(batch))
         with self._record.transaction():
             for ready in batch:
                 self._recorded(ready)
         for ready in batch:
             self.withheld.pop(ready.record.name, None)
         self.link_to(ready.record.name for ready in batch)
+
+    def _following(self, batch: list[Ready]) -> Iterator[tuple[Path, Path]]:
+        """Yield what is to be renamed, and to what; each is known to be served once it was."""
+        for ready in batch:
+            name = ready.record.name
+            yield ready.path, self._tree.path(name)
+            self.flists[name] = ready.record
+            self.links.pop(name, None)
 
     def _recorded(self, ready: Ready) -> None:
         name = ready.record.name

@@ -54,16 +54,25 @@ class Tree:
     def __init__(self, root: Path, *, empty_staging: bool = True) -> None:
         self.users = root / USERS
         self.users.mkdir(exist_ok=True)
+        self._folders_known: dict[tuple[str, str], Path] = {}
         self.staging = root / durable.STAGING
         if empty_staging:
             self.staging = durable.staging_directory(root)
 
     def path(self, name: Name) -> Path:
         """Where a name lives. Every part is checked again: nothing else becomes a path."""
-        folder = self.users / names.checked(name.repository, "repository")
-        if name.tag:
-            folder /= names.tag_directory(name.tag)
+        folder = self._folder(name.repository, name.tag)
         return folder / names.checked(name.name, "file") if name.name else folder
+
+    def _folder(self, repository: str, tag: str) -> Path:
+        """Where the names of a repository, or of a tag in it, live."""
+        folder = self._folders_known.get((repository, tag))
+        if folder is None:
+            folder = self.users / names.checked(repository, "repository")
+            if tag:
+                folder /= names.tag_directory(tag)
+            self._folders_known[repository, tag] = folder
+        return folder
 
     def prepare_folder(self, name: Name) -> Path:
         """Make the folder that will hold `name`, durably; a file or link in its place goes."""
