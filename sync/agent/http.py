@@ -12,8 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from email.message import Message
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -21,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 from sync.agent.limits import TokenBucket
 from sync.agent.runtime import Control
 from sync.agent.schedule import BackoffClock
-from sync.agent.wire import HttpError, HttpStoppedError, Origin, Reply, Wire, WireLimits
+from sync.agent.wire import Headers, HttpError, HttpStoppedError, Origin, Reply, Wire, WireLimits
 from sync.contract.spec import Backoff, HttpLimits
 
 __all__ = [
@@ -57,7 +56,7 @@ class HttpMissingError(HttpError):
 class Page:
     """A small reply: its body (empty for 304) and the headers that tell one version from another.
 
-    date_seconds: the master's clock when it answered, unix seconds; None where it did not say.
+    date: the master's clock when it answered, as it says it; None where it did not.
     whole: False where the master did not say how long the body is, so that it may be half.
     """
 
@@ -66,13 +65,18 @@ class Page:
     etag: str | None = None
     last_modified: str | None = None
     length: int | None = None
-    date_seconds: float | None = None
+    date: str | None = None
     whole: bool = True
 
     @property
     def modified_seconds(self) -> float | None:
         """Last-Modified as unix seconds."""
         return http_seconds(self.last_modified)
+
+    @property
+    def date_seconds(self) -> float | None:
+        """Date as unix seconds; None where the master did not say it."""
+        return http_seconds(self.date)
 
     def json(self) -> object:
         """Return the body as JSON. Raises HttpError where it is none."""
@@ -101,26 +105,27 @@ class Downloaded:
 
 @dataclass
 class _Partial:
-    """A file on its way: what is there already, and the validator under which it came."""
+    """A file on its way: what is there already, and the page under which it came."""
 
     path: Path
     max_bytes: int
     expected: Expected
     size_bytes: int = 0
-    validator: str | None = None
+    page: Page | None = None
     digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
 
     def restart(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """Begin anew: what is there is overwritten."""
         self.size_bytes = 0
-        self.validator = None
+        self.page = None
         self.digest = hashlib.md5(usedforsecurity=False)
 
     def headers(self) -> dict[str, str]:
-        if not self.size_bytes or self.validator is None:
+        validator = _validator(self.page) if self.size_bytes and self.page else None
+        if validator is None:
             self.restart()
             return {}
-        return {"Range": f"bytes={self.size_bytes}-", "If-Range": self.validator}
+        return {"Range": f"bytes={self.size_bytes}-", "If-Range": validator}
 
 
 def http_seconds(text: str | None) -> float | None:
@@ -133,24 +138,25 @@ def http_seconds(text: str | None) -> float | None:
         return None
 
 
-def _retry_after(headers: Message) -> float:
-    text = headers.get("Retry-After", "")
+def _retry_after(headers: Headers) -> float:
+    text = headers.get("Retry-After")
     if text.isdigit() and text.isascii():
         return min(float(text), _LONGEST_RETRY_AFTER_SECONDS)
     at = http_seconds(text)
     return 0.0 if at is None else min(max(0.0, at - time.time()), _LONGEST_RETRY_AFTER_SECONDS)
 
 
-def _page(reply: Reply, body: bytes) -> Page:
+def _page(reply: Reply, body: bytes, *, whole: bool = True) -> Page:
     headers = reply.headers
-    length = headers.get("Content-Length", "")
+    length = headers.get("Content-Length")
     return Page(
         status=reply.status,
         body=body,
-        etag=headers.get("ETag"),
-        last_modified=headers.get("Last-Modified"),
+        etag=headers.get("ETag") or None,
+        last_modified=headers.get("Last-Modified") or None,
         length=int(length) if length.isascii() and length.isdigit() else None,
-        date_seconds=http_seconds(headers.get("Date")),
+        date=headers.get("Date") or None,
+        whole=whole,
     )
 
 
@@ -296,8 +302,7 @@ class Master:
         describe: Callable[[Page], Expected],
     ) -> tuple[Page, Downloaded]:
         with self._wire() as wire:
-            self._send(wire, "GET", description_path, {})
-            self._send(wire, "GET", path, {})
+            self._send(wire, "GET", [description_path, path], {})
             first = wire.reply("GET")
             if not first.keeps_alive:
                 self._pipelines = False
@@ -313,23 +318,23 @@ class Master:
             return _page(reply, reply.read_all(0))
         self._raise_for(path, reply)
         whole = reply.says_its_end
-        return replace(_page(reply, _unpacked(reply, max_bytes)), whole=whole)
+        return _page(reply, _unpacked(reply, max_bytes), whole=whole)
 
     def _receive(self, path: str, reply: Reply, partial: _Partial) -> Downloaded:
         if reply.status == _RANGE_WRONG:
             partial.restart()
             raise HttpError(f"{path}: can not be resumed", retry=True)
         self._raise_for(path, reply)
-        page = replace(_page(reply, b""), whole=reply.says_its_end)
+        page = _page(reply, b"", whole=reply.says_its_end)
         if reply.status == _OK:
             partial.restart()
-            partial.validator = _validator(page)
+            partial.page = page
         elif not _continues(reply, partial):
             partial.restart()
             raise HttpError(f"{path}: answered with another range", retry=True)
         if partial.size_bytes + (reply.length or 0) > partial.max_bytes:
             raise HttpError(f"{path}: longer than {partial.max_bytes} bytes", retry=False)
-        with partial.path.open("ab") as file:
+        with partial.path.open("ab" if partial.size_bytes else "wb") as file:
             while data := reply.read():
                 if partial.size_bytes + len(data) > partial.max_bytes:
                     raise HttpError(f"{path}: longer than {partial.max_bytes} bytes", retry=False)
@@ -341,7 +346,7 @@ class Master:
 
     def _exchange(self, wire: Wire, method: str, path: str, headers: Mapping[str, str]) -> Reply:
         for _ in range(_REDIRECTS + 1):
-            self._send(wire, method, path, headers)
+            self._send(wire, method, [path], headers)
             reply = wire.reply(method)
             if reply.status not in _REDIRECT:
                 return reply
@@ -351,7 +356,7 @@ class Master:
     def _redirected(self, path: str, reply: Reply) -> str:
         here = f"{self._origin.scheme}://{self._origin.host_header}{self._prefix}{path}"
         reply.read_all(_ERROR_PAGE_BYTES)
-        location = reply.headers.get("Location", "")
+        location = reply.headers.get("Location")
         try:
             url = urlsplit(urljoin(here, location))
             same = Origin.of(url) == self._origin and f"{url.path}{url.query}".isascii()
@@ -366,13 +371,14 @@ class Master:
         target = url.path + (f"?{url.query}" if url.query else "")
         return target.removeprefix(self._prefix)
 
-    def _send(self, wire: Wire, method: str, path: str, headers: Mapping[str, str]) -> None:
-        if self._requests is not None and self._control.wait(self._requests.take(1)):
+    def _send(self, wire: Wire, method: str, paths: list[str], headers: Mapping[str, str]) -> None:
+        """Ask for some pages at once: the replies come one after the other."""
+        if self._requests is not None and self._control.wait(self._requests.take(len(paths))):
             raise HttpStoppedError
         with self._lock:
-            self.requests_sent += 1
+            self.requests_sent += len(paths)
         base = {"User-Agent": "gridhub-mirror/1", "Accept-Encoding": "identity"}
-        wire.send(method, self._prefix + path, {**base, **headers})
+        wire.send(method, [self._prefix + path for path in paths], {**base, **headers})
 
     def _raise_for(self, path: str, reply: Reply) -> None:
         if reply.status in {_OK, _PARTIAL}:
@@ -432,7 +438,7 @@ class Master:
 
 
 def _continues(reply: Reply, partial: _Partial) -> bool:
-    text = reply.headers.get("Content-Range", "")
+    text = reply.headers.get("Content-Range")
     return reply.status == _PARTIAL and text.startswith(f"bytes {partial.size_bytes}-")
 
 

@@ -5,15 +5,14 @@ round trip. Every read has a deadline, and a peer that sends too slowly, too muc
 ends the connection with an HttpError.
 """
 
-import http.client
 import io
+import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.message import Message
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import SplitResult
 
 import certifi
@@ -23,6 +22,15 @@ from sync.agent.runtime import Control
 
 _SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
 _READ_BYTES: Final = 1 << 18
+_LINE_BYTES: Final = 1 << 16
+_MOST_FIELDS: Final = 100
+_MOST_HEADS: Final = 8
+_INTERIM: Final = range(100, 200)
+_WITHOUT_BODY: Final = frozenset({204, 304})
+_STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?", re.ASCII)
+_TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_CHUNK: Final = re.compile(r"[0-9a-fA-F]{1,15}", re.ASCII)
 # A transfer that brings less than this in a read timeout counts as hung.
 LEAST_BYTES: Final = 1024
 
@@ -130,67 +138,138 @@ class _Reader(io.RawIOBase):
                 self.restart()
 
 
-class _Shared(io.BufferedReader):
-    """One buffer for all replies of a connection: closing a reply leaves it open.
+class Source(Protocol):
+    """Where a reply is read from: what a buffered reader does."""
 
-    as_they_come: a read returns what is there already, so that nothing is lost when the rest
-    never comes (a chunked body needs whole reads).
-    """
+    def readline(self, size: int, /) -> bytes:
+        """Return a line with its end, `size` bytes of a longer one, nothing at the end."""
+        ...
 
-    as_they_come = False
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Return `size` bytes, or what has come of them."""
-        if self.as_they_come and size is not None and size >= 0:
-            return self.read1(size)
-        return super().read(size)
-
-    def close(self) -> None:
-        """Keep the buffer; the connection closes its socket itself."""
+    def read1(self, size: int, /) -> bytes:
+        """Return at most `size` bytes as they come, nothing at the end."""
+        ...
 
 
-class _SocketOfReply:
-    """What http.client.HTTPResponse asks of a socket."""
+class Headers:
+    """The header fields of a reply, whatever the case of their names."""
 
-    def __init__(self, buffer: _Shared) -> None:
-        self._buffer = buffer
+    def __init__(self, fields: dict[str, str]) -> None:
+        self._fields = fields
 
-    def makefile(self, *_: object) -> _Shared:
-        return self._buffer
+    def get(self, name: str, default: str = "") -> str:
+        """Return a field's value: those of several fields of this name joined by commas."""
+        return self._fields.get(name.lower(), default)
 
 
 class Reply:
-    """A reply whose body has not been read yet."""
+    """A reply whose body has not been read yet (RFC 9112).
 
-    def __init__(self, response: http.client.HTTPResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Message = response.headers
-        self.keeps_alive = not response.will_close
+    What can be read in more than one way is refused. Raises HttpError when the head is wrong.
+    """
 
-    @property
-    def length(self) -> int | None:
-        """Bytes of the body that are still to come; None where the master did not say."""
-        return self._response.length
+    def __init__(self, source: Source, method: str) -> None:
+        self._source = source
+        self.status = _INTERIM.start
+        for _ in range(_MOST_HEADS):
+            if self.status not in _INTERIM:
+                break
+            persistent = self._read_status()
+            self.headers = self._read_headers()
+        else:
+            raise HttpError("no reply: interim ones without end", retry=True)
+        self._chunked = False
+        self._chunk_left = 0
+        # Bytes of the body that are still to come; None where the master did not say.
+        self.length: int | None = 0
+        if method != "HEAD" and self.status not in _WITHOUT_BODY:
+            self._read_framing()
+        self.says_its_end = self._chunked or self.length is not None
+        self.ended = self.length == 0
+        options = {option.strip() for option in self.headers.get("Connection").lower().split(",")}
+        kept = "close" not in options if persistent else "keep-alive" in options
+        self.keeps_alive = kept and self.says_its_end
 
-    @property
-    def says_its_end(self) -> bool:
-        """Tell whether a body that breaks off can be told from a whole one."""
-        return self._response.length is not None or bool(self._response.chunked)
+    def _line(self) -> str:
+        try:
+            line = self._source.readline(_LINE_BYTES)
+        except (OSError, ValueError) as error:
+            raise HttpError(f"broke off: {error!r}", retry=True) from error
+        if not line.endswith(b"\n"):
+            what = f"a line of more than {_LINE_BYTES} bytes" if line else "closed"
+            raise HttpError(f"no reply: {what}", retry=True)
+        return line.rstrip(b"\r\n").decode("latin-1")
 
-    @property
-    def ended(self) -> bool:
-        """Tell whether the body was read to its end."""
-        return self._response.isclosed()
+    def _read_status(self) -> bool:
+        """Read the status line; True for HTTP/1.1, whose connections stay open."""
+        line = self._line()
+        found = _STATUS.fullmatch(line)
+        if found is None:
+            raise HttpError(f"no reply: {line[:80]!r} is not HTTP/1", retry=True)
+        self.status = int(found[2])
+        return found[1] == "1"
+
+    def _read_headers(self) -> Headers:
+        fields: dict[str, str] = {}
+        for _ in range(_MOST_FIELDS):
+            line = self._line()
+            if not line:
+                return Headers(fields)
+            name, colon, value = line.partition(":")
+            key, value = name.lower(), value.strip(" \t")
+            if not colon or not _TOKEN.fullmatch(key):
+                raise HttpError(f"no reply: {line[:80]!r} is no header", retry=True)
+            fields[key] = f"{fields[key]}, {value}" if key in fields else value
+        raise HttpError(f"no reply: more than {_MOST_FIELDS} headers", retry=True)
+
+    def _read_framing(self) -> None:
+        """Find out how the body ends: by chunks, by its length, or with the connection."""
+        coding = self.headers.get("Transfer-Encoding").lower()
+        length = self.headers.get("Content-Length")
+        self._chunked = coding == "chunked"
+        self.length = None
+        if coding and (length or not self._chunked):
+            raise HttpError(f"no reply: transfer coding {coding[:20]!r}", retry=True)
+        if length:
+            if not _LENGTH.fullmatch(length):
+                raise HttpError(f"no reply: a length of {length[:40]!r}", retry=True)
+            self.length = int(length)
 
     def read(self, amount: int = _READ_BYTES) -> bytes:
-        """Return the next bytes of the body, nothing at its end. Raises HttpError."""
+        """Return next bytes of the body as they come, nothing at its end. Raises HttpError."""
+        if self.ended:
+            return b""
+        if self._chunked:
+            return self._read_chunk(amount)
+        data = self._some(amount if self.length is None else min(amount, self.length))
+        if self.length is None:
+            self.ended = not data
+        elif not data:
+            raise HttpError(f"truncated: {self.length} bytes missing", retry=True)
+        else:
+            self.length -= len(data)
+            self.ended = self.length == 0
+        return data
+
+    def _some(self, amount: int) -> bytes:
         try:
-            data = self._response.read(amount)
-        except (http.client.HTTPException, OSError, ValueError) as error:
+            return self._source.read1(amount)
+        except (OSError, ValueError) as error:
             raise HttpError(f"broke off: {error!r}", retry=True) from error
-        if not data and self._response.length:
-            raise HttpError(f"truncated: {self._response.length} bytes missing", retry=True)
+
+    def _read_chunk(self, amount: int) -> bytes:
+        if not self._chunk_left:
+            size = self._line().partition(";")[0].strip()
+            if not _CHUNK.fullmatch(size):
+                raise HttpError(f"broke off: a chunk of {size[:20]!r} bytes", retry=True)
+            self._chunk_left = int(size, 16)
+        if not self._chunk_left:
+            self._read_headers()
+            self.ended = True
+            return b""
+        data = self._some(min(amount, self._chunk_left))
+        self._chunk_left -= len(data)
+        if not data or (not self._chunk_left and self._line()):
+            raise HttpError("truncated: in a chunk", retry=True)
         return data
 
     def read_all(self, max_bytes: int) -> bytes:
@@ -213,7 +292,7 @@ class Wire:
         self._limits = limits
         self._sock = _connect(origin, limits)
         self._reader = _Reader(self._sock, limits)
-        self._buffer = _Shared(self._reader, _READ_BYTES)
+        self._buffer = io.BufferedReader(self._reader, _READ_BYTES)
         self._unread = 0
         self.replies = 0
         self._keeps_alive = True
@@ -225,34 +304,25 @@ class Wire:
         ended = self._last is None or self._last.ended
         return ended and self._keeps_alive and self._unread == 0
 
-    def send(self, method: str, target: str, headers: Mapping[str, str]) -> None:
-        """Write one request; its reply is read by `reply`, in the order of the requests."""
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {self._origin.host_header}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        data = "\r\n".join([*lines, "", ""]).encode("ascii")
+    def send(self, method: str, targets: Sequence[str], headers: Mapping[str, str]) -> None:
+        """Write requests as one piece; `reply` reads their replies in their order."""
+        fields = {"Host": self._origin.host_header, **headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        requests = [f"{method} {target} HTTP/1.1\r\n{head}\r\n" for target in targets]
+        data = "".join(requests).encode("ascii")
         try:
             self._sock.settimeout(self._limits.read_timeout_seconds)
             self._sock.sendall(data)
         except OSError as error:
             raise HttpError(f"connection lost: {error!r}", retry=True) from error
-        self._unread += 1
+        self._unread += len(targets)
 
     def reply(self, method: str) -> Reply:
         """Read the head of the next reply."""
         self._reader.restart()
-        self._buffer.as_they_come = False
-        response = http.client.HTTPResponse(
-            _SocketOfReply(self._buffer),  # type: ignore[arg-type]
-            method=method,
-        )
-        try:
-            response.begin()
-        except (http.client.HTTPException, OSError, ValueError) as error:
-            raise HttpError(f"no reply: {error!r}", retry=True) from error
-        self._buffer.as_they_come = not response.chunked
+        self._last = Reply(self._buffer, method)
         self._unread -= 1
         self.replies += 1
-        self._last = Reply(response)
         self._keeps_alive = self._last.keeps_alive
         return self._last
 

@@ -130,6 +130,7 @@ class ChunkStore:
         self._pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="chunks")
         # What is here for sure, by namespace: flists that share directories ask once.
         self._known: dict[str, WeakSet[KeyGroup]] = {}
+        self._endpoints: dict[str, ZdbEndpoint] = {}
         self._lock = threading.Lock()
         self._foreign_ready = False
         # Threads of the pool share the limit on chunks in flight.
@@ -148,7 +149,11 @@ class ChunkStore:
 
     def local(self, namespace: str) -> ZdbEndpoint:
         """Return the local 0-db with that namespace."""
-        return self._spec.local_zdb.model_copy(update={"namespace": namespace})
+        endpoint = self._endpoints.get(namespace)
+        if endpoint is None:
+            endpoint = self._spec.local_zdb.model_copy(update={"namespace": namespace})
+            self._endpoints[namespace] = endpoint
+        return endpoint
 
     def absent(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
         """Return those keys that the local namespace has not. Raises ZdbError."""
