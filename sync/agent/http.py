@@ -6,6 +6,7 @@ origin of the job's source; a redirect is followed only within that origin.
 
 import contextlib
 import email.utils
+import functools
 import hashlib
 import json
 import threading
@@ -128,6 +129,7 @@ class _Partial:
         return {"Range": f"bytes={self.size_bytes}-", "If-Range": validator}
 
 
+@functools.lru_cache(1024)
 def http_seconds(text: str | None) -> float | None:
     """Read an HTTP date as unix seconds; None for anything else."""
     if not text:

@@ -161,22 +161,13 @@ class ChunkStore:
         if not asked:
             return []
         self._prepare(namespace)
-        absent: list[bytes] = []
         with self._lines.lend(self.local(namespace), admin=True) as line:
-            for group in groups(asked, _EXISTS_BATCH):
-                there = line.exists(group)
-                absent += [key for key, here in zip(group, there, strict=True) if not here]
-        return absent
+            return _absent(line, asked)
 
     def absent_at(self, place: Place, keys: Iterable[bytes]) -> list[bytes]:
         """Return those keys that the source has not. Raises ZdbError."""
-        asked = list(keys)
-        absent: list[bytes] = []
         with self._lines.lend(place.source, admin=False) as line:
-            for group in groups(asked, _EXISTS_BATCH):
-                there = line.exists(group)
-                absent += [key for key, here in zip(group, there, strict=True) if not here]
-        return absent
+            return _absent(line, list(keys))
 
     def bring(self, place: Place, keys: Iterable[bytes]) -> Brought:
         """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
@@ -246,6 +237,15 @@ class ChunkStore:
             if admin.namespace_create(namespace):
                 admin.namespace_protect(namespace, self._password)
             self._foreign_ready = True
+
+
+def _absent(line: ZdbConnection, keys: Sequence[bytes]) -> list[bytes]:
+    absent: list[bytes] = []
+    for group in groups(keys, _EXISTS_BATCH):
+        there = line.exists(group)
+        if not all(there):
+            absent += [key for key, here in zip(group, there, strict=True) if not here]
+    return absent
 
 
 def _total(parts: list[Brought]) -> Brought:
