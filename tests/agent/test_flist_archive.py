@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import random
 import resource
 import sqlite3
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sync.agent.flist_archive import (
     Backend,
@@ -25,7 +28,8 @@ from sync.agent.flist_archive import (
     workers,
 )
 from sync.agent.flist_archive import capnp as decoder
-from sync.agent.flist_archive.keys import keys_of
+from sync.agent.flist_archive.__main__ import telling
+from sync.agent.flist_archive.keys import KeyGroup, keys_of
 from tests.sandbox.flist import Backend as PackedBackend
 from tests.sandbox.flist import Flist, Packed, pack_directory
 
@@ -52,6 +56,12 @@ def flist(packed: Packed, tmp_path: Path) -> Path:
     path = tmp_path / "a.flist"
     path.write_bytes(packed.archive(MASTER))
     return path
+
+
+@pytest.fixture(params=[True, False], ids=["in a file", "in memory"])
+def keep(request: pytest.FixtureRequest) -> bool:
+    """Whether the database is left in a file; a small one is else read in memory."""
+    return bool(request.param)
 
 
 def scratch(tmp_path: Path) -> Path:
@@ -264,6 +274,51 @@ def test_reader_processes_find_the_same_as_the_reader(
     assert rewritten.size_bytes == flist.stat().st_size
 
 
+def test_database_in_memory_says_the_same_as_the_one_in_a_file(
+    packed: Packed, flist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = read_flist(flist, scratch(tmp_path), keep=False)
+    assert not scratch(tmp_path).exists()
+    assert contents.keys == packed.chunks.keys()
+    assert contents.backend == read_flist(flist, scratch(tmp_path)).backend
+    scratch(tmp_path).unlink()
+    monkeypatch.setattr(archive, "MAX_IN_MEMORY_BYTES", 1024)
+    assert read_flist(flist, scratch(tmp_path), keep=False).keys == contents.keys
+    assert scratch(tmp_path).exists()
+
+
+def test_database_in_wal_mode_is_read(keep: bool, tmp_path: Path) -> None:
+    def edit(made: sqlite3.Connection) -> None:
+        made.execute("PRAGMA journal_mode=WAL")
+
+    data = sqlite_bytes(tmp_path, edit)
+    assert data[18:20] == b"\2\2"
+    path = tmp_path / "w.flist"
+    path.write_bytes(tarred({"flistdb.sqlite3": data}))
+    assert read_flist(path, scratch(tmp_path), keep=keep).keys == frozenset()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    flists=st.lists(st.lists(st.integers(0, 11), max_size=6), max_size=20),
+    max_bytes=st.integers(0, 3000),
+)
+def test_directories_are_told_once_and_understood_for_as_long_as_the_reader_knows_them(
+    schema: Any, flists: list[list[int]], max_bytes: int
+) -> None:
+    """However small the reader's memory is: its numbers stand for the right keys."""
+    built = [build_directory(schema, random.Random(number)) for number in range(12)]
+    cache, told = database.DirectoryCache(max_bytes), workers.Told()
+    for numbers in flists:
+        directories = tuple(dict.fromkeys(cache.directory(built[number][0]) for number in numbers))
+        named = tuple(one for one in directories if one.keys)
+        answer = telling(database.Contents(None, named), cache)
+        groups = told.groups(json.loads(json.dumps(answer)), KeyGroup)
+        assert keys_of(groups) == {key for number in numbers for key in built[number][1]}
+        assert [group.keys for group in groups] == [frozenset(one.keys) for one in named]
+        assert told.known <= 12 + len(groups)
+
+
 def test_reader_that_ends_or_hangs_makes_a_bad_flist_and_is_replaced(
     flist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +381,7 @@ HOSTILE_SQL = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE_SQL)
-def test_hostile_database_is_refused(kind: str, tmp_path: Path) -> None:
+def test_hostile_database_is_refused(kind: str, keep: bool, tmp_path: Path) -> None:
     def edit(hostile: sqlite3.Connection) -> None:
         hostile.executescript(HOSTILE_SQL[kind])
 
@@ -334,11 +389,13 @@ def test_hostile_database_is_refused(kind: str, tmp_path: Path) -> None:
     path.write_bytes(tarred({"flistdb.sqlite3": sqlite_bytes(tmp_path, edit)}))
     started = time.monotonic()
     with pytest.raises(FlistError):
-        read_flist(path, scratch(tmp_path))
+        read_flist(path, scratch(tmp_path), keep=keep)
     assert time.monotonic() - started < 10
 
 
-def test_damaged_databases_are_refused_or_read_but_never_crash(flist: Path, tmp_path: Path) -> None:
+def test_damaged_databases_are_refused_or_read_but_never_crash(
+    keep: bool, flist: Path, tmp_path: Path
+) -> None:
     read_flist(flist, scratch(tmp_path))
     whole = scratch(tmp_path).read_bytes()
     chance = random.Random(6)
@@ -349,7 +406,7 @@ def test_damaged_databases_are_refused_or_read_but_never_crash(flist: Path, tmp_
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         (tmp_path / "damaged.db").write_bytes(damaged)
         try:
-            database.read(tmp_path / "damaged.db")
+            database.read(tmp_path / "damaged.db" if keep else bytes(damaged))
         except FlistError:
             refused += 1
     assert refused > 10
@@ -369,23 +426,25 @@ def test_damaged_databases_are_refused_or_read_but_never_crash(flist: Path, tmp_
         ("many members", tarred({f"m{number}": b"" for number in range(100)})),
     ],
 )
-def test_what_is_no_flist_is_refused(kind: str, data: bytes, tmp_path: Path) -> None:
+def test_what_is_no_flist_is_refused(kind: str, data: bytes, keep: bool, tmp_path: Path) -> None:
     path = tmp_path / "h.flist"
     path.write_bytes(data)
     with pytest.raises(FlistError):
-        read_flist(path, scratch(tmp_path))
+        read_flist(path, scratch(tmp_path), keep=keep)
 
 
-def test_truncated_flist_is_refused_wherever_it_ends(flist: Path, tmp_path: Path) -> None:
+def test_truncated_flist_is_refused_wherever_it_ends(
+    keep: bool, flist: Path, tmp_path: Path
+) -> None:
     whole = flist.read_bytes()
     for end in range(0, len(whole), max(1, len(whole) // 60)):
         (tmp_path / "cut").write_bytes(whole[:end])
         with pytest.raises(FlistError):
-            read_flist(tmp_path / "cut", scratch(tmp_path))
+            read_flist(tmp_path / "cut", scratch(tmp_path), keep=keep)
 
 
 def test_flipped_bit_in_the_archive_is_refused_or_changes_nothing(
-    flist: Path, tmp_path: Path
+    keep: bool, flist: Path, tmp_path: Path
 ) -> None:
     whole = flist.read_bytes()
     undamaged = read_flist(flist, scratch(tmp_path))
@@ -396,7 +455,7 @@ def test_flipped_bit_in_the_archive_is_refused_or_changes_nothing(
         damaged[chance.randrange(12, len(whole))] ^= 1 << chance.randrange(8)
         (tmp_path / "flipped").write_bytes(damaged)
         try:
-            read = read_flist(tmp_path / "flipped", scratch(tmp_path))
+            read = read_flist(tmp_path / "flipped", scratch(tmp_path), keep=keep)
         except FlistError:
             refused += 1
         else:  # a bit that deflate does not use, at the end of its last byte

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sync.agent.flist_archive import (
     Backend,
+    Contents,
     DirectoryCache,
     FlistError,
     read_flist,
@@ -45,11 +46,7 @@ def _rewritten(request: dict[str, Any], named: Backend | None) -> Backend | None
 
 
 def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
-    """Read the flist that the request names, and rewrite it in place where it says so.
-
-    The keys of a directory are told once (`new`), later its number stands for them, while that is
-    not below `first`.
-    """
+    """Read the flist that the request names, and rewrite it in place where it says so."""
     flist, scratch = Path(request["flist"]), Path(request["scratch"])
     rewrites = bool(request["default"] or request["instead"])
     try:
@@ -66,19 +63,23 @@ def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-    named = contents.backend
+    return {"backend": contents.backend, "size": size, "md5": md5, **telling(contents, cache)}
+
+
+def telling(contents: Contents, cache: DirectoryCache) -> dict[str, Any]:
+    """Return how the keys are told: those of a directory once, later its number stands for them.
+
+    first: numbers below this one will not come again.
+    """
     new = [directory for directory in contents.directories if not directory.told]
-    reply = {
-        "backend": named,
+    told = {
         "directories": [directory.number for directory in contents.directories],
-        "new": [[one.number, base64.b64encode(pack_keys(one.keys)).decode("ascii")] for one in new],
+        "new": [[one.number, base64.b64encode(pack_keys(one.keys)).decode()] for one in new],
         "first": cache.first,
-        "size": size,
-        "md5": md5,
     }
     for directory in new:
         directory.told = True
-    return reply
+    return told
 
 
 def main() -> None:

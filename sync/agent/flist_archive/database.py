@@ -26,6 +26,7 @@ _MAX_BACKEND_BYTES: Final = 4096
 _KEY_BYTES: Final = 64
 _ENTRY_BYTES: Final = 256
 _STEPS_PER_CALL: Final = 100_000
+_HEADER_BYTES: Final = 100
 # Write and read version in an SQLite header.
 _FORMATS: Final = slice(18, 20)
 _WAL_FORMATS: Final = b"\2\2"
@@ -128,6 +129,8 @@ def _uri(path: Path, mode: str) -> str:
 
 def _without_wal(data: bytes) -> bytes:
     """Return a database that may be opened in memory: one in WAL mode may not (file format 1.3)."""
+    if len(data) < _HEADER_BYTES:
+        raise FlistError(f"sqlite: {len(data)} bytes are no database")
     if data[_FORMATS] == _WAL_FORMATS:
         return data[: _FORMATS.start] + _ROLLBACK_FORMATS + data[_FORMATS.stop :]
     return data

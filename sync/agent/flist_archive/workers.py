@@ -43,8 +43,34 @@ class Read:
     md5: str | None
 
 
+class Told:
+    """The directories that a reader told, by its numbers, for as long as it knows them itself."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, KeyGroup] = {}
+        self._first = 0
+
+    @property
+    def known(self) -> int:
+        """How many there are."""
+        return len(self._groups)
+
+    def groups(
+        self, answer: dict[str, Any], shared: Callable[[bytes], KeyGroup]
+    ) -> tuple[KeyGroup, ...]:
+        """Return the groups that an answer names; shared: makes one, or returns that there is."""
+        for number, packed in answer["new"]:
+            self._groups[number] = shared(base64.b64decode(packed))
+        groups = tuple(self._groups[number] for number in answer["directories"])
+        if answer["first"] > self._first:
+            self._first = answer["first"]
+            kept = {one: group for one, group in self._groups.items() if one >= self._first}
+            self._groups = kept
+        return groups
+
+
 class _Reader:
-    """One process, used by one thread at a time; groups: those that it told, by its numbers."""
+    """One process, used by one thread at a time; told: what it need not tell again."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -56,7 +82,7 @@ class _Reader:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self._answers = self._socket.makefile("rb", _BUFFER_BYTES)
-        self.groups: dict[int, KeyGroup] = {}
+        self.told = Told()
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Return the answer, or None when the process ended or took too long."""
@@ -67,18 +93,6 @@ class _Reader:
         except (OSError, ValueError):
             return None
         return answer
-
-    def read(self, answer: dict[str, Any], shared: Callable[[bytes], KeyGroup]) -> Read:
-        """Return what an answer says; shared: makes a group, or returns the one there is."""
-        for number, packed in answer["new"]:
-            self.groups[number] = shared(base64.b64decode(packed))
-        groups = tuple(self.groups[number] for number in answer["directories"])
-        first = answer["first"]
-        if self.groups and next(iter(self.groups)) < first:
-            kept = {number: group for number, group in self.groups.items() if number >= first}
-            self.groups = kept
-        backend = Backend(*answer["backend"]) if answer["backend"] else None
-        return Read(backend, groups, answer["size"], answer["md5"])
 
     def kill(self) -> None:
         """Have the process end, and do not wait for that."""
@@ -155,7 +169,9 @@ class Readers:
             raise FlistError(answer["wrong"])
         if "error" in answer:
             raise OSError(answer["errno"], answer["error"])
-        return reader.read(answer, self._shared)
+        backend = Backend(*answer["backend"]) if answer["backend"] else None
+        groups = reader.told.groups(answer, self._shared)
+        return Read(backend, groups, answer["size"], answer["md5"])
 
     def _shared(self, packed: bytes) -> KeyGroup:
         """Return the group of these keys: the same for all readers, while a flist is under way.
