@@ -1,6 +1,7 @@
 """A record that can not be written: what the running job believes is what the disk says."""
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 from sync.agent import durable
 from sync.agent.runtime import VerifyOptions
 from sync.agent.users import verify
+from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.engine import UsersEngine
 from sync.agent.users.record import Record
+from sync.agent.zdb import ZdbConnectionError
 from tests.agent.flists_of import small
 from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror
 from tests.sandbox.upstream import Upstream, UpstreamModel
@@ -149,3 +152,26 @@ def test_publisher_s_memory_follows_what_was_renamed_when_the_folder_can_not_be_
         monkeypatch.undo()
         names = {str(name) for name in engine._publisher.links}
         assert "alice/new.flist" in names
+
+
+def test_pass_that_is_given_up_leaves_nothing_in_staging_and_no_thread(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mirror.upstream.model
+    for number in range(30):
+        model.add_flist("bob", f"{number}.flist", small(number), OLD + number)
+
+    def broken(*_: object) -> None:
+        raise ZdbConnectionError("connection lost")
+
+    with mirror.engine() as (engine, _):
+        monkeypatch.setattr(ChunkStore, "bring_groups", broken)
+        with pytest.raises(ZdbConnectionError):
+            engine.one_pass()
+        staging = mirror.directories.public / durable.STAGING
+        assert [path.name for path in staging.iterdir()] == []
+        left = [thread.name for thread in threading.enumerate() if thread.name.endswith("_all")]
+        assert left == []
+        monkeypatch.undo()
+        engine.one_pass()
+        assert mirror.served() == model_tree(model)

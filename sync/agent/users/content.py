@@ -73,7 +73,7 @@ class Pipeline:
             self._discard()
 
     def _thread(self, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._guarded, args=(work,), name=work.__name__)
+        thread = threading.Thread(target=self._guarded, args=(work,), name=work.__name__.strip("_"))
         thread.start()
         return thread
 
