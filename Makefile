@@ -27,7 +27,7 @@ lint: $(STAMP) ## ruff (rules and format) and strict types
 
 .PHONY: test
 test: $(STAMP) ## Run every test (starts a private Docker Engine where none answers)
-	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest
+	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: soak
 soak: $(STAMP) ## Run the long forms: hundreds of kills and faults (an hour)

@@ -1,5 +1,7 @@
 """A Docker Engine for the whole test run: the machine's, else a private one of this run.
 
+`make test` runs on two workers, a file at a time; they share the engine that their parent starts.
+
 `make test` sets GRIDHUB_TEST_ENGINE=1, so an engine and sshd's program are there before the tests
 are collected.
 A run of single tests without it uses an engine where one answers; tests that need one skip with
@@ -9,6 +11,9 @@ that reason where none does.
 import importlib
 import os
 import sys
+from collections.abc import Generator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +25,26 @@ from tests.sandbox.host import dockerd, packages, sshd
 _OURS = pytest.StashKey[bool]()
 
 
+@dataclass
+class _Turns:
+    """Which files use the engine, which end it, and the turn that the present one has."""
+
+    users: frozenset[Path] = frozenset()
+    enders: frozenset[Path] = frozenset()
+    held: ExitStack = field(default_factory=ExitStack)
+    now: bool = False
+
+
+_TURNS = pytest.StashKey[_Turns]()
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Find or start the engine and name it in DOCKER_HOST for everything below."""
     before = dockerd.find()
     engine = before
-    if os.environ.get("GRIDHUB_TEST_ENGINE") == "1":
+    # A worker finds what its parent, which has no such attribute, has started or installed.
+    worker = hasattr(session.config, "workerinput")
+    if os.environ.get("GRIDHUB_TEST_ENGINE") == "1" and not worker:
         console = Console(file=sys.stderr)
         engine = dockerd.ensure(console)
         if os.geteuid() == 0:
@@ -47,11 +67,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         soak = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=soak)
         items[:] = [item for item in items if item not in soak]
+    # While it goes on, other workers have enough to do without the engine.
+    turns = _Turns(_files(items, "docker"), _files(items, "ends_engine"))
+    config.stash[_TURNS] = turns
+    items.sort(key=lambda item: item.path not in turns.enders)
     if dockerd.find() is None:
         reason = "no Docker Engine answers: start one, or run `make test`, which does"
         for item in items:
             if item.get_closest_marker("docker"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _files(items: list[pytest.Item], marker: str) -> frozenset[Path]:
+    return frozenset(item.path for item in items if item.get_closest_marker(marker))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Let a file have the engine, one that ends it alone, from before its fixtures to after them.
+
+    No test's time limit counts the wait for that.
+    """
+    turns = item.config.stash[_TURNS]
+    if item.path in turns.users and not turns.now:
+        turns.held.enter_context(dockerd.turn(ends_it=item.path in turns.enders))
+        turns.now = True
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or nextitem.path != item.path:
+            turns.held.close()
+            turns.now = False
 
 
 @pytest.fixture(scope="session")

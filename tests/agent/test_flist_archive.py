@@ -412,23 +412,23 @@ def test_damaged_databases_are_refused_or_read_but_never_crash(
     assert refused > 10
 
 
-@pytest.mark.parametrize(
-    ("kind", "data"),
-    [
-        ("html", b"<html>404 Not Found</html>"),
-        ("empty", b""),
-        ("gzip of nothing", gzip.compress(b"")),
-        ("gzip of text", gzip.compress(b"hello" * 1000)),
-        ("other member", tarred({"readme": b"x"})),
-        ("path outside", tarred({"../flistdb.sqlite3": b"x"})),
-        ("no database", tarred({"flistdb.sqlite3": b"not a database at all" * 100})),
-        ("empty database", tarred({"flistdb.sqlite3": b""})),
-        ("many members", tarred({f"m{number}": b"" for number in range(100)})),
-    ],
-)
-def test_what_is_no_flist_is_refused(kind: str, data: bytes, keep: bool, tmp_path: Path) -> None:
+NO_FLIST = {
+    "html": b"<html>404 Not Found</html>",
+    "empty": b"",
+    "gzip of nothing": gzip.compress(b""),
+    "gzip of text": gzip.compress(b"hello" * 1000),
+    "other member": tarred({"readme": b"x"}),
+    "path outside": tarred({"../flistdb.sqlite3": b"x"}),
+    "no database": tarred({"flistdb.sqlite3": b"not a database at all" * 100}),
+    "empty database": tarred({"flistdb.sqlite3": b""}),
+    "many members": tarred({f"m{number}": b"" for number in range(100)}),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FLIST)
+def test_what_is_no_flist_is_refused(kind: str, keep: bool, tmp_path: Path) -> None:
     path = tmp_path / "h.flist"
-    path.write_bytes(data)
+    path.write_bytes(NO_FLIST[kind])
     with pytest.raises(FlistError):
         read_flist(path, scratch(tmp_path), keep=keep)
 

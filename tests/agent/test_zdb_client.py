@@ -23,7 +23,8 @@ from sync.agent.zdb.protocol import Limits, ReplyParser, encode
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_mirror import chunks
 from tests.agent.scripted_zdb import ScriptedZdb, bulk, page
-from tests.bench.servers import ZdbProcess, free_port
+from tests.bench.servers import ZdbProcess
+from tests.sandbox.host.ports import free_port
 
 CURSOR = bytes(range(17))
 

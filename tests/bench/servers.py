@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Final, Self
 
 from sync.agent.zdb import ZdbConnection, ZdbError
 from sync.contract.spec import ZdbEndpoint
+from tests.sandbox.host.ports import free_port
 
 ADMIN_PASSWORD: Final = "bench-admin"
 _READY_SECONDS: Final = 20
@@ -37,12 +37,6 @@ def server_name() -> str:
     words = told.stdout.replace("\x1b", " ").split()
     version = next((word for word in words if word.startswith("v2")), "of unknown version")
     return f"zdbd {version.rstrip(',')}"
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class ZdbProcess:

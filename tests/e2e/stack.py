@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import json
 import os
-import random
 import secrets
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -23,6 +21,7 @@ from sync.contract.layout import STATUS_FILE, Job, job_state_dir
 from sync.contract.status import StatusRecord
 from tests.sandbox.host import dockerd, images
 from tests.sandbox.host.dockerd import PROJECT
+from tests.sandbox.host.ports import free_port
 from tests.sandbox.host.processes import wait_until
 from tests.sandbox.host.pulumi import PulumiError, Workspace
 from tests.sandbox.host.world import Wan
@@ -30,22 +29,6 @@ from tests.sandbox.upstream import Upstream
 
 _NO_CHANGE: Final = ("same", "read", "refresh")
 _PROGRAM: Final = ("Pulumi.yaml", "__main__.py", "components", "sync")
-
-
-def free_port() -> int:
-    """Return a TCP port that is free on both loopbacks at this moment.
-
-    It lies below the ports that connections are given, so that none takes it meanwhile.
-    """
-    for port in random.sample(range(20_000, 32_000), 200):
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            try:
-                probe.bind(("::", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("200 ports in a row are taken")
 
 
 @dataclass
@@ -196,17 +179,28 @@ def ground() -> Iterator[Ground]:
     if engine is None:
         raise RuntimeError("no Docker Engine answers: run `make test`, which starts one")
     images.ensure(engine.url, Console(stderr=True))
-    number = secrets.randbelow(200) + 20
-    wan = Wan(
-        f"gridhub-test-wan-{number}",
-        IPv4Network(f"172.30.{number}.0/24"),
-        IPv6Network(f"fd00:30:{number:x}::/64"),
-    )
-    wan.create(engine.url)
+    wan = _wan(engine.url)
     try:
         yield Ground(engine, wan)
     finally:
         wan.remove(engine.url)
+
+
+def _wan(url: str, tries: int = 5) -> Wan:
+    """Create a network in subnets that no other has."""
+    number = secrets.randbelow(200) + 20
+    wan = Wan(
+        f"gridhub-test-wan-{number}-{secrets.token_hex(3)}",
+        IPv4Network(f"172.30.{number}.0/24"),
+        IPv6Network(f"fd00:30:{number:x}::/64"),
+    )
+    try:
+        wan.create(url)
+    except RuntimeError:
+        if tries == 1:
+            raise
+        return _wan(url, tries - 1)
+    return wan
 
 
 def project_copy(target: Path) -> Path:

@@ -11,7 +11,7 @@ from tests.sandbox.host import dockerd
 from tests.sandbox.host.pulumi import PulumiError
 from tests.sandbox.upstream import Upstream, standard_world
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.ends_engine, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.stack import Ground, MirrorStack, free_port, mirror_stack, steps_of
+from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
+from tests.sandbox.host.ports import free_port
 from tests.sandbox.upstream import Upstream, standard_world
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import socket
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import docker
 import pytest
 from docker.errors import NotFound
 
+from tests.sandbox.host.ports import free_port
 from tests.sandbox.plugins import golden as golden_records
 from tests.sandbox.plugins.client import Created, PluginCallError, PluginProcess
 from tests.sandbox.plugins.tiny_image import make_image
@@ -91,12 +91,6 @@ def shared() -> Iterator[World]:
 def world(shared: World) -> Iterator[World]:
     yield shared
     sweep(shared.engine)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def hub_inputs(world: World, port: int, network: Created) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import docker
 import pytest
 
+from tests.sandbox.host.ports import free_port
 from tests.sandbox.host.pulumi import STAND_INS, PulumiError, Workspace, search_path
 from tests.sandbox.plugins import golden as golden_records
 from tests.sandbox.plugins.tiny_image import make_image
@@ -101,12 +101,6 @@ def wanted(edit: str) -> list[dict[str, Any]]:
     if edit == "hub.command":
         steps[0]["detailedDiff"] = COMMAND
     return sorted(steps, key=lambda step: str(step["resource"]))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

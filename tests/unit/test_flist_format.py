@@ -126,7 +126,9 @@ def test_equal_directories_give_equal_bytes(source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"<html>404</html>", gzip.compress(b"no tar"), os.urandom(100)]
+    "data",
+    [b"", b"<html>404</html>", gzip.compress(b"no tar"), os.urandom(100)],
+    ids=["empty", "html", "gzip of text", "noise"],
 )
 def test_what_is_no_flist_is_refused(data: bytes) -> None:
     with pytest.raises(FormatError):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.unit.zdb_wire import ended, free_port, started
+from tests.sandbox.host.ports import free_port
+from tests.unit.zdb_wire import ended, started
 
 PROJECT = Path(__file__).parents[2]
 MODULE = [sys.executable, "-m", "tests.sandbox.upstream"]

@@ -17,6 +17,7 @@ import requests
 from tests.sandbox.client import BootClient, Mirror
 from tests.sandbox.fetch import Resolver
 from tests.sandbox.flist import Flist
+from tests.sandbox.host.ports import free_port
 from tests.sandbox.services import tokens
 from tests.sandbox.services.bootstrap import Bootstrap
 from tests.sandbox.services.http import HttpServer, Request, Response
@@ -26,7 +27,7 @@ from tests.sandbox.services.pyconfig import ConfigError, load
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 from tests.sandbox.upstream import UpstreamModel, standard_world
 from tests.sandbox.upstream.nodes import Link, Node, Tag
-from tests.unit.zdb_wire import ended, free_port, started
+from tests.unit.zdb_wire import ended, started
 
 PROJECT = Path(__file__).parents[2]
 SEED = bytes(range(32))

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sandbox.host.ports import free_port
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 from tests.sandbox.services.zdb.__main__ import arguments
 from tests.sandbox.services.zdb.resp import Command, Fetch, Parser, Sets
-from tests.unit.zdb_wire import ErrorReply, Wire, encoded, ended, free_port, started
+from tests.unit.zdb_wire import ErrorReply, Wire, encoded, ended, started
 
 PROJECT = Path(__file__).parents[2]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.zdb_wire import ErrorReply, Wire, ended, free_port, real_zdbd, started
+from tests.sandbox.host.ports import free_port
+from tests.unit.zdb_wire import ErrorReply, Wire, ended, real_zdbd, started
 
 # One in 64 of the generated ones begins so.
 ADMIN = "-admin-password"

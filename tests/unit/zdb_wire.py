@@ -71,13 +71,6 @@ def encoded(*words: bytes | str | int) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(p), p) for p in parts)
 
 
-def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def started(command: list[str], port: int, cwd: Path) -> "subprocess.Popen[bytes]":
     """Start a server and wait until its port answers; the caller ends it."""
     process = subprocess.Popen(

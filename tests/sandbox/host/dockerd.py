@@ -17,8 +17,8 @@ import psutil
 from docker.errors import DockerException
 from rich.console import Console
 
-from tests.sandbox.host import packages
-from tests.sandbox.host.processes import Background, wait_until
+from tests.sandbox.host import locks, packages
+from tests.sandbox.host.processes import Background, has_ended, wait_until
 
 PROJECT = Path(__file__).resolve().parents[3]
 SANDBOX = PROJECT / ".sandbox"
@@ -166,15 +166,13 @@ def _end_containerd() -> None:
         process = psutil.Process(int(pid_file.read_text()))
         if f"{private_directory()}/" in " ".join(process.cmdline()):
             process.kill()
-            wait_until(lambda: _has_ended(process), "the end of the engine's containerd", 10)
+            wait_until(lambda: has_ended(process), "the end of the engine's containerd", 10)
     pid_file.unlink(missing_ok=True)
 
 
-def _has_ended(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+def turn(*, ends_it: bool) -> contextlib.AbstractContextManager[None]:
+    """Wait for a turn with the engine: many use it at a time, who ends it has it alone."""
+    return locks.held(SANDBOX / "run" / "engine.lock", shared=not ends_it)
 
 
 def stop_private(*, remove_data: bool) -> bool:

@@ -21,8 +21,8 @@ import requests
 from docker.errors import DockerException, ImageNotFound
 from rich.console import Console
 
-from tests.sandbox.host import packages
-from tests.sandbox.host.dockerd import PROJECT
+from tests.sandbox.host import locks, packages
+from tests.sandbox.host.dockerd import PROJECT, SANDBOX
 
 Service: TypeAlias = Literal["zdb", "hub", "bootstrap", "caddy", "python"]
 Kind: TypeAlias = Literal["real", "stand-in"]
@@ -79,9 +79,14 @@ def reference(service: Service) -> str:
 def ensure(url: str, console: Console) -> list[ServiceImage]:
     """Have all five images on the engine at `url`; say which kind is in use.
 
-    SANDBOX_IMAGES=real|stand-in overrides what is found out by asking the registry.
+    SANDBOX_IMAGES=real|stand-in overrides what is found out by asking the registry. Who comes while
+    another makes them waits, and finds them.
     """
-    kind = _wanted_kind()
+    with locks.held(SANDBOX / "run" / "images.lock"):
+        return _ensured(url, console, _wanted_kind())
+
+
+def _ensured(url: str, console: Console, kind: Kind) -> list[ServiceImage]:
     client = docker.DockerClient(base_url=url, timeout=600)
     try:
         if kind == "real":

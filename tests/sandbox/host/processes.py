@@ -1,5 +1,6 @@
 """Background processes of the sandbox: started detached, known by pid file, ended by id."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -68,17 +69,31 @@ class Background:
         if process is None:
             raise RuntimeError(f"{self.name} does not run")
         process.kill()
-        process.wait(10)
+        _await_end(process, 10)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Tell whether it runs no more; its parent, if not this process, may yet collect it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _await_end(process: psutil.Process, seconds: float) -> None:
+    wait_until(lambda: has_ended(process), f"the end of process {process.pid}", seconds)
+    with contextlib.suppress(psutil.TimeoutExpired):
+        process.wait(0)  # collects a child of ours
 
 
 def _end(process: psutil.Process, grace_seconds: float) -> None:
     for sign, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
         try:
             process.send_signal(sign)
-            process.wait(patience)
+            _await_end(process, patience)
         except psutil.NoSuchProcess:
             return
-        except psutil.TimeoutExpired:
+        except TimeoutError:
             continue
         else:
             return

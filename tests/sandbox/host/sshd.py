@@ -19,6 +19,8 @@ from typing import Final
 
 import psutil
 
+from tests.sandbox.host.ports import free_port
+
 # What it takes, and the Debian package of each program.
 PROGRAMS: Final = {"sshd": "openssh-server", "ssh-keygen": "openssh-client"}
 _START_SECONDS: Final = 10.0
@@ -97,7 +99,7 @@ def generate_key(path: Path) -> Path:
 @contextlib.contextmanager
 def running(directory: Path, settings: SshdSettings) -> Iterator[Sshd]:
     """Yield a server whose keys, configuration and log stand in `directory`; ends it after."""
-    port = _free_port()
+    port = free_port()
     host_key = generate_key(directory / "host_key")
     users = {
         name: SshUser(name, generate_key(directory / f"key-{name}")) for name in settings.users
@@ -159,21 +161,6 @@ def _write_authorized_keys(directory: Path, users: dict[str, SshUser]) -> None:
     for path in [directory, *directory.parents]:
         if path.stat().st_mode & 0o011 != 0o011:
             path.chmod(path.stat().st_mode | 0o011)
-
-
-def _free_port() -> int:
-    """Return a port that is free on both loopback addresses."""
-    for _attempt in range(50):
-        with (
-            socket.socket(socket.AF_INET) as four,
-            socket.socket(socket.AF_INET6) as six,
-            contextlib.suppress(OSError),
-        ):
-            four.bind(("127.0.0.1", 0))
-            port = int(four.getsockname()[1])
-            six.bind(("::1", port))
-            return port
-    raise RuntimeError("no port is free on both 127.0.0.1 and ::1")
 
 
 def _wait_until_listening(server: Sshd, process: subprocess.Popen[bytes]) -> None:

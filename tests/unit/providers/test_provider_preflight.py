@@ -11,6 +11,7 @@ import pytest
 from sync.providers import preflight_probe
 from sync.providers.findings import Check, Container, Facts, Finding, Needs, judge
 from sync.providers.preflight import PreflightError, PreflightProvider
+from tests.sandbox.host.ports import free_port
 
 GOOD_ROOT = {
     "exists": True,
@@ -223,9 +224,7 @@ def test_the_probe_sees_listening_sockets_of_both_families_and_own_addresses() -
 
 @pytest.fixture
 def inputs(local_host: dict[str, str], data_root: str) -> dict[str, Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     return {
         "host": local_host,
         "root": data_root,

@@ -27,6 +27,7 @@ from sync.providers.connection import (
 from sync.providers.host import Host
 from sync.providers.ssh import SshTransport
 from tests.sandbox.host import sshd
+from tests.sandbox.host.ports import free_port
 
 pytestmark = pytest.mark.docker
 
@@ -92,9 +93,7 @@ def test_a_slow_command_times_out_by_name(transport: SshTransport) -> None:
 
 
 def test_refused(root_host: dict[str, str]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     host = {**root_host, "dockerHost": f"ssh://root@127.0.0.1:{port}"}
     with pytest.raises(HostUnreachableError, match="connection refused; is sshd running"):
         _transport(host).run(Command(["true"]))
