@@ -110,6 +110,8 @@ def start_private() -> DockerEngine:
     background = _background()
     if background.process() is None:
         _end_containerd()
+        # An engine that another process started and has not collected would pass for a running one.
+        (run / "dockerd.pid").unlink(missing_ok=True)
     background.start(
         [
             _program("dockerd"),
