@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         soak = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=soak)
         items[:] = [item for item in items if item not in soak]
-    # While it goes on, other workers have enough to do without the engine.
+    # What ends the engine goes first: others have enough to do without one meanwhile.
     turns = _Turns(_files(items, "docker"), _files(items, "ends_engine"))
     config.stash[_TURNS] = turns
     items.sort(key=lambda item: item.path not in turns.enders)
