@@ -39,6 +39,8 @@ _TICK_SECONDS: Final = 0.001
 # Where nothing else limits what is in flight, the pipe does.
 _UNLIMITED_BYTES: Final = 256 << 20
 _LONGEST_QUEUE_SECONDS: Final = 0.05
+# How long one connection may have a shared link before it is another's turn.
+_TURN_SECONDS: Final = 0.005
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -165,7 +167,8 @@ class Relay:
         self.refusing = False
         self.accepted = 0
         self._link_free_at: dict[Direction, float] = {"up": 0.0, "down": 0.0}
-        self._connections: set[_Connection] = set()
+        # Where the link is full, the first of these may send first; who filled it goes last.
+        self._connections: dict[_Connection, None] = {}
         # Those of which something is on its way.
         self._busy: set[_Connection] = set()
         self._commands: deque[str] = deque()
@@ -287,7 +290,7 @@ class Relay:
         connection = _Connection(client, target)
         # TCP's handshake: a client may send only a round trip after it began to connect.
         connection.up.open_at = time.monotonic() + self.link.rtt_seconds
-        self._connections.add(connection)
+        self._connections[connection] = None
         for end in (client, target):
             self._selector.register(end, selectors.EVENT_READ, connection)
 
@@ -296,7 +299,8 @@ class Relay:
             return
         try:
             for pipe in connection.pipes:
-                self._take_in(pipe, now)
+                if self._take_in(pipe, now):
+                    self._connections[connection] = self._connections.pop(connection)
                 self._give_out(connection, pipe, now)
                 if connection.hung or connection not in self._connections:
                     return
@@ -317,17 +321,26 @@ class Relay:
                 return 0
         return (self.link.window_bytes or _UNLIMITED_BYTES) - pipe.in_flight_bytes
 
-    def _take_in(self, pipe: _Pipe, now: float) -> None:
+    def _take_in(self, pipe: _Pipe, now: float) -> bool:
+        """Take what there is room for, of a link that is shared no more than its turn's part.
+
+        Returns whether the link has no room left by it.
+        """
+        bandwidth = self.link.bandwidth_bytes_per_second
+        part = _PIECE_BYTES if bandwidth is None else int(bandwidth * _TURN_SECONDS) + 1
         while not pipe.ended and (room := self._room(pipe, now)) > 0:
-            count = pipe.take(min(room, _PIECE_BYTES))
+            count = pipe.take(min(room, part, _PIECE_BYTES))
             if count is None:
-                return
+                return False
             if count == 0:
                 pipe.ended = True
-                return
+                return False
             pipe.queue.append((self._due(pipe, count, now), count))
             pipe.queued_bytes += count
             pipe.in_flight_bytes += count
+            if bandwidth is not None:
+                return self._room(pipe, now) == 0
+        return False
 
     def _due(self, pipe: _Pipe, count: int, now: float) -> float:
         sent_at = max(now, pipe.open_at)
@@ -413,7 +426,7 @@ class Relay:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(end)
         connection.close(reset=reset)
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self._busy.discard(connection)
 
 

@@ -80,6 +80,33 @@ def test_bandwidth_and_window_hold_bytes_back() -> None:
             assert time.monotonic() - started > 0.4
 
 
+def test_connections_share_the_bandwidth_evenly() -> None:
+    size, received = 600_000, [0] * 4
+    seen_at_first_end: list[list[int]] = []
+
+    def fetch(which: int, client: socket.socket) -> None:
+        while received[which] < size:
+            received[which] += len(client.recv(1 << 14))
+        seen_at_first_end.append(list(received))
+
+    with (
+        echoing("127.0.0.1") as target,
+        Relay(target, Link(rtt_seconds=0.01, bandwidth_bytes_per_second=4_000_000)) as relay,
+        contextlib.ExitStack() as ends,
+    ):
+        threads = []
+        for which in range(len(received)):
+            client = ends.enter_context(socket.create_connection(relay.address, 20))
+            threads.append(threading.Thread(target=client.sendall, args=(SENT[:size],)))
+            threads.append(threading.Thread(target=fetch, args=(which, client)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert received == [size] * len(received)
+    assert min(seen_at_first_end[0]) > size / 2
+
+
 def test_a_truncated_connection_ends_in_order_after_so_many_bytes() -> None:
     with echoing("127.0.0.1") as target, Relay(target) as relay:
         relay.fault = Fault("truncate", after_bytes=1000)
