@@ -16,7 +16,7 @@ from sync.agent.flists.channel import Channel
 from sync.agent.flists.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.flists.pages import Batch, Page, cut
 from sync.agent.flists.writer import Writer
-from sync.agent.zdb.connection import NUDGE_SECONDS
+from sync.agent.zdb.transport import NUDGE_SECONDS
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_mirror import chunks, following, key_of, running
 from tests.agent.scripted_zdb import ScriptedZdb, bulk

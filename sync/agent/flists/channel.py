@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbTimeoutError
-from sync.agent.zdb.connection import NUDGE_SECONDS, acknowledge
+from sync.agent.zdb.transport import NUDGE_SECONDS, acknowledge
 from sync.contract.spec import ZdbEndpoint
 
 PING: Final = b"*1\r\n$4\r\nPING\r\n"
@@ -56,7 +56,7 @@ class Channel:
 
     A subclass says what it awaits (`awaiting`), takes bytes (`on_readable`), and how to ask for a
     sign of life (`nudge`), which wakes a server that left pipelined requests in its socket
-    (see sync.agent.zdb.connection.NUDGE_SECONDS). least_bytes_per_second: below it, over a whole
+    (see sync.agent.zdb.transport.NUDGE_SECONDS). least_bytes_per_second: below it, over a whole
     time-out and within one reply, the connection is given up.
     """
 

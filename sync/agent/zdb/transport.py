@@ -1,0 +1,212 @@
+"""Requests and replies over a blocking socket: pipelined, nudged, with limits in time and bytes."""
+
+import contextlib
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from sync.agent.zdb.errors import (
+    ZdbConnectionError,
+    ZdbProtocolError,
+    ZdbReplyError,
+    ZdbTimeoutError,
+)
+from sync.agent.zdb.protocol import Limits, Reply, ReplyParser, Status, command_name, encode
+from sync.contract.spec import ZdbEndpoint
+
+# zdbd does not drain its edge-triggered socket when a read ends exactly on a request boundary;
+# the requests behind it hang until more bytes come (socket_epoll.c, redis_chunk_read).
+NUDGE_SECONDS: Final = 0.15
+# One is not always enough: the read that it causes may end on a request boundary again.
+_MOST_NUDGES: Final = 64
+# A reply that trickles in slower than this, after the time-out, never ends.
+SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
+_PING: Final = encode(b"PING")
+_TOGETHER_BYTES: Final = 4 << 10
+# Requests on the wire: less than the server's receive buffer, so that a PING always gets through to
+# a server that left requests there; a larger request goes alone.
+WINDOW_BYTES: Final = 32 << 10
+_RECEIVE_BYTES: Final = 256 << 10
+
+
+def acknowledge(connected: socket.socket) -> None:
+    """Let what came be acknowledged at once; to be called after each read.
+
+    zdbd sends its small replies without TCP_NODELAY: each waits until the one before it is
+    acknowledged, which a system delays by 40 ms while it has nothing to send itself.
+    """
+    # On what is not TCP (a socket pair) nothing is acknowledged.
+    with contextlib.suppress(OSError):
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def open_socket(endpoint: ZdbEndpoint, timeout_seconds: float) -> socket.socket:
+    """Connect with TCP_NODELAY; raise ZdbConnectionError naming host and port."""
+    where = f"{endpoint.host}:{endpoint.port}"
+    try:
+        connected = socket.create_connection((endpoint.host, endpoint.port), timeout_seconds)
+    except TimeoutError as error:
+        raise ZdbTimeoutError(f"0-db {where}: no connection in {timeout_seconds:g} s") from error
+    except OSError as error:
+        raise ZdbConnectionError(f"0-db {where}: {error.strerror or error}") from error
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connected
+
+
+class ZdbTransport:
+    """One connection that answers requests in their order; not to be shared between threads.
+
+    Every method raises ZdbError; after any but ZdbReplyError the connection is closed.
+    """
+
+    def __init__(
+        self, connected: socket.socket, where: str, timeout_seconds: float, limits: Limits
+    ) -> None:
+        self._socket = connected
+        self._where = where
+        self._timeout_seconds = timeout_seconds
+        self._parser = ReplyParser(self._receive, limits)
+        # One element per request on the wire: False stands for a PING of ours to swallow.
+        self._awaited: deque[bool] = deque()
+        self._nudge = True
+        # Shorter where the server is near: silence there means that it hangs.
+        self.nudge_seconds = NUDGE_SECONDS
+        self._deadline = 0.0
+        self._received_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; more than once does no harm."""
+        self._socket.close()
+
+    def hand_over(self) -> socket.socket:
+        """Give the socket away, non-blocking, after the session is set up; do not use this after.
+
+        Raises ZdbProtocolError where the server said more than it was asked.
+        """
+        self._deadline = time.monotonic() + self._timeout_seconds
+        while self._awaited and not self._awaited[0]:
+            # A slow greeting was nudged: its answer is still to come.
+            self._awaited.popleft()
+            self._swallow_pong()
+        # A slow answer was nudged: its PONG is still on the way.
+        self._deadline = time.monotonic() + self._timeout_seconds
+        while self._awaited and not self._awaited.popleft():
+            self._swallow_pong()
+        if self._awaited or self._parser.buffered_bytes:
+            raise ZdbProtocolError(f"0-db {self._where}: unasked bytes after the greeting")
+        self._socket.setblocking(False)
+        return self._socket
+
+    # Requests and replies
+
+    def call(self, *arguments: bytes) -> Reply:
+        """Send one request, return its reply; an error reply is raised as ZdbReplyError."""
+        (reply,) = self.pipeline([arguments])
+        if isinstance(reply, ZdbReplyError):
+            raise ZdbReplyError(reply.reason, command_name(arguments))
+        return reply
+
+    def pipeline(self, requests: Iterable[Sequence[bytes]]) -> Iterator[Reply]:
+        """Send requests and yield their replies in order, error replies among them.
+
+        About 32 KB of requests are on the wire at once. The iterator has to be exhausted.
+        """
+        on_wire: deque[int] = deque()
+        on_wire_bytes = 0
+        # Small requests leave together: a system call for each would cost more than the rest.
+        waiting: list[bytes] = []
+        waiting_bytes = 0
+        for request in requests:
+            data = encode(*request)
+            while on_wire and on_wire_bytes + len(data) > WINDOW_BYTES:
+                self._send_all(waiting)
+                waiting_bytes = 0
+                yield self._reply()
+                on_wire_bytes -= on_wire.popleft()
+            waiting.append(data)
+            waiting_bytes += len(data)
+            if waiting_bytes > _TOGETHER_BYTES:
+                self._send_all(waiting)
+                waiting_bytes = 0
+            on_wire.append(len(data))
+            on_wire_bytes += len(data)
+        self._send_all(waiting)
+        for _ in on_wire:
+            yield self._reply()
+
+    def _send_all(self, waiting: list[bytes]) -> None:
+        """Send requests as one piece and forget them."""
+        if waiting:
+            self._send(b"".join(waiting), requests=len(waiting))
+            waiting.clear()
+
+    def _send(self, data: bytes, *, requests: int = 1, is_request: bool = True) -> None:
+        try:
+            self._socket.settimeout(self._timeout_seconds)
+            self._socket.sendall(data)
+        except OSError as error:
+            self.close()
+            raise self._lost(error) from error
+        self._awaited.extend([is_request] * requests)
+
+    def _reply(self) -> Reply:
+        return self._replies(1)[0]
+
+    def _replies(self, count: int) -> list[Reply]:
+        """Return the replies to so many requests that were sent as one piece."""
+        self._deadline = time.monotonic() + self._timeout_seconds
+        self._received_bytes = 0
+        try:
+            while not self._awaited.popleft():
+                self._swallow_pong()
+            for _ in range(count - 1):
+                self._awaited.popleft()
+            return [self._parser.reply()] if count == 1 else self._parser.replies(count)
+        except (ZdbProtocolError, ZdbConnectionError) as error:
+            self.close()
+            raise type(error)(f"0-db {self._where}: {error}") from error
+
+    def _swallow_pong(self) -> None:
+        reply = self._parser.reply()
+        if not isinstance(reply, Status):
+            raise ZdbProtocolError("answered PING with something else")
+
+    def _receive(self) -> bytes:
+        while True:
+            left = self._deadline + self._received_bytes / SLOWEST_BYTES_PER_SECOND
+            left -= time.monotonic()
+            if left <= 0:
+                raise ZdbTimeoutError(f"no complete reply in {self._timeout_seconds:g} s")
+            may_nudge = self._nudge and self._awaited.count(False) < _MOST_NUDGES
+            self._socket.settimeout(min(left, self.nudge_seconds) if may_nudge else left)
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except TimeoutError:
+                if may_nudge:
+                    self._send(_PING, is_request=False)
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            if not data:
+                raise ZdbConnectionError("closed the connection")
+            acknowledge(self._socket)
+            self._received_bytes += len(data)
+            return data
+
+    def _lost(self, error: OSError) -> ZdbConnectionError:
+        return ZdbConnectionError(f"connection lost: {error.strerror or error}")
