@@ -1,17 +1,19 @@
 """A record that can not be written: what the running job believes is what the disk says."""
 
+import itertools
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from sync.agent import durable
+from sync.agent.flist_archive.keys import KeyGroup
 from sync.agent.runtime import VerifyOptions
 from sync.agent.users import verify
-from sync.agent.users.chunks import ChunkStore
+from sync.agent.users.chunks import Brought, ChunkStore, Place
 from sync.agent.users.engine import UsersEngine
 from sync.agent.users.record import Record
 from sync.agent.zdb import ZdbConnectionError
@@ -175,3 +177,30 @@ def test_pass_that_is_given_up_leaves_nothing_in_staging_and_no_thread(
         monkeypatch.undo()
         engine.one_pass()
         assert mirror.served() == model_tree(model)
+
+
+def test_what_is_prepared_or_waits_when_another_flist_fails_is_discarded(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mirror.upstream.model
+    for number in range(100):
+        model.add_flist("bob", f"{number}.flist", small(number), OLD + number)
+    calls, lock, failed = itertools.count(), threading.Lock(), threading.Event()
+    bring = ChunkStore.bring_groups
+
+    def one_fails(self: ChunkStore, place: Place, groups: Collection[KeyGroup]) -> Brought:
+        with lock:
+            call = next(calls)
+        if call == 10:
+            failed.set()
+            raise ZdbConnectionError("connection lost")
+        if call > 10:
+            failed.wait(10)
+        return bring(self, place, groups)
+
+    with mirror.engine() as (engine, _):
+        monkeypatch.setattr(ChunkStore, "bring_groups", one_fails)
+        with pytest.raises(ZdbConnectionError):
+            engine.one_pass()
+        staging = mirror.directories.public / durable.STAGING
+        assert [path.name for path in staging.iterdir()] == []

@@ -81,11 +81,16 @@ class Pipeline:
         """Wait for an outcome, and a little longer for others: they are published together."""
         batch = [self._next(None)]
         until = time.monotonic() + _TOGETHER_SECONDS
-        while len(batch) < min(_BATCH, self._awaited):
-            try:
+        try:
+            while len(batch) < min(_BATCH, self._awaited):
                 batch.append(self._next(until - time.monotonic()))
-            except queue.Empty:
-                break
+        except queue.Empty:
+            pass
+        except BaseException:
+            # Back to what is discarded.
+            for outcome in batch:
+                self._outcomes.put(outcome)
+            raise
         self._awaited -= len(batch)
         return batch
 
@@ -133,7 +138,12 @@ class Pipeline:
     def _prepare_all(self) -> None:
         """Prepare what was fetched, until there is no more to come."""
         while (fetched := self._fetched.get()) is not None:
-            self._check()
+            try:
+                self._check()
+            except HttpStoppedError:
+                # Back to what is discarded.
+                self._fetched.put(fetched)
+                raise
             self._outcomes.put(self._preparer.prepare(fetched))
 
     def _check(self) -> None:
