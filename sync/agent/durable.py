@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -132,12 +132,3 @@ def require_free_space(directory: Path, floor_bytes: int, wanted_bytes: int = 0)
             f"{directory}: {free_bytes} bytes free, {wanted_bytes} wanted, and "
             f"{floor_bytes} must stay free; add space or lower freeSpaceFloorBytes"
         )
-
-
-@contextlib.contextmanager
-def discarded_on_failure(temporary: Path) -> Iterator[Path]:
-    """Remove `temporary` when the block ends without having published it."""
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
