@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.sandbox.engine.values import UNKNOWN
+from tests.sandbox.host.processes import pid_has_ended
 from tests.sandbox.plugins.client import PluginCallError, PluginProcess
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def ended(pid: int) -> bool:
     """Wait until a process is gone, for a bounded time."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        if pid_has_ended(pid):
             return True
         time.sleep(0.1)
     return False

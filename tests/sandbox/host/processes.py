@@ -33,10 +33,10 @@ class Background:
         try:
             pid, started = self._pid_file.read_text().split()
             process = psutil.Process(int(pid))
+            same = abs(process.create_time() - float(started)) < 1
         except (OSError, ValueError, psutil.NoSuchProcess):
             return None
-        same = abs(process.create_time() - float(started)) < 1
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if same and not has_ended(process) else None
 
     def start(self, command: list[str], environment: Mapping[str, str] | None = None) -> None:
         """Start `command` in a session of its own; nothing happens when it runs already."""
@@ -76,6 +76,14 @@ def has_ended(process: psutil.Process) -> bool:
     """Tell whether it runs no more; its parent, if not this process, may yet collect it."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def pid_has_ended(pid: int) -> bool:
+    """Tell the same of a process id."""
+    try:
+        return has_ended(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return True
 

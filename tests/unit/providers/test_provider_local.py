@@ -3,12 +3,11 @@
 import os
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sync.providers.connection import Command, HostError, HostTimeoutError
 from sync.providers.local import LocalTransport
-from tests.sandbox.host.processes import wait_until
+from tests.sandbox.host.processes import pid_has_ended, wait_until
 
 
 def test_stdin_both_outputs_and_the_status() -> None:
@@ -42,11 +41,4 @@ def test_a_slow_command_is_ended_with_all_that_it_started(tmp_path: Path) -> Non
     script = f"sleep 60 & echo $! > {pid}; wait"
     with pytest.raises(HostTimeoutError, match="not finished after 1 s"):
         LocalTransport().run(Command(["sh", "-c", script], timeout_seconds=1))
-    wait_until(lambda: _ended(int(pid.read_text())), "the grandchild's end", 10)
-
-
-def _ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    wait_until(lambda: pid_has_ended(int(pid.read_text())), "the grandchild's end", 10)

@@ -1,5 +1,6 @@
 """The sandbox's SSH server leaves nothing behind: no process, no user."""
 
+import contextlib
 import pwd
 from pathlib import Path
 
@@ -29,5 +30,10 @@ def test_sessions_end_with_the_server_and_users_are_removed(tmp_path: Path) -> N
 
 
 def _servers() -> set[int]:
-    ours = psutil.Process().children(recursive=True)
-    return {process.pid for process in ours if process.name() == "sshd"}
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        # Any of them may end at this moment.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name() == "sshd":
+                found.add(process.pid)
+    return found
