@@ -112,8 +112,17 @@ def test_a_buffer_is_used_again_only_once_it_was_given_back() -> None:
     second = buffers.take(1 << 20)
     assert first is not second
     buffers.give(first)
-    assert buffers.take(1 << 19) is first
-    assert buffers.take(1 << 19) is not second
+    assert buffers.take((1 << 20) - 7) is first
+    assert buffers.take((1 << 20) - 7) is not second
+
+
+def test_buffers_of_other_sizes_do_not_keep_one_from_being_used_again() -> None:
+    buffers = Buffers()
+    for size in range(1 << 16, 1 << 20, 1 << 14):
+        buffers.give(buffers.take(size))
+    largest = buffers.take(1 << 20)
+    buffers.give(largest)
+    assert buffers.take((1 << 20) - 1) is largest
 
 
 def test_the_memory_of_buffers_is_bounded() -> None:

@@ -34,23 +34,27 @@ _blake2b: Final = hashlib.blake2b
 class Buffers:
     """Receive buffers that are used again: fresh memory costs as much as copying into it.
 
-    For one thread; what is kept is bounded in number and size.
+    For one thread. Sizes are powers of two, so that what one batch gave back fits the next; what is
+    kept is bounded in number and size.
     """
 
     def __init__(self) -> None:
-        self._spare: list[bytearray] = []
+        self._spare: dict[int, list[bytearray]] = {}
 
     def take(self, least_bytes: int) -> bytearray:
         """Return a buffer of at least that size."""
-        for index, buffer in enumerate(self._spare):
-            if len(buffer) >= least_bytes:
-                return self._spare.pop(index)
-        return bytearray(max(least_bytes, _SMALLEST_BUFFER_BYTES))
+        size = _SMALLEST_BUFFER_BYTES
+        while size < least_bytes:
+            size *= 2
+        spare = self._spare.get(size)
+        return spare.pop() if spare else bytearray(size)
 
     def give(self, buffer: bytearray) -> None:
         """Take back a buffer that nobody looks at any more."""
-        if len(self._spare) < _SPARE_BUFFERS and len(buffer) <= _LARGEST_SPARE_BYTES:
-            self._spare.append(buffer)
+        if len(buffer) <= _LARGEST_SPARE_BYTES:
+            spare = self._spare.setdefault(len(buffer), [])
+            if len(spare) < _SPARE_BUFFERS:
+                spare.append(buffer)
 
 
 class Fetched:
@@ -222,7 +226,7 @@ class Fetcher(Channel):
             raise ZdbProtocolError(f"{self.where}: a reply of {total} bytes passes the limit")
         self._total = total
         if total > len(self._buffer):
-            self._change_buffer(max(total, 2 * len(self._buffer)), self._filled)
+            self._change_buffer(total, self._filled)
 
     def _change_buffer(self, least_bytes: int, filled: int, start: int = 0) -> None:
         """Go on in another buffer with what was read from `start` on."""
