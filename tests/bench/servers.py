@@ -18,6 +18,8 @@ from tests.sandbox.host.ports import free_port
 ADMIN_PASSWORD: Final = "bench-admin"
 _READY_SECONDS: Final = 20
 _STAND_IN: Final = [sys.executable, "-m", "tests.sandbox.services.zdb"]
+# In memory it would spend as long on the first touch of each 4 KiB as on storing (malloc(3)).
+_LARGE_PAGES: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def real_zdbd() -> str | None:
@@ -95,14 +97,17 @@ class ZdbProcess:
             path.mkdir(parents=True, exist_ok=True)
         real = None if self._stand_in else real_zdbd()
         command = [real] if real else list(_STAND_IN)
+        environment = None
         if real or not self._in_memory:
             command += ["--data", str(self._data), "--index", str(index)]
+        else:
+            environment = os.environ | _LARGE_PAGES
         command += ["--listen", "127.0.0.1", "--port", str(self.port), *self._options]
         if self.admin:
             command += ["--admin", self.admin, "--protect"]
         log = (self.directory / "server.log").open("ab")
         with log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         self._await_answer()
 
     def _await_answer(self) -> None:

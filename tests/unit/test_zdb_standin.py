@@ -56,7 +56,9 @@ def _flattened(parser: Parser, pieces: list[bytes]) -> list[list[bytes]]:
                 case Fetch(keys):
                     found.append([b"MGET", *keys])
                 case Sets(writes):
-                    for key, payload, stamp in writes:
+                    for key, reply, length, stamp in writes:
+                        payload = reply[-length - 2 : -2]
+                        assert reply == b"$%d\r\n%b\r\n" % (length, payload)
                         extra = [] if stamp is None else [b"%d" % stamp]
                         found.append([b"SET", key, payload, *extra])
     return found

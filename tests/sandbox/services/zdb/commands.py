@@ -8,7 +8,8 @@ from typing import Final
 from tests.sandbox.services.zdb.crc32c import crc32c
 from tests.sandbox.services.zdb.description import description
 from tests.sandbox.services.zdb.disk import DiskNamespace
-from tests.sandbox.services.zdb.namespace import MAX_KEY_BYTES, NIL, Namespace
+from tests.sandbox.services.zdb.namespace import MAX_KEY_BYTES, NIL, Namespace, bulk_write
+from tests.sandbox.services.zdb.resp import BulkWrite
 from tests.sandbox.services.zdb.rights import (
     RefusedError,
     Session,
@@ -125,20 +126,21 @@ class Commands:
 
     # -- writes ------------------------------------------------------------------------------
 
-    def sets(self, client: Session, writes: list[tuple[bytes, bytes, int | None]]) -> list[bytes]:
+    def sets(self, client: Session, writes: list[BulkWrite]) -> bytes:
         """Answer consecutive SETs, together where none of them is special."""
         namespace = client.namespace
         plain = client.writable and not (namespace.locked or namespace.worm)
         limited = namespace.maxsize_bytes or not plain
-        if limited or (not client.admin and any(stamp is not None for _, _, stamp in writes)):
-            return [self._set_one(client, write) for write in writes]
+        if limited or (not client.admin and any(stamp is not None for *_, stamp in writes)):
+            return b"".join([self._set_one(client, write) for write in writes])
         now = int(time.time())
-        return namespace.set_many(
-            [(key, payload, now if at is None else at) for key, payload, at in writes]
+        return namespace.store(
+            [(key, reply, length, now if at is None else at) for key, reply, length, at in writes]
         )
 
-    def _set_one(self, client: Session, write: tuple[bytes, bytes, int | None]) -> bytes:
-        key, payload, stamp = write
+    def _set_one(self, client: Session, write: BulkWrite) -> bytes:
+        key, reply, length, stamp = write
+        payload = reply[len(reply) - length - 2 : -2]
         extra = [] if stamp is None else [b"%d" % stamp]
         try:
             return self._set(client, [b"SET", key, payload, *extra])
@@ -157,7 +159,7 @@ class Commands:
             raise RefusedError("Key too large")
         _writable(client)
         self._may_store(client.namespace, key, payload)
-        return client.namespace.set_many([(key, payload, stamp)])[0]
+        return client.namespace.store([bulk_write((key, payload, stamp))])
 
     def _may_store(self, namespace: Namespace, key: bytes, payload: bytes) -> None:
         old = namespace.entry(key)

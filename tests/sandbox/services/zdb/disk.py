@@ -18,9 +18,10 @@ from typing import Final
 from tests.sandbox.services.zdb.namespace import (
     DEFAULT_DATASIZE_BYTES,
     NIL,
+    BulkWrite,
     Namespace,
-    Write,
     WriteFailedError,
+    bulk,
 )
 
 _RECORD: Final = struct.Struct("<BBIII")  # key length, flags, reply length, timestamp, crc
@@ -161,19 +162,18 @@ class DiskNamespace(Namespace):
 
     # -- writing -----------------------------------------------------------------------------
 
-    def _store_fresh(self, writes: Sequence[Write]) -> None:
+    def _keep_fresh(self, writes: Sequence[BulkWrite]) -> None:
         """Append the records of all in one system call, or none of them."""
         handle = self._handle(self._file)
         base = offset = self._sizes[self._file]
         parts: list[bytes] = []
         places: dict[bytes, Place] = {}
         file, crc32 = self._file, zlib.crc32
-        for key, payload, timestamp in writes:
-            prefix = b"$%d\r\n" % len(payload)
-            length = len(prefix) + len(payload) + 2
-            stamp = timestamp & 0xFFFFFFFF
-            head = _RECORD.pack(len(key), 0, length, stamp, crc32(payload))
-            parts += (head, key, prefix, payload, b"\r\n")
+        for key, reply, payload_length, timestamp in writes:
+            length = len(reply)
+            crc = crc32(memoryview(reply)[length - payload_length - 2 : -2])
+            head = _RECORD.pack(len(key), 0, length, timestamp & 0xFFFFFFFF, crc)
+            parts += (head, key, reply)
             start = offset + _RECORD.size + len(key)
             places[key] = (file, start, length)
             offset = start + length
@@ -197,9 +197,8 @@ class DiskNamespace(Namespace):
             raise WriteFailedError(str(error)) from error
         self._sizes[self._file] = base + len(data)
 
-    def _unchanged(self, write: Write) -> bool:
-        place = self._at.get(write[0])
-        reply = b"$%d\r\n%b\r\n" % (len(write[1]), write[1])
+    def _unchanged(self, write: BulkWrite) -> bool:
+        place, reply = self._at.get(write[0]), write[1]
         if place is None or place[2] != len(reply):
             return False
         stored: bytes = os.pread(self._files[place[0]], place[2], place[1])
@@ -216,7 +215,7 @@ class DiskNamespace(Namespace):
     def replace_payload(self, key: bytes, payload: bytes) -> None:
         """Overwrite a payload of the same length in its file."""
         file, start, length = self._at[key]
-        reply = b"$%d\r\n%b\r\n" % (len(payload), payload)
+        reply = bulk(payload)
         if len(reply) != length:
             raise ValueError("only a payload of the same length can be replaced on disk")
         os.pwrite(self._files[file], reply, start)

@@ -1,5 +1,6 @@
 """One 0-db namespace: its entries in index append order, held in memory."""
 
+import contextlib
 import struct
 import zlib
 from array import array
@@ -21,12 +22,26 @@ INDEX_ITEM_BYTES: Final = 34
 DATA_HEADER_BYTES: Final = 28
 DATA_ITEM_BYTES: Final = 18
 _ZERO_CURSOR_END: Final = INDEX_ITEM_BYTES + ord("I")  # the magic's first byte is the key length
+_OFFSET: Final = 0xFFFFFFFF  # of a place: file id << 32 | offset
 _MEMORY_ITEM_BYTES: Final = 64  # index_entry_t, without the key
 
 _CURSOR: Final = struct.Struct("<BIIII")  # idlength, fileid, length, index offset, check word
 _CHECK: Final = struct.Struct("<QII")
 
 Write = tuple[bytes, bytes, int]  # key, payload, timestamp
+# Key, payload as the bulk reply of GET, its length, timestamp.
+BulkWrite = tuple[bytes, bytes, int, int]
+
+
+def bulk(payload: bytes) -> bytes:
+    """Encode a payload as GET answers it."""
+    return b"$%d\r\n%b\r\n" % (len(payload), payload)
+
+
+def bulk_write(write: Write) -> BulkWrite:
+    """Encode a write's payload."""
+    key, payload, timestamp = write
+    return key, bulk(payload), len(payload), timestamp
 
 
 class WriteFailedError(OSError):
@@ -230,68 +245,68 @@ class Namespace:
 
     # -- writing -----------------------------------------------------------------------------
 
-    def set_many(self, writes: Sequence[Write]) -> list[bytes]:
-        """Store each (key, payload, timestamp); the reply of SET for each, in order."""
-        fresh = {write[0] for write in writes}
-        room = self.datasize_bytes - self._data_offset
-        if len(fresh) == len(writes) and self._live.keys().isdisjoint(fresh):
-            taken = sum([len(payload) for _, payload, _ in writes])
-            if taken + len(writes) * (DATA_ITEM_BYTES + MAX_KEY_BYTES) < room:
-                try:
-                    return self._set_fresh(writes)
-                except WriteFailedError:  # say for each whether it is the one
-                    return [self._set(write) for write in writes]
-        return [self._set(write) for write in writes]
+    def set_many(self, writes: Sequence[Write]) -> None:
+        """Store each (key, payload, timestamp), as a SET would."""
+        self.store([bulk_write(write) for write in writes])
 
-    def _set_fresh(self, writes: Sequence[Write]) -> list[bytes]:
+    def store(self, writes: Sequence[BulkWrite]) -> bytes:
+        """Store writes whose payloads are encoded; the replies of their SETs, in order."""
+        keys = [key for key, _, _, _ in writes]
+        fresh = set(keys)
+        if len(fresh) == len(writes) and self._live.keys().isdisjoint(fresh):
+            lengths = [length for _, _, length, _ in writes]
+            taken = sum(lengths) + len(writes) * (DATA_ITEM_BYTES + MAX_KEY_BYTES)
+            if taken < self.datasize_bytes - self._data_offset:
+                # Where one can not be written: say for each whether it is the one.
+                with contextlib.suppress(WriteFailedError):
+                    return self._store_fresh(keys, lengths, writes)
+        return b"".join([self._store_one(write) for write in writes])
+
+    def _store_fresh(
+        self, keys: list[bytes], lengths: list[int], writes: Sequence[BulkWrite]
+    ) -> bytes:
         """Store writes of new keys that fit into the current file: the way of a mirror."""
-        self._store_fresh(writes)
-        heads = [b"$%d\r\n%b\r\n" % (len(key), key) for key, _, _ in writes]
+        self._keep_fresh(writes)
+        heads = [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
+        first = len(self._items)
         self._items += [
-            b"*3\r\n%b:%d\r\n:%d\r\n" % (head, len(payload), timestamp)
-            for head, (_, payload, timestamp) in zip(heads, writes, strict=True)
+            b"*3\r\n%b:%d\r\n:%d\r\n" % (head, length, timestamp)
+            for head, (_, _, length, timestamp) in zip(heads, writes, strict=True)
         ]
-        keys = [key for key, _, _ in writes]
-        first, file = len(self._items) - len(keys), self._file << 32
         self._live.update(zip(keys, range(first, first + len(keys)), strict=True))
         sizes = [*map(len, keys)]
-        lengths = [len(payload) for _, payload, _ in writes]
-        indexed = [*accumulate([size + INDEX_ITEM_BYTES for size in sizes], initial=0)]
-        stored = [*accumulate(map(add, sizes, [n + DATA_ITEM_BYTES for n in lengths]), initial=0)]
-        base = file | self._index_offset
-        self._places.extend([base + offset for offset in indexed[:-1]])
-        base = file | self._data_offset
-        self._data_places.extend([base + offset for offset in stored[:-1]])
-        self._index_offset += indexed[-1]
-        self._data_offset += stored[-1]
+        file = self._file << 32
+        items_bytes = [size + INDEX_ITEM_BYTES for size in sizes]
+        self._places.extend(accumulate(items_bytes, initial=file | self._index_offset))
+        self._index_offset = self._places.pop() & _OFFSET
+        items_bytes = [size + DATA_ITEM_BYTES for size in map(add, sizes, lengths)]
+        self._data_places.extend(accumulate(items_bytes, initial=file | self._data_offset))
+        self._data_offset = self._data_places.pop() & _OFFSET
         self.payload_bytes += sum(lengths)
-        return heads
+        return b"".join(heads)
 
-    def _store_fresh(self, writes: Sequence[Write]) -> None:
+    def _keep_fresh(self, writes: Sequence[BulkWrite]) -> None:
         """Keep the payloads of new keys; raises WriteFailedError when none of them is kept."""
-        self._replies.update(
-            [(key, b"$%d\r\n%b\r\n" % (len(payload), payload)) for key, payload, _ in writes]
-        )
+        self._replies.update([(key, reply) for key, reply, _, _ in writes])
 
-    def _set(self, write: Write) -> bytes:
-        key, payload, timestamp = write
+    def _store_one(self, write: BulkWrite) -> bytes:
+        key, _, length, timestamp = write
         if self._unchanged(write):
             return NIL
-        if self._data_offset + len(payload) > self.datasize_bytes:
+        if self._data_offset + length > self.datasize_bytes:
             self.rotate()
         old = self._live.get(key)
         if old is not None:
             self._keep(old, key)
         try:
-            self._store_fresh([write])
+            self._keep_fresh([write])
         except WriteFailedError:
             return b"-Cannot write data right now\r\n"
-        self._append(key, len(payload), timestamp)
+        self._append(key, length, timestamp)
         return b"$%d\r\n%b\r\n" % (len(key), key)
 
-    def _unchanged(self, write: Write) -> bool:
-        reply = self._replies.get(write[0])
-        return reply is not None and reply == b"$%d\r\n%b\r\n" % (len(write[1]), write[1])
+    def _unchanged(self, write: BulkWrite) -> bool:
+        return self._replies.get(write[0]) == write[1]
 
     def _append(self, key: bytes, length: int, timestamp: int) -> None:
         old = self._live.get(key)
@@ -346,7 +361,7 @@ class Namespace:
 
     def replace_payload(self, key: bytes, payload: bytes) -> None:
         """Serve other bytes under a key without any trace in the index (bit rot, an attacker)."""
-        self._replies[key] = b"$%d\r\n%b\r\n" % (len(payload), payload)
+        self._replies[key] = bulk(payload)
 
 
 def _parsed(item: bytes) -> Entry:

@@ -16,15 +16,14 @@ MAX_PAYLOAD_BYTES: Final = 8 << 20
 _MAX_LINE_BYTES: Final = 64
 _KEY_STRIDE: Final = 23  # `$16`, line end, 16 bytes, line end
 _SET_HEAD: Final = re.compile(
-    rb"\*([34])\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(\d{1,7})\r\n", re.DOTALL
+    rb"\*([34])\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(0|[1-9]\d{0,6})\r\n", re.DOTALL
 )
 _SET_STAMP: Final = re.compile(rb"\r\n\$(\d{1,2})\r\n(\d{1,20})\r\n")
 _SET_JOINT: Final = re.compile(
     rb"\r\n\$(\d{1,2})\r\n(\d{1,20})\r\n"
-    rb"\*4\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(\d{1,7})\r\n",
+    rb"\*4\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(0|[1-9]\d{0,6})\r\n",
     re.DOTALL,
 )
-_MOST_DIGITS: Final = 7
 # Of a SET with a timestamp, without the digits of the payload's length.
 _HEAD_BYTES: Final = len(b"*4\r\n$3\r\nSET\r\n$16\r\n\r\n$\r\n") + 16
 _MGET_HEAD: Final = b"\r\n$4\r\nMGET\r\n"
@@ -52,11 +51,16 @@ class Fetch:
     keys: list[bytes] | tuple[bytes, ...]
 
 
+# Key, payload as the bulk reply of GET has it, which is as SET has it, its length in bytes, and the
+# timestamp (None: now).
+BulkWrite = tuple[bytes, bytes, int, int | None]
+
+
 @dataclass(frozen=True)
 class Sets:
-    """Consecutive SETs: key, payload, timestamp (None: now)."""
+    """Consecutive SETs."""
 
-    writes: list[tuple[bytes, bytes, int | None]]
+    writes: list[BulkWrite]
 
 
 Request = Command | Fetch | Sets
@@ -105,36 +109,36 @@ def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
     return Command(arguments), end
 
 
-def _sets(buffer: bytes, position: int) -> tuple[list[tuple[bytes, bytes, int | None]], int]:
-    writes: list[tuple[bytes, bytes, int | None]] = []
+def _sets(buffer: bytes, position: int) -> tuple[list[BulkWrite], int]:
+    writes: list[BulkWrite] = []
     head, joint, stamp, size = _SET_HEAD.match, _SET_JOINT.match, _SET_STAMP.match, len(buffer)
     add = writes.append
     while found := head(buffer, position):
         count, key, digits = found.groups()
-        payload = found.end()
+        payload, length = found.end(), int(digits)
+        end = payload + length
         # Most are followed by another of their kind: one match for its end and the next one's head.
-        while count == b"4" and len(digits) <= _MOST_DIGITS:
-            end = payload + int(digits)
-            following = joint(buffer, end)
-            if following is None:
+        while count == b"4" and length <= MAX_PAYLOAD_BYTES and (found := joint(buffer, end)):
+            stamp_digits, timestamp, next_key, next_digits = found.groups()
+            if len(timestamp) != int(stamp_digits):
                 break
-            length, timestamp, next_key, digits_after = following.groups()
-            if len(timestamp) != int(length) or end - payload > MAX_PAYLOAD_BYTES:
-                break
-            add((key, buffer[payload:end], int(timestamp)))
-            position = following.end() - len(digits_after) - _HEAD_BYTES
-            key, digits, payload = next_key, digits_after, following.end()
-        end = payload + int(digits)
-        if end + 2 > size or end - payload > MAX_PAYLOAD_BYTES:
+            add((key, buffer[payload - len(digits) - 3 : end + 2], length, int(timestamp)))
+            key, digits, payload, length = next_key, next_digits, found.end(), int(next_digits)
+            position = payload - len(digits) - _HEAD_BYTES
+            end = payload + length
+        if end + 2 > size or length > MAX_PAYLOAD_BYTES:
+            break
+        bulk = buffer[payload - len(digits) - 3 : end + 2]
+        if bulk[-2:] != b"\r\n":
             break
         if count == b"3":
-            add((key, buffer[payload:end], None))
+            add((key, bulk, length, None))
             position = end + 2
             continue
         timed = stamp(buffer, end)
         if timed is None or len(timed[2]) != int(timed[1]):
             break
-        add((key, buffer[payload:end], int(timed[2])))
+        add((key, bulk, length, int(timed[2])))
         position = timed.end()
     return writes, position
 

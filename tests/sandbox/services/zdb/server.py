@@ -228,7 +228,7 @@ class ZdbServer:
             self._notify("MGET", client.session.namespace, client)
         elif isinstance(request, Sets):
             self.requests["SET"] += len(request.writes)
-            self._say(client, b"".join(self.commands.sets(client.session, request.writes)))
+            self._say(client, self.commands.sets(client.session, request.writes))
             self._notify("SET", client.session.namespace, client)
 
     def _answer_command(self, client: _Client, arguments: list[bytes]) -> None:
