@@ -1,23 +1,35 @@
 """One measured run in a process of its own: `python -m tests.bench.copying JSON`, JSON out.
 
 task "copy": the whole flists job until it follows. task "limit": the same listing, MGET and hash
-check with the same connections and batches, into nothing.
+check with the same connections and batches, into nothing. task "store": all of it is fetched into
+memory first, and what is measured is how quickly the slave takes it.
 """
 
 import contextlib
 import json
+import selectors
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from typing_extensions import override
+
 from sync.agent import flists
-from sync.agent.flists.copying import CopyLoop
+from sync.agent.flists.copying import (
+    UNACKNOWLEDGED_BYTES,
+    WINDOW_LOOK_SECONDS,
+    CopyLoop,
+)
+from sync.agent.flists.fetcher import Fetched
 from sync.agent.flists.index_source import IndexSource
 from sync.agent.flists.planning import plan, published_keys, sample_size
+from sync.agent.flists.writer import Stored, Writer
 from sync.agent.reporter import Reporter, utc_now
 from sync.agent.runtime import Directories, RunControl, collect_garbage_seldom
 from sync.agent.zdb import ZdbConnection
@@ -25,6 +37,7 @@ from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity, StatusRecord
 
 _LONGEST_SECONDS: Final = 900
+_REPLIES_BYTES: Final = 8 << 10
 
 
 @dataclass(frozen=True)
@@ -115,23 +128,64 @@ def _copy(spec: FlistsSpec, directories: Directories) -> Run:
     return Run(items, size, seconds, _peak_mib(), cpu_seconds)
 
 
-def _limit(spec: FlistsSpec, directories: Directories) -> Run:
-    started, cpu_started = time.monotonic(), time.process_time()
-    password = directories.zdb_admin_password()
+def _fetch_all(spec: FlistsSpec, directories: Directories, loop: CopyLoop) -> None:
+    """List and fetch what the master has, once."""
     with ZdbConnection.open(spec.source) as master:
         keys = published_keys(directories.users_state, sample_size(spec.scanners))
         spans = plan(master, spec.scanners, keys, master.dbsize())
-    loop = CopyLoop(spec, password, null_sink=True)
     loop.probing = False
     source = IndexSource(spec, spans, lambda _: None)
+    loop.attach(source)
+    while not source.following or loop.busy:
+        loop.step(time.monotonic() + 0.25)
+        loop.check_times()
+
+
+def _limit(spec: FlistsSpec, directories: Directories) -> Run:
+    started, cpu_started = time.monotonic(), time.process_time()
+    loop = CopyLoop(spec, directories.zdb_admin_password(), null_sink=True)
     with contextlib.closing(loop):
-        loop.attach(source)
-        while not source.following or loop.busy:
-            loop.step(time.monotonic() + 0.25)
-            loop.check_times()
+        _fetch_all(spec, directories, loop)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
         counters = loop.counters
     return Run(counters.new_items, counters.new_bytes, seconds, _peak_mib(), cpu_seconds)
+
+
+class _Keeping(CopyLoop):
+    """Keeps what was fetched, as the SET requests that would go to the slave."""
+
+    def __init__(self, spec: FlistsSpec, password: str | None) -> None:
+        self.fetched: deque[Fetched] = deque()
+        super().__init__(spec, password, null_sink=True)
+
+    @override
+    def _on_fetched(self, fetched: Fetched) -> None:
+        fetched.pieces = [b"".join(fetched.pieces)]
+        self.fetched.append(fetched)
+        super()._on_fetched(fetched)
+
+
+def _store(spec: FlistsSpec, directories: Directories) -> Run:
+    password = directories.zdb_admin_password()
+    with contextlib.closing(_Keeping(spec, password)) as loop:
+        _fetch_all(spec, directories, loop)
+    stored: list[Stored] = []
+    writer = Writer(spec.local_zdb, password, spec.io_timeout_seconds, stored.append)
+    started, cpu_started = time.monotonic(), time.process_time()
+    with contextlib.closing(writer), selectors.DefaultSelector() as selector:
+        # Not to be woken by each of zdbd's replies, which would be what is measured.
+        writer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _REPLIES_BYTES)
+        selector.register(writer.socket, selectors.EVENT_READ)
+        while loop.fetched or writer.awaiting():
+            while loop.fetched and writer.unacknowledged_bytes <= UNACKNOWLEDGED_BYTES:
+                writer.store(loop.fetched.popleft())
+            selector.select(WINDOW_LOOK_SECONDS)
+            writer.on_readable()
+            writer.on_writable()
+            writer.check_time(time.monotonic())
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+    items, size = sum(one.new_items for one in stored), sum(one.new_bytes for one in stored)
+    return Run(items, size, seconds, _peak_mib(), cpu_seconds)
 
 
 def _peak_mib() -> float:
@@ -151,7 +205,7 @@ def main(text: str) -> None:
     directories = Directories(
         state=root / "state", secrets=root / "secrets", users_state=root / "users_state"
     )
-    task = {"copy": _copy, "limit": _limit}[request["task"]]
+    task = {"copy": _copy, "limit": _limit, "store": _store}[request["task"]]
     print(json.dumps(vars(task(spec, directories))))
 
 

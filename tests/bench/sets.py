@@ -48,9 +48,9 @@ def named_by_flists(made: ChunkSet) -> list[bytes]:
     return [key for number, (key, _, _) in enumerate(chunks(made)) if number % _NAMED_STEP == 0]
 
 
-def filled_master(directory: Path, made: ChunkSet) -> ZdbProcess:
-    """Start a master that holds the set; the caller stops it."""
-    master = ZdbProcess(directory, in_memory=True)
+def filled_master(directory: Path, made: ChunkSet, options: tuple[str, ...] = ()) -> ZdbProcess:
+    """Start a master (with these options) that holds the set; the caller stops it."""
+    master = ZdbProcess(directory, in_memory=True, options=options)
     master.start()
     with master.connect(60) as connection:
         connection.set_many(chunks(made))

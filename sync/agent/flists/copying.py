@@ -24,9 +24,9 @@ from sync.contract.spec import FlistsSpec
 
 TICK_SECONDS: Final = 0.05
 _OPEN_ENTRIES: Final = 12_000
-_WINDOW_LOOK_SECONDS: Final = 0.001
+WINDOW_LOOK_SECONDS: Final = 0.001
 _PROBED_PAGES: Final = 8
-_UNACKNOWLEDGED_BYTES: Final = 4 << 20
+UNACKNOWLEDGED_BYTES: Final = 4 << 20
 # Looks at the master's connections before the others have their turn, if no batch completes.
 _TURNS: Final = 8
 
@@ -165,12 +165,12 @@ class CopyLoop:
         patience = max(0.0, min(TICK_SECONDS, until - time.monotonic()))
         starved = [channel for channel in (*self._channels, *self.fetchers) if channel.outgoing]
         if any(not channel.blocked for channel in starved):
-            patience = min(patience, _WINDOW_LOOK_SECONDS)
+            patience = min(patience, WINDOW_LOOK_SECONDS)
         fetching = self._turn(patience)
         for channel in starved:
             if not channel.blocked:
                 channel.on_writable()
-        self._hold(self.writer.unacknowledged_bytes > _UNACKNOWLEDGED_BYTES)
+        self._hold(self.writer.unacknowledged_bytes > UNACKNOWLEDGED_BYTES)
         if fetching and not self._held:
             self._fetch()
         for channel, known in self._channels.items():
