@@ -1,5 +1,6 @@
 """What an engine that died leaves behind does not keep the next one from starting."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,3 +65,24 @@ def test_where_none_is_left_nothing_happens(pid_file: Path, content: str | None)
         pid_file.write_text(content)
     dockerd._end_containerd()
     assert not pid_file.exists()
+
+
+@pytest.fixture
+def mounted_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(dockerd, "private_directory", lambda: tmp_path / "run")
+    monkeypatch.setattr(dockerd, "SANDBOX", tmp_path)
+    data = tmp_path / "docker"
+    data.mkdir()
+    (data / "image").touch()
+    bind = ["mount", "--bind", str(data), str(data)]
+    if os.geteuid() != 0 or subprocess.run(bind, check=False).returncode != 0:
+        pytest.skip("a mount needs root and the right to mount")
+    yield data
+    subprocess.run(["umount", "--lazy", str(data)], check=False, capture_output=True)
+
+
+def test_its_mount_of_its_data_is_undone_and_the_data_kept(mounted_data: Path) -> None:
+    assert f" {mounted_data} " in Path("/proc/mounts").read_text()
+    dockerd.stop_private(remove_data=False)
+    assert f" {mounted_data} " not in Path("/proc/mounts").read_text()
+    assert (mounted_data / "image").exists()

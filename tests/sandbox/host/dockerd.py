@@ -185,15 +185,16 @@ def stop_private(*, remove_data: bool) -> bool:
         _unmount_below(run)
         shutil.rmtree(run, ignore_errors=True)
     data = SANDBOX / "docker"
+    # An engine that was killed leaves a mount there, and then nobody can remove the clone.
+    _unmount_below(data)
     if remove_data and data.exists():
-        _unmount_below(data)
         shutil.rmtree(data)
     return stopped
 
 
 def _unmount_below(directory: Path) -> None:
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    # The directory too: an engine that was killed leaves its own mount of it.
+    # The directory too, of which an engine makes a mount of its own.
     ours = [mount for mount in mounts if f"{mount}/".startswith(f"{directory}/")]
     for mount in sorted(ours, reverse=True):
         subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True, timeout=30)
