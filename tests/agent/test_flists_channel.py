@@ -15,7 +15,7 @@ from typing_extensions import override
 from sync.agent.flists.channel import Channel
 from sync.agent.flists.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.flists.pages import Batch, Page, cut
-from sync.agent.flists.writer import Writer
+from sync.agent.flists.writer import LOOK_SECONDS, Stored, Writer
 from sync.agent.zdb.transport import NUDGE_SECONDS
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_mirror import chunks, following, key_of, running
@@ -38,13 +38,19 @@ class Sender(Channel):
         return True
 
 
-@contextlib.contextmanager
-def connected(receive_buffer_bytes: int) -> Iterator[tuple[Sender, socket.socket]]:
-    """Provide a sender and the other end of its TCP connection."""
+def tcp_pair(receive_buffer_bytes: int) -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a TCP connection; the second's receive buffer is of that size."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         ours = socket.create_connection(listener.getsockname(), 5)
         theirs, _ = listener.accept()
+    return ours, theirs
+
+
+@contextlib.contextmanager
+def connected(receive_buffer_bytes: int) -> Iterator[tuple[Sender, socket.socket]]:
+    """Provide a sender and the other end of its TCP connection."""
+    ours, theirs = tcp_pair(receive_buffer_bytes)
     sender = Sender.over(ours)
     with theirs, contextlib.closing(sender):
         theirs.settimeout(5)
@@ -148,6 +154,41 @@ def test_large_chunks_are_sent_from_where_they_were_received_and_stay_whole(
         with mirror.job(batch_bytes=200_000) as job:
             job.wait(following)
         assert mirror.same()
+
+
+def test_a_writer_wakes_once_a_batch_is_answered_but_takes_shorter_answers_too() -> None:
+    """Each SET is answered by itself: the key, or nil where the payload was there already."""
+    payloads = {key_of(bytes([number])): bytes([number]) for number in range(100)}
+    entries = [(key, b"1", b"1") for key in payloads]
+    (batch,) = cut(Page(None, b"", entries), entries, 100, 1 << 20)
+    answer = b"".join(bulk(key) for key in payloads)
+    stored: list[Stored] = []
+    with ScriptedZdb(lambda _: None) as server:
+        writer = Writer(server.endpoint, None, 5, stored.append)
+    writer.close()
+    ours, theirs = tcp_pair(1 << 20)
+    ours.setblocking(False)
+    writer._adopt(ours, "slave", 5.0)
+
+    def readable() -> bool:
+        return bool(select.select([ours], [], [], 0.1)[0])
+
+    with ours, theirs:
+        for known, reply in ((0, answer), (100, b"$-1\r\n" * 100)):
+            fetched = Fetched(batch)
+            fetched.keys = list(payloads)
+            writer.store(fetched)
+            theirs.sendall(reply[:-1])
+            assert not readable()
+            theirs.sendall(reply[-1:])
+            assert readable() == (known == 0)
+            writer.heard_at = time.monotonic() - 2 * LOOK_SECONDS
+            writer.look()
+            assert stored.pop().new_items == 100 - known
+        assert not writer.awaiting()
+        writer.store(fetched)
+        theirs.close()
+        assert readable(), "whatever it waits for, it wakes when the connection ends"
 
 
 def nudge_seconds(endpoint: ZdbEndpoint) -> float:

@@ -18,7 +18,7 @@ from sync.agent.flists.channel import Channel, open_all
 from sync.agent.flists.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.flists.pages import Batch, Entry, Page, cut
 from sync.agent.flists.throttle import Throttle
-from sync.agent.flists.writer import Prober, Stored, Writer
+from sync.agent.flists.writer import LOOK_SECONDS, Prober, Stored, Writer
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.contract.spec import FlistsSpec
 
@@ -166,7 +166,10 @@ class CopyLoop:
         starved = [channel for channel in (*self._channels, *self.fetchers) if channel.outgoing]
         if any(not channel.blocked for channel in starved):
             patience = min(patience, WINDOW_LOOK_SECONDS)
+        if self.writer.awaiting():
+            patience = min(patience, LOOK_SECONDS)
         fetching = self._turn(patience)
+        self.writer.look()
         for channel in starved:
             if not channel.blocked:
                 channel.on_writable()

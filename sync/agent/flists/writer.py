@@ -1,5 +1,7 @@
 """The slave's side: ordered, pipelined SET with acknowledgements, and questions what it has."""
 
+import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ FULL: Final = (
 # Chunks of this mean size and more are sent from where they were received. Smaller ones are joined:
 # that is cheaper than to look after so many pieces.
 _UNCOPIED_BYTES: Final = 8 << 10
+# How long replies may lie unread because they are fewer bytes than the next batch's.
+LOOK_SECONDS: Final = 0.005
 _NIL: Final = b"$-1\r\n"
 _LENGTH: Final = b"*2\r\n$6\r\nLENGTH\r\n$%d\r\n%b\r\n"
 
@@ -84,6 +88,7 @@ class Writer(Channel):
         self._received = bytearray()
         # Bytes given and not acknowledged: what bounds the slave's queue and ours.
         self.unacknowledged_bytes = 0
+        self._woken_at_bytes = 1
 
     @override
     def awaiting(self) -> bool:
@@ -107,6 +112,12 @@ class Writer(Channel):
             self.send(data)
         self._awaited.append(_Awaited(fetched, size))
         self.unacknowledged_bytes += size
+        self._sleep_until_answered()
+
+    def look(self) -> None:
+        """Take replies that are fewer bytes than expected: of keys that were there, or errors."""
+        if self._awaited and time.monotonic() - self.heard_at > LOOK_SECONDS:
+            self.on_readable()
 
     @override
     def on_readable(self) -> None:
@@ -125,6 +136,15 @@ class Writer(Channel):
             del self._received[:taken]
         if self._received and not self._awaited:
             raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
+        self._sleep_until_answered()
+
+    def _sleep_until_answered(self) -> None:
+        """Be readable once the next batch is answered: zdbd sends each reply by itself."""
+        head = self._awaited[0] if self._awaited else None
+        least = max(1, len(head.expected) - len(self._received)) if head else 1
+        if least != self._woken_at_bytes:
+            self._woken_at_bytes = least
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def _take(self, head: _Awaited | None, at: int) -> int | None:
         """Take the replies to one batch (or PING); returns where they end, None if incomplete."""
