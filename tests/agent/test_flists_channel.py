@@ -144,6 +144,24 @@ def test_the_memory_of_buffers_is_bounded() -> None:
     assert not any(buffer is huge for buffer in taken)
 
 
+def test_the_memory_of_buffers_of_all_sizes_together_is_bounded() -> None:
+    buffers = Buffers()
+    sizes = [1 << power for power in range(16, 23)]
+    given_back = [bytearray(size) for size in sizes for _ in range(20)]
+    for buffer in reversed(given_back):
+        buffers.give(buffer)
+    taken = [buffers.take(size) for size in sizes for _ in range(20)]
+    kept = [buffer for buffer in taken if any(buffer is one for one in given_back)]
+    assert sum(map(len, kept)) <= 32 << 20
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 128 << 20))
+def test_a_buffer_of_any_size_is_large_enough_and_hardly_larger(least_bytes: int) -> None:
+    size = len(Buffers().take(least_bytes))
+    assert least_bytes <= size < least_bytes + max(64 << 10, min(least_bytes, 4 << 20))
+
+
 def test_large_chunks_are_sent_from_where_they_were_received_and_stay_whole(
     tmp_path: Path,
 ) -> None:

@@ -156,12 +156,23 @@ def test_publisher_s_memory_follows_what_was_renamed_when_the_folder_can_not_be_
         assert "alice/new.flist" in names
 
 
+def model_with_many(mirror: UsersMirror, count: int) -> UpstreamModel:
+    """Give the master so many small flists of one repository more; returns its model."""
+    model = mirror.upstream.model
+    for number in range(count):
+        model.add_flist("bob", f"{number}.flist", small(number), OLD + number)
+    return model
+
+
+def staged(mirror: UsersMirror) -> list[str]:
+    """Name what is left in staging."""
+    return [path.name for path in (mirror.directories.public / durable.STAGING).iterdir()]
+
+
 def test_pass_that_is_given_up_leaves_nothing_in_staging_and_no_thread(
     mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = mirror.upstream.model
-    for number in range(30):
-        model.add_flist("bob", f"{number}.flist", small(number), OLD + number)
+    model = model_with_many(mirror, 30)
 
     def broken(*_: object) -> None:
         raise ZdbConnectionError("connection lost")
@@ -170,8 +181,7 @@ def test_pass_that_is_given_up_leaves_nothing_in_staging_and_no_thread(
         monkeypatch.setattr(ChunkStore, "bring_groups", broken)
         with pytest.raises(ZdbConnectionError):
             engine.one_pass()
-        staging = mirror.directories.public / durable.STAGING
-        assert [path.name for path in staging.iterdir()] == []
+        assert staged(mirror) == []
         left = [thread.name for thread in threading.enumerate() if thread.name.endswith("_all")]
         assert left == []
         monkeypatch.undo()
@@ -182,9 +192,7 @@ def test_pass_that_is_given_up_leaves_nothing_in_staging_and_no_thread(
 def test_what_is_prepared_or_waits_when_another_flist_fails_is_discarded(
     mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = mirror.upstream.model
-    for number in range(100):
-        model.add_flist("bob", f"{number}.flist", small(number), OLD + number)
+    model_with_many(mirror, 100)
     calls, lock, failed = itertools.count(), threading.Lock(), threading.Event()
     bring = ChunkStore.bring_groups
 
@@ -202,5 +210,4 @@ def test_what_is_prepared_or_waits_when_another_flist_fails_is_discarded(
         monkeypatch.setattr(ChunkStore, "bring_groups", one_fails)
         with pytest.raises(ZdbConnectionError):
             engine.one_pass()
-        staging = mirror.directories.public / durable.STAGING
-        assert [path.name for path in staging.iterdir()] == []
+        assert staged(mirror) == []

@@ -8,7 +8,6 @@ memory first, and what is measured is how quickly the slave takes it.
 import contextlib
 import json
 import selectors
-import socket
 import subprocess
 import sys
 import threading
@@ -37,7 +36,6 @@ from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity, StatusRecord
 
 _LONGEST_SECONDS: Final = 900
-_REPLIES_BYTES: Final = 8 << 10
 
 
 @dataclass(frozen=True)
@@ -173,14 +171,13 @@ def _store(spec: FlistsSpec, directories: Directories) -> Run:
     writer = Writer(spec.local_zdb, password, spec.io_timeout_seconds, stored.append)
     started, cpu_started = time.monotonic(), time.process_time()
     with contextlib.closing(writer), selectors.DefaultSelector() as selector:
-        # Not to be woken by each of zdbd's replies, which would be what is measured.
-        writer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _REPLIES_BYTES)
         selector.register(writer.socket, selectors.EVENT_READ)
         while loop.fetched or writer.awaiting():
             while loop.fetched and writer.unacknowledged_bytes <= UNACKNOWLEDGED_BYTES:
                 writer.store(loop.fetched.popleft())
-            selector.select(WINDOW_LOOK_SECONDS)
-            writer.on_readable()
+            if selector.select(WINDOW_LOOK_SECONDS):
+                writer.on_readable()
+            writer.look()
             writer.on_writable()
             writer.check_time(time.monotonic())
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started

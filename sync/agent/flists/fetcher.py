@@ -5,7 +5,7 @@ import socket
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import add
 from typing import Final, Self
 
@@ -22,9 +22,11 @@ _LARGEST_REPLY_BYTES: Final = 128 << 20
 # By how much a reply of keys that prove themselves may be longer than listed: those are refused.
 _LARGEST_SURPLUS_BYTES: Final = 16 << 20
 _SMALLEST_BUFFER_BYTES: Final = 64 << 10
-# Enough for what the mirror has not acknowledged (batches of 1 MiB); larger ones are not kept.
+# Of each size: enough for what the mirror has not acknowledged (batches of 1 MiB). Larger ones than
+# this are not kept, nor more than this of all sizes together.
 _SPARE_BUFFERS: Final = 8
 _LARGEST_SPARE_BYTES: Final = 4 << 20
+_SPARE_BYTES: Final = _SPARE_BUFFERS * _LARGEST_SPARE_BYTES
 _HEAD: Final = b"*4\r\n$3\r\nSET\r\n$16\r\n%b\r\n$%b\r\n"
 _TAIL: Final = b"\r\n$%d\r\n%b\r\n"
 _TAIL_AND_HEAD: Final = _TAIL + _HEAD
@@ -34,8 +36,8 @@ _blake2b: Final = hashlib.blake2b
 class Buffers:
     """Receive buffers that are used again: fresh memory costs as much as copying into it.
 
-    For one thread. Sizes are powers of two, so that what one batch gave back fits the next; what is
-    kept is bounded in number and size.
+    For one thread. Sizes are powers of two up to the largest that is kept and multiples of that
+    from there, so that what one batch gave back fits the next; what is kept is bounded.
     """
 
     def __init__(self) -> None:
@@ -45,16 +47,21 @@ class Buffers:
         """Return a buffer of at least that size."""
         size = _SMALLEST_BUFFER_BYTES
         while size < least_bytes:
-            size *= 2
+            size += min(size, _LARGEST_SPARE_BYTES)
         spare = self._spare.get(size)
         return spare.pop() if spare else bytearray(size)
 
     def give(self, buffer: bytearray) -> None:
         """Take back a buffer that nobody looks at any more."""
-        if len(buffer) <= _LARGEST_SPARE_BYTES:
-            spare = self._spare.setdefault(len(buffer), [])
-            if len(spare) < _SPARE_BUFFERS:
-                spare.append(buffer)
+        size = len(buffer)
+        spare = self._spare.setdefault(size, [])
+        kept_bytes = sum(map(len, chain.from_iterable(self._spare.values())))
+        if (
+            size <= _LARGEST_SPARE_BYTES
+            and len(spare) < _SPARE_BUFFERS
+            and kept_bytes + size <= _SPARE_BYTES
+        ):
+            spare.append(buffer)
 
 
 class Fetched:

@@ -8,8 +8,8 @@ from typing import Final
 from tests.sandbox.services.zdb.crc32c import crc32c
 from tests.sandbox.services.zdb.description import description
 from tests.sandbox.services.zdb.disk import DiskNamespace
-from tests.sandbox.services.zdb.namespace import MAX_KEY_BYTES, NIL, Namespace, bulk_write
-from tests.sandbox.services.zdb.resp import BulkWrite
+from tests.sandbox.services.zdb.namespace import MAX_KEY_BYTES, NIL, Namespace, bulk, bulk_write
+from tests.sandbox.services.zdb.resp import SetRequest
 from tests.sandbox.services.zdb.rights import (
     RefusedError,
     Session,
@@ -104,7 +104,7 @@ class Commands:
         cursor = client.namespace.cursor_of(arguments[1])
         if cursor is None:
             raise RefusedError("Key not found")
-        return b"$%d\r\n%b\r\n" % (len(cursor), cursor)
+        return bulk(cursor)
 
     def _scan(self, client: Session, arguments: Arguments) -> bytes:
         _not_frozen(client)
@@ -126,7 +126,7 @@ class Commands:
 
     # -- writes ------------------------------------------------------------------------------
 
-    def sets(self, client: Session, writes: list[BulkWrite]) -> bytes:
+    def sets(self, client: Session, writes: list[SetRequest]) -> bytes:
         """Answer consecutive SETs, together where none of them is special."""
         namespace = client.namespace
         plain = client.writable and not (namespace.locked or namespace.worm)
@@ -138,7 +138,7 @@ class Commands:
             [(key, reply, length, now if at is None else at) for key, reply, length, at in writes]
         )
 
-    def _set_one(self, client: Session, write: BulkWrite) -> bytes:
+    def _set_one(self, client: Session, write: SetRequest) -> bytes:
         key, reply, length, stamp = write
         payload = reply[len(reply) - length - 2 : -2]
         extra = [] if stamp is None else [b"%d" % stamp]
@@ -195,12 +195,12 @@ class Commands:
 
     def _nslist(self, _: Session, __: Arguments) -> bytes:
         names = [name.encode() for name in self.store.namespaces]
-        return b"*%d\r\n" % len(names) + b"".join(map(_bulk, names))
+        return b"*%d\r\n" % len(names) + b"".join(map(bulk, names))
 
     def _nsinfo(self, client: Session, arguments: Arguments) -> bytes:
         _count(arguments, 2)
         namespace = self._namespace(arguments[1])
-        return _bulk(description(self.store, namespace, admin=client.admin).encode())
+        return bulk(description(self.store, namespace, admin=client.admin).encode())
 
     def _nsnew(self, client: Session, arguments: Arguments) -> bytes:
         self._admin(client)
@@ -273,7 +273,7 @@ class Commands:
 
     def _time(self, _: Session, __: Arguments) -> bytes:
         seconds, rest = divmod(time.time_ns(), 10**9)
-        return b"*2\r\n" + _bulk(b"%d" % seconds) + _bulk(b"%d" % (rest // 1000))
+        return b"*2\r\n" + bulk(b"%d" % seconds) + bulk(b"%d" % (rest // 1000))
 
     def _stop(self, _: Session, __: Arguments) -> bytes:
         raise RefusedError("Unauthorized")
@@ -343,7 +343,7 @@ class Commands:
             f"commands_executed: {self.executed}\ncommands_failed: {self.failed}\n"
             f"commands_unauthorized: {self.unauthorized}\n"
         )
-        return _bulk(text.encode())
+        return bulk(text.encode())
 
     def _data(self, client: Session, arguments: Arguments) -> bytes:
         self._admin(client)
@@ -360,9 +360,9 @@ class Commands:
         if raw is None or not raw.payload:
             tombstone = raw is not None and raw.payload is None
             raise RefusedError("Unexpected Internal Error" if tombstone else "Invalid Request")
-        head = b"*6\r\n%b:%d\r\n" % (_bulk(raw.key), raw.previous)
+        head = b"*6\r\n%b:%d\r\n" % (bulk(raw.key), raw.previous)
         crc = b"$10\r\n0x%08x\r\n" % crc32c(raw.payload)
-        return b"%b%b:0\r\n:%d\r\n%b" % (head, crc, raw.timestamp, _bulk(raw.payload))
+        return b"%b%b:0\r\n:%d\r\n%b" % (head, crc, raw.timestamp, bulk(raw.payload))
 
     def _admin(self, client: Session) -> None:
         if not client.admin:
@@ -417,15 +417,11 @@ _ORDER: Final = tuple(name for name, _ in _TABLE)
 _HANDLERS: Final = {name: handler for name, handler in _TABLE if handler is not None}
 
 
-def _bulk(data: bytes) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(data), data)
-
-
 def _page(namespace: Namespace, page: tuple[int, int, bytes] | None) -> bytes:
     if page is None:
         return b"-No more data\r\n"
     last, count, items = page
-    return b"*2\r\n%b*%d\r\n%b" % (_bulk(namespace.cursor(last)), count, items)
+    return b"*2\r\n%b*%d\r\n%b" % (bulk(namespace.cursor(last)), count, items)
 
 
 def _count(arguments: Arguments, expected: int) -> None:

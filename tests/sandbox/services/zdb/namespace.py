@@ -33,9 +33,9 @@ Write = tuple[bytes, bytes, int]  # key, payload, timestamp
 BulkWrite = tuple[bytes, bytes, int, int]
 
 
-def bulk(payload: bytes) -> bytes:
-    """Encode a payload as GET answers it."""
-    return b"$%d\r\n%b\r\n" % (len(payload), payload)
+def bulk(data: bytes) -> bytes:
+    """Encode a bulk string: a payload as GET answers it, a key as SET does."""
+    return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 def bulk_write(write: Write) -> BulkWrite:
@@ -267,7 +267,7 @@ class Namespace:
     ) -> bytes:
         """Store writes of new keys that fit into the current file: the way of a mirror."""
         self._keep_fresh(writes)
-        heads = [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
+        heads = [bulk(key) for key in keys]
         first = len(self._items)
         self._items += [
             b"*3\r\n%b:%d\r\n:%d\r\n" % (head, length, timestamp)
@@ -303,7 +303,7 @@ class Namespace:
         except WriteFailedError:
             return b"-Cannot write data right now\r\n"
         self._append(key, length, timestamp)
-        return b"$%d\r\n%b\r\n" % (len(key), key)
+        return bulk(key)
 
     def _unchanged(self, write: BulkWrite) -> bool:
         return self._replies.get(write[0]) == write[1]

@@ -53,14 +53,14 @@ class Fetch:
 
 # Key, payload as the bulk reply of GET has it, which is as SET has it, its length in bytes, and the
 # timestamp (None: now).
-BulkWrite = tuple[bytes, bytes, int, int | None]
+SetRequest = tuple[bytes, bytes, int, int | None]
 
 
 @dataclass(frozen=True)
 class Sets:
     """Consecutive SETs."""
 
-    writes: list[BulkWrite]
+    writes: list[SetRequest]
 
 
 Request = Command | Fetch | Sets
@@ -109,8 +109,8 @@ def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
     return Command(arguments), end
 
 
-def _sets(buffer: bytes, position: int) -> tuple[list[BulkWrite], int]:
-    writes: list[BulkWrite] = []
+def _sets(buffer: bytes, position: int) -> tuple[list[SetRequest], int]:
+    writes: list[SetRequest] = []
     head, joint, stamp, size = _SET_HEAD.match, _SET_JOINT.match, _SET_STAMP.match, len(buffer)
     add = writes.append
     while found := head(buffer, position):
