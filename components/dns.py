@@ -44,7 +44,8 @@ def wanted_records(config: DnsConfig) -> list[Record]:
     if config.dns.kind == "wildcard":
         names = [f"{WILDCARD}.{naming.domain}"]
     else:
-        names = [naming.hub, *([naming.bootstrap] if config.bootstrap else [])]
+        names = [naming.hub]
+        names += [naming.bootstrap, naming.unsecure_bootstrap] if config.bootstrap else []
     addresses: list[tuple[RecordType, str]] = [("A", value) for value in config.addresses.ipv4]
     addresses += [("AAAA", value) for value in config.addresses.ipv6]
     return [

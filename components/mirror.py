@@ -243,6 +243,7 @@ class Mirror(pulumi.ComponentResource):
                 ca=settings.acme.ca,
                 email=settings.acme.email,
                 uploads=settings.mode != "mirror",
+                hub_aliases=tuple(settings.hub.aliases),
             ),
         )
         return Edge("edge", config, pulumi.ResourceOptions(parent=self))
@@ -297,9 +298,13 @@ def listening_ports(config: MirrorConfig) -> list[dict[str, Any]]:
 def dns_names(config: MirrorConfig) -> list[dict[str, Any]]:
     """Return the names that should resolve to the public addresses."""
     naming, settings = config.naming, config.settings
-    names = [naming.hub, *([naming.bootstrap] if settings.bootstrap.enabled else [])]
+    media = [naming.bootstrap, naming.unsecure_bootstrap] if settings.bootstrap.enabled else []
     public = settings.public_addresses
-    return [{"name": name, "addresses": [*public.ipv4, *public.ipv6]} for name in names]
+    addresses = [*public.ipv4, *public.ipv6]
+    return [
+        {"name": name, "addresses": addresses, "bootMedia": name in media}
+        for name in [naming.hub, *media]
+    ]
 
 
 def masters(config: MirrorConfig) -> list[dict[str, Any]]:

@@ -7,6 +7,14 @@ from ipaddress import IPv4Network, IPv6Network
 PREFIX = "gridhub"
 
 
+def unsecure(bootstrap: str) -> str:
+    """Return the name under which a bootstrap server writes http:// URLs into what it makes.
+
+    0-bootstrap (bootstrap.py, get_protocol) looks for `unsecure` in the Host header.
+    """
+    return f"unsecure.{bootstrap}"
+
+
 @dataclass(frozen=True)
 class Naming:
     """Names of one stack; two stacks on one host share none."""
@@ -28,6 +36,11 @@ class Naming:
     def bootstrap(self) -> str:
         """Host name of the bootstrap server."""
         return f"bootstrap.{self.domain}"
+
+    @property
+    def unsecure_bootstrap(self) -> str:
+        """Host name of the bootstrap server for boot media that cannot speak TLS."""
+        return unsecure(self.bootstrap)
 
     def container(self, service: str) -> str:
         """Name of a service's container."""

@@ -95,7 +95,9 @@ class DnsSettings(Section):
         description="`cloudflare` sets the records; `none`: the output `dnsRecords` lists them.",
     )
     kind: Literal["individual", "wildcard"] = Field(
-        "individual", description="`hub.` and `bootstrap.` of the domain, or one `*.` for all."
+        "individual",
+        description="`hub.`, `bootstrap.` and `unsecure.bootstrap.` of the domain, or one `*.` for "
+        "all (a wildcard covers names of several labels, RFC 4592).",
     )
     zone_id: str | None = Field(None, description="Cloudflare's id of the zone.")
     ttl: int = Field(
@@ -234,6 +236,11 @@ class HubSettings(Section):
             "tf-official-vms",
         ],
         description="Repositories shown on top of the hub's page.",
+    )
+    aliases: list[Domain] = Field(
+        [],
+        description="Further names of the hub, answered on plain HTTP only: `hub.grid.tf` where a "
+        "farm's DNS leads that name here. Their HTTPS cannot work: the certificate is another's.",
     )
     guest_access: bool = Field(
         default=False, description="Writable modes: accept the generated guest token as user guest."

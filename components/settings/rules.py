@@ -114,6 +114,29 @@ def _families_agree(settings: Settings) -> Found:
             )
 
 
+@_rule("bind", "public_addresses", "bootstrap")
+def _boot_media_need_ipv4(settings: Settings) -> Found:
+    """Refuse IPv6 alone: the iPXE of boot media has none (ipxe: config/general.h)."""
+    if not settings.bootstrap.enabled:
+        return
+    for key, section in (("bind", settings.bind), ("publicAddresses", settings.public_addresses)):
+        if section.ipv6 and not section.ipv4:
+            yield Problem(
+                f"{key}.ipv4",
+                "is empty, and boot media load their kernel over IPv4 only",
+                "name an IPv4 address, or set bootstrap.enabled to false",
+            )
+
+
+@_rule("hub", "domain", "bootstrap")
+def _aliases_are_other_names(settings: Settings) -> Found:
+    own = {f"{name}.{settings.domain}" for name in ("hub", "bootstrap", "unsecure.bootstrap")}
+    aliases = settings.hub.aliases
+    for alias in sorted({name for name in aliases if name in own or aliases.count(name) > 1}):
+        reason = "is served anyway" if alias in own else "stands there twice"
+        yield Problem("hub.aliases", f"{alias} {reason}", "remove it")
+
+
 @_rule("ports")
 def _ports_differ(settings: Settings) -> Found:
     seen: dict[int, str] = {}

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeAlias
@@ -102,6 +102,7 @@ class Needs:
     """What the stack needs. first: nothing of this stack is on the host yet.
 
     told_addresses: those that DNS records tell and nothing of the stack binds by name.
+    ipv4_names: those of `names` that boot media ask, which know IPv4 only.
     """
 
     root: str
@@ -112,6 +113,7 @@ class Needs:
     ports: tuple[tuple[str, int], ...] = ()
     told_addresses: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ipv4_names: frozenset[str] = frozenset()
     upstream: Mapping[str, str] = field(default_factory=dict)
     own_containers: tuple[str, ...] = ()
     root_is_mount: bool = False
@@ -300,6 +302,13 @@ def _names(facts: Facts, needs: Needs) -> Iterator[Finding]:
                 f"{name} does not resolve",
                 "set the records that the stack's output dnsRecords lists",
             )
+        elif name in needs.ipv4_names and found and not _any_ipv4(found):
+            yield Finding(
+                "error",
+                "dns",
+                f"{name} has no A record, and boot media load their kernel over IPv4 only",
+                "set the A records that the stack's output dnsRecords lists",
+            )
         elif missing and not needs.dns_managed:
             yield Finding(
                 "warning",
@@ -307,6 +316,10 @@ def _names(facts: Facts, needs: Needs) -> Iterator[Finding]:
                 f"{name} does not lead to {', '.join(missing)}",
                 "set the records that the stack's output dnsRecords lists",
             )
+
+
+def _any_ipv4(addresses: Iterable[str]) -> bool:
+    return any(ipaddress.ip_address(address).version == 4 for address in addresses)  # noqa: PLR2004
 
 
 def _compose(facts: Facts, needs: Needs) -> Iterator[Finding]:

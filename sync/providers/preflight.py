@@ -46,6 +46,9 @@ def needs_of(props: Mapping[str, Any], *, first: bool) -> Needs:
             if address not in (props.get("addresses") or ())
         ),
         names={entry["name"]: tuple(entry["addresses"]) for entry in props.get("names") or ()},
+        ipv4_names=frozenset(
+            entry["name"] for entry in props.get("names") or () if entry.get("bootMedia")
+        ),
         upstream={
             entry["name"]: f"{entry['host']}:{integer(entry['port'])}"
             for entry in props.get("upstream") or ()

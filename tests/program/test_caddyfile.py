@@ -40,6 +40,10 @@ def node_paths() -> re.Pattern[str]:
         "/tf-zos/zos.flist.md5",
         "/tf-zos/tags/3.12.7/zos.flist",
         "/tf-zos/tags/3.12.7/zos.flist.md5",
+        "/tf-autobuilder/bootstrap:latest.flist",
+        "/a b/café (1).flist",
+        "/not/there/at/all.flist",
+        "/somebody/image.fl",
     ],
 )
 def test_port_80_serves_flists_and_their_md5_to_nodes(path: str) -> None:
@@ -55,7 +59,9 @@ def test_port_80_serves_flists_and_their_md5_to_nodes(path: str) -> None:
         "/api/flist/me/upload",
         "/api/flist/me/a/link/b",
         "/upload-flist",
-        "/a/b/c/d.flist",
+        "/tf-zos/zos.flist/",
+        "/tf-zos/zosflist",
+        "/tf-zos/zos.flist.md",
     ],
 )
 def test_port_80_serves_nothing_else_of_the_hub(path: str) -> None:
@@ -74,6 +80,37 @@ def test_port_80_serves_kernels_and_boot_scripts() -> None:
     assert plain.count("reverse_proxy") == 1
 
 
+def test_a_name_that_a_farms_dns_leads_here_is_answered_like_the_hubs_own() -> None:
+    text = caddyfile(replace(PRODUCTION, hub_aliases=("hub.grid.tf", "hub.threefold.me")))
+    plain = site(text, "http://hub.gridhub.test, http://hub.grid.tf, http://hub.threefold.me")
+    assert plain == site(caddyfile(PRODUCTION), "http://hub.gridhub.test")
+    assert "https://hub.grid.tf" not in text
+
+
+def test_boot_media_without_tls_are_answered_without_a_redirect() -> None:
+    plain = site(caddyfile(PRODUCTION), "http://unsecure.bootstrap.gridhub.test")
+    assert "import bootstrap" in plain
+    assert "redir" not in plain
+    assert "https://unsecure" not in caddyfile(PRODUCTION)
+
+
+def test_what_boot_media_ask_has_an_rsa_key_and_no_stored_certificate_of_another_kind() -> None:
+    for config, directive in ((SANDBOX, "tls internal {"), (PRODUCTION, "tls {")):
+        text = caddyfile(config)
+        assert f"{directive}\n\t\tkey_type rsa2048" in site(text, "https://bootstrap.gridhub.test")
+        assert "key_type" not in site(text, "https://hub.gridhub.test")
+        assert "storage file_system /data/gridhub" in text
+
+
+@pytest.mark.parametrize("path", ["/uefimg /uefimg/*", "/krn-provision /uefi-provision"])
+def test_what_cannot_work_here_says_so(path: str) -> None:
+    shared = site(caddyfile(PRODUCTION), "(bootstrap)")
+    found = re.search(rf"@(\w+) path {re.escape(path)}", shared)
+    assert found
+    answer = re.search(rf'handle @{found.group(1)} {{\s*respond "[^"]+\." 501', shared)
+    assert answer
+
+
 def test_everything_else_is_redirected_to_the_port_that_https_has() -> None:
     for name in ("hub", "bootstrap"):
         host = f"{name}.gridhub.test"
@@ -88,9 +125,13 @@ def test_a_name_that_is_not_ours_is_redirected_nowhere() -> None:
 
 
 def test_nobody_outside_writes_kernels() -> None:
-    secure = site(caddyfile(PRODUCTION), "https://bootstrap.gridhub.test")
-    assert "@write path /api/kernel /api/kernel/* /api/symlink /api/symlink/*" in secure
-    assert "respond 403" in secure
+    text = caddyfile(PRODUCTION)
+    shared = site(text, "(bootstrap)")
+    assert "@write path /api/kernel /api/kernel/* /api/symlink /api/symlink/*" in shared
+    assert "respond 403" in shared
+    for head in ("https://bootstrap.gridhub.test", "http://unsecure.bootstrap.gridhub.test"):
+        assert "import bootstrap" in site(text, head)
+        assert "reverse_proxy" not in site(text, head)
 
 
 def test_certificates_come_from_the_chosen_authority() -> None:
@@ -117,7 +158,8 @@ def test_security_headers_and_json_logs_on_every_site() -> None:
             assert header in block
         assert "format json" in block
     assert "Strict-Transport-Security" in site(text, "(encrypted)")
-    assert text.count("import plain") == text.count("import encrypted") == 2
+    assert text.count("import plain") == 3
+    assert text.count("import encrypted") == 2
 
 
 def test_a_read_only_hub_takes_no_large_bodies_and_a_writable_one_does() -> None:

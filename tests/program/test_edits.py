@@ -101,6 +101,7 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
         {
             *("~preflight", "+dns-cloudflare", "+dns-hub-a", "+dns-hub-aaaa"),
             *("+dns-bootstrap-a", "+dns-bootstrap-aaaa"),
+            *("+dns-unsecure.bootstrap-a", "+dns-unsecure.bootstrap-aaaa"),
         },
         False,
     ),

@@ -291,8 +291,8 @@ def test_records_of_both_families_for_each_name() -> None:
     records = declare(config, "prod", TOKEN).of_type(DNS_RECORD)
     told = {(r.inputs["name"], r.inputs["type"], r.inputs["content"]) for r in records}
     assert told == {
-        (name, kind, content)
-        for name in ("hub.grid.example.org", "bootstrap.grid.example.org")
+        (f"{label}.grid.example.org", kind, content)
+        for label in ("hub", "bootstrap", "unsecure.bootstrap")
         for kind, content in (("A", "203.0.113.10"), ("AAAA", "2001:db8::10"))
     }
     assert all(r.options["deleteBeforeReplace"] and r.inputs["ttl"] == 300 for r in records)

@@ -1,4 +1,4 @@
-"""Forty wrong stack files: each is refused by key with the remedy, all errors of it at once."""
+"""Wrong stack files: each is refused by key with the remedy, all errors of it at once."""
 
 import copy
 from collections.abc import Mapping
@@ -45,6 +45,18 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"bind", "bind.ipv4", "bind.ipv6"},
     ),
     "publishes IPv6, binds none": ({"bind": {"ipv6": []}}, {"bind.ipv6"}),
+    "boot media without IPv4": (
+        {
+            "bind": {"ipv4": [], "ipv6": ["::"]},
+            "publicAddresses": {"ipv4": [], "ipv6": ["2001:db8::1"]},
+        },
+        {"bind.ipv4", "publicAddresses.ipv4"},
+    ),
+    "own name as an alias": (
+        {"hub": {"aliases": ["hub.grid.tf", "hub.grid.example.org"]}},
+        {"hub.aliases"},
+    ),
+    "alias is a URL": ({"hub": {"aliases": ["http://hub.grid.tf"]}}, {"hub.aliases.0"}),
     "data root is the system": ({"dataRoot": "/usr"}, {"dataRoot"}),
     "data root climbs": ({"dataRoot": "/srv/../etc"}, {"dataRoot"}),
     "docker by tcp": ({"host": {"docker": "tcp://203.0.113.10:2375"}}, {"host.docker"}),

@@ -140,6 +140,16 @@ def test_names_that_the_stack_sets_itself_only_warn() -> None:
     assert [finding.level for finding in found] == ["warning"]
 
 
+def test_boot_media_ask_over_ipv4_so_a_name_without_an_a_record_is_refused() -> None:
+    name = "bootstrap.example.org"
+    needs = replace(NEEDS, names={name: ("203.0.113.10", "2001:db8::10")})
+    facts = replace(GOOD, resolved={name: ["2001:db8::10"]})
+    assert [finding.level for finding in judge(facts, needs)] == ["warning"]
+    (found,) = judge(facts, replace(needs, ipv4_names=frozenset({name})))
+    assert (found.level, found.check) == ("error", "dns")
+    assert "has no A record" in found.message
+
+
 def test_what_etc_hosts_says_of_the_hosts_own_name_is_not_dns() -> None:
     resolved = {"hub.example.org": ["127.0.1.1"]}
     found = judge(replace(GOOD, resolved=resolved), NEEDS)
