@@ -1,9 +1,16 @@
-"""0-hub: serves flists; in the modes `detached` and `standalone` it also takes uploads."""
+"""0-hub: serves flists; in the modes `detached` and `standalone` it also takes uploads.
+
+The hub itself never has the right to write chunks. What needs it, and what opens strangers'
+archives, is the packer: a second container of the hub's image, in the writable modes only
+(hub_tools/; docs/adr/0007).
+"""
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pulumi
@@ -11,7 +18,16 @@ import pulumi
 from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
 from components.pyconfig import render
 from components.settings.model import HubSettings, Mode, ServiceLimits
-from sync.contract.layout import HUB_PUBLIC, HUB_WORKDIR, SECRETS, UID_HUB
+from sync.contract.layout import (
+    HUB_PACKING,
+    HUB_PUBLIC,
+    HUB_TOOLS,
+    HUB_WORKDIR,
+    SECRETS,
+    UID_HUB,
+    UID_PACKER,
+    ZDB_ADMIN_FILE,
+)
 
 PORT: Final = 5555
 CONFIG_PATH: Final = f"{SECRETS}/hub/config.py"
@@ -21,11 +37,29 @@ _PROBE: Final = (
     f"r.urlopen('http://127.0.0.1:{PORT}/api/repositories', timeout=8).read(1)"
 )
 HEALTH: Final = ("CMD", "python3", "-c", _PROBE)
+_BACKEND: Final = {"host": "zdb", "namespace": "default", "port": 9900}
+_TOOLS: Final = Path(__file__).parent.parent / "hub_tools"
+_TOOLS_MOUNT: Final = "/gridhub"
+_PACKER_SOCKET: Final = "/workdir/packer.sock"
+_PACKER_SECRETS: Final = "/secrets"
+_PACKER_PROBE: Final = (
+    "import socket as s; c = s.socket(s.AF_UNIX); c.settimeout(8); "
+    f"c.connect('{_PACKER_SOCKET}'); s.send_fds(c, [b'\\n'], [1, 2]); "
+    """c.sendall(b'{"tool": "ping", "arguments": [], "environment": {}}\\n'); """
+    "raise SystemExit(c.recv(9) != b'0\\n')"
+)
+PACKER_HEALTH: Final = ("CMD", "python3", "-c", _PACKER_PROBE)
+# What keeps owners, modes, set-id bits and device nodes of an upload (CHOWN to MKNOD), and what
+# runs everything else as the hub's uid, and ends it (KILL, SETGID, SETUID).
+PACKER_CAPABILITIES: Final = (
+    *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD"),
+    *("CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
+)
 
 
 @dataclass(frozen=True)
 class HubSecrets:
-    """What the hub's configuration holds of the stack's secrets; see StackSecrets for formats."""
+    """What hub and packer (zdb_admin) hold of the stack's secrets; see StackSecrets for formats."""
 
     private_key: pulumi.Output[str]
     seed: pulumi.Output[str]
@@ -37,12 +71,13 @@ class HubSecrets:
 class HubConfig:
     """public_url: of the hub. zdb_public: host and port that flists name. rotation: counters.
 
-    zdb: the 0-db container, which must run first.
+    zdb: the 0-db container, which must run first. packer_limits: see Hub.
     """
 
     placement: Placement
     image_id: pulumi.Input[str]
     limits: ServiceLimits
+    packer_limits: ServiceLimits
     settings: HubSettings
     mode: Mode
     public_url: str
@@ -63,7 +98,7 @@ class HubConfig:
 
 
 class Hub(pulumi.ComponentResource):
-    """The hub's container and its configuration file.
+    """The hub's container and its configuration file; the packer's where uploads are accepted.
 
     It has no Docker socket: converting Docker images is what that would serve, and it would make
     the hub root on the host.
@@ -76,38 +111,68 @@ class Hub(pulumi.ComponentResource):
         secrets = config.secrets
         # What a mode does not use is not waited for, so that its rotation touches nothing here.
         guest = secrets.guest_token if config.guests else ""
-        zdb_admin = secrets.zdb_admin if config.writable else ""
-        content = pulumi.Output.all(secrets.private_key, secrets.seed, guest, zdb_admin).apply(
+        content = pulumi.Output.all(secrets.private_key, secrets.seed, guest).apply(
             lambda values: render(hub_config(config, *values))
         )
-        self.files = write_files(
-            f"{name}-config", config.placement, [HostFile(CONFIG_PATH, UID_HUB, content)], self
-        )
+        files = [HostFile(CONFIG_PATH, UID_HUB, content)]
+        self.files = write_files(f"{name}-config", config.placement, files, self)
+        self.tools = write_files(f"{name}-tools", config.placement, _tools(), self)
+        # At start the hub asks 0-db, and ends if it gets no answer.
+        needed = [self.files, self.tools, config.zdb]
+        if config.writable:
+            needed.append(self._packer(config))
         self.container = declare(
             f"{name}-container",
             config.placement,
             _container(config),
-            # At start the hub asks 0-db, and ends if it gets no answer.
-            config.placement.options(self, self.files, config.zdb),
+            config.placement.options(self, *needed),
         )
         self.register_outputs({"container": self.container.name})
 
+    def _packer(self, config: HubConfig) -> pulumi.Resource:
+        password = HostFile(_packer_secret(), UID_PACKER, config.secrets.zdb_admin)
+        secrets = write_files("packer-secrets", config.placement, [password], self)
+        return declare(
+            "packer-container",
+            config.placement,
+            _packer_container(config),
+            config.placement.options(self, secrets, self.tools, config.zdb),
+        )
 
-def hub_config(
-    config: HubConfig, private_key: str, seed: str, guest_token: str, zdb_admin: str
-) -> dict[str, Any]:
+
+def _packer_secret() -> str:
+    return f"{SECRETS}/packer/{ZDB_ADMIN_FILE}"
+
+
+def _tools() -> list[HostFile]:
+    """Return the programs that stand between the hub and its tools; readable by all uids."""
+    front, packer = ((_TOOLS / name).read_text() for name in ("front.py", "packer.py"))
+    contents = {"packer.py": packer, "tar": front, "zflist": front}
+    return [
+        HostFile(f"{HUB_TOOLS}/{name}", 0, content, 0o555)
+        for name, content in sorted(contents.items())
+    ]
+
+
+def _tools_digest() -> str:
+    text = "".join(str(file.content) for file in _tools())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hub_config(config: HubConfig, private_key: str, seed: str, guest_token: str) -> dict[str, Any]:
     """Return the hub's `config` (0-hub: src/config.py.sample).
 
-    Secrets as StackSecrets has them: private_key base64, seed base64 of 32 bytes.
+    Secrets as StackSecrets has them: private_key base64, seed base64 of 32 bytes. The password of
+    0-db is none of the hub's: `zflist-bin` drops the empty one that the hub then gives.
     """
     writable = config.writable
     public_host, public_port = config.zdb_public
     return {
         "authentication": True,
-        "backend-internal-host": "zdb",
-        "backend-internal-name": "default",
-        "backend-internal-pass": zdb_admin if writable else "",
-        "backend-internal-port": 9900,
+        "backend-internal-host": _BACKEND["host"],
+        "backend-internal-name": _BACKEND["namespace"],
+        "backend-internal-pass": "",
+        "backend-internal-port": _BACKEND["port"],
         "backend-public-host": public_host,
         "backend-public-name": "default",
         "backend-public-port": public_port,
@@ -128,7 +193,7 @@ def hub_config(
         "threebot-users-map": dict(sorted(config.settings.users_map.items())),
         "userdata-root-path": "/public",
         "workdir-root-path": "/workdir",
-        "zflist-bin": "/usr/bin/zflist",
+        "zflist-bin": f"{_TOOLS_MOUNT}/zflist",
     }
 
 
@@ -137,12 +202,15 @@ def _revision(config: HubConfig) -> dict[str, str]:
 
     A digest of the secrets themselves would let a reader of the labels test guesses.
     """
-    shown = hub_config(config, _HIDDEN, "", _HIDDEN, _HIDDEN)
+    shown = hub_config(config, _HIDDEN, "", _HIDDEN)
     counters = ["hubKey", "hubSeed"]
-    counters += ["zdbAdmin"] if config.writable else []
     counters += ["guestToken"] if config.guests else []
     digest = hashlib.sha256(render(shown).encode()).hexdigest()[:16]
-    return {"config": digest, **{name: str(config.rotation[name]) for name in counters}}
+    return {
+        "config": digest,
+        "tools": _tools_digest(),
+        **{name: str(config.rotation[name]) for name in counters},
+    }
 
 
 def _container(config: HubConfig) -> ContainerConfig:
@@ -151,7 +219,20 @@ def _container(config: HubConfig) -> ContainerConfig:
         Mount(path(HUB_PUBLIC), "/public", read_only=not config.writable),
         Mount(path(HUB_WORKDIR), "/workdir", read_only=False),
         Mount(path(CONFIG_PATH), "/hub/src/config.py"),
+        Mount(path(HUB_TOOLS), _TOOLS_MOUNT),
     )
+    # Uploads are spooled where there is space, not in the memory that /tmp is made of.
+    environment = {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": "/workdir",
+    }
+    if config.writable:
+        environment |= {
+            "GRIDHUB_PACKER": _PACKER_SOCKET,
+            # Before the image's own: the hub calls `tar` by its name.
+            "PATH": f"{_TOOLS_MOUNT}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        }
     return ContainerConfig(
         service="hub",
         image_id=config.image_id,
@@ -159,8 +240,36 @@ def _container(config: HubConfig) -> ContainerConfig:
         limits=config.limits,
         health=HEALTH,
         mounts=mounts,
-        # Uploads are spooled where there is space, not in the memory that /tmp is made of.
-        environment={"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": "/workdir"},
+        environment=environment,
         tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108
         revision=_revision(config),
+    )
+
+
+def _packer_container(config: HubConfig) -> ContainerConfig:
+    path = config.placement.path
+    return ContainerConfig(
+        service="packer",
+        image_id=config.image_id,
+        uid=UID_PACKER,
+        limits=config.packer_limits,
+        health=PACKER_HEALTH,
+        entrypoint=("python3", f"{_TOOLS_MOUNT}/packer.py"),
+        mounts=(
+            Mount(path(HUB_PUBLIC), "/public", read_only=False),
+            Mount(path(HUB_WORKDIR), "/workdir", read_only=False),
+            Mount(path(HUB_PACKING), "/packing", read_only=False),
+            Mount(path(HUB_TOOLS), _TOOLS_MOUNT),
+            Mount(path(f"{SECRETS}/packer"), _PACKER_SECRETS),
+        ),
+        environment={
+            "GRIDHUB_BACKEND": json.dumps(_BACKEND, sort_keys=True),
+            "GRIDHUB_HUB_UID": str(UID_HUB),
+            "GRIDHUB_PACKER": _PACKER_SOCKET,
+            "GRIDHUB_PASSWORD_FILE": f"{_PACKER_SECRETS}/{ZDB_ADMIN_FILE}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+        },
+        capabilities=PACKER_CAPABILITIES,
+        revision={"tools": _tools_digest(), "zdbAdmin": str(config.rotation["zdbAdmin"])},
     )

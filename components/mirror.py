@@ -32,7 +32,7 @@ from sync.contract.layout import JOBS
 from sync.providers import Preflight, StackSecrets
 from sync.providers.mode_guard import ModeGuard
 
-SERVICES = ("zdb", "hub", "bootstrap", "caddy")
+SERVICES = ("zdb", "packer", "hub", "bootstrap", "caddy")
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ class Mirror(pulumi.ComponentResource):
             placement=self.placement,
             image_id=self.images.ids["hub"],
             limits=settings.limits.hub,
+            packer_limits=settings.limits.packer,
             settings=settings.hub,
             mode=settings.mode,
             public_url=self.config.url(naming.hub),

@@ -68,6 +68,8 @@ def commands(config: MirrorConfig) -> dict[str, Any]:
     services = [*SERVICES, *(spec.job for spec in job_specs(config.naming, config.settings))]
     if not config.settings.bootstrap.enabled:
         services.remove("bootstrap")
+    if config.settings.mode == "mirror":
+        services.remove("packer")
     # ssh's own options, as the docker command line takes none for an ssh:// host.
     words = ["ssh", *(ssh_options(host) or []), *_target(host.docker)]
     ssh = shlex.join(words) if remote else ""

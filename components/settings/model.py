@@ -177,6 +177,10 @@ class LimitSettings(Section):
         description="0-db keeps its index in memory: about 50 bytes a chunk.",
     )
     hub: LargeLimits = Field(default_of(LargeLimits), description="0-hub.")
+    packer: LargeLimits = Field(
+        default_of(LargeLimits),
+        description="Writable modes: what unpacks and packs uploads for the hub.",
+    )
     bootstrap: LargeLimits = Field(
         default_of(LargeLimits),
         description="0-bootstrap; its /tmp, where it builds boot media, counts.",

@@ -21,6 +21,8 @@ UID_ZDB: Final = 10004
 UID_HUB: Final = 10005
 UID_BOOTSTRAP: Final = 10006
 UID_CADDY: Final = 10007
+# The packer keeps owners and device nodes of what it unpacks: root, with the capabilities for that.
+UID_PACKER: Final = 0
 
 JOB_UIDS: Final[dict[Job, int]] = {
     "users": UID_USERS,
@@ -32,6 +34,7 @@ ZDB_DATA: Final = "0-db_data"
 ZDB_INDEX: Final = "0-db_index"
 HUB_PUBLIC: Final = "0-hub_public"
 HUB_WORKDIR: Final = "0-hub_workdir"
+HUB_PACKING: Final = "0-hub_packing"  # what strangers packed, unpacked; the packer's alone
 KERNELS: Final = "0-bootstrap/kernels"
 CADDY_DATA: Final = "caddy/data"
 CADDY_CONFIG: Final = "caddy/config"
@@ -39,6 +42,7 @@ CADDY_LOG: Final = "caddy/log"
 SYNC: Final = "sync"
 SECRETS: Final = "secrets"
 CONFIG: Final = "config"
+HUB_TOOLS: Final = f"{CONFIG}/hub"
 AGENTS: Final = "agent"
 
 # Inside every agent container (mount points; the host side is given by `job_*` below).
@@ -99,6 +103,12 @@ def directories(*, hub_writes: bool) -> tuple[OwnedDirectory, ...]:
             OwnedDirectory(job_state_dir(job), JOB_UIDS[job]),
             OwnedDirectory(job_secrets_dir(job), JOB_UIDS[job], 0o700),
         ]
+    packer: list[OwnedDirectory] = []
+    if hub_writes:
+        packer = [
+            OwnedDirectory(HUB_PACKING, UID_PACKER, 0o700),
+            OwnedDirectory(f"{SECRETS}/packer", UID_PACKER, 0o700),
+        ]
     return (
         OwnedDirectory(ZDB_DATA, UID_ZDB, 0o750),
         OwnedDirectory(ZDB_INDEX, UID_ZDB, 0o750),
@@ -119,6 +129,8 @@ def directories(*, hub_writes: bool) -> tuple[OwnedDirectory, ...]:
         OwnedDirectory(f"{SECRETS}/hub", UID_HUB, 0o700),
         OwnedDirectory(f"{SECRETS}/bootstrap", UID_BOOTSTRAP, 0o700),
         OwnedDirectory(f"{CONFIG}/caddy", 0),
+        OwnedDirectory(HUB_TOOLS, 0),
+        *packer,
         OwnedDirectory(SYNC, 0),
         *jobs,
     )

@@ -14,6 +14,11 @@ def _token() -> str:
     return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
+def _guest_token() -> str:
+    # 0-hub looks for the guest among tokens with a dot only (src/hub/security.py, apicall).
+    return f"guest.{_token()}"
+
+
 def _hub_seed() -> str:
     return base64.b64encode(secrets.token_bytes(_TOKEN_BYTES)).decode()
 
@@ -31,8 +36,13 @@ KINDS: Final[Mapping[str, Callable[[], str]]] = {
     "hubKey": _hub_private_key,
     "hubSeed": _hub_seed,
     "bootstrapToken": _token,
-    "guestToken": _token,
+    "guestToken": _guest_token,
 }
+
+
+def _usable(kind: str, value: str) -> bool:
+    """Tell whether a value has the form that its service takes; early guest tokens had no dot."""
+    return kind != "guestToken" or "." in value
 
 
 def _record(props: Mapping[str, Any], value: str) -> dict[str, Any]:
@@ -58,11 +68,14 @@ class StackSecretProvider(ResourceProvider):
         """Tell a change of the counter (or of the stack's name, which keeps the secret)."""
         changed = [key for key in ("stack", "rotation") if _olds.get(key) != _news.get(key)]
         replaced = ["kind"] if _olds.get("kind") != _news.get("kind") else []
-        return DiffResult(changes=bool(changed or replaced), replaces=replaced)
+        unusable = not _usable(str(_olds.get("kind")), str(_olds.get("value")))
+        return DiffResult(changes=bool(changed or replaced or unusable), replaces=replaced)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Generate anew if the counter changed; the whole record either way."""
+        """Generate anew if the counter changed or the form is wrong; return the whole record."""
         kept = _olds.get("rotation") == _news["rotation"] and _olds.get("value")
+        if kept and not _usable(_news["kind"], kept):
+            kept = None
         return UpdateResult(_record(_news, kept or KINDS[_news["kind"]]()))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:

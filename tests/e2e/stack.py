@@ -28,7 +28,7 @@ from tests.sandbox.host.world import Wan
 from tests.sandbox.upstream import Upstream
 
 _NO_CHANGE: Final = ("same", "read", "refresh")
-_PROGRAM: Final = ("Pulumi.yaml", "__main__.py", "components", "sync")
+_PROGRAM: Final = ("Pulumi.yaml", "__main__.py", "components", "hub_tools", "sync")
 
 
 @dataclass

@@ -20,6 +20,7 @@ SYNCS = {"~sync-users-sync", "~sync-kernels-sync", "~sync-flists-sync"}
 FILES = {
     "~zdb-secrets",
     "~hub-config",
+    "~hub-tools",
     "~bootstrap-config",
     "~edge-config",
     "~sync-users-secrets",
@@ -213,6 +214,7 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
         {
             *("~mode", "~data-root-directories", "~preflight"),
             *("~hub-config", "~hub-container", "~edge-config", "~edge-container"),
+            *("+packer-secrets", "+packer-container"),
             *JOBS_GO,
         },
         True,

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from components.hub import PACKER_CAPABILITIES
 from sync.contract.layout import (
+    HUB_PACKING,
     JOB_UIDS,
     UID_BOOTSTRAP,
     UID_CADDY,
     UID_HUB,
+    UID_PACKER,
     UID_ZDB,
 )
 from tests.program.declared import (
@@ -28,6 +31,7 @@ from tests.program.declared import (
 SERVICE_UIDS: dict[str, int] = {
     "zdb": UID_ZDB,
     "hub": UID_HUB,
+    "packer": UID_PACKER,
     "bootstrap": UID_BOOTSTRAP,
     "caddy": UID_CADDY,
     **{str(job): uid for job, uid in JOB_UIDS.items()},
@@ -76,13 +80,30 @@ def test_no_container_is_privileged_or_has_the_docker_socket(declared: Declared)
             assert forbidden not in inputs, service
 
 
-def test_every_container_drops_every_capability_and_only_the_edge_adds_one(
+def test_every_container_drops_every_capability_and_only_edge_and_packer_add_some(
     declared: Declared,
 ) -> None:
+    adding = {"caddy": ["CAP_NET_BIND_SERVICE"], "packer": sorted(PACKER_CAPABILITIES)}
     for service, inputs in declared.containers().items():
         assert inputs["capabilities"]["drops"] == ["ALL"]
-        added = inputs["capabilities"].get("adds") or []
-        assert added == (["CAP_NET_BIND_SERVICE"] if service == "caddy" else [])
+        assert (inputs["capabilities"].get("adds") or []) == adding.get(service, [])
+
+
+def test_only_a_hub_that_accepts_uploads_has_a_packer(declared: Declared) -> None:
+    writable = "'readonly': False" in str(declared.resources["hub-config"].raw)
+    assert ("packer" in declared.containers()) is writable
+
+
+def test_the_packer_holds_nothing_of_the_hubs_and_the_hub_no_right_to_write_chunks(
+    declared: Declared,
+) -> None:
+    containers = declared.containers()
+    hub = {volume["containerPath"] for volume in containers["hub"]["volumes"]}
+    assert hub == {"/public", "/workdir", "/hub/src/config.py", "/gridhub"}
+    assert "canary-zdbAdmin" not in str(declared.resources["hub-config"].raw)
+    if "packer" in containers:
+        packer = {volume["containerPath"] for volume in containers["packer"]["volumes"]}
+        assert packer == {"/public", "/workdir", "/packing", "/gridhub", "/secrets"}
 
 
 def test_every_container_runs_as_its_own_user_on_a_read_only_root(declared: Declared) -> None:
@@ -156,13 +177,17 @@ def test_data_is_inside_the_data_root_and_owned_by_who_writes_it(declared: Decla
     for service, inputs in declared.containers().items():
         for volume in inputs["volumes"]:
             path = PurePosixPath(volume["hostPath"]).relative_to(root)
-            if not volume["readOnly"]:
+            shared = service == "packer" and str(path) != HUB_PACKING
+            if not volume["readOnly"] and not shared:
                 assert owners[str(path)] == SERVICE_UIDS[service], (service, path)
 
 
 def test_a_folder_has_one_writer(declared: Declared) -> None:
+    """The packer writes where the hub does, for it."""
     writers: dict[str, str] = {}
     for service, inputs in declared.containers().items():
+        if service == "packer":
+            continue
         for volume in inputs["volumes"]:
             if not volume["readOnly"]:
                 assert writers.setdefault(volume["hostPath"], service) == service
@@ -231,10 +256,10 @@ def test_nothing_on_the_host_changes_before_mode_and_preflight_are_right(
 
 def test_secrets_are_files_of_their_one_reader(declared: Declared) -> None:
     for entry in declared.resources.values():
-        if entry.type.endswith(":HostFiles") and entry.name != "edge-config":
+        if entry.type.endswith(":HostFiles") and entry.name not in {"edge-config", "hub-tools"}:
             for file in _files(entry.inputs):
                 assert file["mode"] == 0o400
-                assert file["uid"] != 0
+                assert file["uid"] != 0 or entry.name == "packer-secrets"
 
 
 def _files(inputs: dict[str, Any]) -> list[dict[str, Any]]:
@@ -254,8 +279,8 @@ def test_the_files_that_hold_secrets_reach_them(declared: Declared) -> None:
     sent = {name: str(entry.raw) for name, entry in declared.resources.items()}
     assert "canary-zdbAdmin" in sent["zdb-secrets"]
     assert "canary-hubKey" in sent["hub-config"]
-    writable = "'readonly': False" in sent["hub-config"]
-    assert ("canary-zdbAdmin" in sent["hub-config"]) is writable
+    if "'readonly': False" in sent["hub-config"]:
+        assert "canary-zdbAdmin" in sent["packer-secrets"]
 
 
 def test_names_derive_from_the_stack_so_two_stacks_share_none() -> None:

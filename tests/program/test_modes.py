@@ -46,7 +46,7 @@ def test_a_writable_hub_has_its_own_keys_and_no_jobs(mode: str) -> None:
     config = _hub_file(declared)
     assert config["readonly"] is False
     assert config["authentication"] is True
-    assert config["backend-internal-pass"] == "canary-zdbAdmin"
+    assert config["backend-internal-pass"] == ""
     assert config["threebot-privatekey"] == "canary-hubKey"
     assert config["threebot-seed"] == b"seed-seed-seed-seed-seed-seed-00"
     assert len(config["threebot-seed"]) == 32

@@ -1,6 +1,7 @@
 """Secrets are generated once, kept over every update, and rotated one by one."""
 
 import base64
+import re
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ def _inputs(kind: str, rotation: float = 0.0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_secret_is_new_and_has_256_bits(kind: str) -> None:
-    one, two = KINDS[kind](), KINDS[kind]()
+    one, two = (KINDS[kind]().removeprefix("guest.") for _ in range(2))
     assert one != two
     assert len(base64.urlsafe_b64decode(one.replace("+", "-").replace("/", "_") + "==")) == 32
 
@@ -24,7 +25,7 @@ def test_every_secret_is_new_and_has_256_bits(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["zdbAdmin", "bootstrapToken", "guestToken"])
 def test_passwords_and_tokens_pass_a_shell_and_a_config_file(kind: str) -> None:
     for _ in range(50):
-        assert KINDS[kind]().replace("-", "").replace("_", "").isalnum()
+        assert re.fullmatch(r"(guest\.)?[A-Za-z0-9_-]+", KINDS[kind]())
 
 
 def test_the_hub_key_is_an_x25519_key() -> None:
@@ -45,6 +46,18 @@ def test_an_update_keeps_the_secret_until_its_counter_changes() -> None:
     rotated = PROVIDER.update(created.id, kept.outs, _inputs("zdbAdmin", 1.0))
     assert rotated.outs is not None
     assert rotated.outs["value"] != value
+
+
+def test_a_guest_token_without_the_dot_that_the_hub_looks_for_is_made_anew() -> None:
+    made = PROVIDER.create(_inputs("guestToken"))
+    assert made.outs is not None
+    assert "." in made.outs["value"]
+    assert not PROVIDER.diff(made.id, made.outs, _inputs("guestToken")).changes
+    early = {**made.outs, "value": "no-dot"}
+    assert PROVIDER.diff(made.id, early, _inputs("guestToken")).changes
+    renewed = PROVIDER.update(made.id, early, _inputs("guestToken"))
+    assert renewed.outs is not None
+    assert "." in renewed.outs["value"]
 
 
 def test_an_unchanged_secret_previews_as_unchanged_and_a_raised_counter_as_an_update() -> None:

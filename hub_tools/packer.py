@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""Unpacks and packs uploads for the hub: the one process with the rights that this needs.
+
+It runs as root with the few capabilities that keep owners, modes, set-id bits and device nodes, in
+a container that holds none of the hub's secrets. front.py sends it the hub's commands over a unix
+socket, whose owner is the hub's uid. Strangers' files are unpacked into a folder of the packer's
+own and packed from there, so the hub never sees them: no link in an upload leads it anywhere, and
+nothing has to be given back to it. Whatever needs no rights runs as the hub's uid.
+
+Commands, as 0-hub gives them (src/hub/flist.py): `tar -xpf ARCHIVE -C FOLDER`, `zflist putdir
+FOLDER /`, any other zflist command. FOLDER is a workspace of the hub; what is unpacked for it has
+the same name in the packer's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import socketserver
+import stat
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_REQUEST_BYTES = 1 << 20
+README_BYTES = 1 << 20
+READMES = (".README.md", ".README")  # 0-hub: src/hub/flist.py, readme()
+# What a command takes of the hub's environment (0-flist: zflist/zflist.c); LD_PRELOAD is not of it.
+PASSED = ("ZFLIST_MNT", "ZFLIST_JSON", "ZFLIST_PROGRESS")
+REFUSED = 77  # EX_NOPERM of sysexits.h
+PARALLEL = 2
+_POLL_SECONDS = 0.5
+
+
+class RefusedError(Exception):
+    """A command that the hub has no reason to send; `str()` says why."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where things are.
+
+    workdir: the hub's. area: the packer's own folder for what is unpacked. uid: the hub's.
+    backend: JSON of 0-db with its password, for zflist. tools: name to absolute path.
+    """
+
+    socket: Path
+    workdir: Path
+    area: Path
+    uid: int
+    backend: str
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command of the hub, and where its output goes (file descriptors)."""
+
+    tool: str
+    arguments: list[str]
+    environment: dict[str, str]
+    output: int
+    errors: int
+
+
+class Packer:
+    """Carries out requests; each in a thread of its own."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._slots = threading.BoundedSemaphore(PARALLEL)
+
+    def carry_out(self, request: Request, caller: socket.socket) -> int:
+        """Return the exit status. Raises RefusedError; ends the command when the caller goes."""
+        if request.tool == "ping":
+            return 0
+        if request.tool == "tar":
+            with self._slots:
+                return self._unpack(request, caller)
+        if request.tool != "zflist":
+            raise RefusedError(f"no such tool: {request.tool}")
+        if request.arguments[:1] == ["putdir"]:
+            with self._slots:
+                return self._pack(request, caller)
+        return self._run(request, [self._config.tools["zflist"], *request.arguments], caller)
+
+    def _unpack(self, request: Request, caller: socket.socket) -> int:
+        words = request.arguments
+        if len(words) != 4 or (words[0], words[2]) != ("-xpf", "-C"):  # noqa: PLR2004
+            raise RefusedError("tar only unpacks: -xpf ARCHIVE -C FOLDER")
+        folder = self._area_of(words[3])
+        archive = self._opened(words[1])
+        try:
+            self._remove(folder)
+            folder.mkdir(mode=0o700)
+            command = [self._config.tools["tar"], "-xpf", f"/proc/self/fd/{archive}"]
+            return self._run(
+                request, [*command, "-C", str(folder)], caller, rights=True, keep=(archive,)
+            )
+        finally:
+            os.close(archive)
+
+    def _pack(self, request: Request, caller: socket.socket) -> int:
+        words = request.arguments
+        if len(words) != 3 or words[2] != "/":  # noqa: PLR2004
+            raise RefusedError("putdir only packs: FOLDER /")
+        folder = self._area_of(words[1])
+        if not folder.is_dir():
+            raise RefusedError(f"nothing was unpacked for {words[1]}")
+        command = [self._config.tools["zflist"], "putdir", str(folder), "/"]
+        try:
+            status = self._run(request, command, caller, rights=True)
+            self._hand_readme(folder, Path(words[1]))
+        finally:
+            self._remove(folder)
+        return status
+
+    def _area_of(self, folder: str) -> Path:
+        """Return the packer's folder for a workspace of the hub."""
+        path = Path(folder)
+        if path.parent != self._config.workdir / "temp" or path.name in {"", ".", ".."}:
+            raise RefusedError(f"{folder} is no workspace of the hub")
+        return self._config.area / path.name
+
+    def _opened(self, archive: str) -> int:
+        """Open an uploaded archive: a regular file of the hub's, by no link."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(archive, flags)
+        except OSError as error:
+            raise RefusedError(f"{archive}: {error.strerror}") from None
+        status = os.fstat(descriptor)
+        real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115
+        if not stat.S_ISREG(status.st_mode) or self._config.workdir not in real.parents:
+            os.close(descriptor)
+            raise RefusedError(f"{archive} is no file of the hub's work folder")
+        return descriptor
+
+    def _hand_readme(self, folder: Path, workspace: Path) -> None:
+        """Copy the upload's readme to the workspace, where the hub looks for it; no link of it."""
+        for name in READMES:
+            with contextlib.suppress(OSError):
+                source = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                with os.fdopen(source, "rb") as file:
+                    if stat.S_ISREG(os.fstat(source).st_mode):
+                        self._write_as_hub(workspace / name, file.read(README_BYTES))
+
+    def _write_as_hub(self, path: Path, content: bytes) -> None:
+        subprocess.run(
+            [self._config.tools["tee"], str(path)],
+            input=content,
+            stdout=subprocess.DEVNULL,
+            user=self._config.uid,
+            group=self._config.uid,
+            extra_groups=[],
+            check=False,
+        )
+
+    def _remove(self, folder: Path) -> None:
+        # rm, not shutil: a tree may be deeper than Python's recursion.
+        subprocess.run([self._config.tools["rm"], "-rf", "--", str(folder)], check=True)
+
+    def clear(self) -> None:
+        """Remove what an earlier packer left in its folder."""
+        for folder in self._config.area.iterdir():
+            self._remove(folder)
+
+    def _run(
+        self,
+        request: Request,
+        command: list[str],
+        caller: socket.socket,
+        *,
+        rights: bool = False,
+        keep: tuple[int, ...] = (),
+    ) -> int:
+        """Run a command: with the packer's rights and 0-db's password, or as the hub's uid."""
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+        environment |= {
+            name: request.environment[name] for name in PASSED if name in request.environment
+        }
+        if rights:
+            environment["ZFLIST_BACKEND"] = self._config.backend
+        uid = None if rights else self._config.uid
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=request.output,
+            stderr=request.errors,
+            cwd="/",
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
+            pass_fds=keep,
+        ) as process:
+            return _status(process, caller)
+
+
+def _status(process: subprocess.Popen[bytes], caller: socket.socket) -> int:
+    """Wait for the end of a process; end it when the caller goes away."""
+    while True:
+        try:
+            return process.wait(timeout=_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(BlockingIOError):
+                if not caller.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                    process.kill()
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        started = time.monotonic()
+        _, descriptors, _, _ = socket.recv_fds(self.request, 1, 2)
+        try:
+            status, words = self._answer(descriptors)
+            seconds = time.monotonic() - started
+            print(f"[+] {words}: status {status}, {seconds:.1f} s", flush=True)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        with contextlib.suppress(OSError):
+            self.request.sendall(b"%d\n" % status)
+
+    def _answer(self, descriptors: list[int]) -> tuple[int, str]:
+        with self.request.makefile("rb") as file:
+            line = file.readline(MAX_REQUEST_BYTES)
+        try:
+            fields = json.loads(line)
+            request = Request(
+                str(fields["tool"]),
+                [str(word) for word in fields["arguments"]],
+                {str(name): str(value) for name, value in fields["environment"].items()},
+                *descriptors,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return REFUSED, "refused: not a request"
+        words = " ".join([request.tool, *request.arguments[:1]])
+        try:
+            return self.server.packer.carry_out(request, self.request), words
+        except RefusedError as error:
+            with contextlib.suppress(OSError):
+                os.write(request.errors, f"packer: {error}\n".encode())
+            return REFUSED, f"refused: {error}"
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Listens on the packer's socket, which only the hub's uid can open."""
+
+    daemon_threads = True
+
+    def __init__(self, config: Config) -> None:
+        config.socket.unlink(missing_ok=True)
+        self.packer = Packer(config)
+        self.packer.clear()
+        super().__init__(str(config.socket), _Handler)
+        os.chown(config.socket, config.uid, config.uid)
+        config.socket.chmod(0o600)
+
+
+def configured(environment: dict[str, str]) -> Config:
+    """Read the container's environment; the password is in a file that only root reads."""
+    backend = json.loads(environment["GRIDHUB_BACKEND"])
+    backend["password"] = Path(environment["GRIDHUB_PASSWORD_FILE"]).read_text().strip()
+    tools = {name: shutil.which(name) or "" for name in ("tar", "zflist", "rm", "tee")}
+    missing = sorted(name for name, path in tools.items() if not path)
+    if missing:
+        raise RefusedError(f"the hub's image has no {', '.join(missing)}")
+    return Config(
+        socket=Path(environment["GRIDHUB_PACKER"]),
+        workdir=Path("/workdir"),
+        area=Path("/packing"),
+        uid=int(environment["GRIDHUB_HUB_UID"]),
+        backend=json.dumps(backend),
+        tools=tools,
+    )
+
+
+def main() -> int:
+    """Serve until SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        with Server(configured(dict(os.environ))) as server:
+            print(f"[+] packer listening on {server.server_address}", flush=True)
+            server.serve_forever()
+    except (RefusedError, OSError, KeyError, ValueError) as error:
+        print(f"[-] packer: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
