@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tests.sandbox.flist.capnp import EncodingError
+from tests.sandbox.flist.rows import row_numbers
 from tests.sandbox.flist.tree import Access, Directory, path_key
 
 _DATABASE: Final = "flistdb.sqlite3"
@@ -36,23 +37,28 @@ class Backend:
     namespace: str = "default"
 
     def encode(self) -> str:
-        """Return the JSON that stands in the archive."""
-        return json.dumps({"host": self.host, "port": self.port, "namespace": self.namespace})
+        """Return the JSON that stands in the archive, as `zflist metadata backend` writes it."""
+        return json.dumps({"namespace": self.namespace, "host": self.host, "port": self.port})
 
 
 @dataclass(frozen=True)
 class Flist:
-    """The objects of a flist by key, and its metadata by name."""
+    """The objects of a flist by key, and its metadata by name, both in the order of their rows.
+
+    rows: the number of each object's row where they are not 1, 2, 3 and so on.
+    """
 
     entries: dict[str, bytes]
     metadata: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, directories: list[Directory], access: dict[str, Access]) -> "Flist":
-        """Build from directories and the access records that they name."""
-        entries = {directory.key: directory.encode() for directory in directories}
-        entries |= {key: record.encode() for key, record in access.items()}
-        return cls(entries)
+        """Build from all directories of a tree and the access records that they name."""
+        objects: dict[str, Directory | Access] = {one.key: one for one in directories}
+        objects |= access
+        rows = row_numbers(directories)
+        return cls({key: objects[key].encode() for key in rows}, rows=rows)
 
     # -- content -----------------------------------------------------------------------------
 
@@ -99,7 +105,7 @@ class Flist:
             yield directory
             waiting += [
                 f"{path}/{inode.name}".lstrip("/")
-                for inode in directory.inodes
+                for inode in reversed(directory.inodes)
                 if inode.kind == "directory"
             ]
 
@@ -121,10 +127,11 @@ class Flist:
     def _database(self) -> bytes:
         with sqlite3.connect(":memory:") as database:
             database.executescript(_TABLES)
-            database.executemany("INSERT INTO entries VALUES (?, ?)", sorted(self.entries.items()))
             database.executemany(
-                "INSERT INTO metadata VALUES (?, ?)", sorted(self.metadata.items())
+                "INSERT INTO entries(rowid, key, value) VALUES (?, ?, ?)",
+                ((self.rows.get(key), key, value) for key, value in self.entries.items()),
             )
+            database.executemany("INSERT INTO metadata VALUES (?, ?)", self.metadata.items())
             database.commit()
             return database.serialize()
 
@@ -150,11 +157,20 @@ class Flist:
         database = sqlite3.connect(":memory:")
         try:
             database.deserialize(image)
-            entries = dict(database.execute("SELECT key, value FROM entries"))
-            metadata = dict(database.execute("SELECT key, value FROM metadata"))
+            found = database.execute("SELECT rowid, key, value FROM entries").fetchall()
+            metadata = dict(_metadata(database))
         finally:
             database.close()
-        return cls(entries, metadata)
+        entries = {key: value for _, key, value in found}
+        return cls(entries, metadata, {key: row for row, key, _ in found})
+
+
+def _metadata(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Return what stands in the table metadata; zflist made none before June 2019."""
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if "metadata" not in tables:
+        return []
+    return database.execute("SELECT key, value FROM metadata").fetchall()
 
 
 def _member(tar: tarfile.TarFile) -> bytes:
