@@ -10,7 +10,7 @@ import sqlite3
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tests.sandbox.flist.capnp import EncodingError
@@ -18,10 +18,8 @@ from tests.sandbox.flist.rows import row_numbers
 from tests.sandbox.flist.tree import Access, Directory, path_key
 
 _DATABASE: Final = "flistdb.sqlite3"
-_TABLES: Final = (
-    "CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB);"
-    "CREATE TABLE metadata (key VARCHAR(64) PRIMARY KEY, value TEXT);"
-)
+_ENTRIES: Final = "CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB)"
+_METADATA: Final = "CREATE TABLE metadata (key VARCHAR(64) PRIMARY KEY, value TEXT)"
 
 
 class FormatError(ValueError):
@@ -122,16 +120,22 @@ class Flist:
 
     def encode(self) -> bytes:
         """Return the archive; equal content gives equal bytes."""
-        return gzip.compress(_tar(self._database()), compresslevel=6, mtime=0)
+        return _archive(self._database(_ENTRIES, _METADATA))
 
-    def _database(self) -> bytes:
+    def encode_of_2018(self) -> bytes:
+        """Return the archive as zflist made it before June 2019: it has no table for metadata."""
+        return _archive(replace(self, metadata={})._database(_ENTRIES))
+
+    def _database(self, *tables: str) -> bytes:
         with sqlite3.connect(":memory:") as database:
-            database.executescript(_TABLES)
+            for table in tables:
+                database.execute(table)
             database.executemany(
                 "INSERT INTO entries(rowid, key, value) VALUES (?, ?, ?)",
                 ((self.rows.get(key), key, value) for key, value in self.entries.items()),
             )
-            database.executemany("INSERT INTO metadata VALUES (?, ?)", self.metadata.items())
+            if self.metadata:
+                database.executemany("INSERT INTO metadata VALUES (?, ?)", self.metadata.items())
             database.commit()
             return database.serialize()
 
@@ -180,6 +184,10 @@ def _member(tar: tarfile.TarFile) -> bytes:
             if content is not None:
                 return content.read()
     raise FormatError(f"the archive holds no {_DATABASE}")
+
+
+def _archive(database: bytes) -> bytes:
+    return gzip.compress(_tar(database), compresslevel=6, mtime=0)
 
 
 def _tar(database: bytes) -> bytes:
