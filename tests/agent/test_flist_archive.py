@@ -365,7 +365,7 @@ HOSTILE_SQL = {
     "further table": "CREATE TABLE more (x)",
     "index on an expression": "CREATE INDEX i ON entries(length(value))",
     "virtual table": "CREATE VIRTUAL TABLE v USING fts5(x)",
-    "no metadata": "DROP TABLE metadata",
+    "no entries": "DROP TABLE entries",
     "check": "DROP TABLE metadata; CREATE TABLE metadata (key TEXT, value TEXT CHECK(abs(value)))",
     "generated": "DROP TABLE metadata; "
     "CREATE TABLE metadata (key TEXT, value TEXT AS (hex(zeroblob(100000000))))",

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.flist_archive import Backend, read_flist
+from sync.agent.flist_archive import ACCEPTED, Backend, read_flist
+from sync.agent.users import deciding
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_of import small
 from tests.agent.mirrors import MIRROR, UsersMirror, model_tree, users_mirror
 from tests.agent.small_hub import DAY, OLD, small_model
 from tests.sandbox.flist import Backend as PackedBackend
+from tests.sandbox.flist import Flist
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 from tests.sandbox.upstream import Upstream
 
@@ -117,6 +119,37 @@ def test_what_is_no_flist_is_withheld_and_named(mirror: UsersMirror) -> None:
     assert record.broken.count == 1
     assert record.broken.names[0].startswith("alice/page.flist: gzip")
     assert "alice/page.flist" not in mirror.served()
+
+
+def test_what_is_no_flist_is_fetched_again_once_more_is_accepted(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier release refused does not stay away for ever."""
+    mirror.upstream.model.add_flist("alice", "page.flist", b"<html>404</html>", OLD)
+    assert mirror.one_pass().details["received_bytes"]
+    assert mirror.one_pass().details["received_bytes"] == 0
+    monkeypatch.setattr(deciding, "ACCEPTED", ACCEPTED + 1)
+    assert mirror.one_pass().details["received_bytes"] == len(b"<html>404</html>")
+    assert mirror.one_pass().details["received_bytes"] == 0
+
+
+def test_flist_without_a_table_for_metadata_is_published_and_gets_one(
+    mirror: UsersMirror, tmp_path: Path
+) -> None:
+    model = mirror.upstream.model
+    data = model.add_flist("alice", "of-2018.flist", small(45).flist.encode_of_2018(), OLD)
+    model.add_chunks(small(45).chunks)
+    mirror.settings["publish_backend"] = None
+    assert mirror.one_pass().broken.count == 0
+    assert mirror.served()["alice/of-2018.flist"] == ("file", data)
+    mirror.settings["publish_backend"] = MIRROR
+    assert mirror.one_pass().broken.count == 0
+    assert small(45).chunks.keys() <= mirror.local_keys()
+    flist = mirror.directories.public / "users" / "alice" / "of-2018.flist"
+    contents = read_flist(flist, tmp_path / "scratch")
+    assert contents.backend == Backend(MIRROR.host, MIRROR.port, "default")
+    assert contents.keys == small(45).chunks.keys()
+    assert Flist.decode(flist.read_bytes()).rows == small(45).flist.rows
 
 
 def test_flist_over_the_limit_is_named_and_not_fetched_until_the_limit_is_raised(

@@ -79,7 +79,8 @@ class _Builder:
         common = hub.files - hub.changed_files
         sizes = [_FILES_PER_DIRECTORY] * (common // _FILES_PER_DIRECTORY)
         base = [self.directory(number, files) for number, files in enumerate(sizes)]
-        shared = Flist.of(base, {self._access.key: self._access}).entries
+        shared = {self._access.key: self._access.encode()}
+        shared |= {directory.key: directory.encode() for directory in base}
         archives = []
         for version in range(hub.flists // hub.families):
             own = self.directory(10_000 + version, hub.changed_files)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sync.agent.flist_archive.archive import pack, unpack
 from sync.agent.flist_archive.database import (
+    ACCEPTED,
     Backend,
     Contents,
     DirectoryCache,
@@ -18,6 +19,7 @@ from sync.agent.flist_archive.database import (
 from sync.agent.flist_archive.errors import FlistError
 
 __all__ = [
+    "ACCEPTED",
     "Backend",
     "Contents",
     "DirectoryCache",

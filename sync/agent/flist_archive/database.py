@@ -2,7 +2,8 @@
 
 The file comes from a stranger: it is opened read-only and immutable, its schema must be the two
 plain tables and nothing else (no view, trigger, index or virtual table that SQLite would run),
-functions are refused, sizes and steps are limited.
+functions are refused, sizes and steps are limited. The table metadata may be missing: zflist
+writes it since June 2019, and nodes mount what is older.
 """
 
 import contextlib
@@ -19,6 +20,8 @@ from urllib.parse import quote
 from sync.agent.flist_archive.capnp import chunk_keys
 from sync.agent.flist_archive.errors import FlistError
 
+# Counted up when flists are accepted that were refused before: mirrors then read those again.
+ACCEPTED: Final = 2
 MAX_VALUE_BYTES: Final = 64 << 20
 MAX_KEYS: Final = 16 << 20
 _MAX_BACKEND_BYTES: Final = 4096
@@ -40,6 +43,11 @@ _DISK_ERRORS: Final = {
 }
 _ALLOWED: Final = frozenset({sqlite3.SQLITE_READ, sqlite3.SQLITE_SELECT, sqlite3.SQLITE_PRAGMA})
 _COLUMN: Final = r'"?(?:key|value)"?\s+(?:VARCHAR\s*\(\s*\d+\s*\)|TEXT|BLOB)(?:\s+PRIMARY KEY)?'
+# As zflist makes it (database_sqlite.c).
+_METADATA: Final = "CREATE TABLE IF NOT EXISTS metadata (key VARCHAR(64) PRIMARY KEY, value TEXT)"
+_HAS_METADATA: Final = (
+    "SELECT 1 FROM sqlite_schema WHERE type='table' AND name='metadata' COLLATE NOCASE"
+)
 _TABLE: Final = re.compile(
     rf'\s*CREATE TABLE "?(entries|metadata)"?\s*\(\s*{_COLUMN}\s*,\s*{_COLUMN}\s*\)\s*',
     re.IGNORECASE | re.ASCII,
@@ -145,8 +153,8 @@ def _check_schema(database: sqlite3.Connection) -> None:
         if found is None:
             raise FlistError(f"sqlite: unexpected {kind} {str(name)[:80]!r} in the schema")
         tables.add(found.group(1).lower())
-    if tables != {"entries", "metadata"}:
-        raise FlistError("sqlite: needs the tables entries and metadata")
+    if "entries" not in tables:
+        raise FlistError("sqlite: needs the table entries")
 
 
 def _authorize(action: int, *_: object) -> int:
@@ -216,6 +224,8 @@ def _directories(database: sqlite3.Connection, cache: DirectoryCache) -> tuple[D
 
 
 def _backend(database: sqlite3.Connection) -> Backend | None:
+    if database.execute(_HAS_METADATA).fetchone() is None:
+        return None
     row = database.execute("SELECT value FROM metadata WHERE key='backend'").fetchone()
     if row is None:
         return None
@@ -233,7 +243,8 @@ def _backend(database: sqlite3.Connection) -> Backend | None:
 def rewrite_backend(path: Path, backend: Backend) -> None:
     """Make a flist's database name `backend`: equal input and backend give equal bytes.
 
-    Raises FlistError, OSError.
+    The rows of `entries` keep their numbers: nodes make inodes of them (rfs 1.1.1, src/meta/mod.rs:
+    number 1 is the root's). So never VACUUM or copy that table. Raises FlistError, OSError.
     """
     text = json.dumps(
         {"host": backend.host, "namespace": backend.namespace, "port": backend.port},
@@ -242,4 +253,7 @@ def rewrite_backend(path: Path, backend: Backend) -> None:
     with _opened(_uri(path, "mode=rw")) as database:
         database.execute("PRAGMA journal_mode=OFF")
         database.execute("PRAGMA synchronous=OFF")
+        database.execute(_METADATA)
         database.execute("REPLACE INTO metadata(key, value) VALUES('backend', ?)", (text,))
+        # Where the key is not unique, a node would take the first row, which is the old one.
+        database.execute("DELETE FROM metadata WHERE key='backend' AND rowid<>last_insert_rowid()")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from sync.agent.flist_archive import ACCEPTED
 from sync.agent.selecting import selects
 from sync.agent.users.listing import Listing, Name, Regular
 from sync.agent.users.record import FlistRecord, Withheld
@@ -54,10 +55,11 @@ def in_order(entries: Iterable[Regular], spec: UsersSpec) -> list[Regular]:
 
 
 def publishable_by(spec: UsersSpec) -> str:
-    """Return all of the spec that decides which flists can be published, as one text."""
+    """Return all that decides which flists can be published, of the spec and of us, as one text."""
     sources = [spec.source_zdb, *spec.allowed_backends]
     texts = [one.model_dump_json() for one in sources]
-    return "\n".join([spec.foreign_namespace, str(spec.max_flist_bytes), *texts])
+    limits = [str(spec.max_flist_bytes), str(ACCEPTED)]
+    return "\n".join([spec.foreign_namespace, *limits, *texts])
 
 
 def wanted_repository(spec: UsersSpec, repository: str) -> bool:

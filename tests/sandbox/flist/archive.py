@@ -10,17 +10,16 @@ import sqlite3
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tests.sandbox.flist.capnp import EncodingError
+from tests.sandbox.flist.rows import row_numbers
 from tests.sandbox.flist.tree import Access, Directory, path_key
 
 _DATABASE: Final = "flistdb.sqlite3"
-_TABLES: Final = (
-    "CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB);"
-    "CREATE TABLE metadata (key VARCHAR(64) PRIMARY KEY, value TEXT);"
-)
+_ENTRIES: Final = "CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB)"
+_METADATA: Final = "CREATE TABLE metadata (key VARCHAR(64) PRIMARY KEY, value TEXT)"
 
 
 class FormatError(ValueError):
@@ -36,23 +35,28 @@ class Backend:
     namespace: str = "default"
 
     def encode(self) -> str:
-        """Return the JSON that stands in the archive."""
-        return json.dumps({"host": self.host, "port": self.port, "namespace": self.namespace})
+        """Return the JSON that stands in the archive, as `zflist metadata backend` writes it."""
+        return json.dumps({"namespace": self.namespace, "host": self.host, "port": self.port})
 
 
 @dataclass(frozen=True)
 class Flist:
-    """The objects of a flist by key, and its metadata by name."""
+    """The objects of a flist by key, and its metadata by name, both in the order of their rows.
+
+    rows: the number of each object's row where they are not 1, 2, 3 and so on.
+    """
 
     entries: dict[str, bytes]
     metadata: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, directories: list[Directory], access: dict[str, Access]) -> "Flist":
-        """Build from directories and the access records that they name."""
-        entries = {directory.key: directory.encode() for directory in directories}
-        entries |= {key: record.encode() for key, record in access.items()}
-        return cls(entries)
+        """Build from all directories of a tree and the access records that they name."""
+        objects: dict[str, Directory | Access] = {one.key: one for one in directories}
+        objects |= access
+        rows = row_numbers(directories)
+        return cls({key: objects[key].encode() for key in rows}, rows=rows)
 
     # -- content -----------------------------------------------------------------------------
 
@@ -99,7 +103,7 @@ class Flist:
             yield directory
             waiting += [
                 f"{path}/{inode.name}".lstrip("/")
-                for inode in directory.inodes
+                for inode in reversed(directory.inodes)
                 if inode.kind == "directory"
             ]
 
@@ -116,15 +120,22 @@ class Flist:
 
     def encode(self) -> bytes:
         """Return the archive; equal content gives equal bytes."""
-        return gzip.compress(_tar(self._database()), compresslevel=6, mtime=0)
+        return _archive(self._database(_ENTRIES, _METADATA))
 
-    def _database(self) -> bytes:
+    def encode_of_2018(self) -> bytes:
+        """Return the archive as zflist made it before June 2019: it has no table for metadata."""
+        return _archive(replace(self, metadata={})._database(_ENTRIES))
+
+    def _database(self, *tables: str) -> bytes:
         with sqlite3.connect(":memory:") as database:
-            database.executescript(_TABLES)
-            database.executemany("INSERT INTO entries VALUES (?, ?)", sorted(self.entries.items()))
+            for table in tables:
+                database.execute(table)
             database.executemany(
-                "INSERT INTO metadata VALUES (?, ?)", sorted(self.metadata.items())
+                "INSERT INTO entries(rowid, key, value) VALUES (?, ?, ?)",
+                ((self.rows.get(key), key, value) for key, value in self.entries.items()),
             )
+            if self.metadata:
+                database.executemany("INSERT INTO metadata VALUES (?, ?)", self.metadata.items())
             database.commit()
             return database.serialize()
 
@@ -150,11 +161,20 @@ class Flist:
         database = sqlite3.connect(":memory:")
         try:
             database.deserialize(image)
-            entries = dict(database.execute("SELECT key, value FROM entries"))
-            metadata = dict(database.execute("SELECT key, value FROM metadata"))
+            found = database.execute("SELECT rowid, key, value FROM entries").fetchall()
+            metadata = dict(_metadata(database))
         finally:
             database.close()
-        return cls(entries, metadata)
+        entries = {key: value for _, key, value in found}
+        return cls(entries, metadata, {key: row for row, key, _ in found})
+
+
+def _metadata(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Return what stands in the table metadata; zflist made none before June 2019."""
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    if "metadata" not in tables:
+        return []
+    return database.execute("SELECT key, value FROM metadata").fetchall()
 
 
 def _member(tar: tarfile.TarFile) -> bytes:
@@ -164,6 +184,10 @@ def _member(tar: tarfile.TarFile) -> bytes:
             if content is not None:
                 return content.read()
     raise FormatError(f"the archive holds no {_DATABASE}")
+
+
+def _archive(database: bytes) -> bytes:
+    return gzip.compress(_tar(database), compresslevel=6, mtime=0)
 
 
 def _tar(database: bytes) -> bytes:

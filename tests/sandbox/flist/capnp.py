@@ -1,7 +1,7 @@
 """Just enough of the Cap'n Proto encoding to write and read flist objects.
 
 Source: the encoding's specification (capnproto.org/encoding.html): words of 8 bytes, structs of
-data words and pointers, lists, text with a final NUL. Writes one segment; reads any number.
+data words and pointers, lists, text with a final NUL, far pointers between segments.
 """
 
 import struct
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 _WORD: Final = 8
-_FAR, _LIST = 2, 1
+_FAR, _LIST, _DOUBLE = 2, 1, 4
 _BYTES, _COMPOSITE = 2, 7
-_DEPTH_LIMIT: Final = 16
+# Segments are whole pages, less what c-capnproto keeps of itself in front (capn-malloc.c).
+_PAGE_BYTES: Final = 4096
+_SEGMENT_HEADER_BYTES: Final = 88
 
 
 class EncodingError(ValueError):
@@ -32,88 +34,135 @@ class Shape:
 
 
 class Builder:
-    """A message of one segment, whose root is the first struct made."""
+    """A message, laid out word for word as c-capnproto does it for libflist.
 
-    def __init__(self, root: Shape) -> None:
-        self._segment = bytearray(_WORD)
-        self.root = self.struct(root)
-        self._point(0, self.root, root)
+    Source: c-capnproto, lib/capn.c (new_object, write_ptr), lib/capn-malloc.c. An object goes into
+    the segment of what it belongs to, else into the first one that has room, with a tag before it.
+    """
+
+    def __init__(self) -> None:
+        self._segments: list[bytearray] = []
+        self._limits: list[int] = []
+        self._with_room(_WORD)
+        self._segments[0] += bytes(_WORD)  # the pointer to the root
 
     def struct(self, shape: Shape) -> "StructBuilder":
         """Allocate a struct that nothing points at yet."""
-        return StructBuilder(self, self._allocate(shape.words), shape)
+        pointer = shape.data << 32 | shape.pointers << 48
+        return StructBuilder(self, self._allocate(0, pointer, shape.words * _WORD), shape)
 
-    def _allocate(self, words: int) -> int:
-        at = len(self._segment) // _WORD
-        self._segment += bytes(words * _WORD)
+    def structs(self, count: int, shape: Shape) -> tuple["Placed", list["StructBuilder"]]:
+        """Allocate a list of structs that nothing points at yet, and its structs."""
+        words = count * shape.words
+        pointer = _LIST | _COMPOSITE << 32 | words << 35
+        place = self._allocate(0, pointer, (1 + words) * _WORD)
+        tag = count << 2 | shape.data << 32 | shape.pointers << 48
+        self._put_word(place.segment, place.at, tag)
+        first = place.at + 1
+        places = [Placed(place.segment, first + n * shape.words) for n in range(count)]
+        return place, [StructBuilder(self, one, shape) for one in places]
+
+    def data(self, value: bytes, near: int = 0) -> "Placed":
+        """Allocate bytes that nothing points at yet; near: the segment to prefer."""
+        pointer = _LIST | _BYTES << 32 | len(value) << 35
+        place = self._allocate(near, pointer, len(value))
+        start = place.at * _WORD
+        self._segments[place.segment][start : start + len(value)] = value
+        return place
+
+    def put(self, place: "Placed", offset: int, layout: str, value: int) -> None:
+        """Pack a number at a byte offset of what was placed."""
+        struct.pack_into(layout, self._segments[place.segment], place.at * _WORD + offset, value)
+
+    def point(self, segment: int, at: int, to: "Placed") -> None:
+        """Point from a word at what was placed."""
+        if to.segment == segment:
+            self._put_word(segment, at, to.pointer | _offset(to.at - at - 1))
+        elif to.tagged:
+            self._put_word(segment, at, _far(to.segment, to.at - 1))
+        elif self._has_room(to.segment, _WORD):
+            pad = self._append(to.segment, 1)
+            self._put_word(to.segment, pad, to.pointer | _offset(to.at - pad - 1))
+            self._put_word(segment, at, _far(to.segment, pad))
+        else:
+            near = self._has_room(segment, 2 * _WORD)
+            between = segment if near else self._with_room(2 * _WORD)
+            pad = self._append(between, 2)
+            self._put_word(between, pad, _far(to.segment, to.at))
+            self._put_word(between, pad + 1, to.pointer)
+            self._put_word(segment, at, _far(between, pad) | _DOUBLE)
+
+    def message(self, root: "StructBuilder") -> bytes:
+        """Return the message with its segment table."""
+        self.point(0, 0, root.place)
+        sizes = [len(segment) // _WORD for segment in self._segments]
+        table = struct.pack(f"<{1 + len(sizes)}I", len(sizes) - 1, *sizes)
+        return table + bytes(-len(table) % _WORD) + b"".join(self._segments)
+
+    def _allocate(self, near: int, pointer: int, size_bytes: int) -> "Placed":
+        words = -(-size_bytes // _WORD)
+        if self._has_room(near, words * _WORD):
+            return Placed(near, self._append(near, words), pointer)
+        segment = self._with_room((words + 1) * _WORD)
+        tag = self._append(segment, 1 + words)
+        self._put_word(segment, tag, pointer)
+        return Placed(segment, tag + 1, pointer, tagged=True)
+
+    def _has_room(self, segment: int, size_bytes: int) -> bool:
+        return len(self._segments[segment]) + size_bytes <= self._limits[segment]
+
+    def _with_room(self, size_bytes: int) -> int:
+        """Return the first segment that has room; else a new one, of whole pages."""
+        for number in range(len(self._segments)):
+            if self._has_room(number, size_bytes):
+                return number
+        pages = max(1, -(-(size_bytes + _SEGMENT_HEADER_BYTES) // _PAGE_BYTES))
+        self._segments.append(bytearray())
+        self._limits.append(pages * _PAGE_BYTES - _SEGMENT_HEADER_BYTES)
+        return len(self._segments) - 1
+
+    def _append(self, segment: int, words: int) -> int:
+        at = len(self._segments[segment]) // _WORD
+        self._segments[segment] += bytes(words * _WORD)
         return at
 
-    def _point(self, at: int, target: "StructBuilder", shape: Shape) -> None:
-        offset = target.at - at - 1
-        low = (offset << 2) & 0xFFFFFFFF
-        self.put(at * _WORD, "<IHH", low, shape.data, shape.pointers)
+    def _put_word(self, segment: int, at: int, word: int) -> None:
+        struct.pack_into("<Q", self._segments[segment], at * _WORD, word)
 
-    def put(self, at: int, layout: str, *values: int) -> None:
-        """Pack values at a byte offset of the segment."""
-        struct.pack_into(layout, self._segment, at, *values)
 
-    def put_bytes(self, at: int, data: bytes) -> None:
-        """Allocate a byte list and point at it from word `at`."""
-        start = self._allocate(-(-len(data) // _WORD))
-        self._segment[start * _WORD : start * _WORD + len(data)] = data
-        low = (start - at - 1) << 2 & 0xFFFFFFFF | _LIST
-        self.put(at * _WORD, "<II", low, len(data) << 3 | _BYTES)
+@dataclass(frozen=True)
+class Placed:
+    """Something in a message: its segment and word, and a pointer to it with an offset of 0.
 
-    def put_list(self, at: int, count: int, shape: Shape) -> list["StructBuilder"]:
-        """Allocate a list of structs and point at it from word `at`."""
-        words = count * shape.words
-        tag = self._allocate(1 + words)
-        self.put(tag * _WORD, "<IHH", count << 2, shape.data, shape.pointers)
-        low = (tag - at - 1) << 2 & 0xFFFFFFFF | _LIST
-        self.put(at * _WORD, "<II", low, words << 3 | _COMPOSITE)
-        return [StructBuilder(self, tag + 1 + n * shape.words, shape) for n in range(count)]
+    tagged: the word before it holds that pointer.
+    """
 
-    def point(self, at: int, target: "StructBuilder") -> None:
-        """Point from word `at` at a struct."""
-        self._point(at, target, target.shape)
-
-    def message(self) -> bytes:
-        """Return the message with its segment table."""
-        return struct.pack("<II", 0, len(self._segment) // _WORD) + bytes(self._segment)
+    segment: int
+    at: int
+    pointer: int = 0
+    tagged: bool = False
 
 
 @dataclass(frozen=True)
 class StructBuilder:
-    """A struct being written, at a word of its message's segment."""
+    """A struct being written."""
 
     builder: Builder
-    at: int
+    place: Placed
     shape: Shape
 
     def number(self, layout: str, offset: int, value: int) -> None:
         """Write a number (struct layout character) at a byte offset of the data."""
-        self.builder.put(self.at * _WORD + offset, "<" + layout, value)
+        self.builder.put(self.place, offset, "<" + layout, value)
 
     def text(self, pointer: int, value: str) -> None:
         """Write a text."""
-        self.data(pointer, value.encode("utf-8", "surrogateescape") + b"\0")
+        data = value.encode("utf-8", "surrogateescape") + b"\0"
+        self.point(pointer, self.builder.data(data, self.place.segment))
 
-    def data(self, pointer: int, value: bytes) -> None:
-        """Write bytes."""
-        self.builder.put_bytes(self._word(pointer), value)
-
-    def items(self, pointer: int, count: int, shape: Shape) -> list["StructBuilder"]:
-        """Write a list of structs; returns them to be filled."""
-        return self.builder.put_list(self._word(pointer), count, shape)
-
-    def child(self, pointer: int, shape: Shape) -> "StructBuilder":
-        """Write a struct; returns it to be filled."""
-        made = self.builder.struct(shape)
-        self.builder.point(self._word(pointer), made)
-        return made
-
-    def _word(self, pointer: int) -> int:
-        return self.at + self.shape.data + pointer
+    def point(self, pointer: int, to: Placed) -> None:
+        """Have one of the pointers lead to what was placed."""
+        self.builder.point(self.place.segment, self.place.at + self.shape.data + pointer, to)
 
 
 class Message:
@@ -243,3 +292,11 @@ class StructReader:
 def _signed30(pointer: int) -> int:
     offset = (pointer & 0xFFFFFFFF) >> 2
     return offset - (1 << 30) if offset >> 29 else offset
+
+
+def _offset(words: int) -> int:
+    return (words & 0x3FFFFFFF) << 2
+
+
+def _far(segment: int, at: int) -> int:
+    return segment << 32 | at << 3 | _FAR

@@ -31,14 +31,16 @@ class Packed:
         metadata = dict(self.flist.metadata)
         if backend is not None:
             metadata["backend"] = backend.encode()
-        return Flist(self.flist.entries, metadata).encode()
+        return replace(self.flist, metadata=metadata).encode()
 
 
 def pack_directory(
     source: Path, keep: Callable[[Path], bool] = lambda path: path.name not in IGNORED
 ) -> Packed:
-    """Pack what is below `source`: files, directories, links, with modes, owners and times.
+    """Pack what is below `source` as zflist does, with the owners that it has on disk.
 
+    Links to the same file become files of their own, devices keep their numbers, extended
+    attributes are dropped, and the root directory is root's, with mode 0755 and time 0.
     keep: decides about each entry by its path.
     """
     walker = _Walker(source, keep)
@@ -74,42 +76,45 @@ class _Walker:
         self.access: dict[str, Access] = {}
 
     def directories(self, path: str) -> Iterator[Directory]:
-        place = self._source / path
-        status = place.lstat()
-        names = sorted(child.name for child in place.iterdir() if self._keep(child))
-        inodes = [self._inode(path, name) for name in names]
-        yield Directory(
-            path=path,
-            access_key=self._access(Access() if not path else _access(status)),
-            modified=int(status.st_mtime),
-            created=int(status.st_ctime),
-            inodes=tuple(inodes),
-        )
+        kept = [one.name for one in self._place(path).iterdir() if self._keep(one)]
+        inodes = [self._inode(path, name) for name in sorted(kept, key=os.fsencode)]
+        inodes.sort(key=lambda inode: inode.kind != "directory")
+        if path:
+            status = self._place(path).lstat()
+            yield Directory(path, self._access(_access(status)), *_times(status), tuple(inodes))
+        else:
+            yield Directory(path, self._access(Access()), inodes=tuple(inodes))
         for inode in inodes:
             if inode.kind == "directory":
                 yield from self.directories(_joined(path, inode.name))
 
+    def _place(self, path: str) -> Path:
+        return self._source / path
+
     def _inode(self, parent: str, name: str) -> Inode:
         path = _joined(parent, name)
-        place = self._source / path
+        place = self._place(path)
         status = place.lstat()
+        modified, created = _times(status)
         inode = Inode(
             name=name,
             kind="special",
             size=status.st_size,
             access_key=self._access(_access(status)),
-            modified=int(status.st_mtime),
-            created=int(status.st_ctime),
+            modified=modified,
+            created=created,
         )
         if stat.S_ISDIR(status.st_mode):
+            # zflist: what the file system says, which on ext4 is this, elsewhere something else.
             return replace(inode, kind="directory", size=4096, directory_key=path_key(path))
         if stat.S_ISLNK(status.st_mode):
-            return replace(inode, kind="link", target=str(place.readlink()))
+            # Path.readlink would leave out what it thinks redundant: "./a" is not "a".
+            return replace(inode, kind="link", target=os.readlink(place))  # noqa: PTH115
         if stat.S_ISREG(status.st_mode):
             content = place.read_bytes()
             self.contents[path] = cut(content)
             return replace(inode, kind="file", size=len(content))
-        return inode
+        return replace(inode, device=_device(status))
 
     def _access(self, record: Access) -> str:
         self.access[record.key] = record
@@ -118,6 +123,18 @@ class _Walker:
 
 def _joined(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
+
+
+def _times(status: os.stat_result) -> tuple[int, int]:
+    """Return when the content and the status were changed; before 1970: a number above 2^31."""
+    modified, created = status.st_mtime_ns // 10**9, status.st_ctime_ns // 10**9
+    return modified & 0xFFFFFFFF, created & 0xFFFFFFFF
+
+
+def _device(status: os.stat_result) -> str:
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        return f"{os.major(status.st_rdev)},{os.minor(status.st_rdev)}"
+    return "(nothing)"
 
 
 def _access(status: os.stat_result) -> Access:

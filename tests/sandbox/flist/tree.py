@@ -7,11 +7,20 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from tests.sandbox.flist.capnp import Builder, Message, Shape, StructBuilder, StructReader
+from tests.sandbox.flist.capnp import (
+    Builder,
+    Message,
+    Placed,
+    Shape,
+    StructBuilder,
+    StructReader,
+)
 from tests.sandbox.flist.chunks import digest
 
 Kind = Literal["directory", "file", "link", "special"]
 _KINDS: Final[tuple[Kind, ...]] = ("directory", "file", "link", "special")
+Special = Literal["socket", "block", "chardev", "fifopipe", "unknown"]
+_SPECIALS: Final[tuple[Special, ...]] = ("socket", "block", "chardev", "fifopipe", "unknown")
 
 _ACCESS_KEY_BYTES: Final = 8
 _BLOCK: Final = Shape(0, 2)
@@ -55,14 +64,14 @@ class Access:
 
     def encode(self) -> bytes:
         """Return the ACI object."""
-        builder = Builder(_ACI)
-        root = builder.root
+        builder = Builder()
+        root = builder.struct(_ACI)
         root.text(0, self.user)
         root.text(1, self.group)
         root.number("H", 0, self.mode)
         root.number("q", 8, ~self.uid)  # the field's default is -1
         root.number("q", 16, ~self.gid)
-        return builder.message()
+        return builder.message(root)
 
     @classmethod
     def decode(cls, data: bytes) -> "Access":
@@ -79,7 +88,12 @@ class Access:
 
 @dataclass(frozen=True)
 class Inode:
-    """One name in a directory. size: bytes. chunks: a file's, in order. target: a link's."""
+    """One name in a directory.
+
+    size: bytes. modified, created: unix seconds, unsigned 32 bits. chunks: a file's, in order.
+    target: a link's. special: what it is by its type, device: what it is by its data (zflist writes
+    every special file as a socket; its data is "MAJOR,MINOR" of a device, else "(nothing)").
+    """
 
     name: str
     kind: Kind
@@ -90,32 +104,51 @@ class Inode:
     chunks: tuple[FileChunk, ...] = ()
     target: str = ""
     directory_key: str = ""
+    special: Special = "socket"
+    device: str = ""
 
-    def write(self, into: StructBuilder) -> None:
-        """Fill an Inode struct."""
+    def write(self, builder: Builder, into: StructBuilder) -> None:
+        """Fill an Inode struct, which is what allocates last (flist_serial.c)."""
+        content = self._content(builder)
         into.text(0, self.name)
         into.number("Q", 0, self.size)
         into.number("H", 8, _KINDS.index(self.kind))
         into.number("I", 12, self.modified)
         into.number("I", 16, self.created)
+        into.point(1, content.place)
         into.text(2, self.access_key)
-        if self.kind == "directory":
-            into.child(1, _SUBDIR).text(0, self.directory_key)
-        elif self.kind == "link":
-            into.child(1, _LINK).text(0, self.target)
-        elif self.kind == "file":
-            self._write_file(into.child(1, _FILE))
-        else:
-            into.child(1, _SPECIAL).number("H", 0, 4)
 
-    def _write_file(self, into: StructBuilder) -> None:
-        into.number("H", 0, _IGNORED_BLOCK_SIZE)
-        if not self.chunks:
-            return
-        blocks = into.items(0, len(self.chunks), _BLOCK)
+    def _content(self, builder: Builder) -> StructBuilder:
+        if self.kind == "directory":
+            content = builder.struct(_SUBDIR)
+            content.text(0, self.directory_key)
+        elif self.kind == "link":
+            content = builder.struct(_LINK)
+            content.text(0, self.target)
+        elif self.kind == "file":
+            content = self._file(builder)
+        else:
+            device = builder.data(self.device.encode("utf-8", "surrogateescape"))
+            content = builder.struct(_SPECIAL)
+            content.number("H", 0, _SPECIALS.index(self.special))
+            content.point(0, device)
+        return content
+
+    def _file(self, builder: Builder) -> StructBuilder:
+        blocks = self._blocks(builder) if self.chunks else None
+        file = builder.struct(_FILE)
+        file.number("H", 0, _IGNORED_BLOCK_SIZE)
+        if blocks is not None:
+            file.point(0, blocks)
+        return file
+
+    def _blocks(self, builder: Builder) -> Placed:
+        place, blocks = builder.structs(len(self.chunks), _BLOCK)
         for block, chunk in zip(blocks, self.chunks, strict=True):
-            block.data(0, chunk.id)
-            block.data(1, chunk.cipher)
+            named, cipher = builder.data(chunk.id), builder.data(chunk.cipher)
+            block.point(0, named)
+            block.point(1, cipher)
+        return place
 
     @classmethod
     def read(cls, inode: StructReader) -> "Inode":
@@ -132,11 +165,17 @@ class Inode:
             chunks=_chunks(content) if kind == "file" else (),
             target=content.text(0) if kind == "link" else "",
             directory_key=content.text(0) if kind == "directory" else "",
+            special=_SPECIALS[content.number("H", 0)] if kind == "special" else "socket",
+            device=_device(content) if kind == "special" else "",
         )
 
 
 def _chunks(file: StructReader) -> tuple[FileChunk, ...]:
     return tuple(FileChunk(block.data(0), block.data(1)) for block in file.items(0))
+
+
+def _device(special: StructReader) -> str:
+    return special.data(0).decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -161,19 +200,20 @@ class Directory:
 
     def encode(self) -> bytes:
         """Return the Dir object."""
-        builder = Builder(_DIR)
-        root = builder.root
+        builder = Builder()
+        contents, inodes = builder.structs(len(self.inodes), _INODE)
+        for inode, into in zip(self.inodes, inodes, strict=True):
+            inode.write(builder, into)
+        root = builder.struct(_DIR)
         root.text(0, self.name)
         root.text(1, self.path)
-        inodes = root.items(2, len(self.inodes), _INODE)
+        root.point(2, contents)
         root.text(3, path_key(self.path.rpartition("/")[0]))
         root.number("Q", 0, 4096)
         root.text(4, self.access_key)
         root.number("I", 8, self.modified)
         root.number("I", 12, self.created)
-        for inode, into in zip(self.inodes, inodes, strict=True):
-            inode.write(into)
-        return builder.message()
+        return builder.message(root)
 
     @classmethod
     def decode(cls, data: bytes) -> "Directory":
