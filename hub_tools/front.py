@@ -43,7 +43,7 @@ def without_secret(backend: str) -> str:
     try:
         fields = json.loads(backend)
         fields.pop("password", None)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         return backend
     return json.dumps(fields)
 

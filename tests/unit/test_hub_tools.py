@@ -1,0 +1,388 @@
+"""The hub's tools: no password for zflist, and no rights for the hub, whatever an upload holds."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub_tools import front, packer
+
+HUB_UID = 10005
+PASSWORD = "canary-password"
+SOURCES = Path(front.__file__).parent
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and device nodes need root")
+
+# Stands for zflist: tells how it was started, and of a folder to pack what is in it. In shell, as
+# the hub's uid need not be able to read the Python that runs the tests.
+ZFLIST = """#!/bin/sh
+[ "$1" = sleep ] && exec sleep 61.25
+echo "uid $(id -u)"
+echo "groups $(id -G)"
+for word in "$@"; do echo "argument $word"; done
+env | sed 's/^/environment /'
+if [ "$1" = putdir ]; then
+    find "$2" -mindepth 1 -exec stat -c 'entry %f %u %g %t %T %n' {} ';'
+fi
+"""
+SLEEPER = ["sleep", "61.25"]
+
+
+@dataclass
+class Told:
+    """What the stand-in for zflist saw; entries: path to (mode, uid, gid, device numbers)."""
+
+    uid: int = -1
+    groups: str = ""
+    arguments: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    entries: dict[str, tuple[int, int, int, tuple[int, int]]] = field(default_factory=dict)
+
+    def take(self, line: str, folder: str) -> None:
+        kind, _, rest = line.partition(" ")
+        if kind == "uid":
+            self.uid = int(rest)
+        elif kind == "groups":
+            self.groups = rest
+        elif kind == "argument":
+            self.arguments.append(rest)
+        elif kind == "environment":
+            name, _, value = rest.partition("=")
+            self.environment[name] = value
+        else:
+            mode, uid, gid, major, minor, path = rest.split(" ", 5)
+            device = (int(major, 16), int(minor, 16))
+            name = path.split(f"/{folder}/", 1)[1]
+            self.entries[name] = (int(mode, 16), int(uid), int(gid), device)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A packer that runs, with its folders."""
+
+    config: packer.Config
+    root: Path
+
+    @property
+    def workspace(self) -> Path:
+        """A workspace of the hub, as 0-hub makes one for an upload."""
+        folder = self.config.workdir / "temp" / "workspace-1"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            os.chown(folder, HUB_UID, HUB_UID)
+        return folder
+
+    def call(
+        self, tool: str, *arguments: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a tool as the hub does: by the front's name for it."""
+        return subprocess.run(
+            [sys.executable, "-S", str(self.root / "bin" / tool), *arguments],
+            env={"GRIDHUB_PACKER": str(self.config.socket), **environment},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def told(self, *arguments: str, **environment: str) -> Told:
+        """Return what the stand-in for zflist saw."""
+        done = self.call("zflist", *arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        told = Told()
+        for line in done.stdout.splitlines():
+            told.take(line, self.workspace.name)
+        return told
+
+    def unpacked(self, archive: bytes) -> None:
+        """Unpack an uploaded archive into the workspace."""
+        upload = self.config.workdir / "upload.tar.gz"
+        upload.write_bytes(archive)
+        done = self.call("tar", "-xpf", str(upload), "-C", str(self.workspace))
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    # Passable for the hub's uid, which pytest's own temporary folders are not.
+    with tempfile.TemporaryDirectory(prefix="gridhub-hub-tools-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def place(root: Path) -> Iterator[Place]:
+    (root / "bin").mkdir()
+    for tool in ("tar", "zflist"):
+        shutil.copy(SOURCES / "front.py", root / "bin" / tool)
+    real = root / "real-zflist"
+    real.write_text(ZFLIST)
+    real.chmod(0o755)
+    workdir, area = root / "workdir", root / "packing"
+    workdir.mkdir()
+    os.chown(workdir, HUB_UID, HUB_UID)
+    area.mkdir(mode=0o700)
+    (area / "left-behind").mkdir()
+    config = packer.Config(
+        socket=workdir / "packer.sock",
+        workdir=workdir,
+        area=area,
+        uid=HUB_UID,
+        backend=json.dumps({"host": "zdb", "password": PASSWORD}),
+        tools={"zflist": str(real), **{name: f"/usr/bin/{name}" for name in ("tar", "rm", "tee")}},
+    )
+    with packer.Server(config) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield Place(config, root)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def archived(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info
+
+
+SYSTEM = archived(
+    (member("home", tarfile.DIRTYPE, mode=0o700, uid=1000, gid=1000), b""),
+    (member("home/secret", mode=0o600, uid=1000, gid=1001), b"x"),
+    (member("closed", tarfile.DIRTYPE, mode=0, uid=4242, gid=0), b""),
+    (member("bin/su", mode=0o4755, uid=0, gid=0), b"su"),
+    (member("bin/write", mode=0o2755, uid=0, gid=5), b"w"),
+    (member("tmp", tarfile.DIRTYPE, mode=0o1777, uid=0, gid=0), b""),
+    (member("dev/null", tarfile.CHRTYPE, mode=0o666, devmajor=1, devminor=3), b""),
+    (member("dev/sda", tarfile.BLKTYPE, mode=0o660, gid=6, devmajor=8, devminor=0), b""),
+    (member("run/fifo", tarfile.FIFOTYPE, mode=0o644, uid=7), b""),
+)
+
+
+def test_an_upload_keeps_owners_modes_set_id_bits_and_device_nodes(place: Place) -> None:
+    place.unpacked(SYSTEM)
+    entries = place.told("putdir", str(place.workspace), "/").entries
+    assert entries["home/secret"] == (stat.S_IFREG | 0o600, 1000, 1001, (0, 0))
+    assert entries["home"] == (stat.S_IFDIR | 0o700, 1000, 1000, (0, 0))
+    assert entries["closed"] == (stat.S_IFDIR, 4242, 0, (0, 0))
+    assert entries["bin/su"][0] == stat.S_IFREG | 0o4755
+    assert entries["bin/write"][:3] == (stat.S_IFREG | 0o2755, 0, 5)
+    assert entries["tmp"][0] == stat.S_IFDIR | 0o1777
+    assert entries["dev/null"] == (stat.S_IFCHR | 0o666, 0, 0, (1, 3))
+    assert entries["dev/sda"] == (stat.S_IFBLK | 0o660, 0, 6, (8, 0))
+    assert entries["run/fifo"][:2] == (stat.S_IFIFO | 0o644, 7)
+
+
+def test_what_strangers_packed_is_never_where_the_hub_sees_it_and_goes_afterwards(
+    place: Place,
+) -> None:
+    place.unpacked(SYSTEM)
+    assert list(place.workspace.iterdir()) == []
+    assert list((place.config.area / "workspace-1").iterdir())
+    place.told("putdir", str(place.workspace), "/")
+    assert list(place.config.area.iterdir()) == []
+
+
+def test_only_packing_has_rights_and_the_password(place: Place) -> None:
+    place.unpacked(SYSTEM)
+    asked = {
+        "ZFLIST_BACKEND": json.dumps({"password": ""}),
+        "ZFLIST_MNT": "/m",
+        "LD_LIBRARY_PATH": "/x",
+    }
+    packing = place.told("putdir", str(place.workspace), "/", **asked)
+    assert packing.uid == 0
+    assert json.loads(packing.environment["ZFLIST_BACKEND"])["password"] == PASSWORD
+    assert packing.environment["ZFLIST_MNT"] == "/m"
+    assert "LD_LIBRARY_PATH" not in packing.environment
+    for command in ("init", "open", "metadata", "check", "commit", "merge"):
+        other = place.told(command, **asked)
+        assert (other.uid, other.groups) == (HUB_UID, str(HUB_UID))
+        assert PASSWORD not in str(other)
+        assert "LD_LIBRARY_PATH" not in other.environment
+
+
+def test_the_hubs_password_argument_reaches_nobody(place: Place) -> None:
+    told = place.told("metadata", "backend", "--port", "9", "--password", "", "--namespace", "n")
+    assert told.arguments == ["metadata", "backend", "--port", "9", "--namespace", "n"]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ([], []),
+        (["check"], ["check"]),
+        (["metadata", "--password", "secret"], ["metadata"]),
+        (["metadata", "--password"], ["metadata"]),
+        (["metadata", "--password", "--password", "name"], ["metadata", "name"]),
+        (["a", "--password", "", "b", "--password", "x"], ["a", "b"]),
+    ],
+)
+def test_a_password_argument_is_dropped_with_its_value(given: list[str], kept: list[str]) -> None:
+    assert front.without_password(given) == kept
+
+
+@pytest.mark.parametrize("odd", ["", "{", "[]", '"text"', "null", "3"])
+def test_a_backend_that_is_no_object_passes_as_it_is(odd: str) -> None:
+    assert front.without_secret(odd) == odd
+    assert json.loads(front.without_secret('{"host": "a", "password": "b"}')) == {"host": "a"}
+
+
+def _readme(kind: bytes, **fields: Any) -> bytes:
+    return archived((member(".README.md", kind, **fields), b""))
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        _readme(tarfile.SYMTYPE, linkname="/etc/passwd"),
+        _readme(tarfile.SYMTYPE, linkname="../../../../etc/passwd"),
+        _readme(tarfile.FIFOTYPE),
+        _readme(tarfile.CHRTYPE, devmajor=1, devminor=5),
+        _readme(tarfile.DIRTYPE, mode=0o755),
+    ],
+    ids=["absolute link", "relative link", "fifo", "device", "folder"],
+)
+def test_a_readme_that_is_no_file_leads_the_hub_nowhere(place: Place, archive: bytes) -> None:
+    place.unpacked(archive)
+    place.told("putdir", str(place.workspace), "/")
+    assert list(place.workspace.iterdir()) == []
+
+
+def test_a_readme_comes_to_the_hub_as_a_file_of_its_own(place: Place) -> None:
+    place.unpacked(archived((member(".README.md", mode=0o4600, uid=0), b"# Read me")))
+    place.told("putdir", str(place.workspace), "/")
+    readme = place.workspace / ".README.md"
+    assert readme.read_bytes() == b"# Read me"
+    assert (readme.stat().st_uid, readme.stat().st_mode & 0o7000) == (HUB_UID, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tar", "-cf", "{work}/a", "-C", "{space}"),
+        ("tar", "-xpf", "{work}/link", "-C", "{space}"),
+        ("tar", "-xpf", "{work}/fifo", "-C", "{space}"),
+        ("tar", "-xpf", "/etc/passwd", "-C", "{space}"),
+        ("tar", "-xpf", "{work}/../packing/x", "-C", "{space}"),
+        ("tar", "-xpf", "{work}/good", "-C", "/etc"),
+        ("tar", "-xpf", "{work}/good", "-C", "{work}/temp/.."),
+        ("tar", "-xpf", "{work}/good", "-C", "{work}/temp/a/b"),
+        ("tar", "-xpf", "{work}/good", "-C", "{space}", "--to-command=id"),
+        ("zflist", "putdir", "/etc", "/"),
+        ("zflist", "putdir", "{work}/temp/../..", "/"),
+        ("zflist", "putdir", "{work}/temp/other", "/"),
+        ("zflist", "putdir", "{space}", "/etc"),
+    ],
+    ids=str,
+)
+def test_what_the_hub_has_no_reason_to_send_is_refused_with_a_reason(
+    place: Place, arguments: tuple[str, ...]
+) -> None:
+    work = place.config.workdir
+    (work / "good").write_bytes(SYSTEM)
+    (work / "link").symlink_to("/etc/passwd")
+    os.mkfifo(work / "fifo")
+    words = [word.format(work=work, space=place.workspace) for word in arguments]
+    done = place.call(words[0], *words[1:])
+    assert done.returncode == packer.REFUSED
+    assert "packer: " in done.stderr
+    assert list(place.config.area.iterdir()) == []
+
+
+def asked(place: Place, request: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(place.config.socket))
+        with Path(os.devnull).open("wb") as nowhere:
+            socket.send_fds(connection, [b"\n"], [nowhere.fileno(), nowhere.fileno()])
+        connection.sendall(request + b"\n")
+        return connection.recv(16)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"", b"{", b"[]", b"null", b'{"tool": "zflist"}', b'{"tool": 1, "arguments": 2}', b"\xff"],
+)
+def test_a_request_that_is_none_is_refused_and_the_next_is_answered(
+    place: Place, request_: bytes
+) -> None:
+    assert asked(place, request_) == b"%d\n" % packer.REFUSED
+    assert asked(place, b'{"tool": "ping", "arguments": [], "environment": {}}') == b"0\n"
+
+
+def test_a_command_ends_when_the_hub_that_asked_for_it_goes(place: Place) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-S", str(place.root / "bin" / "zflist"), "sleep"],
+        env={"GRIDHUB_PACKER": str(place.config.socket)},
+    )
+    try:
+        wait_until(lambda: running(SLEEPER))
+    finally:
+        child.kill()
+        child.wait()
+    wait_until(lambda: not running(SLEEPER))
+
+
+def running(command: list[str]) -> bool:
+    wanted = "\0".join(command).encode() + b"\0"
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().endswith(wanted):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def wait_until(condition: Any) -> None:
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def test_only_the_hubs_uid_reaches_the_packer(place: Place) -> None:
+    status = place.config.socket.stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (HUB_UID, 0o600)
+
+
+def test_what_an_earlier_packer_left_goes_at_start_however_deep(place: Place) -> None:
+    assert list(place.config.area.iterdir()) == []
+    deep = place.config.area / "deep"
+    command = "mkdir deep; cd deep; i=0; while [ $i -lt 1500 ]; do mkdir d; cd d; i=$((i+1)); done"
+    subprocess.run(["sh", "-c", command], cwd=place.config.area, check=True)
+    packer.Packer(place.config).clear()
+    assert not deep.exists()
+
+
+def test_without_a_packer_the_tool_is_told_as_unavailable(place: Place) -> None:
+    gone = replace(place.config, socket=place.root / "nothing")
+    done = Place(gone, place.root).call("zflist", "init")
+    assert done.returncode == front.UNAVAILABLE
+    assert "does not answer" in done.stderr
