@@ -15,9 +15,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-
 from tests.sandbox.client import BootClient, BootError, Mirror
 from tests.sandbox.fetch import Resolver
+
 from tests.sandbox.flist import Backend, Flist, pack_directory
 from tests.sandbox.flist.chunks import CHUNK_BYTES
 from tests.sandbox.upstream import Fault, Upstream, UpstreamModel, standard_world
