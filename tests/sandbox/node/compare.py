@@ -50,7 +50,7 @@ def _difference(path: str, tree: Tree, contents: Mapping[str, bytes], place: Pat
         return f"has mode {access.mode:o}, not {mode:o}"
     if (access.uid, access.gid) != (found.st_uid, found.st_gid):
         return f"is of {access.uid}:{access.gid}, not of {found.st_uid}:{found.st_gid}"
-    modified = int(found.st_mtime) % _TIMES
+    modified = found.st_mtime_ns // 10**9 % _TIMES
     if tree.inodes[path].modified != modified and not _touched(place):
         return f"has time {tree.inodes[path].modified}, not {modified}"
     return None
@@ -61,14 +61,14 @@ def _same_content(
 ) -> bool:
     inode = tree.inodes[path]
     if stat.S_ISLNK(found.st_mode):
-        return inode.kind == "link" and inode.target == str(place.readlink())
+        return inode.kind == "link" and inode.target == os.readlink(place)  # noqa: PTH115 - to the byte
     if stat.S_ISDIR(found.st_mode):
         return inode.kind == "directory"
     if stat.S_ISREG(found.st_mode):
         return inode.kind == "file" and contents[path] == place.read_bytes()
     if inode.kind != "special":
         return False
-    told = tree.specials[path].data
+    told = inode.device
     if stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode):
         return told == f"{os.major(found.st_rdev)},{os.minor(found.st_rdev)}"
     return told in _NO_DEVICE

@@ -49,19 +49,19 @@ class Medium:
         self._mirror = mirror
         self._network = Network(mirror.names, 4, timeout_seconds)
 
-    def boot(self, mode: str, farm: str = "1") -> bytes | None:
-        """Fetch a run mode's kernel as the script says; None where that failed."""
-        if self._mirror.bootstrap is None:
-            return None
+    def boot(self, mode: str, farm: str = "1") -> None:
+        """Fetch a run mode's kernel as media do that were made here, encrypted and plain."""
+        mirror = self._mirror
+        kernels = [self._from(base, mode, farm) for base in (mirror.bootstrap, mirror.unsecure)]
+        if None not in kernels and len(set(kernels)) > 1:
+            self.phase.fail(f"{mode}: another kernel over plain http", unseen=True)
+
+    def _from(self, base: str | None, mode: str, farm: str) -> bytes | None:
+        """Boot a medium made under this name of the server; None where that failed."""
         kernel = None
-        with self.phase.trying():
-            url = self._url(self._mirror.bootstrap, mode, farm)
-            kernel = self._kernel(url, tls(self._mirror))
-        if self._mirror.unsecure is not None:
+        if base is not None:
             with self.phase.trying():
-                plain = self._kernel(f"{self._mirror.unsecure}/kernel/net/{mode}.efi", None)
-                if kernel is not None and plain != kernel:
-                    raise NodeError(f"{mode}: another kernel over plain http", unseen=True)
+                kernel = self._kernel(self._url(base, mode, farm), tls(self._mirror))
         return kernel
 
     def _url(self, base: str, mode: str, farm: str) -> str:
@@ -74,7 +74,7 @@ class Medium:
             raise NodeError(f"{asked}: the script fetches {named and named[1]}, not {wanted}")
         return wanted
 
-    def _kernel(self, url: str, context: ssl.SSLContext | None) -> bytes:
+    def _kernel(self, url: str, context: ssl.SSLContext) -> bytes:
         """Fetch a kernel in at most three tries."""
         last = ""
         for _ in range(TRIES):
@@ -85,7 +85,7 @@ class Medium:
                 self.phase.note(f"GET {url}", last)
         raise NodeError(f"{url}: {last}, {TRIES} times: the machine reboots")
 
-    def _once(self, url: str, context: ssl.SSLContext | None) -> bytes:
+    def _once(self, url: str, context: ssl.SSLContext) -> bytes:
         connection = Connection(url, self._network, context)
         try:
             connection.connect()

@@ -9,14 +9,14 @@ import io
 import sqlite3
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tests.sandbox.flist import Directory, Inode
-from tests.sandbox.flist.capnp import EncodingError, Message, StructReader
+from tests.sandbox.flist.capnp import EncodingError
 from tests.sandbox.flist.chunks import HASH_BYTES
 from tests.sandbox.flist.tree import Access, path_key
 from tests.sandbox.node.report import NodeError
@@ -40,21 +40,12 @@ class Store(BaseModel):
         return f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Special:
-    """A special file; data: `MAJOR,MINOR` of a device, else empty or `(nothing)`."""
-
-    kind: int
-    data: str
-
-
 @dataclass
 class Tree:
-    """A flist's content by path. access: owner and mode of each; specials: of kind `special`."""
+    """A flist's content by path. access: owner and mode of each."""
 
     inodes: dict[str, Inode] = field(default_factory=dict)
     access: dict[str, Access] = field(default_factory=dict)
-    specials: dict[str, Special] = field(default_factory=dict)
 
     def files(self) -> dict[str, Inode]:
         """Return the regular files by path."""
@@ -103,34 +94,27 @@ class Mounted:
             if key in seen:
                 raise NodeError(f"{self.name}: directory {path!r} contains itself")
             seen.add(key)
-            for inode, special in self._contents(path, key, by_inode=by_inode):
+            for inode in self._contents(path, key, by_inode=by_inode):
                 place = f"{path}/{inode.name}".lstrip("/")
                 tree.inodes[place] = inode
                 tree.access[place] = self._access(place, inode.access_key)
                 if inode.kind == "directory":
                     waiting.append((place, inode.directory_key))
-                elif special is not None:
-                    tree.specials[place] = special
         return tree
 
-    def _contents(
-        self, path: str, key: str, *, by_inode: bool
-    ) -> Iterator[tuple[Inode, Special | None]]:
+    def _contents(self, path: str, key: str, *, by_inode: bool) -> Sequence[Inode]:
         row = self._one("SELECT rowid, value FROM entries WHERE key = ?", key)
         if row is None:
             raise NodeError(f"{self.name}: directory {path!r} is not in the flist")
         if by_inode and row[0] == _ROOT_INODE and key != _ROOT_KEY:
             raise NodeError(f"{self.name}: {path!r} is in row 1: a node shows the root there (EIO)")
         try:
-            directory = Directory.decode(row[1])
-            structs = Message(row[1]).root().items(2)
-            pairs = zip(directory.inodes, structs, strict=True)
-            read = [(inode, _special_of(inode, struct)) for inode, struct in pairs]
+            inodes = Directory.decode(row[1]).inodes
         except (EncodingError, IndexError, TypeError, ValueError) as error:
             raise NodeError(f"{self.name}: directory {path!r} can not be read: {error}") from error
-        for inode, special in read:
+        for inode in inodes:
             _check_blocks(f"{self.name}: {path}/{inode.name}", inode)
-            yield inode, special
+        return inodes
 
     def _access(self, path: str, key: str) -> Access:
         row = self._one("SELECT value FROM entries WHERE key = ?", key)
@@ -156,13 +140,6 @@ def _unpacked(data: bytes) -> bytes:
                 if content is not None:
                     return content.read()
     raise tarfile.TarError(f"no {_DATABASE} in the archive")
-
-
-def _special_of(inode: Inode, struct: StructReader) -> Special | None:
-    if inode.kind != "special":
-        return None
-    content = struct.child(1)
-    return Special(content.number("H", 0), content.data(0).decode("latin-1"))
 
 
 def _check_blocks(place: str, inode: Inode) -> None:
