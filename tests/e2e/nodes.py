@@ -8,6 +8,7 @@ from typing import Any
 import urllib3
 
 from tests.e2e.stack import MirrorStack
+from tests.sandbox.host.world import AUTHORITY
 from tests.sandbox.node import Mirror, Node, Report
 from tests.sandbox.upstream import Upstream
 
@@ -16,7 +17,7 @@ _LOOPBACKS = ("127.0.0.1", "::1")
 
 def authority(stack: MirrorStack) -> Path:
     """Return the certificate of the edge's own CA."""
-    return stack.root / "caddy/data/caddy/pki/authorities/local/root.crt"
+    return stack.root / AUTHORITY
 
 
 def node_of(stack: MirrorStack, address: str, sources: dict[str, Path] | None = None) -> Node:

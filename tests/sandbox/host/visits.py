@@ -23,7 +23,7 @@ def _node(family: int, sources: dict[str, Path] | None = None) -> Node:
         https=newcomer.HTTPS_PORT,
         http=newcomer.HTTP_PORT,
         zdb=_ZDB_PORT,
-        ca_file=newcomer.ROOT / "caddy/data/caddy/pki/authorities/local/root.crt",
+        ca_file=newcomer.ROOT / world.AUTHORITY,
     )
     return Node(mirror, family, sources)
 

@@ -1,156 +1,23 @@
-"""The client that asks as a node does decides whether a mirror works: it notices what is wrong."""
+"""Mirrors with a fault each: the client that asks as a node does catches it and names it."""
 
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.sandbox.flist import Backend, Flist, pack_directory
-from tests.sandbox.node import RUN_MODES, Mirror, Node, NodeError, Phase
-from tests.sandbox.node.__main__ import main
-from tests.sandbox.upstream import Fault, UpstreamModel, standard_world
-from tests.sandbox.upstream.model import Snapshot
+from tests.sandbox.node import Mirror, Node, NodeError, Phase
+from tests.sandbox.upstream import Fault
 from tests.sandbox.upstream.nodes import File, Link, ModelTree, Tag
-from tests.unit.edge import DOMAIN, LOOPBACKS, Certificate, Edge
+from tests.unit.node.edge import DOMAIN, Certificates, Edge
 
 NAMES = tuple(f"{name}{DOMAIN}" for name in ("hub.", "bootstrap.", "unsecure.bootstrap."))
 BOOTSTRAP = "tf-autobuilder/bootstrap:latest.flist"
 BASE = "tf-zos/zos-base.flist"
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """rsa: as boot media need it. ecdsa: as most servers have it. stranger: of another name."""
-
-    rsa: Certificate
-    ecdsa: Certificate
-    stranger: Certificate
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    place = tmp_path_factory.mktemp("certificates")
-    key = rsa.generate_private_key(65537, 2048)
-    return Certificates(
-        Certificate(place / "rsa", key, NAMES),
-        Certificate(place / "ecdsa", ec.generate_private_key(ec.SECP256R1()), NAMES),
-        Certificate(place / "stranger", key, ("hub.grid.tf",)),
-    )
-
-
-@pytest.fixture(scope="module")
-def filled(certificates: Certificates) -> Iterator[tuple[Edge, Snapshot]]:
-    with Edge(UpstreamModel(), certificates.rsa) as edge:
-        standard_world(edge.model)
-        yield edge, edge.model.snapshot()
-
-
-@pytest.fixture
-def edge(filled: tuple[Edge, Snapshot]) -> Iterator[Edge]:
-    """Provide a mirror of the standard world, as new for each test."""
-    running, snapshot = filled
-    sources = dict(running.model.sources)
-    yield running
-    running.well()
-    running.model.rewind(snapshot)
-    running.model.sources = sources
-
-
-# -- a mirror that works -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_a_node_lives_from_the_whole_world(edge: Edge, family: int) -> None:
-    sources = edge.model.boot_sources()
-    with Node(edge.mirror, family, sources) as node:
-        assert set(node.bootable()) == set(sources)
-        report = node.visit()
-    assert report.failures() == []
-    assert report.phase("medium").family == 4
-    assert report.phase("medium").done == 2 * len(RUN_MODES)
-    assert report.phase("stage 1").done == 1
-    assert report.phase("stage 2 (production)").done == 4
-    assert report.phase("upgrader (production)").done >= 2
-    assert report.phase("flistd").done == len(sources) >= 22
-    assert report.phase("kernels").done == len(edge.model.kernels)
-    assert "tf-autobuilder/zos:v3.9.0:1f0c2d4.flist" in report.phase("flistd").defaulted
-
-
-def test_the_light_version_has_a_taglink_of_its_own(edge: Edge) -> None:
-    with Node(edge.mirror, 4, edge.model.boot_sources()) as node:
-        assert node.stage_2("prod", light=True).ok
-        assert node.upgrade("prod", light=True).ok
-        assert "no taglink qa-v3light" in str(node.stage_2("qa", light=True).failures)
-
-
-def asked_paths(phase: Phase) -> list[str]:
-    found = (re.fullmatch(r"GET https://hub\.[^/]*(/.*)", asked.what) for asked in phase.asked)
-    return [match[1] for match in found if match]
-
-
-def test_bootstrap_asks_what_zos_asks_in_its_order(edge: Edge) -> None:
-    with Node(edge.mirror, 4) as node:
-        first, second = node.stage_1(), node.stage_2("dev")
-    assert asked_paths(first) == ["/api/flist", f"/api/flist/{BOOTSTRAP}/light", f"/{BOOTSTRAP}"]
-    assert asked_paths(second) == [
-        *("/api/flist", "/api/flist/tf-zos"),
-        *("/api/flist", "/api/flist/tf-zos/tags/3.11"),
-        f"/{BASE}",
-    ]
-
-
-def test_the_upgrader_lists_the_running_tag_too_and_passes_over_what_it_has(edge: Edge) -> None:
-    with Node(edge.mirror, 4) as node:
-        done = node.upgrade("dev", "tf-zos/tags/3.9")
-        from_alice = node.upgrade("dev", "alice.3bot/tags/stable")
-    listed = ["/api/flist/tf-zos", "/api/flist/tf-zos/tags/3.11"]
-    assert asked_paths(done) == [*listed, "/api/flist/tf-zos/tags/3.9"]
-    assert asked_paths(from_alice) == [
-        *listed,
-        "/api/flist/alice.3bot/tags/stable",
-        f"/api/flist/{BASE}/light",
-        f"/{BASE}",
-    ]
-
-
-def test_the_upgrader_returns_at_once_where_the_target_runs(edge: Edge) -> None:
-    with Node(edge.mirror, 4) as node:
-        done = node.upgrade("prod", "tf-zos/tags/3.10")
-    assert done.ok
-    assert asked_paths(done) == ["/api/flist/tf-zos"]
-
-
-def test_chunks_are_asked_for_one_by_one_and_no_namespace_is_selected(edge: Edge) -> None:
-    requests = edge.upstream.zdb.requests
-    requests.clear()
-    with Node(edge.mirror, 4) as node:
-        chunks = node.boot(BASE).chunks
-    assert dict(requests) == {"GET": chunks}
-
-
-def test_another_namespace_is_selected(edge: Edge, tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"content")
-    packed = pack_directory(tmp_path)
-    edge.model.store.create("other")
-    edge.model.add_chunks(packed.chunks, "other")
-    place = replace(edge.model.backend, namespace="other")
-    edge.model.add_flist("alice.3bot", "other.flist", packed.archive(place))
-    with Node(edge.mirror, 4) as node:
-        assert node.boot("alice.3bot/other.flist", tmp_path).files == 1
-
-
-def test_a_kernel_that_comes_at_the_third_try_is_booted(edge: Edge) -> None:
-    edge.tls_faults.add(Fault("truncate", "/kernel/net/prod.efi", times=2))
-    with Node(edge.mirror) as node:
-        assert node.medium(["prod"]).ok
-
-
-# -- mirrors that do not work ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -322,10 +189,6 @@ def other_target(edge: Edge, _: Mirror) -> None:
     edge.model.put_node("tf-zos", "production", Link("../tf-zos/.tag-3.10/deeper", 1.0))
 
 
-def ecdsa(edge: Edge, certificates: Certificates) -> None:
-    edge.present(certificates.ecdsa)
-
-
 def only_ipv6(_: Edge, mirror: Mirror) -> Mirror:
     for place, addresses in mirror.names.known.items():
         if place[0] == f"bootstrap.{DOMAIN}":
@@ -442,21 +305,6 @@ def test_an_md5_that_is_not_told_ends_an_upgrade(
         assert node.stage_1().ok == (md5 is not None), "serde takes no null for a text"
 
 
-def test_names_that_a_url_must_quote_are_booted(edge: Edge, source: Path) -> None:
-    names = ("a b (1).flist", "café.flist", "zos:v1+2~3%20.flist")
-    for name in names:
-        edge.model.add_flist("alice.3bot", name, source)
-    edge.model.set_tag("tf-zos", "v4", {n: f"alice.3bot/{n}" for n in names})
-    edge.model.set_taglink("tf-zos", "development", "tf-zos", "v4")
-    with Node(edge.mirror, 4) as node:
-        for phase in (
-            node.stage_2("dev"),
-            node.upgrade("dev", "tf-zos/tags/3.9"),
-            node.workloads([f"alice.3bot/{name}" for name in names]),
-        ):
-            assert (phase.failures, phase.done) == ([], 3)
-
-
 @pytest.mark.parametrize("kind", ["status", "truncate", "flip", "reset", "html"])
 def test_a_workload_that_does_not_arrive_whole_does_not_start(edge: Edge, kind: str) -> None:
     edge.plain_faults.add(Fault(kind, rf"/{BASE}", status=500))  # type: ignore[arg-type]
@@ -471,122 +319,3 @@ def test_nothing_boots_from_a_0_db_that_is_gone(edge: Edge) -> None:
             addresses[:] = [(address, 1) for address, _ in addresses]
     with Node(mirror, 4) as node:
         assert "does not answer" in str(node.stage_1().failures[0])
-
-
-# -- what was packed ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    root = tmp_path / "source"
-    (root / "sub" / "empty").mkdir(parents=True)
-    (root / "sub" / "file").write_bytes(b"content")
-    (root / "two-chunks").write_bytes(b"z" * (512 << 10) + b"end")
-    (root / "nothing").write_bytes(b"")
-    (root / "link").symlink_to("sub/file")
-    (root / "sub" / "file").chmod(0o4750)
-    os.mkfifo(root / "pipe")
-    for place in (root / "sub" / "file", root / "nothing"):
-        os.utime(place, (1_000_000_000, 1_000_000_000))
-    return root
-
-
-def test_what_was_read_is_told(edge: Edge, source: Path) -> None:
-    edge.model.add_flist("alice.3bot", "one.flist", source)
-    with Node(edge.mirror, 6) as node:
-        done = node.boot("alice.3bot/one.flist", source)
-    assert (done.files, done.directories, done.links, done.chunks) == (3, 2, 1, 3)
-    assert done.bytes == len(b"content") + (512 << 10) + len(b"end")
-
-
-def content(root: Path) -> None:
-    place = root / "sub" / "file"
-    place.write_bytes(b"Content")
-    os.utime(place, (1_000_000_000, 1_000_000_000))
-
-
-def set_id_bit(root: Path) -> None:
-    (root / "sub" / "file").chmod(0o750)
-
-
-def link(root: Path) -> None:
-    (root / "link").unlink()
-    (root / "link").symlink_to("sub/other")
-
-
-def one_more(root: Path) -> None:
-    (root / "more").touch()
-
-
-def one_less(root: Path) -> None:
-    (root / "nothing").unlink()
-
-
-def file_for_folder(root: Path) -> None:
-    (root / "sub" / "empty").rmdir()
-    (root / "sub" / "empty").touch()
-
-
-def file_for_pipe(root: Path) -> None:
-    (root / "pipe").unlink()
-    (root / "pipe").touch()
-
-
-def time(root: Path) -> None:
-    os.utime(root / "nothing", (1_000_000_001, 1_000_000_001))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [content, set_id_bit, link, one_more, one_less, file_for_folder, file_for_pipe, time],
-)
-def test_every_difference_is_noticed(
-    edge: Edge, source: Path, change: Callable[[Path], None]
-) -> None:
-    edge.model.add_flist("alice.3bot", "one.flist", source)
-    with Node(edge.mirror, 4) as node:
-        node.boot("alice.3bot/one.flist", source)
-        change(source)
-        with pytest.raises(NodeError, match=r"alice\.3bot/one\.flist") as noticed:
-            node.boot("alice.3bot/one.flist", source)
-    assert noticed.value.unseen
-
-
-@pytest.mark.parametrize(("said", "wrong"), [("uid", "is of 4242:"), ("device", "is not what")])
-def test_another_owner_and_another_device_are_noticed(
-    edge: Edge, source: Path, said: str, wrong: str
-) -> None:
-    packed = pack_directory(source)
-    root = packed.flist.directory()
-    pipe = next(inode for inode in root.inodes if inode.name == "pipe")
-    access = packed.flist.access(pipe.access_key)
-    other = replace(access, uid=4242)
-    pipe = replace(pipe, device="1,3") if said == "device" else replace(pipe, access_key=other.key)
-    inodes = tuple(pipe if inode.name == "pipe" else inode for inode in root.inodes)
-    entries = {**packed.flist.entries, root.key: replace(root, inodes=inodes).encode()}
-    entries[other.key] = other.encode()
-    edge.model.add_chunks(packed.chunks)
-    backend = {"backend": edge.model.backend.encode()}
-    edge.model.add_flist("alice.3bot", "one.flist", Flist(entries, backend).encode())
-    with Node(edge.mirror, 4) as node, pytest.raises(NodeError, match=f"pipe {wrong}"):
-        node.boot("alice.3bot/one.flist", source)
-
-
-# -- command line ------------------------------------------------------------------------------
-
-
-def test_the_command_tells_every_phase(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
-    place = [
-        *(DOMAIN, *LOOPBACKS, "--mode", "dev", "--ca", str(edge.certificate.file)),
-        *("--https", str(edge.tls[0].port), "--http", str(edge.plain[0].port)),
-        *("--zdb", str(edge.upstream.zdb.port)),
-    ]
-    edge.model.delete_repository("tf-autobuilder")  # its flists name no backend
-    edge.model.delete_flist("tf-zos", ".tag-3.9")
-    edge.model.delete_flist("tf-zos", ".tag-3.10")
-    assert main(place) == 1
-    told = capsys.readouterr().out
-    assert "well    medium over IPv4: 4 requests, 2 read whole" in told
-    assert "FAILED  stage 1 over IPv6" in told
-    assert "/light: status 404" in told
-    assert "well    stage 2 (development) over IPv6: 6 requests, 1 read whole" in told

@@ -3,7 +3,7 @@
 import datetime as dt
 import ssl
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -53,6 +53,15 @@ def _signed(key: Key, names: Sequence[str]) -> x509.Certificate:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """rsa: as boot media need it. ecdsa: as most servers have it. stranger: of another name."""
+
+    rsa: Certificate
+    ecdsa: Certificate
+    stranger: Certificate
 
 
 class Edge:
