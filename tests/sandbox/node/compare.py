@@ -34,7 +34,7 @@ def _walk(source: Path) -> Iterator[Path]:
         if place.name in IGNORED:
             continue
         yield place
-        if place.is_dir() and not place.is_symlink():
+        if not place.is_symlink() and place.is_dir():
             yield from _walk(place)
 
 
@@ -76,4 +76,8 @@ def _same_content(
 
 def _touched(place: Path) -> bool:
     """Whether what is no part of the tree changed a directory's time (Python's caches)."""
-    return place.is_dir() and any((place / name).exists() for name in IGNORED)
+    return (
+        not place.is_symlink()
+        and place.is_dir()
+        and any((place / name).exists() for name in IGNORED)
+    )

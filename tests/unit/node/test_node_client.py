@@ -128,7 +128,8 @@ def test_the_command_tells_every_phase(edge: Edge, capsys: pytest.CaptureFixture
         *("--https", str(edge.tls[0].port), "--http", str(edge.plain[0].port)),
         *("--zdb", str(edge.upstream.zdb.port)),
     ]
-    edge.model.delete_repository("tf-autobuilder")  # its flists name no backend
+    for repository in ("tf-autobuilder", "tf-bootable", "tf-official-apps", "alice.3bot"):
+        edge.model.delete_repository(repository)
     edge.model.delete_flist("tf-zos", ".tag-3.9")
     edge.model.delete_flist("tf-zos", ".tag-3.10")
     assert main(place) == 1

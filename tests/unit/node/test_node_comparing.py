@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.golden import flists as golden
 from tests.sandbox.flist import Flist, pack_directory
 from tests.sandbox.node import Node, NodeError
 from tests.unit.node.edge import DOMAIN, Edge
@@ -110,3 +111,18 @@ def test_another_owner_and_another_device_are_noticed(
     edge.model.add_flist("alice.3bot", "one.flist", Flist(entries, backend).encode())
     with Node(edge.mirror, 4) as node, pytest.raises(NodeError, match=f"pipe {wrong}"):
         node.boot("alice.3bot/one.flist", source)
+
+
+@pytest.mark.parametrize("name", golden.NAMES)
+def test_what_zflist_packed_comes_back_with_owners_set_id_bits_and_devices(
+    edge: Edge, tmp_path: Path, name: str
+) -> None:
+    recorded = golden.Recorded.of(name)
+    recorded.make(tmp_path)
+    packed = recorded.flist()
+    own = replace(packed, metadata={"backend": edge.model.backend.encode()})
+    edge.model.add_chunks(recorded.payloads)
+    edge.model.add_flist("alice.3bot", "one.flist", own.encode())
+    with Node(edge.mirror, 4) as node:
+        done = node.boot("alice.3bot/one.flist", tmp_path)
+    assert done.keys == packed.chunk_keys()
