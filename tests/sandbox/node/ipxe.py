@@ -67,7 +67,7 @@ class Medium:
     def _url(self, base: str, mode: str, farm: str) -> str:
         """Return the kernel that the boot script names, as it was asked for by its maker."""
         asked = f"{base}/ipxe/{mode}/{farm}"
-        web = Web(self._network, self._mirror.tls(), self.phase)
+        web = Web(self._network, self._mirror.tls, self.phase)
         named = _FETCH.search(web.once(asked).ok().body.decode("utf-8", "replace"))
         wanted = f"{base}/kernel/net/{mode}.efi"
         if named is None or named[1] != wanted:

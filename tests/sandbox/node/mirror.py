@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tests.sandbox.flist import Backend
@@ -57,8 +58,9 @@ class Mirror:
             ca_file=ca_file,
         )
 
+    @cached_property
     def tls(self) -> ssl.SSLContext:
-        """Return what programs of today use: TLS 1.2 and later, the given authority only."""
+        """What programs of today use: TLS 1.2 and later, the given authority only."""
         return ssl.create_default_context(cafile=self.ca_file)
 
 

@@ -172,4 +172,4 @@ class Node:
 
     def _get(self, url: str, phase: Phase | None = None) -> Answer:
         noted = phase or Phase("listing")
-        return Web(self._reader.network, self._mirror.tls(), noted).get(url).ok()
+        return Web(self._reader.network, self._mirror.tls, noted).get(url).ok()

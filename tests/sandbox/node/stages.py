@@ -49,7 +49,7 @@ class Bootstrap:
 
     def _hub(self, phase: Phase) -> StageHub:
         mirror = self._reader.mirror
-        return StageHub(mirror.hub, Web(self._reader.network, mirror.tls(), phase))
+        return StageHub(mirror.hub, Web(self._reader.network, mirror.tls, phase))
 
     def first(self) -> Phase:
         """Stage 1: the newest bootstrap program."""

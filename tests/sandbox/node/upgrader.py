@@ -33,7 +33,7 @@ class Upgrader:
         """
         wanted = taglink(mode, light=light)
         phase = Phase(f"upgrader ({wanted})", self._reader.network.family)
-        web = Web(self._reader.network, self._reader.mirror.tls(), phase, keep=True)
+        web = Web(self._reader.network, self._reader.mirror.tls, phase, keep=True)
         try:
             with phase.trying():
                 entries = self._list(web, ZOS)
