@@ -107,7 +107,7 @@ def test_every_moment_of_a_first_sync_and_of_an_update_boots(source: Path, tmp_p
     model = make_model(source)
     with Upstream(model) as upstream, users_mirror(tmp_path, upstream) as mirror:
         mirror.settings |= {"publish_backend": own_backend(mirror), "http": {"connections": 1}}
-        upstream.hub_faults.add(Fault("slow", r".*\.flist", bytes_per_second=60_000))
+        upstream.hub_faults.add(Fault("slow", r".*\.flist", bytes_per_second=20_000))
         failed: list[BaseException] = []
 
         def sync() -> None:
