@@ -58,7 +58,7 @@ sandbox-status: $(STAMP) ## Tell where the sandbox stands
 	@$(PY) -m tests.sandbox status
 
 .PHONY: sandbox-boot
-sandbox-boot: $(STAMP) ## Boot every flist from the sandbox's mirror, over IPv4 and IPv6
+sandbox-boot: $(STAMP) ## Live from the sandbox's mirror as a node does, over IPv4 and IPv6
 	@$(PY) -m tests.sandbox boot
 
 .PHONY: sandbox-change

@@ -14,7 +14,7 @@ from sync.agent.zdb import ZdbError
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_of import small
 from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
-from tests.sandbox.client import BootClient, BootError, Mirror
+from tests.sandbox.node import Mirror, Node, NodeError
 from tests.sandbox.services.disk import DiskTree
 from tests.sandbox.services.http import HttpServer
 from tests.sandbox.services.hub_api import HubApi, HubOptions
@@ -44,12 +44,13 @@ def make_model(source: Path) -> UpstreamModel:
 
 
 @contextmanager
-def mirror_hub(mirror: UsersMirror) -> Iterator[BootClient]:
+def mirror_hub(mirror: UsersMirror) -> Iterator[Node]:
     """Serve the mirror's folder as its hub does; yields a node."""
     hub = HttpServer(HubApi(DiskTree(mirror.directories.public / "users"), HubOptions()))
     hub.start()
     try:
-        yield BootClient(Mirror(hub.url))
+        with Node(Mirror(hub.url, plain_hub=hub.url)) as node:
+            yield node
     finally:
         hub.stop()
 
@@ -64,20 +65,20 @@ def own_backend(mirror: UsersMirror) -> ZdbEndpoint:
     return ZdbEndpoint(host=mirror.zdb.address, port=mirror.zdb.port)
 
 
-def boot_all(client: BootClient, model: UpstreamModel) -> int:
+def boot_all(node: Node, model: UpstreamModel) -> int:
     """Boot everything that the mirror lists; returns how much that was."""
-    names = client.bootable()
+    names = node.bootable()
     for name in names:
-        client.boot(name, model.sources.get(name))
+        node.boot(name, model.sources.get(name))
     return len(names)
 
 
-def boot_while_it_changes(node: BootClient, name: str) -> None:
+def boot_while_it_changes(node: Node, name: str) -> None:
     """Boot; a flist that was replaced between its file and its MD5 is asked for again."""
     for _ in range(FLISTS):
         try:
             node.boot(name)
-        except BootError as error:
+        except NodeError as error:
             if "the MD5 is not" not in str(error):
                 raise
         else:
@@ -106,7 +107,7 @@ def test_every_moment_of_a_first_sync_and_of_an_update_boots(source: Path, tmp_p
     model = make_model(source)
     with Upstream(model) as upstream, users_mirror(tmp_path, upstream) as mirror:
         mirror.settings |= {"publish_backend": own_backend(mirror), "http": {"connections": 1}}
-        upstream.hub_faults.add(Fault("slow", r".*\.flist", bytes_per_second=60_000))
+        upstream.hub_faults.add(Fault("slow", r".*\.flist", bytes_per_second=20_000))
         failed: list[BaseException] = []
 
         def sync() -> None:

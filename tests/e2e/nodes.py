@@ -1,5 +1,6 @@
 """Who comes to a mirror from outside: nodes that boot, users that upload."""
 
+import ipaddress
 import json
 from pathlib import Path
 from typing import Any
@@ -7,52 +8,51 @@ from typing import Any
 import urllib3
 
 from tests.e2e.stack import MirrorStack
-from tests.sandbox.client import BootClient, Mirror
-from tests.sandbox.fetch import Resolver
+from tests.sandbox.host.world import AUTHORITY
+from tests.sandbox.node import Mirror, Node, Report
 from tests.sandbox.upstream import Upstream
+
+_LOOPBACKS = ("127.0.0.1", "::1")
 
 
 def authority(stack: MirrorStack) -> Path:
     """Return the certificate of the edge's own CA."""
-    return stack.root / "caddy/data/caddy/pki/authorities/local/root.crt"
+    return stack.root / AUTHORITY
 
 
-def boot_client(stack: MirrorStack, address: str) -> BootClient:
-    """Return a node that knows only the mirror's names, and reaches them at `address`."""
-    resolver = Resolver()
-    hub, bootstrap = f"hub.{stack.domain}", f"bootstrap.{stack.domain}"
-    resolver.add(hub, stack.https_port, address)
-    resolver.add(bootstrap, stack.https_port, address)
-    resolver.add(hub, stack.zdb_port, address)
-    return BootClient(
-        Mirror(
-            hub=f"https://{hub}:{stack.https_port}",
-            bootstrap=f"https://{bootstrap}:{stack.https_port}",
-            resolver=resolver,
-            ca_file=authority(stack),
-        )
+def node_of(stack: MirrorStack, address: str, sources: dict[str, Path] | None = None) -> Node:
+    """Return a node that knows only the mirror's names, in the family of `address`."""
+    mirror = Mirror.of_domain(
+        stack.domain,
+        _LOOPBACKS,
+        https=stack.https_port,
+        http=stack.http_port,
+        zdb=stack.zdb_port,
+        ca_file=authority(stack),
     )
+    return Node(mirror, ipaddress.ip_address(address).version, sources)
 
 
-def boot_everything(stack: MirrorStack, sources: dict[str, Path], address: str) -> int:
-    """Boot every path a node can ask for, compare each with its source; return how many."""
-    client = boot_client(stack, address)
-    assert client.bootable() == sorted(sources)
-    for path, source in sources.items():
-        client.boot(path, source)
-    return len(sources)
+def live(stack: MirrorStack, sources: dict[str, Path], address: str) -> Report:
+    """Live from the mirror as a node, all compared with its source; fails with what failed."""
+    with node_of(stack, address, sources) as node:
+        assert node.bootable() == sorted(sources)
+        report = node.visit()
+    report.check()
+    assert report.phase("flistd").done == len(sources)
+    return report
 
 
 def kernels_are_the_masters(stack: MirrorStack, master: Upstream, address: str) -> None:
     """Compare every kernel and net link byte for byte with the master's."""
-    client = boot_client(stack, address)
     model = master.model
-    assert sorted(client.kernels()) == sorted(model.kernels)
-    for name, kernel in model.kernels.items():
-        assert client.kernel(name) == kernel.data, name
-    for mode, target in model.net_links.items():
-        assert isinstance(target, str)
-        assert client.kernel(f"net/{mode}.efi") == model.kernels[target].data, mode
+    with node_of(stack, address) as node:
+        assert sorted(node.kernels()) == sorted(model.kernels)
+        for name, kernel in model.kernels.items():
+            assert node.kernel(name) == kernel.data, name
+        for mode, target in model.net_links.items():
+            assert isinstance(target, str)
+            assert node.kernel(f"net/{mode}.efi") == model.kernels[target].data, mode
 
 
 def upload(stack: MirrorStack, archive: Path, token: str | None) -> tuple[int, Any]:

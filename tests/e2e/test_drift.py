@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e.nodes import boot_everything
+from tests.e2e.nodes import live
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.host import dockerd
 from tests.sandbox.host.pulumi import PulumiError
@@ -77,7 +77,7 @@ def test_refresh_tells_and_up_repairs(
     stack.up("--refresh")
     assert steps_of(stack, "--refresh") == {}
     assert chunk_requests(master) == copied, "chunks were fetched again"
-    boot_everything(stack, master.model.boot_sources(), "127.0.0.1")
+    live(stack, master.model.boot_sources(), "127.0.0.1")
 
 
 def test_the_hosts_docker_dies_and_comes_back(drifting: tuple[MirrorStack, Upstream]) -> None:
@@ -100,7 +100,7 @@ def test_the_hosts_docker_dies_and_comes_back(drifting: tuple[MirrorStack, Upstr
     stack.up("--refresh")
     assert steps_of(stack, "--refresh") == {}
     assert chunk_requests(master) == copied, "chunks were fetched again"
-    boot_everything(stack, master.model.boot_sources(), "127.0.0.1")
+    live(stack, master.model.boot_sources(), "127.0.0.1")
 
 
 def chunk_requests(master: Upstream) -> int:

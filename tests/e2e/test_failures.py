@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.nodes import boot_everything
+from tests.e2e.nodes import live
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.dns.sandbox import DnsSandbox
 from tests.sandbox.host import pulumi
@@ -60,7 +60,7 @@ def test_a_failure_at_every_resource_in_turn_leaves_a_true_state_and_up_finishes
         rules.write_text("")
         stack.up()
         assert steps_of(stack) == {}
-        boot_everything(stack, master.model.boot_sources(), "127.0.0.1")
+        live(stack, master.model.boot_sources(), "127.0.0.1")
 
         rules.write_text("docker:index/container:Container delete hub-container before\n")
         with pytest.raises(PulumiError, match="failure injected"):
@@ -127,7 +127,7 @@ def test_a_failure_at_each_resource_of_a_first_up_in_turn_and_up_finishes(
             stack.up()
             assert {urn.rsplit("::", 1)[1] for urn in urns} <= recorded(stack)
             assert steps_of(stack) == {}
-            boot_everything(stack, master.model.boot_sources(), "127.0.0.1")
+            live(stack, master.model.boot_sources(), "127.0.0.1")
 
 
 def fails(stack: MirrorStack, rules: Path, rule: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sync.providers.token import mint
-from tests.e2e.nodes import boot_client, boot_everything, upload
+from tests.e2e.nodes import live, node_of, upload
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.host.pulumi import PulumiError
 from tests.sandbox.upstream import Upstream
@@ -36,7 +36,8 @@ def upload_is_served(stack: MirrorStack, tmp_path: Path, name: str) -> None:
     assert status in (401, 403), "an upload without a token"
     status, answer = upload(stack, archive, token(stack, "alice"))
     assert status == 200, answer
-    boot_client(stack, "127.0.0.1").boot(f"alice/{name}.flist", plain)
+    with node_of(stack, "127.0.0.1") as node:
+        node.boot(f"alice/{name}.flist", plain)
 
 
 def test_a_detached_mirror_keeps_its_data_accepts_uploads_and_does_not_go_back_unasked(
@@ -55,7 +56,7 @@ def test_a_detached_mirror_keeps_its_data_accepts_uploads_and_does_not_go_back_u
         stack.up()
         assert steps_of(stack) == {}
         assert not set(stack.containers()) & set(_SYNC)
-        boot_everything(stack, sources, "127.0.0.1")
+        live(stack, sources, "127.0.0.1")
         upload_is_served(stack, tmp_path, "mine")
 
         stack.config["mode"] = "mirror"
@@ -67,7 +68,8 @@ def test_a_detached_mirror_keeps_its_data_accepts_uploads_and_does_not_go_back_u
         stack.up()
         assert steps_of(stack) == {}
         assert set(stack.containers()) >= set(_SYNC)
-        boot_client(stack, "::1").boot("tf-zos/zos-base.flist", sources["tf-zos/zos-base.flist"])
+        with node_of(stack, "::1", sources) as node:
+            node.boot("tf-zos/zos-base.flist")
 
 
 def test_a_standalone_hub_starts_empty_and_serves_what_is_uploaded(
@@ -75,6 +77,7 @@ def test_a_standalone_hub_starts_empty_and_serves_what_is_uploaded(
 ) -> None:
     with mirror_stack(place, master, tmp_path, mode="standalone", ready="started") as stack:
         stack.up()
-        assert boot_client(stack, "127.0.0.1").bootable() == []
+        with node_of(stack, "127.0.0.1") as node:
+            assert node.bootable() == []
         upload_is_served(stack, tmp_path, "first")
         assert steps_of(stack) == {}

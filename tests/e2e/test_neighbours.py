@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.front_door import FrontDoor
-from tests.e2e.nodes import boot_everything, kernels_are_the_masters
+from tests.e2e.nodes import kernels_are_the_masters, live
 from tests.e2e.stack import Ground, mirror_stack, steps_of
 from tests.sandbox.upstream import Upstream
 
@@ -32,11 +32,11 @@ def test_a_mirror_is_the_master_of_its_neighbour_and_neither_knows_of_the_other(
             with mirror_stack(place, master, tmp_path / "second", source=source) as second:
                 master.stop()
                 second.up()
-                boot_everything(second, sources, "::1")
+                live(second, sources, "::1")
                 kernels_are_the_masters(second, master, "127.0.0.1")
                 assert steps_of(first) == {}
                 assert steps_of(second) == {}
                 second.pulumi("destroy", "--yes")
                 assert second.containers() == {}
             assert len(first.containers()) == 7
-            boot_everything(first, sources, "127.0.0.1")
+            live(first, sources, "127.0.0.1")

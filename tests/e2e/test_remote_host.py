@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.nodes import boot_everything, kernels_are_the_masters
+from tests.e2e.nodes import kernels_are_the_masters, live
 from tests.e2e.stack import Ground, mirror_stack, steps_of
 from tests.sandbox.host import sshd
 from tests.sandbox.upstream import Upstream
@@ -49,7 +49,7 @@ def test_a_remote_host_becomes_a_mirror_that_boots_without_its_master(
         sources = master.model.boot_sources()
         master.stop()
         for address in ("127.0.0.1", "::1"):
-            assert boot_everything(stack, sources, address) == len(sources)
+            live(stack, sources, address)
             kernels_are_the_masters(stack, master, address)
         assert steps_of(stack) == {}
         assert steps_of(stack, "--refresh") == {}

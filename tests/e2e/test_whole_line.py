@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.nodes import boot_client, boot_everything, kernels_are_the_masters
+from tests.e2e.nodes import kernels_are_the_masters, live, node_of
 from tests.e2e.stack import Ground, mirror_stack, steps_of
 from tests.sandbox.dns.sandbox import DnsSandbox
 from tests.sandbox.host.processes import wait_until
@@ -28,7 +28,7 @@ def test_a_stack_file_becomes_a_mirror_that_boots_without_its_master(
 
         master.stop()
         for address in _LOOPBACKS:
-            assert boot_everything(stack, sources, address) == len(sources)
+            live(stack, sources, address)
             kernels_are_the_masters(stack, master, address)
 
         assert steps_of(stack) == {}
@@ -63,17 +63,17 @@ def test_the_mirror_follows_its_master_and_refresh_records_it(
         model.add_kernel("v9.9.9-new.efi", b"new kernel" * 5000)
 
         def followed() -> bool:
-            served = boot_client(stack, "127.0.0.1")
-            return (
-                "v9.9.9-new.efi" in served.kernels()
-                and set(served.bootable()) == set(model.boot_sources())
-                and served.flist("tf-zos/zos-base.flist").chunk_keys()
-                == model.chunk_keys("tf-zos", "zos-base.flist")
-            )
+            with node_of(stack, "127.0.0.1") as node:
+                return (
+                    "v9.9.9-new.efi" in node.kernels()
+                    and set(node.bootable()) == set(model.boot_sources())
+                    and node.boot("tf-zos/zos-base.flist").keys
+                    == model.chunk_keys("tf-zos", "zos-base.flist")
+                )
 
         wait_until(followed, "the mirror of a changed master", _FOLLOW_SECONDS)
         for address in _LOOPBACKS:
-            boot_everything(stack, model.boot_sources(), address)
+            live(stack, model.boot_sources(), address)
         stack.pulumi("refresh", "--yes")
         assert stack.recorded("users")["done"]["items"] == before + 1
         assert steps_of(stack) == {}

@@ -5,9 +5,9 @@ import sys
 
 from rich.console import Console
 
-from tests.sandbox.client import BootError
 from tests.sandbox.host import newcomer, visits
 from tests.sandbox.host.packages import MissingPackageError
+from tests.sandbox.node import NodeError
 
 _COMMANDS = {
     "up": newcomer.up,
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     try:
         _COMMANDS[chosen.command](console)
-    except (BootError, MissingPackageError, RuntimeError, TimeoutError, ValueError) as error:
+    except (NodeError, MissingPackageError, RuntimeError, TimeoutError, ValueError) as error:
         console.print(f"[red]sandbox {chosen.command} failed:[/]", end=" ")
         console.print(str(error), markup=False, highlight=False)
         return 1

@@ -71,7 +71,7 @@ def test_the_world_has_what_a_mirror_must_cope_with(filled: UpstreamModel) -> No
     nodes = [node for held in filled.repositories.values() for node in held.nodes.values()]
     links = [node for node in nodes if isinstance(node, Link)]
     assert len(filled.flists()) >= 12
-    assert len(filled.repositories) == 4
+    assert len(filled.repositories) == 5
     assert any("/.tag-" in link.target for link in links)
     assert any(link.target.startswith("../") and "/.tag-" not in link.target for link in links)
     assert len(filled.kernels) == 8

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.sandbox.client import BootClient, Mirror
-from tests.sandbox.fetch import Resolver
+from tests.sandbox import node
 from tests.sandbox.flist import Flist
 from tests.sandbox.host.ports import free_port
 from tests.sandbox.services import tokens
@@ -120,10 +119,11 @@ def _listing(hub: HttpServer) -> dict[str, str]:
 def test_an_uploaded_directory_boots(hub: HttpServer, zdb: ZdbServer, source: Path) -> None:
     done = _upload(hub, "my-app.tar.gz", _archive(source))
     assert (done.status_code, done.json()["payload"]["name"]) == (200, "my-app.flist")
-    resolver = Resolver()
-    resolver.add("hub.example.org", 9900, f"127.0.0.1,{zdb.port}")
-    client = BootClient(Mirror(hub.url, resolver=resolver))
-    assert client.boot("alice.3bot/my-app.flist", source).links == 1
+    names = node.Names()
+    names.add("hub.example.org", 9900, f"127.0.0.1,{zdb.port}")
+    mirror = node.Mirror(hub.url, plain_hub=hub.url, names=names)
+    with node.Node(mirror) as client:
+        assert client.boot("alice.3bot/my-app.flist", source).links == 1
 
 
 def test_an_uploaded_flist_is_taken_only_with_its_chunks(
@@ -269,15 +269,15 @@ def _body(response: Response) -> Any:
 
 def _write_nodes(directory: Path, nodes: dict[str, Node]) -> None:
     directory.mkdir(exist_ok=True)
-    for name, node in nodes.items():
+    for name, found in nodes.items():
         place = directory / name
-        if isinstance(node, Tag):
-            _write_nodes(place, dict(node.links))
-        elif isinstance(node, Link):
-            place.symlink_to(node.target)
+        if isinstance(found, Tag):
+            _write_nodes(place, dict(found.links))
+        elif isinstance(found, Link):
+            place.symlink_to(found.target)
         else:
-            place.write_bytes(node.data)
-        os.utime(place, (node.modified, node.modified), follow_symlinks=False)
+            place.write_bytes(found.data)
+        os.utime(place, (found.modified, found.modified), follow_symlinks=False)
 
 
 # -- bootstrap ---------------------------------------------------------------------------------

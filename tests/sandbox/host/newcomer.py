@@ -21,6 +21,7 @@ from tests.sandbox.host.dockerd import PROJECT, SANDBOX
 STACK = "sandbox"
 DOMAIN = world.ZONE
 ROOT = Path("/srv/gridhub-sandbox")
+HTTP_PORT = 8080
 HTTPS_PORT = 8443
 # The committed stack file names this socket; it leads to whichever engine is in use.
 SOCKET = Path("/run/gridhub-sandbox/docker.sock")
@@ -172,7 +173,7 @@ def _served() -> Iterable[str]:
 
 def _next() -> Iterable[str]:
     return (
-        "make sandbox-boot    boots every flist from the mirror, over IPv4 and IPv6",
+        "make sandbox-boot    lives from the mirror as a node does, over IPv4 and IPv6",
         "make sandbox-change  gives the master a new flist and watches it arrive",
         "make sandbox-down    removes all of it",
         "",

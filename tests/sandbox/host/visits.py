@@ -7,9 +7,8 @@ from pathlib import Path
 import requests
 from rich.console import Console
 
-from tests.sandbox.client import BootClient, BootError, Mirror
-from tests.sandbox.fetch import Resolver
 from tests.sandbox.host import newcomer, world
+from tests.sandbox.node import Mirror, Node
 
 _LOOPBACKS = ("127.0.0.1", "::1")
 _ZDB_PORT = 9900
@@ -17,20 +16,16 @@ _FOLLOW_SECONDS = 60
 _CONTROL = f"http://127.0.0.1:{world.PORTS.master_control}"
 
 
-def _client(address: str) -> BootClient:
-    resolver = Resolver()
-    hub, bootstrap = f"hub.{newcomer.DOMAIN}", f"bootstrap.{newcomer.DOMAIN}"
-    for name in (hub, bootstrap):
-        resolver.add(name, newcomer.HTTPS_PORT, address)
-    resolver.add(hub, _ZDB_PORT, address)
-    return BootClient(
-        Mirror(
-            hub=f"https://{hub}:{newcomer.HTTPS_PORT}",
-            bootstrap=f"https://{bootstrap}:{newcomer.HTTPS_PORT}",
-            resolver=resolver,
-            ca_file=newcomer.ROOT / "caddy/data/caddy/pki/authorities/local/root.crt",
-        )
+def _node(family: int, sources: dict[str, Path] | None = None) -> Node:
+    mirror = Mirror.of_domain(
+        newcomer.DOMAIN,
+        _LOOPBACKS,
+        https=newcomer.HTTPS_PORT,
+        http=newcomer.HTTP_PORT,
+        zdb=_ZDB_PORT,
+        ca_file=newcomer.ROOT / world.AUTHORITY,
     )
+    return Node(mirror, family, sources)
 
 
 def _master() -> dict[str, dict[str, str]]:
@@ -42,25 +37,16 @@ def _master() -> dict[str, dict[str, str]]:
 
 
 def boot(console: Console) -> None:
-    """Boot all that the mirror serves, over both families; compare it with its source."""
+    """Live as a node from the mirror, over both families; compare all with its source."""
     sources = {name: Path(path) for name, path in _master()["sources"].items()}
-    for address in _LOOPBACKS:
-        client = _client(address)
-        try:
-            paths = client.bootable()
-            for path in paths:
-                done = client.boot(path, sources.get(path))
-                told = f"{done.files} files, {done.chunks} chunks"
-                same = f", same as {done.compared_with}" if done.compared_with else ""
-                console.print(f"  boots {path}: {told}{same}", highlight=False)
-            kernels = client.kernels()
-            for name in kernels:
-                client.kernel(name)
-        except BootError as error:
-            raise RuntimeError(f"over {address}: {error}") from error
-        console.print(
-            f"[green]Over {address}: {len(paths)} flists boot, {len(kernels)} kernels read.[/]"
-        )
+    for family in (4, 6):
+        with _node(family, sources) as node:
+            report = node.visit()
+        for phase in report.phases:
+            console.print(f"  {phase.title}: {phase.summary()}", highlight=False, markup=False)
+        report.check()
+        flists, kernels = report.phase("flistd").done, report.phase("kernels").done
+        console.print(f"[green]Over IPv{family}: {flists} flists boot, {kernels} kernels read.[/]")
 
 
 def change(console: Console) -> None:
@@ -71,18 +57,19 @@ def change(console: Console) -> None:
     _edit("add-kernel", {"name": kernel})
     console.print(f"The master now has alice.3bot/{flist} and the kernel {kernel}.")
     started = time.monotonic()
-    client = _client(_LOOPBACKS[0])
     waiting = {f"alice.3bot/{flist}", kernel}
-    while waiting and time.monotonic() - started < _FOLLOW_SECONDS:
-        served = {*client.bootable(), *client.kernels()}
-        for name in sorted(waiting & served):
-            seconds = time.monotonic() - started
-            console.print(f"  after {seconds:.1f} s the mirror serves {name}", highlight=False)
-        waiting -= served
-        time.sleep(0.2)
-    if waiting:
-        raise TimeoutError(f"not followed within {_FOLLOW_SECONDS} s: {', '.join(sorted(waiting))}")
-    client.boot(f"alice.3bot/{flist}")
+    with _node(4) as node:
+        while waiting and time.monotonic() - started < _FOLLOW_SECONDS:
+            served = {*node.bootable(), *node.kernels()}
+            for name in sorted(waiting & served):
+                seconds = time.monotonic() - started
+                console.print(f"  after {seconds:.1f} s the mirror serves {name}", highlight=False)
+            waiting -= served
+            time.sleep(0.2)
+        if waiting:
+            names = ", ".join(sorted(waiting))
+            raise TimeoutError(f"not followed within {_FOLLOW_SECONDS} s: {names}")
+        node.boot(f"alice.3bot/{flist}")
     console.print("[green]And it boots.[/]")
 
 

@@ -88,6 +88,8 @@ PORTS = Ports()
 ZONE = "gridhub.test"
 RUN = SANDBOX / "run"
 DNS_TOKEN = SANDBOX / "dns-token"
+# Below a data root: the certificate of the authority that `acme.ca: internal` makes.
+AUTHORITY = "caddy/data/gridhub/pki/authorities/local/root.crt"
 
 
 def master() -> Background:

@@ -120,7 +120,7 @@ def _set_link(upstream: Upstream, fields: Fields) -> str:
 
 def _add_kernel(upstream: Upstream, fields: Fields) -> str:
     size = int(fields.get("bytes") or 1 << 20)
-    upstream.model.add_kernel(fields["name"], os.urandom(size))
+    upstream.model.add_kernel(fields["name"], b"MZ" + os.urandom(size - 2))
     return f"kernel {fields['name']} has {size} bytes"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.sandbox.flist import pack_directory
 from tests.sandbox.upstream.model import UpstreamModel
 
 _STDLIB: Final = Path(os.__file__).parent
@@ -33,6 +34,14 @@ _DEBIAN: Final = (
     ("tf-bootable", "licenses.flist", _SHARE / "common-licenses"),
     ("alice.3bot", "alice-perl.flist", _SHARE / "perl5"),
 )
+# What the master's builds publish: names with a colon, and no backend in the flists.
+_BUILDS: Final = (
+    ("bootstrap:3b51aa5.flist", _STDLIB / "html"),
+    ("zos:v3.9.0:1f0c2d4.flist", _STDLIB / "wsgiref"),
+    ("zos:v3.10.0:8a77e05.flist", _STDLIB / "urllib"),
+)
+# Every EFI kernel begins so.
+_KERNEL_MAGIC: Final = b"MZ"
 _KERNELS: Final = (
     "v3.6.0-generic-7f2b1c0.efi",
     "v3.7.1-generic-0d9e4aa.efi",
@@ -58,7 +67,9 @@ class WorldSize:
 
 
 def standard_world(model: UpstreamModel, seed: int = 1) -> WorldSize:
-    """Fill a model: at least 12 flists in 4 repositories, links, tags, 8 kernels, 4 net links.
+    """Fill a model: at least 15 flists in 5 repositories, links, tags, 8 kernels, 4 net links.
+
+    All is there that a node of any run mode asks for, from its boot medium to its upgrade.
 
     About 2 MB of chunks and 12 MB of kernels; takes a second. seed: for the kernels' bytes.
     """
@@ -66,6 +77,7 @@ def standard_world(model: UpstreamModel, seed: int = 1) -> WorldSize:
     present = [*_FLISTS, *(found for found in _DEBIAN if found[2].is_dir())]
     for age, (repository, name, source) in enumerate(present):
         model.add_flist(repository, name, source, moment + age * _DAY_SECONDS)
+    _builds(model, moment)
     _links(model)
     _kernels(model, moment, random.Random(seed))
     default = model.store.default
@@ -78,7 +90,16 @@ def standard_world(model: UpstreamModel, seed: int = 1) -> WorldSize:
     )
 
 
+def _builds(model: UpstreamModel, moment: float) -> None:
+    for name, source in _BUILDS:
+        packed = pack_directory(source)
+        model.add_chunks(packed.chunks)
+        model.add_flist("tf-autobuilder", name, packed.archive(), moment)
+        model.sources[f"tf-autobuilder/{name}"] = source
+
+
 def _links(model: UpstreamModel) -> None:
+    model.set_link("tf-autobuilder", "bootstrap:latest.flist", "bootstrap:3b51aa5.flist")
     model.set_link("tf-zos", "zos.flist", "zos-base.flist")
     model.set_link("tf-bootable", "debian.flist", "debian-12.flist")
     model.set_link(
@@ -86,8 +107,17 @@ def _links(model: UpstreamModel) -> None:
     )
     model.set_tag(
         "tf-zos",
+        "3.9",
+        {
+            "base.flist": "tf-zos/zos-base.flist",
+            "zos.flist": "tf-autobuilder/zos:v3.9.0:1f0c2d4.flist",
+        },
+    )
+    model.set_tag(
+        "tf-zos",
         "3.10",
         {
+            "zos.flist": "tf-autobuilder/zos:v3.10.0:8a77e05.flist",
             "base.flist": "tf-zos/zos-base.flist",
             "network.flist": "tf-zos/zos-network.flist",
             "storage.flist": "tf-zos/zos-storage.flist",
@@ -95,13 +125,16 @@ def _links(model: UpstreamModel) -> None:
     )
     model.set_tag("tf-zos", "3.11", {"base.flist": "tf-zos/zos-base.flist"})
     model.set_tag("alice.3bot", "stable", {"blog.flist": "alice.3bot/alice-blog.flist"})
-    model.set_taglink("tf-zos", "production", "tf-zos", "3.10")
+    for name in ("production", "testing"):
+        model.set_taglink("tf-zos", name, "tf-zos", "3.10")
+    for name in ("development", "qa", "production-v3light"):
+        model.set_taglink("tf-zos", name, "tf-zos", "3.11")
     model.set_taglink("alice.3bot", "zos", "tf-zos", "3.11")
 
 
 def _kernels(model: UpstreamModel, moment: float, chance: random.Random) -> None:
     for age, name in enumerate(_KERNELS):
-        data = chance.randbytes(chance.randint(*_KERNEL_BYTES))
+        data = _KERNEL_MAGIC + chance.randbytes(chance.randint(*_KERNEL_BYTES))
         model.add_kernel(name, data, moment + age * _DAY_SECONDS)
     for mode, position in _NET_LINKS.items():
         model.set_net_link(mode, _KERNELS[position])
