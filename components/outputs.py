@@ -15,7 +15,8 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
     """Return the outputs by name; all but `hubSeed` are readable by anyone who sees the stack.
 
     `asSource` is what another stack takes as its `source`, `addresses` what a fleet's
-    StackReference wants to know.
+    StackReference wants to know. `zosConfig` are the keys of a zos-config that lead nodes here,
+    `workloadFlistUrl` is what a workload names (docs/nodes.md).
     """
     config = mirror.config
     settings = config.settings
@@ -34,6 +35,8 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
             "subnets": {"ipv4": mirror.network.ipv4_subnet, "ipv6": mirror.network.ipv6_subnet},
         },
         "asSource": _as_source(config),
+        "workloadFlistUrl": f"{config.url(config.naming.hub)}/REPOSITORY/NAME.flist",
+        "zosConfig": _zos_config(config),
     }
     if settings.mode != "mirror":
         outputs["hubSeed"] = mirror.secrets.hub_seed
@@ -42,11 +45,27 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
 
 def _urls(config: MirrorConfig) -> dict[str, str]:
     naming, settings = config.naming, config.settings
-    zdb = published_zdb(naming, settings)
-    urls = {"hub": config.url(naming.hub), "zdb": f"zdb://{zdb.host}:{zdb.port}"}
+    urls = {"hub": config.url(naming.hub), "zdb": f"zdb://{_zdb_address(config)}"}
     if settings.bootstrap.enabled:
         urls["bootstrap"] = config.url(naming.bootstrap)
     return urls
+
+
+def _zdb_address(config: MirrorConfig) -> str:
+    """Return HOST:PORT of 0-db, as it stands in a URL."""
+    zdb = published_zdb(config.naming, config.settings)
+    host = f"[{zdb.host}]" if ":" in zdb.host else zdb.host
+    return f"{host}:{zdb.port}"
+
+
+def _zos_config(config: MirrorConfig) -> dict[str, Any]:
+    """Return the keys of zos-config (its production.json) that name a hub and its chunks."""
+    address = _zdb_address(config)
+    return {
+        "flist_url": f"redis://{address}",
+        "hub_storage": f"zdb://{address}",
+        "hub_urls": [config.url(config.naming.hub)],
+    }
 
 
 def _as_source(config: MirrorConfig) -> dict[str, Any]:

@@ -30,11 +30,11 @@ _PUBLISHED: Final = re.compile(r"(\[?[0-9a-fA-F.:]+\]?):(\d+)(?:-(\d+))?->")
 # A machine sold with 4 GB shows less: the kernel and the firmware keep some of it.
 _KERNEL_SHARE: Final = 0.1
 _UPSTREAM_NAMES: Final = frozenset({"0-db", "0-hub", "0-bootstrap", "caddy"})
-_UPSTREAM_IMAGES: Final = "ghcr.io/threefoldtech/0-"
+_UPSTREAM_IMAGES: Final = ("ghcr.io/threefoldtech/0-", "ghcr.io/threefoldtech/zos_")
 _COMPOSE_LABEL: Final = "com.docker.compose.project="
 _STACK_LABEL: Final = "gridhub.stack="
 _OUR_FOLDERS: Final = frozenset(
-    directory.path.partition("/")[0] for directory in layout.directories(hub_writes=False)
+    directory.path.partition("/")[0] for directory in layout.directories(hub_writes=True)
 )
 
 

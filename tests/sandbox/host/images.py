@@ -33,8 +33,8 @@ _STANDIN: Final = "/opt/standin"
 
 REAL: Final[dict[Service, str]] = {
     "zdb": "ghcr.io/threefoldtech/0-db:development-v2",
-    "hub": "ghcr.io/threefoldtech/0-hub:master",
-    "bootstrap": "ghcr.io/threefoldtech/0-bootstrap:development-v3",
+    "hub": "ghcr.io/threefoldtech/zos_flist_hub:master",
+    "bootstrap": "ghcr.io/threefoldtech/zos_bootstrap:development-v3",
     "caddy": "docker.io/library/caddy:2.8.4",
     "python": "docker.io/library/python:3.11-slim",
 }
