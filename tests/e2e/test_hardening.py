@@ -30,7 +30,8 @@ _UIDS: dict[str, int] = {
 def stack(place: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirrorStack]:
     upstream = Upstream(addresses=(place.wan.gateway,))
     standard_world(upstream.model)
-    with upstream, mirror_stack(place, upstream, tmp_path_factory.mktemp("hard")) as running:
+    folder, hub = tmp_path_factory.mktemp("hard"), {"aliases": ["hub.grid.tf"]}
+    with upstream, mirror_stack(place, upstream, folder, hub=hub) as running:
         running.up()
         yield running
 
@@ -147,10 +148,41 @@ def test_the_edge_sees_both_families_and_plain_http_serves_only_nodes(
         assert status_of(f"{probe}/kernel/net/prod.efi", f"bootstrap.{stack.domain}") == 200
 
 
+@pytest.mark.parametrize("path", ["/no/such.flist", "/tf-zos/no.flist.md5", "/tf-zos/no.fl"])
+def test_a_flist_that_is_not_here_is_a_404_on_plain_http(stack: MirrorStack, path: str) -> None:
+    url = f"http://127.0.0.1:{stack.http_port}{path}"
+    assert status_of(url, f"hub.{stack.domain}") == 404
+
+
+def test_an_alias_is_answered_on_plain_http_like_the_hub(stack: MirrorStack) -> None:
+    probe = f"http://127.0.0.1:{stack.http_port}"
+    assert status_of(f"{probe}/api/flist", "hub.grid.tf") == 200
+    assert status_of(f"{probe}/tf-zos/zos-base.flist", "hub.grid.tf") == 200
+    assert status_of(f"{probe}/tf-zos/zos-base.flist", "hub.elsewhere.tf") == 404
+
+
+@pytest.mark.parametrize("path", ["/uefimg/prod/12", "/krn-provision", "/provision/00:11"])
+def test_what_bootstrap_cannot_do_here_is_a_501_with_a_sentence(
+    stack: MirrorStack, path: str
+) -> None:
+    url = f"http://127.0.0.1:{stack.http_port}{path}"
+    answer = asked(url, f"unsecure.bootstrap.{stack.domain}")
+    assert answer.status == 501
+    assert answer.data.decode().endswith(".")
+    assert status_of(url, f"bootstrap.{stack.domain}") == 308
+
+
+def test_nobody_outside_reaches_what_writes_kernels(stack: MirrorStack) -> None:
+    url = f"http://127.0.0.1:{stack.http_port}/api/symlink/a/b"
+    assert status_of(url, f"unsecure.bootstrap.{stack.domain}") == 403
+
+
+def asked(url: str, host: str) -> urllib3.BaseHTTPResponse:
+    return urllib3.request("GET", url, headers={"Host": host}, redirect=False, timeout=60)
+
+
 def status_of(url: str, host: str) -> int:
-    headers = {"Host": host}
-    answer = urllib3.request("GET", url, headers=headers, redirect=False, timeout=60)
-    return answer.status
+    return asked(url, host).status
 
 
 def test_the_pages_table_is_what_runs() -> None:

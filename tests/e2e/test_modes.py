@@ -3,6 +3,7 @@
 import base64
 import shutil
 import socket
+import tarfile
 import time
 from pathlib import Path
 
@@ -26,6 +27,48 @@ def archive_of(directory: Path, target: Path) -> Path:
 def token(stack: MirrorStack, user: str) -> str:
     seed = stack.pulumi("stack", "output", "hubSeed", "--show-secrets").strip()
     return mint(base64.b64decode(seed), user, int(time.time()))
+
+
+def system_archive(target: Path) -> Path:
+    """Return an archive with owners, modes, set-id bits and device nodes."""
+    members = (
+        ("home", tarfile.DIRTYPE, {"mode": 0o700, "uid": 1000, "gid": 1000}),
+        ("home/key", tarfile.REGTYPE, {"mode": 0o600, "uid": 1000, "gid": 1001}),
+        ("su", tarfile.REGTYPE, {"mode": 0o4755}),
+        ("write", tarfile.REGTYPE, {"mode": 0o2755, "gid": 5}),
+        ("tmp", tarfile.DIRTYPE, {"mode": 0o1777}),
+        ("null", tarfile.CHRTYPE, {"mode": 0o666, "devmajor": 1, "devminor": 3}),
+        ("sda", tarfile.BLKTYPE, {"mode": 0o660, "gid": 6, "devmajor": 8}),
+        (".README.md", tarfile.SYMTYPE, {"linkname": "/hub/src/config.py"}),
+    )
+    with tarfile.open(target, "w:gz") as archive:
+        for name, kind, fields in members:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            for key, value in fields.items():
+                setattr(info, key, value)
+            archive.addfile(info)
+    return target
+
+
+def an_uploaded_system_comes_back_whole(stack: MirrorStack, tmp_path: Path) -> None:
+    """Owners, set-id bits and devices as a node mounts them; a link leads the hub nowhere."""
+    archive = system_archive(tmp_path / "system.tar.gz")
+    status, answer = upload(stack, archive, token(stack, "alice"))
+    assert status == 200, answer
+    unpacked = tmp_path / "system"
+    unpacked.mkdir()
+    with tarfile.open(archive) as opened:
+        opened.extractall(unpacked, numeric_owner=True, filter="fully_trusted")
+    with node_of(stack, "127.0.0.1") as node:
+        node.boot("alice/system.flist", unpacked)
+    containers = stack.containers()
+    said = b"".join(container.logs() for container in containers.values()).decode(errors="replace")
+    password = (stack.root / "secrets/packer/zdb-admin").read_text()
+    assert password not in said
+    left = [path for path in (stack.root / "0-hub_workdir").rglob("*") if path.is_file()]
+    assert not [path for path in left if password.encode() in path.read_bytes()]
+    assert list((stack.root / "0-hub_packing").iterdir()) == []
 
 
 def upload_is_served(stack: MirrorStack, tmp_path: Path, name: str) -> None:
@@ -58,6 +101,7 @@ def test_a_detached_mirror_keeps_its_data_accepts_uploads_and_does_not_go_back_u
         assert not set(stack.containers()) & set(_SYNC)
         live(stack, sources, "127.0.0.1")
         upload_is_served(stack, tmp_path, "mine")
+        an_uploaded_system_comes_back_whole(stack, tmp_path)
 
         stack.config["mode"] = "mirror"
         with pytest.raises(PulumiError, match="modeConfirmation 1"):

@@ -100,12 +100,12 @@ def test_dns_records_are_set_changed_and_removed_with_the_stack(
             names = {(r.name, r.type, r.content) for r in dns.zones.records()}
             assert names == {
                 (f"{service}.grid.test", kind, content)
-                for service in ("hub", "bootstrap")
+                for service in ("hub", "bootstrap", "unsecure.bootstrap")
                 for kind, content in (("A", "203.0.113.10"), ("AAAA", "2001:db8::10"))
             }
             stack.config["publicAddresses"] = {"ipv4": ["203.0.113.11"], "ipv6": ["2001:db8::10"]}
             changed = [name for name in steps_of(stack) if "dns" in name]
-            assert len(changed) == 2
+            assert len(changed) == 3
             stack.up()
             assert {r.content for r in dns.zones.records() if r.type == "A"} == {"203.0.113.11"}
             stack.pulumi("destroy", "--yes")
