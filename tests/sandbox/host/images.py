@@ -59,7 +59,8 @@ _COMMANDS: Final[dict[Service, list[str]]] = {
 }
 # Only these run the stand-ins' sources; the other two are the bare Debian base.
 _WITH_SOURCES: Final[frozenset[Service]] = frozenset({"zdb", "hub", "bootstrap"})
-_ZDB_LAUNCHER: Final = '#!/bin/sh\nexec python3 -m tests.sandbox.services.zdb "$@"\n'
+_LAUNCHERS: Final = {"bin/zdb": "zdb", "bin/zflist": "zflist"}
+_LAUNCHER: Final = '#!/bin/sh\nPYTHONPATH={} exec python3 -m tests.sandbox.services.{} "$@"\n'
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,8 @@ def _context(service: Service, base: str) -> bytes:
     files = {"Dockerfile": _dockerfile(service, base).encode()}
     if service in _WITH_SOURCES:
         files.update(_sources())
-        files["bin/zdb"] = _ZDB_LAUNCHER.encode()
+        for path, module in _LAUNCHERS.items():
+            files[path] = _LAUNCHER.format(_STANDIN, module).encode()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path in sorted(files):
@@ -219,6 +221,7 @@ def _dockerfile(service: Service, base: str) -> str:
         lines += [
             f"COPY standin {_STANDIN}",
             "COPY bin/zdb /bin/zdb",
+            "COPY bin/zflist /usr/bin/zflist",
             # The real 0-db image is busybox: the health check's nc is its.
             "RUN ln -s /bin/busybox /usr/local/bin/nc",
             f"ENV PYTHONPATH={_STANDIN} PYTHONDONTWRITEBYTECODE=1",

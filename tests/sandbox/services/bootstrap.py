@@ -5,79 +5,80 @@ the `api-token` may upload kernels and set links.
 """
 
 import argparse
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.sandbox.services import pyconfig
 from tests.sandbox.services.bootstrap_api import BootstrapApi, BootstrapOptions
 from tests.sandbox.services.disk import DiskKernels
-from tests.sandbox.services.http import HttpServer, Request, Response, not_found
+from tests.sandbox.services.http import HttpServer, Request, Response
 from tests.sandbox.services.hub import serve
-from tests.sandbox.services.hub_api import api_error, api_success
-from tests.sandbox.services.hub_writes import RefusedUploadError, uploaded
+from tests.sandbox.services.web import Form, Handler, Route, Router, cookie, jsonify
 
 
 class Bootstrap:
     """A bootstrap server as its configuration describes it."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], options: BootstrapOptions | None = None) -> None:
         pyconfig.required(config, "kernel-path", "kernel-net-path", "http-port", "api-token")
         pyconfig.required(config, "runmodes", "debug")
         self._root = Path(config["kernel-path"])
         self._token = str(config["api-token"])
         kernels = DiskKernels(self._root, Path(config["kernel-net-path"]))
-        self._api = BootstrapApi(kernels, BootstrapOptions(run_modes=dict(config["runmodes"])))
+        given = options or BootstrapOptions()
+        api = BootstrapApi(kernels, replace(given, run_modes=dict(config["runmodes"])))
+        own = [
+            Route("/api/kernel", self._guarded(self._upload), ("POST",)),
+            Route("/api/symlink/NAME/TARGET", self._guarded(self._link)),
+        ]
+        self._router = Router([*own, *api.routes])
 
     def __call__(self, request: Request) -> Response:
         """Answer a request."""
-        path = request.path.rstrip("/")
-        if path == "/api/kernel" and request.method == "POST":
-            return self._guarded(request) or self._upload(request)
-        words = path.split("/")
-        if words[:3] == ["", "api", "symlink"] and len(words) == 5:
-            return self._guarded(request) or self._link(words[3], words[4])
-        if request.method not in {"GET", "HEAD"}:
-            return not_found()
-        return self._api(request)
+        return self._router(request)
 
-    def _guarded(self, request: Request) -> Response | None:
+    def _guarded(self, operation: Handler) -> Handler:
         """Refuse who does not show the token; upstream says so with 200, and so do we."""
-        cookies = request.headers.get("cookie", "").split("; ")
-        given = next((c.partition("=")[2] for c in cookies if c.startswith("token=")), None)
-        if given is None:
-            return api_error("token not found", 200)
-        return None if given == self._token else api_error("invalid token", 200)
+
+        def answer(request: Request, *values: str) -> Response:
+            given = cookie(request, "token")
+            if not given:
+                return _said("token not found")
+            if given != self._token:
+                return _said("invalid token")
+            return operation(request, *values)
+
+        return answer
 
     def _upload(self, request: Request) -> Response:
-        try:
-            kernel = uploaded(_as_file(request))
-            (self._root / kernel.filename).write_bytes(kernel.data)
-        except (RefusedUploadError, OSError) as error:
-            return api_error(str(error), 200)
-        return api_success()
+        kernel = Form.of(request).files.get("kernel")
+        if kernel is None:
+            return _said("no file found")
+        if not kernel.filename:
+            return _said("no file selected")
+        # Upstream's: a path in the name leads anywhere, and a link is written through.
+        (self._root / kernel.filename).write_bytes(kernel.data)
+        return jsonify({"status": "success"})
 
-    def _link(self, name: str, target: str) -> Response:
-        if name in {"", ".", ".."} or target in {"", ".", ".."}:
-            return api_error("not a name", 200)
-        temporary = self._root / f".{os.urandom(8).hex()}"
-        temporary.symlink_to(target)
-        temporary.replace(self._root / name)
-        return api_success()
+    def _link(self, _: Request, name: str, target: str) -> Response:
+        place = self._root / name
+        if place.is_symlink() or place.is_file():
+            place.unlink()
+        place.symlink_to(target)
+        return jsonify({"status": "success"})
 
 
-def _as_file(request: Request) -> Request:
-    """Rename the form's field `kernel` to the hub's `file`."""
-    renamed = request.body.replace(b'name="kernel"', b'name="file"', 1)
-    return Request(request.method, request.path, request.query, request.headers, renamed)
+def _said(message: str) -> Response:
+    return jsonify({"status": "error", "message": message})
 
 
 def main(argv: list[str]) -> int:
     """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="bootstrap", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("/bootstrap/config.py"))
-    parser.add_argument("--listen", default="::")
+    parser.add_argument("--listen", default="0.0.0.0")
     options = parser.parse_args(argv)
     try:
         config = pyconfig.load(options.config)

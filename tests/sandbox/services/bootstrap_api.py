@@ -2,17 +2,22 @@
 
 import datetime as dt
 import html
-import json
-import re
+import zlib
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Literal, Protocol
 
-from tests.sandbox.services.http import Content, Request, Response, download, not_found, text
+from tests.sandbox.services.http import Content, Request, Response, text
+from tests.sandbox.services.web import Route, Router, download, jsonify, not_found, page
+
+_FLASK_1_SECONDS: Final = 43200  # how long it lets a client keep a file
 
 
 @dataclass(frozen=True)
 class BootstrapOptions:
-    """run_modes: short name to title. api_images: older revisions have only the HTML page."""
+    """run_modes: short name to title.
+
+    revision: that of 2023-10 has only the HTML page, lists dot files, and runs on Flask 1.
+    """
 
     run_modes: dict[str, str] = field(
         default_factory=lambda: {
@@ -22,7 +27,7 @@ class BootstrapOptions:
             "qa": "qa-network (v3)",
         }
     )
-    api_images: bool = True
+    revision: Literal["newest", "2023-10"] = "newest"
 
 
 class Kernels(Protocol):
@@ -36,49 +41,57 @@ class Kernels(Protocol):
         """Return a file by its path (`NAME` or `net/MODE.efi`); None where there is none."""
         ...
 
+    def holds(self, path: str) -> bool:
+        """Return whether there is such a file or directory, links followed."""
+        ...
+
 
 class BootstrapApi:
-    """Answers what a bootstrap server answers to anybody."""
+    """What a bootstrap server answers to anybody; `routes` are for one that answers more.
 
-    def __init__(
-        self,
-        kernels: Kernels,
-        options: BootstrapOptions = BootstrapOptions(),
-    ) -> None:
+    Boot media are not built here: only what is refused is answered as the real one does.
+    """
+
+    def __init__(self, kernels: Kernels, options: BootstrapOptions = BootstrapOptions()) -> None:
         self.kernels, self.options = kernels, options
+        self._newest = options.revision == "newest"
+        images = [Route("/api/images", self._images)] if self._newest else []
+        self.routes = [
+            *images,
+            Route("/images", self._page),
+            Route("/kernel/net/PATH", self._net_kernel),
+            Route("/kernel/PATH", self._kernel),
+            Route("/ipxe/MODE", self._script),
+            Route("/ipxe/MODE/FARM", self._script),
+            Route("/ipxe/MODE/FARM/EXTRA", self._script),
+            Route("/ipxe/MODE/FARM/EXTRA/NAME", self._script),
+            *(Route(place, _front_page) for place in ("/", "/generate", "/expert")),
+            *(Route(f"/{rule}", self._medium) for rule in _media()),
+        ]
+        self._router = Router(self.routes)
 
     def __call__(self, request: Request) -> Response:
         """Answer a request."""
-        path = request.path.rstrip("/") or "/"
-        if path == "/":
-            return text("<!doctype html><title>Zero-OS Bootstrap</title>\n").at("/")
-        if path == "/api/images" and self.options.api_images:
-            return self._images().at("/api/images")
-        if path == "/images":
-            return self._page().at("/images")
-        if path.startswith("/kernel/"):
-            label = "/kernel/net" if path.startswith("/kernel/net/") else "/kernel"
-            return self._kernel(request, path.removeprefix("/kernel/")).at(label)
-        if match := re.fullmatch(r"/ipxe/([^/]+)(?:/([^/]+))?(?:/([^/]+))?(?:/([^/]+))?", path):
-            return self._script(request, *match.groups()).at("/ipxe")
-        return not_found().at("404")
+        return self._router(request)
 
     def _sorted(self) -> list[tuple[str, float]]:
-        return sorted(self.kernels.kernels(), key=lambda kernel: kernel[1], reverse=True)
+        listed = [one for one in self.kernels.kernels() if not (self._newest and one[0][0] == ".")]
+        return sorted(listed, key=lambda kernel: kernel[1], reverse=True)
 
-    def _images(self) -> Response:
-        listed = [
-            {
-                "name": name,
-                "release": name[:-4],
-                "timestamp": int(modified),
-                "updated": _date(modified),
-            }
-            for name, modified in self._sorted()
-        ]
-        return text(json.dumps(listed) + "\n", kind="application/json")
+    def _images(self, _: Request) -> Response:
+        return jsonify(
+            [
+                {
+                    "name": name,
+                    "release": name[:-4],
+                    "timestamp": int(modified),
+                    "updated": _date(modified),
+                }
+                for name, modified in self._sorted()
+            ]
+        )
 
-    def _page(self) -> Response:
+    def _page(self, _: Request) -> Response:
         rows = "".join(
             "              <tr>\n                    <td>\n"
             '                        <a class="kernel"'
@@ -94,37 +107,61 @@ class BootstrapApi:
             f"{rows}</tbody>\n</table>\n</body></html>\n"
         )
 
+    def _net_kernel(self, request: Request, path: str) -> Response:
+        return self._kernel(request, f"net/{path}")
+
     def _kernel(self, request: Request, path: str) -> Response:
         content = self.kernels.content(path)
         if content is None:
             return not_found()
-        return download(request, content, path.rpartition("/")[2])
+        name = path.rpartition("/")[2]
+        if self._newest:
+            return download(request, content, name)
+        etag = f"{content.modified}-{content.size}-{zlib.adler32(path.encode())}"
+        return download(request, content, name, etag, _FLASK_1_SECONDS)
 
     def _script(
-        self,
-        request: Request,
-        mode: str,
-        farm: str | None,
-        extra: str | None,
-        kernel: str | None,
+        self, request: Request, mode: str, farm: str = "", extra: str = "", kernel: str = ""
     ) -> Response:
-        if mode not in self.options.run_modes:
-            return text("<title>401 Unauthorized</title>", 401)
         source = kernel or f"net/{mode}.efi"
-        if self.kernels.content(source) is None:
-            return not_found()
+        if refused := self._refused(mode, source):
+            return refused
         host = request.headers.get("host", "localhost")
         protocol = "http" if "unsecure" in host else "https"
-        line = f"nomodeset version=v3 runmode={mode} panic=7200"
+        version = request.query.get("version", "v3") if self._newest else "v3"
+        line = f"nomodeset version={version} runmode={mode} panic=7200"
         line += f" farmer_id={farm}" if farm else ""
         line += " " + extra.replace("___", "/") if extra else ""
         script = (
             "#!ipxe\nconsole\n\n"
-            f"echo Release.....: {self.options.run_modes[mode]}\necho Farm ID.....: {farm or ''}\n"
-            f"echo Parameters..: {extra or ''}\n\n"
-            f"imgfetch --name zos {protocol}://{host}/kernel/{source} {line}\nimgexec zos\n"
+            f"echo Release.....: {self.options.run_modes[mode]}\necho Farm ID.....: {farm}\n"
+            f"echo Parameters..: {extra}\n\n:download\n"
+            f"imgfetch --name zos {protocol}://{host}/kernel/{source} {line}"
+            " || goto download_retry\n"
+            "imgexec zos\n\n:download_retry\nsleep 3\ngoto download\n"
         )
         return text(script, kind="text/plain")
+
+    def _medium(self, _: Request, mode: str, *more: str) -> Response:
+        """Refuse as the real one does before it builds; what it would build is not here."""
+        kernel = more[2] if len(more) > 2 else ""
+        return self._refused(mode, kernel or f"net/{mode}.efi") or page(501)
+
+    def _refused(self, mode: str, source: str) -> Response | None:
+        if mode not in self.options.run_modes:
+            return page(401)
+        return None if self.kernels.holds(source) else not_found()
+
+
+def _media() -> list[str]:
+    kinds, whole = ("iso", "usb", "krn", "uefi", "uefimg"), "MODE/FARM/EXTRA"
+    shorter = [f"{kind}/{rule}" for kind in kinds for rule in ("MODE", "MODE/FARM", whole)]
+    named = [f"{kind}/{whole}/NAME" for kind in kinds if kind != "krn"]
+    return [*shorter, *named, f"snponly/{whole}"]
+
+
+def _front_page(_: Request) -> Response:
+    return page(200)
 
 
 def _date(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import posixpath
 import stat
 from pathlib import Path
 
@@ -25,27 +26,42 @@ class DiskTree:
             if path.is_dir()
         ]
 
+    def holds(self, directory: str) -> bool:
+        """Return whether there is such a directory, links followed."""
+        status = _status(self._root / directory)
+        return status is not None and stat.S_ISDIR(status.st_mode)
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+        return sorted(os.listdir(self._root / directory))  # noqa: PTH208
+
     def listing(self, directory: str) -> list[Entry] | None:
-        """Return a directory's entries, sorted by name."""
-        place = self._root / directory
-        if not place.is_dir():
+        """Return a directory's entries, sorted by name.
+
+        As upstream's, it fails where a name vanishes between the list and the look at it.
+        """
+        if not self.holds(directory):
             return None
-        found = [self.entry(directory, name) for name in sorted(os.listdir(place))]  # noqa: PTH208
-        return [entry for entry in found if entry is not None]
+        found = []
+        for name in self.names(directory):
+            entry = self.entry(directory, name)
+            if entry is None:
+                raise FileNotFoundError(f"{directory}/{name} is gone")
+            found.append(entry)
+        return found
 
     def entry(self, directory: str, name: str) -> Entry | None:
         """Return one entry."""
         place = self._root / directory / name
-        try:
-            own = place.lstat()
-        except OSError:
+        own = _status(place, follow=False)
+        if own is None:
             return None
         if stat.S_ISDIR(own.st_mode):
             return Entry(name, "directory", own.st_size, int(own.st_mtime))
         if not stat.S_ISLNK(own.st_mode):
             return Entry(name, "regular", own.st_size, int(own.st_mtime))
-        led = place.stat() if place.exists() else own
-        target = str(place.readlink())
+        led = _status(place) or own
+        target = os.fsdecode(place.readlink())
         return Entry(name, "symlink", led.st_size, int(led.st_mtime), int(own.st_mtime), target)
 
     def content(self, directory: str, name: str) -> Content | None:
@@ -71,24 +87,38 @@ class DiskKernels:
 
     def kernels(self) -> list[tuple[str, float]]:
         """Return name and modification time of each regular file at the top."""
-        if not self._root.is_dir():
-            return []
-        return [
-            (path.name, path.stat().st_mtime)
-            for path in self._root.iterdir()
-            if path.is_file() and not path.is_symlink()
-        ]
+        found = []
+        for name in os.listdir(self._root):  # noqa: PTH208
+            status = _status(self._root / name, follow=False)
+            if status is not None and stat.S_ISREG(status.st_mode):
+                found.append((name, status.st_mtime))
+        return found
 
     def content(self, path: str) -> Content | None:
-        """Return a file by its path, which must stay below the directory."""
-        if any(part in {"", ".", ".."} for part in path.split("/")):
-            return None
+        """Return a file by its path, which must stay below the directory it is asked in."""
+        root, inside = self._root, path
         if path.startswith("net/"):
-            return _content(self._net / path.removeprefix("net/"))
-        return _content(self._root / path)
+            root, inside = self._net, path.removeprefix("net/")
+        clean = posixpath.normpath(inside)
+        if clean.startswith(("/", "../")) or clean == "..":
+            return None
+        return _content(root / clean)
+
+    def holds(self, path: str) -> bool:
+        """Return whether there is such a file or directory, links followed."""
+        return _status(self._root / path) is not None
 
 
 def _content(place: Path) -> Content | None:
-    if not place.is_file():
+    status = _status(place)
+    if status is None or not stat.S_ISREG(status.st_mode):
         return None
-    return Content(place.stat().st_mtime, path=place)
+    return Content(status.st_mtime, path=place)
+
+
+def _status(place: Path, *, follow: bool = True) -> os.stat_result | None:
+    """Return what a name is; None where it is nothing, or can be no name at all."""
+    try:
+        return place.stat(follow_symlinks=follow)
+    except (OSError, ValueError):
+        return None

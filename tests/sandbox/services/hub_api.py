@@ -4,25 +4,24 @@ Master and mirror share it: the master's tree is a model in memory, the mirror's
 """
 
 import hashlib
-import json
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from tests.sandbox.flist import Flist, FormatError
-from tests.sandbox.services.http import (
-    Content,
-    Request,
-    Response,
+from tests.sandbox.services.http import Content, Request, Response, text
+from tests.sandbox.services.web import (
+    Route,
+    Router,
     download,
     gzipped,
+    json_text,
     not_found,
-    text,
+    page,
 )
 
 FLIST: Final = ".flist"
 TAG_PREFIX: Final = ".tag-"
+# Any page of anybody may read what the hub answers.
+HEADERS: Final = {"Access-Control-Allow-Origin": "*"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,14 @@ class Tree(Protocol):
 
     def repositories(self) -> list[tuple[str, int]]:
         """Name and modification time of each repository, sorted by name."""
+        ...
+
+    def holds(self, directory: str) -> bool:
+        """Return whether there is such a directory."""
+        ...
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names in a directory that there is, sorted."""
         ...
 
     def listing(self, directory: str) -> list[Entry] | None:
@@ -80,74 +87,59 @@ class HubOptions:
     backend: str = "zdb://hub.grid.tf:9900"
 
 
-Handler = Callable[..., Response]
-
-
 class HubApi:
-    """Answers what a hub answers to anybody."""
+    """What a hub answers to anybody; `routes` are for a hub that answers more."""
 
     def __init__(self, tree: Tree, options: HubOptions = HubOptions()) -> None:
         self.tree, self.options = tree, options
-        name = r"([^/]+)"
-        self._routes: list[tuple[str, re.Pattern[str], Handler]] = [
-            (label, re.compile(pattern.replace("NAME", name)), handler)
-            for label, pattern, handler in (
-                ("/api/flist", "/api/flist", self._all),
-                ("/api/fileslist", "/api/fileslist", self._fileslist),
-                ("/api/repositories", "/api/repositories", self._repositories),
-                ("/api/flist/me", "/api/flist/me(?:/.*)?", self._me),
-                ("/api/flist/REPO/tags/T", "/api/flist/NAME/tags/NAME", self._tag),
-                ("/api/flist/REPO/F/light", "/api/flist/NAME/NAME/light", self._light),
-                ("/api/flist/REPO/L/taglink", "/api/flist/NAME/NAME/taglink", self._taglink),
-                ("/api/flist/REPO/F/metadata", "/api/flist/NAME/NAME/metadata", self._metadata),
-                ("/api/flist/REPO", "/api/flist/NAME", self._repository),
-                ("/api/flist/REPO/F", "/api/flist/NAME/NAME", self._inspect),
-                ("/REPO/F.flist.md5", r"/NAME/([^/]*)\.flist\.md5", self._md5),
-                ("/REPO/tags/T/F.flist", r"/NAME/tags/NAME/([^/]*)\.flist", self._tag_file),
-                ("/REPO/F.flist", r"/NAME/([^/]*)\.flist", self._file),
-                ("/REPO/F.txt", r"/NAME/([^/]*)\.txt", self._text),
-                ("/REPO/F.json", r"/NAME/([^/]*)\.json", self._broken),
-                ("/REPO/tags/T", "/NAME/tags/NAME", self._tag_page),
-                ("/search", "/search", self._front_page),
-                ("/readonly", "/readonly", self._front_page),
-                ("/REPO", "/NAME", self._user_page),
-                ("/", "/", self._front_page),
-            )
+        self.routes: list[Route] = [
+            Route("/api/flist", self._all),
+            Route("/api/fileslist", self._fileslist),
+            Route("/api/repositories", self._repositories),
+            Route("/api/flist/REPO", self._repository),
+            Route("/api/flist/REPO/tags/T", self._tag),
+            Route("/api/flist/REPO/F/light", self.light),
+            Route("/api/flist/REPO/L/taglink", self._taglink),
+            Route("/REPO/F.flist", self._file),
+            Route("/REPO/tags/T/F.flist", self._tag_file),
+            Route("/REPO/F.flist.md5", self._md5),
+            Route("/REPO/F.txt", self._text),
+            Route("/REPO/F.json", self._broken),
+            Route("/REPO/F.md", self._preview),
+            Route("/REPO/tags/T", self._tag_page),
+            Route("/", _front_page),
+            Route("/search", _front_page),
+            Route("/REPO", self._user_page),
         ]
+        self._router = Router(self.routes, HEADERS)
 
     def __call__(self, request: Request) -> Response:
         """Answer a request."""
-        if request.method not in {"GET", "HEAD"}:
-            return text("<title>405 Method Not Allowed</title>", 405)
-        path = request.path.rstrip("/") or "/"
-        for label, pattern, handler in self._routes:
-            if match := pattern.fullmatch(path):
-                return cors(handler(request, *match.groups())).at(label)
-        return cors(not_found()).at("404")
+        return self._router(request)
 
     # -- lists -------------------------------------------------------------------------------
 
     def _all(self, _: Request) -> Response:
         names = [
-            f"{repository}/{entry.name}"
+            f"{repository}/{name}"
             for repository, _ in self.tree.repositories()
-            for entry in self.tree.listing(repository) or []
+            for name in self.tree.names(repository)
         ]
-        return _json(names)
+        return json_text(names)
 
     def _fileslist(self, request: Request) -> Response:
         document = {
             repository: _entries(self.tree.listing(repository) or [])
             for repository, _ in self.tree.repositories()
         }
-        response = _json(document)
+        response = json_text(document)
         if self.options.fileslist_conditional:
             response = _with_digest(request, response)
         return gzipped(request, response) if self.options.fileslist_gzip else response
 
     def _repositories(self, _: Request) -> Response:
         official = self.options.official
-        return _json(
+        return json_text(
             [
                 {"name": name, "official": name in official, "updated": modified}
                 for name, modified in self.tree.repositories()
@@ -156,29 +148,28 @@ class HubApi:
 
     def _repository(self, _: Request, repository: str) -> Response:
         listing = self.tree.listing(repository)
-        return not_found() if listing is None else _json(_entries(listing))
+        return not_found() if listing is None else json_text(_entries(listing))
 
     def _tag(self, _: Request, repository: str, tag: str) -> Response:
         listing = self.tree.listing(f"{repository}/{TAG_PREFIX}{tag}")
-        if listing is None or self.tree.listing(repository) is None:
+        if listing is None:
             return not_found()
-        return _json(_entries([entry for entry in listing if entry.kind == "symlink"]))
-
-    def _me(self, _: Request) -> Response:
-        return api_error("no authorization provided", 401)
+        return json_text(_entries([entry for entry in listing if entry.kind == "symlink"]))
 
     # -- one flist ---------------------------------------------------------------------------
 
-    def _found(self, repository: str, name: str) -> Entry | Response:
-        if self.tree.listing(repository) is None:
+    def found(self, repository: str, name: str) -> Entry | Response:
+        """Return a flist's or link's entry, else the API's refusal."""
+        if not self.tree.holds(repository):
             return api_error("user not found", 404)
         entry = self.tree.entry(repository, flist_name(name))
         if entry is None or entry.kind == "directory":
             return api_error("source not found", 404)
         return entry
 
-    def _light(self, _: Request, repository: str, name: str) -> Response:
-        entry = self._found(repository, name)
+    def light(self, _: Request, repository: str, name: str) -> Response:
+        """Answer with what is known of a flist without opening it."""
+        entry = self.found(repository, name)
         if isinstance(entry, Response):
             return entry
         described: dict[str, Any] = {
@@ -191,48 +182,21 @@ class HubApi:
         if entry.kind == "symlink":
             described["linktime"] = entry.link_modified
             described["target"] = entry.target
-        return _json(described)
+        return json_text(described)
 
     def _taglink(self, _: Request, repository: str, name: str) -> Response:
-        if self.tree.listing(repository) is None:
+        if not self.tree.holds(repository):
             return api_error("user not found", 404)
         entry = self.tree.entry(repository, flist_name(name).removesuffix(FLIST))
         if entry is None or entry.kind != "symlink":
             return api_error("source not found", 404)
-        return _json({"target": cleaned(entry.target)})
-
-    def _metadata(self, _: Request, repository: str, name: str) -> Response:
-        flist = self._opened(repository, name)
-        if isinstance(flist, Response):
-            return flist
-        return _json({name: _parsed(value) for name, value in flist.metadata.items()})
-
-    def _inspect(self, _: Request, repository: str, name: str) -> Response:
-        flist = self._opened(repository, name)
-        if isinstance(flist, Response):
-            return flist
-        content = [
-            {"path": f"/{directory.path}/{inode.name}".replace("//", "/"), "size": inode.size}
-            for directory in flist.walk()
-            for inode in directory.inodes
-        ]
-        return _json({"content": content})
-
-    def _opened(self, repository: str, name: str) -> Flist | Response:
-        entry = self._found(repository, name)
-        if isinstance(entry, Response):
-            return entry
-        content = self.tree.content(repository, entry.name)
-        try:
-            return Flist.decode(b"" if content is None else content.read())
-        except FormatError:
-            return text("<title>500 Internal Server Error</title>", 500)
+        return json_text({"target": cleaned(entry.target)})
 
     def _file(self, request: Request, repository: str, name: str) -> Response:
-        return self._download(request, repository, name + FLIST)
+        return self._download(request, repository, flist_name(name))
 
     def _tag_file(self, request: Request, repository: str, tag: str, name: str) -> Response:
-        return self._download(request, f"{repository}/{TAG_PREFIX}{tag}", name + FLIST)
+        return self._download(request, f"{repository}/{TAG_PREFIX}{tag}", flist_name(name))
 
     def _download(self, request: Request, directory: str, name: str) -> Response:
         content = self.tree.content(directory, name)
@@ -242,11 +206,11 @@ class HubApi:
         return download(request, content, name, etag)
 
     def _md5(self, _: Request, repository: str, name: str) -> Response:
-        digest = self.tree.digest(repository, name + FLIST)
+        digest = self.tree.digest(repository, flist_name(name))
         return not_found() if digest is None else text(digest + "\n", kind="text/plain")
 
     def _text(self, _: Request, repository: str, name: str) -> Response:
-        entry = self._found(repository, name)
+        entry = self.found(repository, name)
         if isinstance(entry, Response):
             return not_found()
         digest = self.tree.digest(repository, entry.name)
@@ -258,31 +222,23 @@ class HubApi:
         return text(body, kind="text/plain")
 
     def _broken(self, _: Request, repository: str, name: str) -> Response:
-        entry = self._found(repository, name)
-        if isinstance(entry, Response):
-            return not_found()
-        return text("<title>500 Internal Server Error</title>", 500)
+        return page(404 if isinstance(self.found(repository, name), Response) else 500)
 
     # -- pages -------------------------------------------------------------------------------
 
-    def _front_page(self, _: Request) -> Response:
-        return text("<!doctype html><title>Zero-OS Hub</title><h1>Zero-OS Hub</h1>\n")
+    def _preview(self, _: Request, repository: str, name: str) -> Response:
+        found = not isinstance(self.found(repository, name), Response)
+        return page(200 if found else 404)
 
     def _user_page(self, _: Request, repository: str) -> Response:
-        if self.tree.listing(repository) is None:
-            return not_found()
-        return text("<!doctype html><title>Zero-OS Hub</title><h1>Repository</h1>\n")
+        return page(200 if self.tree.holds(repository) else 404)
 
     def _tag_page(self, _: Request, repository: str, tag: str) -> Response:
-        if self.tree.listing(f"{repository}/{TAG_PREFIX}{tag}") is None:
-            return not_found()
-        return text("<!doctype html><title>Zero-OS Hub</title><h1>Tag</h1>\n")
+        return page(200 if self.tree.holds(f"{repository}/{TAG_PREFIX}{tag}") else 404)
 
 
-def cors(response: Response) -> Response:
-    """Let any page read the response, as the hub does."""
-    response.headers["Access-Control-Allow-Origin"] = "*"
-    return response
+def _front_page(_: Request) -> Response:
+    return page(200)
 
 
 def flist_name(name: str) -> str:
@@ -297,16 +253,12 @@ def cleaned(target: str) -> str:
 
 def api_error(message: str, status: int) -> Response:
     """Answer with the API's error document."""
-    return _json({"status": "error", "message": message}, status)
+    return json_text({"status": "error", "message": message}, status)
 
 
 def api_success(payload: dict[str, Any] | None = None) -> Response:
     """Answer with the API's success document."""
-    return _json({"status": "success", **({"payload": payload} if payload else {})})
-
-
-def _json(document: object, status: int = 200) -> Response:
-    return text(json.dumps(document) + "\n", status, "application/json")
+    return json_text({"status": "success", **({"payload": payload} if payload else {})})
 
 
 def _with_digest(request: Request, response: Response) -> Response:
@@ -315,14 +267,6 @@ def _with_digest(request: Request, response: Response) -> Response:
         return Response(304, {"ETag": f'"{etag}"'})
     response.headers["ETag"] = f'"{etag}"'
     return response
-
-
-def _parsed(value: str) -> Any:
-    """Return a metadata value as zflist does: JSON where it is."""
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
 
 
 def _kb(size: int) -> str:

@@ -1,196 +1,244 @@
 """What a writable hub lets its users do (0-hub, src/flist-uploader.py: `/api/flist/me/…`)."""
 
+import json
 import os
-import re
 import shutil
-import tarfile
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-from tests.sandbox.flist import Backend, Flist, FormatError, pack_directory
 from tests.sandbox.services.http import Request, Response
 from tests.sandbox.services.hub_api import FLIST, TAG_PREFIX, api_error, api_success, flist_name
-from tests.sandbox.services.zdb_client import ZdbClient
+from tests.sandbox.services.hub_flist import Workshop, unpack
+from tests.sandbox.services.web import Form, Route, json_text, page, secure_filename
 
 _ARCHIVE: Final = ".tar.gz"
+_ME: Final = "/api/flist/me"
+_METADATA: Final = "metadata-"
+
+# Takes a request, the user's name, and the values of the rule.
+Operation = Callable[..., Response]
 
 
 @dataclass(frozen=True)
-class ChunkStore:
-    """The hub's own way to its 0-db, with the right to write."""
+class Named:
+    """A flist by repository and name, whether it is there or not (HubPublicFlist)."""
 
-    host: str
-    port: int
-    namespace: str = "default"
-    password: str = ""
+    directory: Path
+    name: str
 
-    def connect(self) -> ZdbClient:
-        """Return a connection on which chunks can be stored."""
-        client = ZdbClient(self.host, self.port)
-        client.select(self.namespace, self.password or None)
-        return client
+    @property
+    def place(self) -> Path:
+        """The file, or the link."""
+        return self.directory / self.name
 
+    @property
+    def bare(self) -> Path:
+        """Where a taglink of this name would be."""
+        return self.directory / self.name.removesuffix(FLIST)
 
-@dataclass(frozen=True)
-class Upload:
-    """A file in a form."""
-
-    filename: str
-    data: bytes
-
-
-class RefusedUploadError(ValueError):
-    """An upload that is answered with 500 and this text."""
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file or a link, wherever it leads."""
+        return self.place.is_file() or self.place.is_symlink()
 
 
 class HubWrites:
     """The write operations on a directory of repositories."""
 
-    def __init__(self, users: Path, workdir: Path, chunks: ChunkStore, public: Backend) -> None:
-        self._users, self._workdir = users, workdir
-        self._chunks, self._public = chunks, public
+    def __init__(self, users: Path, uploads: Path, workshop: Workshop) -> None:
+        self._users, self._uploads, self._shop = users, uploads, workshop
 
-    def answer(self, request: Request, username: str) -> Response:
-        """Answer a request below /api/flist/me of an authenticated user."""
-        path = request.path.removeprefix("/api/flist/me").rstrip("/")
-        if path == "" and request.method == "GET":
-            return api_success({"username": username})
-        if request.method == "POST":
-            return self._post(request, username, path)
-        words = path.split("/")[1:]
-        if request.method == "DELETE":
-            return self._delete(username, words)
-        if request.method == "GET":
-            return self._change(username, words)
-        return api_error("method not allowed", 405)
+    def routes(self, authorized: Callable[[Operation], Callable[..., Response]]) -> list[Route]:
+        """Return the rules; `authorized` calls an operation for who may."""
+        rules: list[tuple[str, Operation, tuple[str, ...]]] = [
+            ("", self._myself, ("GET",)),
+            ("/F", self._delete, ("DELETE",)),
+            ("/F/link/L", self._link, ("GET",)),
+            ("/L/crosslink/REPO/F", self._crosslink, ("GET",)),
+            ("/L/crosstag/REPO/T", self._taglink, ("GET",)),
+            ("/T/L/tag/REPO/F", self._tag, ("GET",)),
+            ("/T/L/tag/REPO/F", self._untag, ("DELETE",)),
+            ("/F/rename/F2", self._rename, ("GET",)),
+            ("/promote/REPO/F/F2", self._promote, ("GET",)),
+            ("/upload", self._upload, ("POST",)),
+            ("/upload-flist", self._upload_flist, ("POST",)),
+            ("/merge/F", self._merge, ("POST",)),
+            ("/docker", self._docker, ("POST",)),
+        ]
+        return [Route(_ME + rule, authorized(does), methods) for rule, does, methods in rules]
+
+    def _named(self, repository: str, name: str) -> Named:
+        return Named(self._users / repository, flist_name(name))
+
+    def _tagged(self, repository: str, tag: str, name: str) -> Named:
+        return Named(self._users / repository / (TAG_PREFIX + tag), flist_name(name))
+
+    def _myself(self, _: Request, username: object) -> Response:
+        return api_success({"username": username})
 
     # -- uploads -----------------------------------------------------------------------------
 
-    def _post(self, request: Request, username: str, path: str) -> Response:
-        if path not in {"/upload", "/upload-flist"}:
-            return api_error("not supported by this hub", 500)
-        try:
-            upload = uploaded(request)
-            if path == "/upload":
-                name, files = self._pack(upload, username)
-            else:
-                name, files = self._take(upload, username)
-        except (RefusedUploadError, FormatError, tarfile.TarError, OSError) as error:
-            return api_error(str(error), 500)
-        return api_success({"name": name, "files": {"success": True, "response": files}})
+    def _upload(self, request: Request, username: str) -> Response:
+        saved = self._saved(request, _ARCHIVE)
+        if isinstance(saved, Response):
+            return saved
+        form, name = Form.of(request), self._name(request, saved)
+        flist = self._named(username, name.removesuffix(_ARCHIVE))
+        flist.directory.mkdir(exist_ok=True)
+        metadata = {
+            field.removeprefix(_METADATA): value
+            for field, value in form.fields.items()
+            if field.startswith(_METADATA)
+        }
+        with self._shop.workspace() as unpacked, self._shop.flist() as work:
+            unpack(saved, unpacked)
+            packed = work.create(unpacked, flist.place, metadata)
+        saved.unlink()
+        return api_success({"name": flist.name, "files": packed})
 
-    def _pack(self, upload: Upload, username: str) -> tuple[str, dict[str, int]]:
-        if not upload.filename.endswith(_ARCHIVE):
-            raise RefusedUploadError("this file is not allowed")
-        with tempfile.TemporaryDirectory(dir=self._made("temp"), prefix="workspace-") as directory:
-            archive = self._made("distfiles") / os.path.basename(directory)  # noqa: PTH119
-            archive.write_bytes(upload.data)
-            try:
-                _unpack(archive, Path(directory))
-            finally:
-                archive.unlink()
-            packed = pack_directory(Path(directory), keep=lambda _: True)
-        with self._chunks.connect() as zdb:
-            for key, payload in packed.chunks.items():
-                zdb.command("SET", key, payload)
-        name = flist_name(upload.filename.removesuffix(_ARCHIVE))
-        self._publish(username, name, packed.archive(self._public))
-        return name, {"regular": len(packed.chunks), "size": packed.plain_bytes}
+    def _upload_flist(self, request: Request, username: str) -> Response:
+        saved = self._saved(request, FLIST)
+        if isinstance(saved, Response):
+            return saved
+        flist = self._named(username, self._name(request, saved).removesuffix(_ARCHIVE))
+        flist.directory.mkdir(exist_ok=True)
+        with self._shop.flist() as work:
+            checked = work.validate(saved)
+        if checked["response"]["failure"] > 0:
+            return api_error("unauthorized upload, contents is not fully present on backend", 500)
+        shutil.copyfile(saved, flist.place)
+        saved.unlink()
+        return api_success({"name": flist.name, "files": checked})
 
-    def _take(self, upload: Upload, username: str) -> tuple[str, dict[str, int]]:
-        if not upload.filename.endswith(FLIST):
-            raise RefusedUploadError("this file is not allowed")
-        keys = sorted(Flist.decode(upload.data).chunk_keys())
-        with self._chunks.connect() as zdb:
-            missing = sum(not zdb.command("EXISTS", key) for key in keys)
-        if missing:
-            raise RefusedUploadError(
-                "unauthorized upload, contents is not fully present on backend"
-            )
-        self._publish(username, upload.filename, upload.data)
-        return upload.filename, {"regular": len(keys), "failure": 0}
+    def _saved(self, request: Request, ending: str) -> Path | Response:
+        """Save the form's file under a safe name, or refuse it."""
+        upload = Form.of(request).files.get("file")
+        if upload is None:
+            return api_error("no file found", 500)
+        if not upload.filename:
+            return api_error("no file selected", 500)
+        if not upload.filename.endswith(ending):
+            return api_error("this file is not allowed", 500)
+        place = self._uploads / secure_filename(upload.filename)
+        place.write_bytes(upload.data)
+        return place
 
-    def _publish(self, username: str, name: str, data: bytes) -> None:
-        directory = self._users / username
-        directory.mkdir(exist_ok=True)
-        temporary = self._made("temp") / f"publish-{os.urandom(8).hex()}"
-        temporary.write_bytes(data)
-        shutil.move(temporary, directory / name)
+    def _name(self, request: Request, saved: Path) -> str:
+        """Return the name that the user chose: the header's, as it is, before the form's."""
+        given = request.headers.get("x-original-name")
+        return saved.name if given is None else os.path.basename(given)  # noqa: PTH119
 
-    def _made(self, name: str) -> Path:
-        directory = self._workdir / name
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
+    def _merge(self, request: Request, username: str, target: str) -> Response:
+        sources = _sources(request, self._named)
+        if isinstance(sources, str):
+            return api_error(sources, 500)
+        flist = self._named(username, target)
+        with self._shop.flist() as work:
+            merged = work.merge(sources, flist.place)
+        return json_text({"status": "success"}, 200 if merged else 500)
+
+    def _docker(self, request: Request, _: str) -> Response:
+        """Refuse: there is no Docker here, as there is none in the mirror's hub."""
+        if b"image=" not in request.body:
+            return api_error("missing docker image name", 400)
+        return page(500)
+
+    def _promote(self, _: Request, username: str, repository: str, name: str, new: str) -> Response:
+        source, target = self._named(repository, name), self._named(username, new)
+        if not source.directory.is_dir():
+            return api_error("user not found", 404)
+        if not source.exists:
+            return api_error("source not found", 404)
+        target.directory.mkdir(exist_ok=True)
+        if target.place.exists():
+            target.place.unlink()  # its own source, too
+        shutil.copy(source.place, target.place)
+        payload = {
+            "source": {"username": repository, "filename": source.name},
+            "destination": {"username": username, "filename": target.name},
+        }
+        return api_success(payload)
 
     # -- names -------------------------------------------------------------------------------
 
-    def _delete(self, username: str, words: list[str]) -> Response:
-        if len(words) == 5 and words[2] == "tag":
-            return self._untag(username, words[0], words[1])
-        if len(words) != 1:
-            return api_error("source not found", 404)
-        directory = self._users / username
-        if not directory.is_dir():
+    def _delete(self, _: Request, username: str, name: str) -> Response:
+        flist = self._named(username, name)
+        if not flist.directory.is_dir():
             return api_error("user not found", 404)
-        for name in (flist_name(words[0]), flist_name(words[0]).removesuffix(FLIST)):
-            place = directory / name
-            if place.is_symlink() or (name.endswith(FLIST) and place.is_file()):
-                place.unlink()
-                return api_success()
-        return api_error("source not found", 404)
+        if flist.exists:
+            flist.place.unlink()
+        elif flist.bare.is_symlink():
+            flist.bare.unlink()
+        else:
+            return api_error("source not found", 404)
+        return api_success()
 
-    def _untag(self, username: str, tag: str, link: str) -> Response:
-        directory = self._users / username / (TAG_PREFIX + tag)
-        place = directory / flist_name(link)
-        if not place.is_symlink():
+    def _rename(self, _: Request, username: str, name: str, new: str) -> Response:
+        flist = self._named(username, name)
+        if not flist.directory.is_dir():
+            return api_error("user not found", 404)
+        if not flist.exists:
+            return api_error("source not found", 404)
+        flist.place.rename(self._named(username, new).place)
+        return api_success()
+
+    def _link(self, _: Request, username: str, name: str, link: str) -> Response:
+        source = self._named(username, name)
+        if not source.directory.is_dir():
+            return api_error("user not found", 404)
+        return _linked(source, self._named(username, link), source.name)
+
+    def _crosslink(
+        self, _: Request, username: str, link: str, repository: str, name: str
+    ) -> Response:
+        source = self._named(repository, name)
+        if not source.directory.is_dir():
+            return api_error("source repository not found", 404)
+        target = f"../{repository}/{source.name}"
+        return _linked(source, self._named(username, link), target)
+
+    def _tag(
+        self, _: Request, username: str, tag: str, link: str, repository: str, name: str
+    ) -> Response:
+        source, tagged = self._named(repository, name), self._tagged(username, tag, link)
+        if not source.directory.is_dir():
+            return api_error("source repository not found", 404)
+        if source.exists:
+            tagged.directory.mkdir(exist_ok=True)
+        return _linked(source, tagged, f"../../{repository}/{source.name}")
+
+    def _untag(
+        self, _: Request, username: str, tag: str, link: str, repository: str, name: str
+    ) -> Response:
+        source, tagged = self._named(repository, name), self._tagged(username, tag, link)
+        if not source.directory.is_dir():
+            return api_error("source repository not found", 404)
+        if not source.exists:
+            return api_error("source not found", 404)
+        if not tagged.place.is_symlink():
             return api_error("target not found on this tag", 404)
-        place.unlink()
-        if not any(directory.iterdir()):
-            directory.rmdir()
+        tagged.place.unlink()
+        if not any(tagged.directory.iterdir()):
+            tagged.directory.rmdir()
         return api_success()
 
-    def _change(self, username: str, words: list[str]) -> Response:
-        own = self._users / username
-        if not own.is_dir():
-            return api_error("user not found", 404)
-        response = api_error("source not found", 404)
-        match words:
-            case [source, "rename", target]:
-                response = self._rename(own, flist_name(source), flist_name(target))
-            case [source, "link", link]:
-                response = self._link(own / flist_name(link), flist_name(source))
-            case [link, "crosslink", repository, source]:
-                target = f"../{repository}/{flist_name(source)}"
-                response = self._link(own / flist_name(link), target)
-            case [tag, link, "tag", repository, source]:
-                target = f"../../{repository}/{flist_name(source)}"
-                response = self._link(own / (TAG_PREFIX + tag) / flist_name(link), target)
-            case [link, "crosstag", repository, tag]:
-                response = self._taglink(own, link, repository, tag)
-        return response
-
-    def _rename(self, own: Path, source: str, target: str) -> Response:
-        if not (own / source).exists():
-            return api_error("source not found", 404)
-        (own / source).rename(own / target)
-        return api_success()
-
-    def _link(self, place: Path, target: str) -> Response:
-        """Make a link in one of upstream's shapes, if it leads to a flist."""
-        source = self._users.joinpath(*target.split("/")[-2:]) if "/" in target else None
-        if not (source or place.parent / target).exists():
-            return api_error("source not found", 404)
-        place.parent.mkdir(exist_ok=True)
-        return _point(place, target)
-
-    def _taglink(self, own: Path, link: str, repository: str, tag: str) -> Response:
+    def _taglink(self, _: Request, username: str, link: str, repository: str, tag: str) -> Response:
         if not (self._users / repository / (TAG_PREFIX + tag)).is_dir():
             return api_error("source tag not found", 404)
         if link.endswith(FLIST):
             return api_error("tag symlink cannot ends with .flist", 401)
-        return _point(own / link, f"../{repository}/{TAG_PREFIX}{tag}")
+        place = self._users / username / link
+        if (self._users / username / flist_name(link)).exists():
+            return api_error("there is a .flist file with the same name existing already", 401)
+        return _point(place, f"../{repository}/{TAG_PREFIX}{tag}")
+
+
+def _linked(source: Named, link: Named, target: str) -> Response:
+    if not source.exists:
+        return api_error("source not found", 404)
+    return _point(link.place, target)
 
 
 def _point(place: Path, target: str) -> Response:
@@ -202,42 +250,21 @@ def _point(place: Path, target: str) -> Response:
     return api_success()
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack an archive that stays in its directory, modes as they are."""
-    with tarfile.open(archive) as tar:
-        links: set[PurePosixPath] = set()
-        for member in tar.getmembers():
-            paths = [PurePosixPath(member.name)]
-            if member.islnk():
-                paths.append(PurePosixPath(member.linkname))
-            if any(_leaves(path, links) for path in paths):
-                raise RefusedUploadError(f"{member.name!r} leaves the archive")
-            if member.issym():
-                links.add(paths[0])
-        # Debian 12's Python may have no filters yet, and `tar` would change modes.
-        trusted = {"filter": "fully_trusted"} if hasattr(tarfile, "tar_filter") else {}
-        tar.extractall(target, **trusted)  # type: ignore[arg-type]
-
-
-def _leaves(path: PurePosixPath, links: set[PurePosixPath]) -> bool:
-    return path.is_absolute() or ".." in path.parts or not links.isdisjoint([path, *path.parents])
-
-
-def uploaded(request: Request) -> Upload:
-    """Return the file of a multipart form (its field is `file`)."""
-    kind = request.headers.get("content-type", "")
-    boundary = re.search(r'boundary="?([^";]+)"?', kind)
-    if not kind.startswith("multipart/form-data") or boundary is None:
-        raise RefusedUploadError("no file found")
-    mark = b"\r\n--" + boundary[1].encode()
-    for part in (b"\r\n" + request.body).split(mark)[1:]:
-        head, _, data = part.partition(b"\r\n\r\n")
-        shown = head.decode("utf-8", "replace")
-        name = re.search(r'filename="([^"]*)"', shown)
-        if 'name="file"' in shown and name is not None:
-            given = request.headers.get("x-original-name") or name[1]
-            filename = os.path.basename(given)  # noqa: PTH119 - a name, not a path of ours
-            if not filename:
-                raise RefusedUploadError("no file selected")
-            return Upload(filename, data)
-    raise RefusedUploadError("no file found")
+def _sources(request: Request, named: Callable[[str, str], Named]) -> list[str] | str:
+    """Return the flists (REPO/F.flist) that a merge names, or why they can not be merged."""
+    try:
+        given: Any = json.loads(request.body)
+    except ValueError:
+        given = None
+    if not isinstance(given, list):
+        return "malformed json request"
+    if not given:
+        return "no source found"
+    if any("/" not in source for source in given):
+        return "malformed source filename"
+    sources = [flist_name(source) for source in given]
+    for source in sources:
+        repository, name = source.split("/")[:2]
+        if not named(repository, name).exists:
+            return f"{source} does not exists"
+    return sources

@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import time
+from typing import Any
 
 
 class TokenError(ValueError):
@@ -22,14 +23,17 @@ def mint(seed: bytes, username: str) -> str:
     return base64.urlsafe_b64encode(bytes(SigningKey(seed).sign(payload))).decode()
 
 
-def username(seed: bytes, token: str) -> str:
-    """Return whose token it is; raises TokenError. Nothing expires."""
+def username(seed: bytes, token: str) -> Any:
+    """Return whose token it is, which may be any JSON value. Nothing expires.
+
+    Raises TokenError for what this hub did not sign; what it signed and is no list, ValueError.
+    """
     from nacl.exceptions import CryptoError
     from nacl.signing import SigningKey
 
     try:
         signed = base64.urlsafe_b64decode(token)
         payload = SigningKey(seed).verify_key.verify(signed)
-        return str(json.loads(payload)[0])
     except (CryptoError, binascii.Error, ValueError) as error:
         raise TokenError("invalid signature") from error
+    return json.loads(payload)[0]

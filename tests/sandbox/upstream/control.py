@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.sandbox.services.http import Request, Response, not_found, text
+from tests.sandbox.services.http import Request, Response, text
+from tests.sandbox.services.web import not_found
 from tests.sandbox.upstream.faults import Fault
 from tests.sandbox.upstream.servers import Upstream
 

@@ -306,3 +306,7 @@ class ModelKernels:
         else:
             file = self._model.kernels.get(path)
         return None if file is None else Content(file.modified, file.data)
+
+    def holds(self, path: str) -> bool:
+        """Return whether there is such a kernel, or a net link that leads to one."""
+        return self.content(path) is not None

@@ -62,6 +62,14 @@ class ModelTree:
         """Return name and modification time of each repository."""
         return [(name, int(found.modified)) for name, found in sorted(self._repositories.items())]
 
+    def holds(self, directory: str) -> bool:
+        """Return whether there is such a repository or tag."""
+        return self._nodes(directory) is not None
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+        return sorted(self._nodes(directory) or {})
+
     def listing(self, directory: str) -> list[Entry] | None:
         """Return a directory's entries; `..` is the parent, which holds only `users`."""
         if directory == "..":
