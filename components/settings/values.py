@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field
 
-from sync.contract.names import RefusedNameError, checked
+from sync.contract.names import RefusedNameError, checked_plain
 
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN: Final = re.compile(rf"({_LABEL}\.)+{_LABEL}")
@@ -171,7 +171,7 @@ def _ipv6_subnet(value: str) -> str:
 
 def _plain_name(value: str) -> str:
     try:
-        return checked(value, "setting")
+        return checked_plain(value, "setting")
     except RefusedNameError:
         raise ValueError("is not a plain name (letters, digits, ._+@:~=,-)") from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from sync.agent import logs
 from sync.agent.runtime import Directories, JobFailed, SpecFile, VerifyOptions, run_job
 from sync.contract import layout
+from sync.contract.names import shown
 
 
 def _directories(options: argparse.Namespace) -> Directories:
@@ -56,7 +57,7 @@ def _verify(options: argparse.Namespace) -> int:
     asked = VerifyOptions(part, parts, chunks=options.chunks, offline=options.offline)
     report = getattr(engine, options.command)(loaded.spec, directories, asked)
     for problem in report.problems:
-        print(f"{problem.name}: {problem.what}")
+        print(shown(f"{problem.name}: {problem.what}"))
     print(
         f"{options.job}: {report.checked} checked, {len(report.problems)} wrong, "
         f"{report.repaired} repaired"

@@ -1,8 +1,11 @@
 """Files that are either wholly there or not there at all, also after a kill or a power loss."""
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -10,6 +13,14 @@ from typing import Final
 PUBLIC_MODE: Final = 0o644
 STAGING: Final = ".gridhub"
 TEMPORARY_PREFIX: Final = ".gridhub-part-"
+# A node reads the times of a hub's listings as unsigned: one that is negative fails the whole list.
+LATEST_SECONDS: Final = (1 << 32) - 1
+_OLD: Final = ".old"
+_PLACE: Final = ".place"
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+# What renameat2(2) answers where the system or the file system lacks the flag.
+_NO_EXCHANGE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class NoSpaceError(OSError):
@@ -44,23 +55,46 @@ def staging_directory(root: Path) -> Path:
 
     A service that lists `root/x` never meets a half file there (0-hub fails on a name that goes
     away while it lists), and 0700 keeps the services out. Same file system, so rename works.
+    A folder that a kill left without its name in `publish_directory` gets it back first.
     """
     staging = root / STAGING
     staging.mkdir(mode=0o700, exist_ok=True)
     staging.chmod(0o700)
-    with os.scandir(staging) as entries:
-        for entry in entries:
-            if not entry.is_dir(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
+    left = sorted(staging.iterdir())
+    for note in left:
+        if note.name.endswith(_PLACE):
+            _finish_replacement(note, root)
+    for path in left:
+        discard(path)
     return staging
+
+
+def served_seconds(seconds: float) -> float:
+    """Return a time (unix seconds) as it may be served: never negative, at most 32 bits."""
+    return min(max(seconds, 0), LATEST_SECONDS)
+
+
+def discard(path: Path) -> None:
+    """Remove what is in staging: file, link or folder; what can not go stays for the next time."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def finish(temporary: Path, mtime_seconds: float | None = None) -> None:
     """Give a file in staging its mode and time, and make its content durable."""
     temporary.chmod(PUBLIC_MODE)
     if mtime_seconds is not None:
-        os.utime(temporary, (mtime_seconds, mtime_seconds))
+        set_time(temporary, mtime_seconds)
     sync_file(temporary)
+
+
+def set_time(path: Path, seconds: float) -> None:
+    """Give a file, link or folder a time that may be served. Raises OSError."""
+    served = served_seconds(seconds)
+    os.utime(path, (served, served), follow_symlinks=False)
 
 
 def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) -> None:
@@ -106,15 +140,91 @@ def replace_bytes(data: bytes, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def publish_link(target: str, path: Path, staging: Path) -> None:
+def publish_link(
+    target: str, path: Path, staging: Path, mtime_seconds: float | None = None
+) -> None:
     """Make `path` a symbolic link to `target`, atomically, whatever non-directory it was before."""
     temporary = temporary_in(staging)
     try:
         temporary.symlink_to(target)
+        if mtime_seconds is not None:
+            set_time(temporary, mtime_seconds)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where system or file system can not.
+
+    renameat2(2) with RENAME_EXCHANGE: ext4, XFS, Btrfs and tmpfs have it, NFS has not.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:  # musl before 1.2.6
+        return False
+    names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    if rename(*names, ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def publish_directory(folder: Path, path: Path, root: Path) -> None:
+    """Give a folder in staging its public name, in the place of whatever has it: that goes.
+
+    root: the folder that holds the staging. A reader of `path` finds the old one or the new one;
+    where the file system can not exchange names, none for a moment, and after a kill in that
+    moment none until `staging_directory` is called. What is in the folder must be durable but for
+    its names. Raises OSError.
+    """
+    sync_directory(folder)
+    if not os.path.lexists(path):
+        folder.rename(path)
+    elif not exchange(folder, path):
+        _replace_in_two_steps(folder, path, root)
+    sync_directory(path.parent)
+    discard(folder)
+
+
+def _replace_in_two_steps(folder: Path, path: Path, root: Path) -> None:
+    note, old = (folder.with_name(folder.name + end) for end in (_PLACE, _OLD))
+    note.write_bytes(os.fsencode(path.relative_to(root)))
+    sync_file(note)
+    sync_directory(note.parent)
+    path.rename(old)
+    try:
+        folder.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    sync_directory(path.parent)
+    note.unlink()
+    discard(old)
+
+
+def _finish_replacement(note: Path, root: Path) -> None:
+    """Give the name that a note tells to the new folder if nothing has it since the old one went.
+
+    The note is durable before the old one goes, and the new one is whole before the note is made.
+    """
+    folder = note.with_name(note.name.removesuffix(_PLACE))
+    if os.path.lexists(folder.with_name(folder.name + _OLD)) and folder.is_dir():
+        path = root / os.fsdecode(note.read_bytes())
+        if not os.path.lexists(path):
+            folder.rename(path)
+            sync_directory(path.parent)
+
+
+def remove_directory(path: Path, staging: Path) -> None:
+    """Take away a folder with all that is in it, in one step, durably; gone already is fine."""
+    taken = temporary_in(staging)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(taken)
+        sync_directory(path.parent)
+        discard(taken)
 
 
 def remove(path: Path) -> None:

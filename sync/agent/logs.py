@@ -5,6 +5,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from sync.contract.names import shown
+
 
 class JsonLines(logging.Formatter):
     """time, level, logger, message; a traceback under `trace`."""
@@ -15,7 +17,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": shown(record.getMessage()),
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)

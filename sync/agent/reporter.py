@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sync.agent import durable
+from sync.contract.names import shown
 from sync.contract.status import (
     ERRORS_SHOWN,
     NAMES_SHOWN,
@@ -31,8 +32,8 @@ def utc_now() -> datetime:
 
 
 def name_list(names: Iterable[str]) -> NameList:
-    """Count all the names and keep the first of them, sorted."""
-    ordered = sorted(names)
+    """Count all the names and keep the first of them, sorted, as people may read them."""
+    ordered = sorted(map(shown, names))
     return NameList(count=len(ordered), names=ordered[:NAMES_SHOWN])
 
 
@@ -77,9 +78,9 @@ class Reporter:
     def error(self, message: str) -> None:
         """Log `message` and keep it among the last errors of the record."""
         _LOG.error(message)
-        shown = JobError(at=utc_now(), message=message[:_ERROR_CHARACTERS])
+        error = JobError(at=utc_now(), message=shown(message)[:_ERROR_CHARACTERS])
         with self._condition:
-            self.update(errors=[*self._record.errors, shown][-ERRORS_SHOWN:])
+            self.update(errors=[*self._record.errors, error][-ERRORS_SHOWN:])
 
     def flush(self) -> None:
         """Write the record now."""

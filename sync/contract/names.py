@@ -1,11 +1,14 @@
-"""The one strict rule for names that come from a master before they become a path or a URL."""
+"""The strict rules for names that come from a master before they become a path or a URL."""
 
 import re
+import unicodedata
 from typing import Final
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@:~=,-]{0,199}", re.ASCII)
 FLIST_SUFFIX: Final = ".flist"
+LONGEST_BYTES: Final = 255
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@:~=,-]{0,199}", re.ASCII)
 _TAG_PREFIX: Final = ".tag-"
+_SHOWN: Final = 80
 
 
 class RefusedNameError(ValueError):
@@ -13,27 +16,78 @@ class RefusedNameError(ValueError):
 
 
 def checked(name: object, kind: str) -> str:
-    """Return `name` if it is one plain path component, else raise RefusedNameError.
+    """Return `name` if it is a safe file name, else raise RefusedNameError.
 
     name: what the master sent, whatever its type. kind: the field's word for it (repository, flist,
     tag, link, kernel), used in the message.
-    A name is 1 to 200 ASCII letters, digits and `._+@:~=,-`, and starts with a letter, a digit or
-    an underscore: so it is never `.`, `..`, hidden, absolute, an option, or percent-encoded.
+    Safe is what a hub can hold and one path component can be: UTF-8 of 1 to 255 bytes without `/`
+    and control characters (C0, DEL, C1), that does not start with a dot; so it is never `.`, `..`,
+    hidden or absolute. Blanks, quotes, `%`, `#`, `?` and letters of all scripts are safe: names
+    are kept byte for byte, percent-encoded in URLs, put into no shell, and `shown` to people.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        shown = name if isinstance(name, str) else type(name).__name__
-        raise RefusedNameError(f"refused {kind} name {shown[:80]!r}: not a plain name")
+    if not isinstance(name, str):
+        raise RefusedNameError(f"refused {kind} name {type(name).__name__!r}: not a text")
+    fault = _fault(name)
+    if fault:
+        raise RefusedNameError(f"refused {kind} name {name[:_SHOWN]!r}: {fault}")
+    return name
+
+
+def _fault(name: str) -> str:
+    """Return why a name is no safe file name, or nothing."""
+    size = len(name.encode(errors="surrogatepass"))
+    faults = {
+        "empty": not name,
+        f"longer than {LONGEST_BYTES} bytes": size > LONGEST_BYTES,
+        "starts with a dot": name.startswith("."),
+        "holds a slash": "/" in name,
+        "not UTF-8": any(unicodedata.category(one) == "Cs" for one in name[:LONGEST_BYTES]),
+        "holds a control character": any(
+            unicodedata.category(one) == "Cc" for one in name[:LONGEST_BYTES]
+        ),
+    }
+    return next((fault for fault, there in faults.items() if there), "")
+
+
+def checked_plain(name: object, kind: str) -> str:
+    """Return `name` if it is a plain word, else raise RefusedNameError: for what settings name.
+
+    A plain name is 1 to 200 ASCII letters, digits and `._+@:~=,-`, and starts with a letter, a
+    digit or an underscore: so it is never hidden, an option, or percent-encoded.
+    """
+    if not isinstance(name, str) or not _PLAIN.fullmatch(name):
+        text = name if isinstance(name, str) else type(name).__name__
+        raise RefusedNameError(f"refused {kind} name {text[:_SHOWN]!r}: not a plain name")
     return name
 
 
 def checked_flist(name: object) -> str:
-    """Return `name` if it is a plain name that ends in `.flist`, else raise RefusedNameError."""
-    plain = checked(name, "flist")
-    if not plain.endswith(FLIST_SUFFIX) or plain == FLIST_SUFFIX:
-        raise RefusedNameError(f"refused flist name {plain!r}: does not end in .flist")
-    return plain
+    """Return `name` if it is a safe name that ends in `.flist`, else raise RefusedNameError."""
+    safe = checked(name, "flist")
+    if not safe.endswith(FLIST_SUFFIX):
+        raise RefusedNameError(f"refused flist name {safe[:_SHOWN]!r}: does not end in .flist")
+    return safe
 
 
 def tag_directory(tag: str) -> str:
     """Name of the directory that holds a tag inside its repository (0-hub: `.tag-T`)."""
-    return _TAG_PREFIX + checked(tag, "tag")
+    return _TAG_PREFIX + checked_tag(tag)
+
+
+def checked_tag(name: object) -> str:
+    """Return `name` if it can be a tag's, else raise RefusedNameError: its folder has a prefix."""
+    safe = checked(name, "tag")
+    if len(safe.encode()) > LONGEST_BYTES - len(_TAG_PREFIX):
+        longest = LONGEST_BYTES - len(_TAG_PREFIX)
+        raise RefusedNameError(f"refused tag name {safe[:_SHOWN]!r}: longer than {longest} bytes")
+    return safe
+
+
+def shown(text: str) -> str:
+    """Return a text as people may read it: what a terminal would not print is escaped.
+
+    A name may hold characters that turn the direction of writing, or no width at all.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Final
 
-from sync.contract.names import RefusedNameError, checked
+from sync.contract.names import RefusedNameError, checked_plain
 
 SEED_BYTES: Final = 32
 _STDIN_LIMIT: Final = 1 << 20
@@ -49,7 +49,7 @@ def mint(seed: bytes, user: str, now_seconds: int) -> str:
     from nacl.encoding import URLSafeBase64Encoder
     from nacl.signing import SigningKey
 
-    payload = json.dumps([checked(user, "user"), now_seconds]).encode()
+    payload = json.dumps([checked_plain(user, "user"), now_seconds]).encode()
     return str(SigningKey(seed).sign(payload, URLSafeBase64Encoder).decode())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.passes import PassIncompleteError
-from sync.agent.users.listing import Name
+from sync.agent.users.listing import Name, TagKey
 from sync.agent.users.tree import Tree
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.flists_of import small
@@ -173,11 +173,19 @@ def test_tag_has_the_master_s_time_only_when_it_is_whole(mirror: UsersMirror) ->
     model.set_tag("alice", "1", {"x.flist": "alice/a.flist", "y.flist": "alice/late.flist"})
     mirror.one_pass()
     tag = mirror.directories.public / "users" / "alice" / ".tag-1"
-    partial = int(tag.stat().st_mtime)
+    assert not tag.exists()
     model.add_chunks(small(60).chunks)
     mirror.one_pass()
     assert (tag / "y.flist").exists()
-    assert int(tag.stat().st_mtime) != partial
+    assert int(tag.stat().st_mtime) == OLD
+    withhold(model, "later.flist", 61)
+    model.now = lambda: OLD + DAY
+    model.set_tag("alice", "1", {"x.flist": "alice/later.flist"})
+    mirror.one_pass()
+    assert int(tag.stat().st_mtime) == OLD, "its old state is served"
+    model.add_chunks(small(61).chunks)
+    mirror.one_pass()
+    assert int(tag.stat().st_mtime) == OLD + DAY
 
 
 def test_links_to_what_the_operator_deselects_go_without_asking(mirror: UsersMirror) -> None:
@@ -208,15 +216,21 @@ def test_links_that_go_together_go_before_what_they_lead_to(
     for name in ("j.flist", "k.flist", "l.flist", ".tag-1", "latest", "a-first"):
         model.delete_flist("alice", name)
     order: list[str] = []
-    remove = Tree.remove
+    remove, remove_tag = Tree.remove, Tree.remove_tag
 
     def watched(tree: Tree, name: Name) -> None:
         remove(tree, name)
         order.append(str(name))
         assert not dangling(mirror), f"after {order}"
 
+    def tag_watched(tree: Tree, key: TagKey) -> None:
+        remove_tag(tree, key)
+        order.append("/".join(key))
+        assert not dangling(mirror), f"after {order}"
+
     monkeypatch.setattr(Tree, "remove", watched)
+    monkeypatch.setattr(Tree, "remove_tag", tag_watched)
     mirror.one_pass()
     assert order[:2] == ["alice/latest", "alice/a-first"]
-    assert order[2:] == ["alice/tags/1/x.flist", "alice/j.flist", "alice/l.flist", "alice/k.flist"]
+    assert order[2:] == ["alice/1", "alice/j.flist", "alice/l.flist", "alice/k.flist"]
     assert mirror.served() == model_tree(model)

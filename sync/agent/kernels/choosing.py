@@ -23,7 +23,7 @@ class NetFile:
 
 def link_name(mode: str) -> str:
     """File name of a run mode's net link. Raises RefusedNameError for a bad mode."""
-    return names.checked(mode, "run mode") + ".efi"
+    return names.checked_plain(mode, "run mode") + ".efi"
 
 
 def wanted(

@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Final, Self
@@ -16,12 +16,23 @@ from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter
 from sync.agent.runtime import Control, Directories
-from sync.agent.users import deciding, links
+from sync.agent.users import deciding, links, waiting
 from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.confirming import Confirming
 from sync.agent.users.content import Failure, Outcome, Pipeline
 from sync.agent.users.fetching import Preparer, Ready
-from sync.agent.users.listing import Link, Listing, Name, Regular, Source, page_path
+from sync.agent.users.listing import (
+    Link,
+    Listing,
+    Name,
+    Regular,
+    Source,
+    TagKey,
+    page_path,
+    tag_key,
+    tag_name,
+    taglink_target,
+)
 from sync.agent.users.progress import Pass, Progress
 from sync.agent.users.published import Published
 from sync.agent.users.publishing import Publisher
@@ -58,6 +69,7 @@ class UsersEngine:
         self._generation = _UNKNOWN_GENERATION
         self._conditions: dict[str, str] = {}
         self._listing = Listing()
+        self._waiting: list[str] = []
         self._refused_logged: set[str] = set()
 
     def _open(self, spec: UsersSpec, directories: Directories, control: Control) -> None:
@@ -83,9 +95,11 @@ class UsersEngine:
             lambda repository: deciding.wanted_repository(spec, repository),
             lambda name: deciding.wanted_name(spec, name),
         )
-        self._tags = TagReader(self._source, self._record, spec.http.connections)
-        self._danglers: Absences[Link] = Absences(
-            self._master, spec.http.connections, lambda link: page_path(link.name)
+        self._tags = TagReader(
+            self._source,
+            self._record,
+            spec.http.connections,
+            lambda name: deciding.deselected(spec, name),
         )
         self._progress = Progress(self._reporter, self._master, self._preparer, self._publisher)
 
@@ -128,17 +142,24 @@ class UsersEngine:
         tags = self._record.tags()
         refused = [text for key in tags.keys() & listing.tags.keys() for text in tags[key].refused]
         plan = links.plan(listing, self._record.tag_links().values())
-        work = Pass(listing, plan, [*listing.refused, *refused], [*failed.values()], {*failed})
+        states = self._tags.states(listing, plan, failed)
+        failures = {f"tag {taglink_target(tag_name(key))}": failed[key] for key in failed}
+        work = Pass(
+            listing, plan, states, [*listing.refused, *refused], failures, waiting=self._waiting
+        )
         self._log_refused(work.refused)
-        self._publisher.follow(plan)
+        self._publisher.follow(listing, plan, states)
+        self._publisher.make_repositories()
         with closing(Confirming(self._master, self._spec.http.connections, listing)) as confirming:
             self._bring_content(work, confirming)
             self._confirm(work, confirming, wait=True)
-        self._publisher.link_all(tags.keys() & listing.tags.keys())
+        self._publisher.link_all()
         self._set_tag_times(work)
+        self._waiting = work.waiting = waiting.told(work, self._publisher)
         self._progress.report(work)
         self._remove(work)
-        self._tags.settle(self._doubted_tags(work))
+        self._tags.settle({tag_key(name) for name in [*work.unconfirmed, *work.doubted]})
+        self._waiting = work.waiting = waiting.told(work, self._publisher)
         self._finish(work)
 
     def _log_refused(self, refused: list[str]) -> None:
@@ -170,32 +191,12 @@ class UsersEngine:
         """Give tags the master's time, by which a mirror of this mirror sees their changes.
 
         A tag that lacks a link, or may, keeps the time of its last change here: else nobody would
-        see that the link came later.
+        see that the link came later. So does one whose old state is served.
         """
-        unserved = [*(link.name for link in self._publisher.waiting()), *work.plan.dangling]
-        partial = {(name.repository, name.tag) for name in unserved if name.tag}
-        partial |= work.unread
-        read = self._record.tags()
-        partial |= {key for key, tag in read.items() if tag.reads_due > 1}
-        for key, tag in work.listing.tags.items():
-            if key in read and key not in partial:
-                self._tree.set_tag_time(tag.repository, tag.tag, tag.updated)
-
-    def _doubted_tags(self, work: Pass) -> set[tuple[str, str]]:
-        """Return the tags of which something read may not be so, or something may be lacking.
-
-        A link in a tag that leads nowhere is believed once the master answers 404 for it.
-        """
-        inside = self._record.tag_links()
-        dangling = [
-            inside[name]
-            for name in work.plan.dangling
-            if (name.repository, name.tag) in self._tags.just_read
-            and links.end_of(work.listing.links, inside[name]) is not None
-        ]
-        names = [link.name for link in self._danglers.doubted(dangling)]
-        names += [*work.unconfirmed, *work.doubted]
-        return {(name.repository, name.tag) for name in names if name.tag}
+        partial = {tag_key(name) for name in work.plan.dangling}
+        for key, tag in self._record.tags().items():
+            if tag.reads_due <= 1 and key not in partial and self._publisher.is_shown(key):
+                self._tree.set_tag_time(key, work.listing.tags[key].updated)
 
     # Content
 
@@ -207,9 +208,8 @@ class UsersEngine:
             publisher.forget_withheld(gone)
         todo = deciding.decide(listing, publisher.flists, publisher.withheld, self._spec)
         chunks_came = [entry for entry in todo.waiting if self._has_come(entry)]
-        due = self._due_links(work, [*todo.changed, *chunks_came])
-        publisher.asked(due)
-        confirming.ask(due)
+        confirming.ask(self._due_links(work, [*todo.changed, *chunks_came]))
+        self._confirm(work, confirming, wait=False)
         again = self._changed_after_all(work, todo.recheck)
         if todo.changed:
             self._readers.start()
@@ -226,22 +226,30 @@ class UsersEngine:
             self._readers.rest()
 
     def _due_links(self, work: Pass, coming: Iterable[Regular]) -> list[Link]:
-        """Return the links to be served whose flists are here or coming, and those to tags."""
-        here = {name for name, one in self._publisher.flists.items() if one.published_md5}
-        here.update(entry.name for entry in coming)
-        due: list[Link] = []
-        for link in self._publisher.waiting():
+        """Return the links to be served, but for those in tags, whose flists are here or coming.
+
+        Those in tags are asked for when the flists of the whole tag are here.
+        """
+        names = {entry.name for entry in coming}
+
+        def comes(link: Link) -> bool:
             end = links.end_of(work.listing.links, link)
-            if end is not None and (not end.name or end in here):
-                due.append(link)
-        return due
+            if end is None or end.name:
+                return end in names or (end is not None and self._publisher.is_current(end))
+            state = work.states.get(tag_key(end))
+            return (
+                state is not None and not state.hindrances and all(map(comes, state.links.values()))
+            )
+
+        return [link for link in self._publisher.waiting() if comes(link)]
 
     def _confirm(self, work: Pass, confirming: Confirming, *, wait: bool) -> None:
-        """Serve the links that the master confirmed since the last call."""
+        """Ask for what can be served since the last call, and serve what the master confirmed."""
+        confirming.ask(self._publisher.to_confirm())
         answers = confirming.answers(wait=wait)
         self._publisher.confirm(answers.confirmed)
         work.unconfirmed |= {link.name: reason for link, reason in answers.doubts.items()}
-        work.failures += [f"{link.name}: {error}" for link, error in answers.failures.items()]
+        work.failures |= {str(link.name): str(error) for link, error in answers.failures.items()}
 
     def _take(self, work: Pass, batch: list[Outcome]) -> None:
         ready = [outcome for outcome in batch if isinstance(outcome, Ready)]
@@ -252,7 +260,7 @@ class UsersEngine:
             if isinstance(outcome, Withheld):
                 self._publisher.withhold(outcome)
             elif isinstance(outcome, Failure):
-                work.failures.append(f"{outcome.name}: {outcome.error}")
+                work.failures[str(outcome.name)] = str(outcome.error)
 
     def _changed_after_all(self, work: Pass, entries: list[Regular]) -> list[Regular]:
         """Ask /light about flists that were fetched within seconds of their last change."""
@@ -264,7 +272,7 @@ class UsersEngine:
             except HttpStoppedError:
                 raise
             except HttpError as error:
-                work.failures.append(f"{entry.name}: {error}")
+                work.failures[str(entry.name)] = str(error)
                 continue
             if description.expected.md5 != known.md5:
                 changed.append(entry)
@@ -298,13 +306,14 @@ class UsersEngine:
     def _remove(self, work: Pass) -> None:
         """Remove what the master dropped (guarded, retained) or the operator deselected."""
         publisher, listing = self._publisher, work.listing
+        work.deselected = {key for key in publisher.tags if self._is_tag_deselected(key)}
         links_gone = self._gone(work, publisher.links)
         flists_gone = self._gone(work, publisher.flists)
-        dangling = [
-            text for name, text in work.plan.dangling.items() if not self._is_unread(work, name)
-        ]
+        tags_gone = [key for key in publisher.tags if key not in listing.tags]
+        tags_gone += sorted(work.deselected.intersection(listing.tags))
+        inside = {name for key in tags_gone for name in publisher.tags[key]}
         with self._record.transaction():
-            self._record.set_text(_DANGLING, "\n".join(sorted(dangling)))
+            self._record.set_text(_DANGLING, "\n".join(sorted(work.plan.dangling.values())))
         back = [
             flist
             for flist in publisher.flists.values()
@@ -312,38 +321,69 @@ class UsersEngine:
         ]
         for flist in back:
             publisher.update(replace(flist, missing_since=None))
-        self._guard(work, [*links_gone, *flists_gone])
-        self._doubt(work, [*links_gone, *flists_gone])
-        links_gone = [name for name in links_gone if name not in work.doubted]
+        dropped = publisher.drops()
+        gone = [*links_gone, *flists_gone, *inside, *dropped]
+        self._guard(work, gone)
+        self._doubt(work, gone)
+        if dropped:
+            publisher.drop(name for name in dropped if name not in work.doubted)
+            self._set_tag_times(work)
+        doubted = {tag_key(name) for name in work.doubted}
+        tags_gone = [key for key in tags_gone if key not in doubted]
+        self._remove_links(
+            work, [name for name in links_gone if name not in work.doubted], tags_gone
+        )
         flists_gone = [name for name in flists_gone if name not in work.doubted]
-        needed = links.needed(publisher.links, links_gone, listing.tags.keys())
-        going = [name for name in links_gone if name not in needed]
-        publisher.remove_links(links.outermost_first(publisher.links, going))
         led_to = publisher.led_to()
         expired = [name for name in flists_gone if self._expired(name)]
-        work.held = len(needed) + sum(1 for name in expired if name in led_to)
+        work.held += sum(1 for name in expired if name in led_to)
         publisher.remove_flists(name for name in expired if name not in led_to)
-        self._forget_tags(listing, {(name.repository, name.tag) for name in needed if name.tag})
+        self._forget_tags(listing)
         publisher.release()
+
+    def _remove_links(self, work: Pass, names: list[Name], tags: list[TagKey]) -> None:
+        """Remove links and tags but for those that others lead through: the outermost first."""
+        publisher = self._publisher
+        served = publisher.served_links()
+        inside = [name for key in tags for name in publisher.tags[key]]
+        needed = links.needed(served, [*names, *inside], work.listing.tags.keys() - work.deselected)
+        stay = {tag_key(name) for name in needed}
+        going = links.outermost_first(served, [name for name in names if name not in needed])
+        to_tags = [name for name in going if not served[name].target.name]
+        publisher.remove_links(to_tags)
+        publisher.remove_tags(key for key in tags if key not in stay)
+        publisher.remove_links(name for name in going if name not in to_tags)
+        work.held = len(needed)
 
     def _gone(self, work: Pass, served: Iterable[Name]) -> list[Name]:
         """Return the served names that the master has no more, or that lead nowhere there.
 
         A name under which it has something else by now stays as it is until that can be served.
-        The listing and a tag's contents are read one after the other, so a link may seem to
-        dangle only because its target is newer than the listing: that one and the same link
-        dangles is believed the second time. Of a tag that could not be read nothing is.
+        A listing is not of one moment: that one and the same link dangles is believed the second
+        time. A link to a tag that the operator deselected goes with the tag.
         """
         plan, regulars = work.plan, work.listing.regulars
-        before = set(self._record.text(_DANGLING).splitlines())
+        before = set(self._record.text(_DANGLING).split("\n"))
         return [
             name
             for name in served
-            if name not in regulars
-            and name not in plan.wanted
-            and (name not in plan.dangling or plan.dangling[name] in before)
-            and not self._is_unread(work, name)
+            if (
+                name not in regulars
+                and name not in plan.wanted
+                and (name not in plan.dangling or plan.dangling[name] in before)
+            )
+            or self._leads_to(work.deselected, name)
         ]
+
+    def _leads_to(self, tags: Container[TagKey], name: Name) -> bool:
+        link = self._publisher.links.get(name)
+        return link is not None and not link.target.name and tag_key(link.target) in tags
+
+    def _is_tag_deselected(self, key: TagKey) -> bool:
+        """Tell whether the operator deselected a served tag, or what is in it."""
+        if deciding.deselected(self._spec, tag_name(key)):
+            return True
+        return any(self._chain_is_deselected(name) for name in self._publisher.tags[key])
 
     def _doubt(self, work: Pass, gone: list[Name]) -> None:
         """Find those names that may be there although the listing lacks them."""
@@ -352,26 +392,29 @@ class UsersEngine:
                 name
                 for name in gone
                 if name not in work.plan.dangling
-                and not self._is_deselected(name)
+                and not self._is_deselected(work, name)
                 and not self._is_retained(name)
             ]
         )
 
-    @staticmethod
-    def _is_unread(work: Pass, name: Name) -> bool:
-        return (name.repository, name.tag) in work.unread
-
     def _guard(self, work: Pass, gone: list[Name]) -> None:
         dropped = [
-            name for name in gone if not self._is_deselected(name) and not self._is_retained(name)
+            name
+            for name in gone
+            if not self._is_deselected(work, name) and not self._is_retained(name)
         ]
-        known = len(self._publisher.flists) + len(self._publisher.links)
+        known = len(self._publisher.flists) + len(self._publisher.served_links())
         vanished = Vanished(len(dropped), known, work.listing.count)
         if guard(self._spec, vanished, int(self._record.number(_CONFIRMED))):
             self._record.set_number(_CONFIRMED, self._spec.removal_confirmation)
 
-    def _is_deselected(self, name: Name) -> bool:
+    def _is_deselected(self, work: Pass, name: Name) -> bool:
         """Tell whether the operator deselected a served name, or what its links lead to."""
+        if name.tag:
+            return tag_key(name) in work.deselected
+        return self._leads_to(work.deselected, name) or self._chain_is_deselected(name)
+
+    def _chain_is_deselected(self, name: Name) -> bool:
         chain = links.chain_of(self._publisher.links, name)
         return any(deciding.deselected(self._spec, one) for one in chain)
 
@@ -390,20 +433,21 @@ class UsersEngine:
             return False
         return time.time() - since >= self._spec.retention_days * _DAY_SECONDS
 
-    def _forget_tags(self, listing: Listing, needed: set[tuple[str, str]]) -> None:
+    def _forget_tags(self, listing: Listing) -> None:
         for repository, tag in self._record.tags():
             if (repository, tag) not in listing.tags:
                 with self._record.transaction():
                     self._record.forget_tag(repository, tag)
-        self._tree.remove_folders(listing.repositories, needed.union(listing.tags))
+        self._tree.remove_folders(listing.repositories)
 
     # The end of a pass
 
     def _finish(self, work: Pass) -> None:
         self._progress.report(work)
         if work.failures:
-            for message in work.failures[:10]:
+            messages = [f"{name}: {error}" for name, error in work.failures.items()]
+            for message in messages[:10]:
                 self._reporter.error(message)
-            raise PassIncompleteError(f"{len(work.failures)} failed, the first: {work.failures[0]}")
+            raise PassIncompleteError(f"{len(messages)} failed, the first: {messages[0]}")
         self._publisher.completed(work.started_at)
         self._progress.complete()

@@ -62,14 +62,16 @@ class LinkPlan:
             index.setdefault(link.target, []).append(link)
         return index
 
-    def by_tag(self) -> dict[Name, list[Link]]:
-        """Return the wanted links inside each tag Name(REPO, "", T)."""
-        index: dict[Name, list[Link]] = {}
-        for link in self.wanted.values():
-            if link.name.tag:
-                tag = Name(link.name.repository, "", link.name.tag)
-                index.setdefault(tag, []).append(link)
-        return index
+
+@dataclass(frozen=True)
+class TagState:
+    """What a tag of the master holds, as far as the master itself serves it.
+
+    links: by name. hindrances: why it can not be shown here whatever comes, a reason each.
+    """
+
+    links: dict[Name, Link] = field(default_factory=dict)
+    hindrances: tuple[str, ...] = ()
 
 
 def plan(listing: Listing, tag_links: Iterable[Link]) -> LinkPlan:

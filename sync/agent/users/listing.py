@@ -31,6 +31,19 @@ class Name(NamedTuple):
         return f"{self.repository}/{tag}{self.name}"
 
 
+TagKey: TypeAlias = tuple[str, str]
+
+
+def tag_key(name: Name) -> TagKey:
+    """Return repository and tag of a name in a tag, or of a tag Name(REPO, "", T)."""
+    return name.repository, name.tag
+
+
+def tag_name(key: TagKey) -> Name:
+    """Return a tag as the target of a link: Name(REPO, "", T)."""
+    return Name(key[0], "", key[1])
+
+
 @dataclass(frozen=True)
 class Regular:
     """A flist: size as the master prints it ("26.65 KB"), mtime in unix seconds."""
@@ -125,10 +138,11 @@ def _text(row: dict[str, object], key: str) -> str:
 
 
 def _time(row: dict[str, object], key: str) -> int:
+    """Read a time; one before 1970 is a time (a hub prints what the file has)."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RefusedNameError(f"refused entry {str(row)[:80]!r}: no {key}")
-    if not 0 <= value < 1 << 40:
+    if not abs(value) < 1 << 40:
         raise RefusedNameError(f"refused entry {str(row)[:80]!r}: {key} is no time")
     return int(value)
 
@@ -142,7 +156,7 @@ def parse_entry(repository: str, row: object) -> Entry | None:
         raise RefusedNameError(f"refused entry {str(row)[:80]!r}: not an object")
     name, kind = _text(row, "name"), row.get("type")
     if kind == "tag":
-        return Tag(repository, names.checked(name, "tag"), _time(row, "updated"))
+        return Tag(repository, names.checked_tag(name), _time(row, "updated"))
     if kind == "taglink":
         return _taglink(repository, name, row)
     if kind == "symlink":
@@ -163,7 +177,7 @@ def _taglink(repository: str, name: str, row: dict[str, object]) -> Link:
     parts = _text(row, "target").split("/")
     if len(parts) != 3 or parts[1] != _TAGS:  # noqa: PLR2004 - REPO/tags/T
         raise RefusedNameError(f"refused taglink {name!r}: target {'/'.join(parts)[:80]!r}")
-    target = Name(names.checked(parts[0], "repository"), "", names.checked(parts[2], "tag"))
+    target = Name(names.checked(parts[0], "repository"), "", names.checked_tag(parts[2]))
     return Link(Name(repository, checked), target, _time(row, "linktime"))
 
 

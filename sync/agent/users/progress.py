@@ -2,15 +2,15 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from sync.agent.http import Master
 from sync.agent.reporter import Reporter, name_list, utc_now
 from sync.agent.users.fetching import Preparer, Ready
-from sync.agent.users.links import LinkPlan
-from sync.agent.users.listing import Listing, Name, Regular
+from sync.agent.users.links import LinkPlan, TagState
+from sync.agent.users.listing import Listing, Name, Regular, TagKey
 from sync.agent.users.publishing import Publisher
 from sync.agent.users.record import FlistRecord
 from sync.contract.status import Amount, Lag
@@ -22,17 +22,21 @@ _REPORT_SECONDS: Final = 0.5
 class Pass:
     """What one pass learned so far.
 
-    unread: listed tags whose contents could not be read, so that those known are older than the
-    listing and say nothing about what the master has no more. doubted: names that stay although
-    they are not listed, with the reason. unconfirmed: new or changed links that are not served
-    because the master did not confirm them, with the reason. held: what stays for others' sake.
+    states: what the listed tags hold. failures: what could not be had, with the error. doubted:
+    names that stay although they are not listed, with the reason. unconfirmed: new or changed links
+    that are not served because the master did not confirm them, with the reason. waiting: the tags
+    and links that are not served as listed, and for what they wait; until the end of the pass those
+    of the one before. deselected: served tags that the operator wants no more. held: what stays for
+    others' sake.
     """
 
     listing: Listing
     plan: LinkPlan
+    states: Mapping[TagKey, TagState]
     refused: list[str]
-    failures: list[str] = field(default_factory=list)
-    unread: set[tuple[str, str]] = field(default_factory=set)
+    failures: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    deselected: set[TagKey] = field(default_factory=set)
     doubted: dict[Name, str] = field(default_factory=dict)
     unconfirmed: dict[Name, str] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
@@ -118,7 +122,8 @@ class Progress:
         )
         yield from work.plan.dangling.values()
         for told in (work.doubted, work.unconfirmed):
-            yield from (f"{name}: {reason}" for name, reason in told.items())
+            yield from (f"{name}: {reason}" for name, reason in told.items() if not name.tag)
+        yield from work.waiting
 
     def _details(self, work: Pass) -> dict[str, int | float | str]:
         flists = self._publisher.flists.values()
@@ -126,13 +131,14 @@ class Progress:
             "chunks_fetched": self._preparer.fetched_chunks,
             "chunk_bytes_fetched": self._preparer.fetched_bytes,
             "held_for_links": work.held,
-            "links": len(self._publisher.links),
+            "links": len(self._publisher.served_links()),
             "links_waiting": len(self._publisher.waiting()),
             "master_requests": self._master.requests_sent,
             "received_bytes": self._master.bytes_received,
             "repositories": len(work.listing.repositories),
             "retained": sum(1 for flist in flists if flist.missing_since is not None),
             "tags": len(work.listing.tags),
+            "tags_waiting": sum(1 for key in work.states if not self._publisher.is_shown(key)),
             "withheld": len(self._publisher.withheld),
         }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from sync.agent.flist_archive.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
-from sync.agent.users.listing import Link, Name
+from sync.agent.users.listing import Link, Name, TagKey
 
 DATABASE: Final = "users.sqlite"
 # Raised by `repair`, so that a running job reads the record anew.
@@ -42,6 +42,10 @@ CREATE TABLE IF NOT EXISTS tag(
 CREATE TABLE IF NOT EXISTS tag_entry(      -- what the master's tag holds, published or not
   repository TEXT, tag TEXT, name TEXT,
   target_repository TEXT, target_name TEXT, link_time INTEGER,
+  PRIMARY KEY(repository, tag, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tag_answer(     -- of entries that lead to nothing that is listed
+  repository TEXT, tag TEXT, name TEXT,
+  missing INTEGER NOT NULL,          -- the master, asked for the entry, answered 404
   PRIMARY KEY(repository, tag, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
@@ -211,13 +215,21 @@ class Record:
             (name.repository, name.tag, name.name),
         )
 
+    def put_tag_links(self, key: TagKey, links: Iterable[Link]) -> None:
+        """Replace the published links of a tag by others, or by none."""
+        self._db.execute("DELETE FROM link WHERE repository=? AND tag=?", key)
+        for link in links:
+            self.put_link(link)
+
     # Tags
 
-    def tags(self) -> dict[tuple[str, str], TagRecord]:
+    def tags(self) -> dict[TagKey, TagRecord]:
         """Return every tag whose contents were read."""
         rows = self._db.execute("SELECT * FROM tag")
         return {
-            (repository, tag): TagRecord(repository, tag, updated, due, tuple(text.splitlines()))
+            (repository, tag): TagRecord(
+                repository, tag, updated, due, tuple(text.split("\n")) if text else ()
+            )
             for repository, tag, updated, due, text in rows
         }
 
@@ -255,9 +267,28 @@ class Record:
             "UPDATE tag SET recheck=max(recheck,1) WHERE repository=? AND tag=?", (repository, tag)
         )
 
+    def tag_answers(self) -> dict[Name, bool]:
+        """Return the entries of tags that the master was asked for, with whether it has none."""
+        rows = self._db.execute("SELECT repository, name, tag, missing FROM tag_answer")
+        return {
+            Name(repository, name, tag): bool(missing) for repository, name, tag, missing in rows
+        }
+
+    def put_tag_answer(self, name: Name, *, missing: bool) -> None:
+        """Keep what the master answered for an entry of a tag, until the tag is read again."""
+        values = (name.repository, name.tag, name.name, missing)
+        self._db.execute(f"INSERT OR REPLACE INTO tag_answer VALUES({_marks(4)})", values)
+
+    def forget_tag_answer(self, name: Name) -> None:
+        """Drop what the master answered for an entry."""
+        self._db.execute(
+            "DELETE FROM tag_answer WHERE repository=? AND tag=? AND name=?",
+            (name.repository, name.tag, name.name),
+        )
+
     def forget_tag(self, repository: str, tag: str) -> None:
         """Drop a tag and its contents."""
-        for table in ("tag", "tag_entry"):
+        for table in ("tag", "tag_entry", "tag_answer"):
             self._db.execute(
                 f"DELETE FROM {table} WHERE repository=? AND tag=?",  # noqa: S608 - a constant
                 (repository, tag),

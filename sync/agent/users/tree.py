@@ -5,19 +5,22 @@
 """
 
 import contextlib
+import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
-from sync.agent.users.listing import Link, Name
+from sync.agent.users.listing import Link, Name, TagKey, tag_key, tag_name
 from sync.contract import names
 from sync.contract.names import RefusedNameError
 
 USERS: Final = "users"
 _TAG_PREFIX: Final = ".tag-"
+_FOLDER_MODE: Final = 0o755
+_LOG = logging.getLogger(__name__)
 
 
 def link_text(link: Link) -> str:
@@ -41,7 +44,7 @@ def read_link_text(name: Name, text: str) -> Name:
         raise RefusedNameError(f"link {name} -> {text[:80]!r}: not a shape that a hub makes")
     repository, last = names.checked(parts[ups], "repository"), parts[ups + 1]
     if last.startswith(_TAG_PREFIX) and not name.tag:
-        return Name(repository, "", names.checked(last.removeprefix(_TAG_PREFIX), "tag"))
+        return Name(repository, "", names.checked_tag(last.removeprefix(_TAG_PREFIX)))
     return Name(repository, names.checked_flist(last))
 
 
@@ -82,20 +85,57 @@ class Tree:
                 if stat.S_ISDIR(part.lstat().st_mode):
                     continue
                 part.unlink()
-            part.mkdir(mode=0o755)
+            part.mkdir(mode=_FOLDER_MODE)
             durable.sync_directory(part.parent)
         return folder
 
-    def make_tag(self, repository: str, tag: str) -> None:
-        """Make a tag's folder, empty or not."""
-        self.prepare_folder(Name(repository, "any", tag))
+    def make_repository(self, repository: str) -> None:
+        """Make a repository's folder, empty or not."""
+        self.prepare_folder(Name(repository, "any"))
 
     def link(self, link: Link) -> None:
-        """Publish a link whose target is published already."""
+        """Publish a link, not one in a tag, whose target is published already."""
         self.prepare_folder(link.name)
         path = self.path(link.name)
-        durable.publish_link(link_text(link), path, self.staging)
-        os.utime(path, (link.link_time, link.link_time), follow_symlinks=False)
+        durable.publish_link(link_text(link), path, self.staging, link.link_time)
+
+    def show_tag(self, key: TagKey, links: Iterable[Link]) -> None:
+        """Publish a tag's new state, whole and in one step, in the place of the one before."""
+        self.make_repository(key[0])
+        folder = durable.temporary_in(self.staging)
+        try:
+            folder.mkdir()
+            folder.chmod(_FOLDER_MODE)
+            for link in links:
+                path = folder / names.checked(link.name.name, "file")
+                path.symlink_to(link_text(link))
+                durable.set_time(path, link.link_time)
+            durable.publish_directory(folder, self.path(tag_name(key)), self.users.parent)
+        finally:
+            durable.discard(folder)
+
+    def remove_tag(self, key: TagKey) -> None:
+        """Take a tag away with all of its links, in one step."""
+        durable.remove_directory(self.path(tag_name(key)), self.staging)
+
+    def tags(self) -> set[TagKey]:
+        """Return the tags that are served: those whose names no hub can have are not."""
+        found: set[TagKey] = set()
+        for name, path in self._tag_folders():
+            with contextlib.suppress(RefusedNameError):
+                if self.path(name) == path:
+                    found.add(tag_key(name))
+        return found
+
+    def tag_links(self, key: TagKey) -> dict[Name, Name | None] | None:
+        """Return what is in a served tag, with the targets of what are links as a hub makes.
+
+        None where there is no such tag.
+        """
+        if not self.exists(tag_name(key)):
+            return None
+        names_in = (Name(key[0], name, key[1]) for name, _ in self._entries(self._folder(*key)))
+        return {name: self.target(name) for name in names_in}
 
     def target(self, name: Name) -> Name | None:
         """Return where the published link `name` leads; None where there is no such link."""
@@ -113,7 +153,7 @@ class Tree:
         except OSError:
             return False
         right_size = size_bytes is None or status.st_size == size_bytes
-        right_time = updated is None or int(status.st_mtime) == updated
+        right_time = updated is None or int(status.st_mtime) == durable.served_seconds(updated)
         return stat.S_ISREG(status.st_mode) and right_size and right_time
 
     def is_there(self, name: Name) -> bool:
@@ -133,21 +173,30 @@ class Tree:
         tag = [_TAG_PREFIX + name.tag] if name.tag else []
         durable.remove(self.users.joinpath(name.repository, *tag, name.name))
 
-    def remove_folders(self, listed: set[str], tags: set[tuple[str, str]]) -> None:
-        """Remove tags and repositories that are empty and not listed any more."""
+    def remove_folders(self, listed: set[str]) -> None:
+        """Remove repositories that are empty and not listed any more, and tags that none can be."""
+        served = self.tags()
+        for name, path in self._tag_folders():
+            if tag_key(name) not in served:
+                _remove_if_empty(path)
         for repository in self._folders(self.users):
-            folder = self.users / repository
-            for name in self._folders(folder):
-                tag = name.removeprefix(_TAG_PREFIX)
-                if name != tag and (repository, tag) not in tags:
-                    _remove_if_empty(folder / name)
             if repository not in listed:
-                _remove_if_empty(folder)
+                _remove_if_empty(self.users / repository)
 
-    def set_tag_time(self, repository: str, tag: str, updated: int) -> None:
+    def set_tag_time(self, key: TagKey, updated: int) -> None:
         """Give a tag's folder the master's time, so that a chained mirror sees its changes."""
         with contextlib.suppress(OSError):
-            os.utime(self.path(Name(repository, "", tag)), (updated, updated))
+            durable.set_time(self.path(tag_name(key)), updated)
+
+    def mend_times(self) -> None:
+        """Give whatever has a time that nodes can not read one that they can."""
+        for repository in self._folders(self.users):
+            _mend_time(self.users / repository)
+            for _, path in self._entries(self.users / repository):
+                _mend_time(path)
+        for _, folder in self._tag_folders():
+            for _, path in self._entries(folder):
+                _mend_time(path)
 
     def walk(self) -> Iterator[tuple[Name, Path]]:
         """Yield everything that the hub would serve, hidden files left out."""
@@ -155,10 +204,16 @@ class Tree:
             for name, path in self._entries(self.users / repository):
                 if not name.startswith("."):
                     yield Name(repository, name), path
-                elif name.startswith(_TAG_PREFIX) and path.is_dir() and not path.is_symlink():
-                    tag = name.removeprefix(_TAG_PREFIX)
-                    for inner, inner_path in self._entries(path):
-                        yield Name(repository, inner, tag), inner_path
+        for tag, folder in self._tag_folders():
+            for name, path in self._entries(folder):
+                yield tag._replace(name=name), path
+
+    def _tag_folders(self) -> Iterator[tuple[Name, Path]]:
+        for repository in self._folders(self.users):
+            for name in self._folders(self.users / repository):
+                if name.startswith(_TAG_PREFIX):
+                    tag = Name(repository, "", name.removeprefix(_TAG_PREFIX))
+                    yield tag, self.users / repository / name
 
     @staticmethod
     def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -170,6 +225,15 @@ class Tree:
     def _folders(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def _mend_time(path: Path) -> None:
+    try:
+        seconds = path.lstat().st_mtime
+        if durable.served_seconds(seconds) != seconds:
+            durable.set_time(path, seconds)
+    except OSError as error:
+        _LOG.warning("%s: its time fails the lists of nodes, and stays: %s", path, error)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -1,0 +1,84 @@
+"""What tags and links that are not served as the master lists them wait for, a line each."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from sync.agent.users.links import end_of
+from sync.agent.users.listing import Link, Name, TagKey, tag_name, taglink_target
+from sync.agent.users.progress import Pass
+from sync.agent.users.publishing import Publisher
+
+_REASONS: Final = 3
+_CHARACTERS: Final = 200
+
+
+def told(work: Pass, publisher: Publisher) -> list[str]:
+    """Return a line for each tag and link that waits; each names the first reasons."""
+    lines = []
+    for key in work.states:
+        reasons = [*islice(_of_tag(work, publisher, key), _REASONS + 1)]
+        if reasons:
+            fate = _fate(served=key in publisher.tags)
+            lines.append(f"{taglink_target(tag_name(key))}: {fate}, waits for {_some(reasons)}")
+    for link in publisher.waiting():
+        if link.name in work.unconfirmed or str(link.name) in work.failures:
+            continue
+        old = publisher.links.get(link.name)
+        fate = _fate(served=False) if old is None else f"stays at {_shown(old.target)}"
+        reason = _cut(_of_link(work, publisher, link) or "the next pass")
+        lines.append(f"{link.name}: {fate}, waits for {reason}")
+    return lines
+
+
+def _fate(*, served: bool) -> str:
+    return "its old state stays" if served else "not served"
+
+
+def _shown(name: Name) -> str:
+    return str(name) if name.name else taglink_target(name)
+
+
+def _some(reasons: list[str]) -> str:
+    text = "; ".join(_cut(reason) for reason in reasons[:_REASONS])
+    return text if len(reasons) <= _REASONS else f"{text}; and more"
+
+
+def _cut(reason: str) -> str:
+    return reason if len(reason) <= _CHARACTERS else f"{reason[:_CHARACTERS]}…"
+
+
+def _of_tag(work: Pass, publisher: Publisher, key: TagKey) -> Iterator[str]:
+    """Yield why a tag is not served, and whole, as the master has it."""
+    if publisher.is_whole(key):
+        return
+    state = work.states[key]
+    yield from state.hindrances
+    for link in state.links.values():
+        if not publisher.is_ready(link):
+            yield f"{link.name.name} -> {_of_link(work, publisher, link) or 'the next pass'}"
+    for name in publisher.tags.get(key, {}):
+        if name in work.doubted:
+            yield f"{name.name}: {work.doubted[name]}"
+
+
+def _of_link(work: Pass, publisher: Publisher, link: Link) -> str:
+    """Return why a link can not be served, or nothing where that is not known."""
+    own = work.unconfirmed.get(link.name) or work.failures.get(str(link.name))
+    if own:
+        return f"{_shown(link.target)}: {own}"
+    if not link.target.name:
+        return taglink_target(link.target)
+    end = end_of(work.listing.links, link)
+    if end is not None and end.name and not publisher.is_current(end):
+        return f"{end}: {_of_flist(work, publisher, end)}"
+    through = work.plan.wanted.get(link.target)
+    return _of_link(work, publisher, through) if through else ""
+
+
+def _of_flist(work: Pass, publisher: Publisher, name: Name) -> str:
+    """Return why a listed flist is not served as listed."""
+    withheld = publisher.withheld.get(name)
+    if withheld is not None:
+        return f"withheld, {withheld.reason}"
+    return f"could not be fetched, {work.failures.get(str(name), 'it changed meanwhile')}"
