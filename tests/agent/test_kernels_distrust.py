@@ -165,18 +165,21 @@ def test_kills_in_mid_transfer_leave_no_half_kernel_and_it_converges(
 
 HOSTILE = (
     *("../../etc/cron.d/x", "/etc/passwd", "net/prod.efi", "..", ".", "", ".hidden", "a\0b"),
-    *(
-        "%2e%2e%2fx.efi",
-        "a/b.efi",
-        "a\\b",
-        "-rf",
-        "x" * 300,
-        "\u202egnp.efi",
-        "z\u043es.efi",
-        "a b",
-    ),
-    *("net", "\n", "a\nb", "~root", "\uff1c.efi", 7, None, ["x"], {"y": 1}, True),
+    *("a/b.efi", "x" * 300, "\ud800.efi", "a\x85b", "net", "\n", "a\nb", "\x7f"),
+    *(7, None, ["x"], {"y": 1}, True),
 )
+ODD = (
+    *("%2e%2e%2fx.efi", "a\\b", "-rf", "\u202egnp.efi", "z\u043es.efi", "a b (1).efi", "~root"),
+    *("\uff1c.efi", "é" * 127, "a?b#c%d+e", "'a' \"b\""),
+)
+
+
+def test_odd_names_are_mirrored_byte_for_byte(upstream: Upstream, directories: Directories) -> None:
+    for number, name in enumerate(ODD):
+        upstream.model.add_kernel(name, b"%d" % number, OLD)
+    one_pass(kernels_spec(upstream), directories)
+    assert served(directories) == kernels(upstream)
+    assert set(ODD) < set(served(directories))
 
 
 def test_hostile_names_are_listed_and_nothing_is_written_outside(

@@ -75,7 +75,7 @@ def _rows(data: object) -> Iterator[tuple[object, float | None]]:
         raise HttpError("/api/images: not a list", retry=True)
     for row in data:
         if not isinstance(row, dict):
-            yield row, None
+            yield None, None  # refused: a text that is no row would do for a name
             continue
         yield row.get("name"), _seconds(row)
 

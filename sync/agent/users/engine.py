@@ -31,7 +31,6 @@ from sync.agent.users.listing import (
     page_path,
     tag_key,
     tag_name,
-    taglink_target,
 )
 from sync.agent.users.progress import Pass, Progress
 from sync.agent.users.published import Published
@@ -143,7 +142,7 @@ class UsersEngine:
         refused = [text for key in tags.keys() & listing.tags.keys() for text in tags[key].refused]
         plan = links.plan(listing, self._record.tag_links().values())
         states = self._tags.states(listing, plan, failed)
-        failures = {f"tag {taglink_target(tag_name(key))}": failed[key] for key in failed}
+        failures = {f"tag {'/'.join(key)}": failed[key] for key in failed}
         work = Pass(
             listing, plan, states, [*listing.refused, *refused], failures, waiting=self._waiting
         )
@@ -306,7 +305,7 @@ class UsersEngine:
     def _remove(self, work: Pass) -> None:
         """Remove what the master dropped (guarded, retained) or the operator deselected."""
         publisher, listing = self._publisher, work.listing
-        work.deselected = {key for key in publisher.tags if self._is_tag_deselected(key)}
+        work.deselected = {key for key in publisher.tags if self._is_tag_deselected(work, key)}
         links_gone = self._gone(work, publisher.links)
         flists_gone = self._gone(work, publisher.flists)
         tags_gone = [key for key in publisher.tags if key not in listing.tags]
@@ -379,11 +378,15 @@ class UsersEngine:
         link = self._publisher.links.get(name)
         return link is not None and not link.target.name and tag_key(link.target) in tags
 
-    def _is_tag_deselected(self, key: TagKey) -> bool:
-        """Tell whether the operator deselected a served tag, or what is in it."""
+    def _is_tag_deselected(self, work: Pass, key: TagKey) -> bool:
+        """Tell whether the operator deselected a served tag, or what it leads to."""
         if deciding.deselected(self._spec, tag_name(key)):
             return True
-        return any(self._chain_is_deselected(name) for name in self._publisher.tags[key])
+        targets = (link.target for link in self._publisher.tags[key].values())
+        return any(
+            target not in work.listing.regulars and self._chain_is_deselected(target)
+            for target in targets
+        )
 
     def _doubt(self, work: Pass, gone: list[Name]) -> None:
         """Find those names that may be there although the listing lacks them."""

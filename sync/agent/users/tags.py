@@ -21,6 +21,8 @@ from sync.agent.users.listing import (
     TagKey,
     page_path,
     tag_key,
+    tag_name,
+    taglink_target,
 )
 from sync.agent.users.record import Record, TagRecord
 
@@ -103,7 +105,8 @@ class TagReader:
             if key in failed:
                 links[key], hindrances[key] = {}, [failed[key]]
             else:
-                hindrances[key] += known[key].refused
+                prefix = f"{taglink_target(tag_name(key))}: "
+                hindrances[key] += [text.removeprefix(prefix) for text in known[key].refused]
         return {key: TagState(links[key], tuple(hindrances[key])) for key in listing.tags}
 
     def _answers(

@@ -17,8 +17,8 @@ def told(work: Pass, publisher: Publisher) -> list[str]:
     """Return a line for each tag and link that waits; each names the first reasons."""
     lines = []
     for key in work.states:
-        reasons = [*islice(_of_tag(work, publisher, key), _REASONS + 1)]
-        if reasons:
+        if not publisher.is_whole(key):
+            reasons = [*islice(_of_tag(work, publisher, key), _REASONS + 1)]
             fate = _fate(served=key in publisher.tags)
             lines.append(f"{taglink_target(tag_name(key))}: {fate}, waits for {_some(reasons)}")
     for link in publisher.waiting():
@@ -26,8 +26,8 @@ def told(work: Pass, publisher: Publisher) -> list[str]:
             continue
         old = publisher.links.get(link.name)
         fate = _fate(served=False) if old is None else f"stays at {_shown(old.target)}"
-        reason = _cut(_of_link(work, publisher, link) or "the next pass")
-        lines.append(f"{link.name}: {fate}, waits for {reason}")
+        reason = _of_link(work, publisher, link)
+        lines.append(f"{link.name}: {fate}, waits for {_some([reason] if reason else [])}")
     return lines
 
 
@@ -40,7 +40,7 @@ def _shown(name: Name) -> str:
 
 
 def _some(reasons: list[str]) -> str:
-    text = "; ".join(_cut(reason) for reason in reasons[:_REASONS])
+    text = "; ".join(_cut(reason) for reason in reasons[:_REASONS]) or "the next pass"
     return text if len(reasons) <= _REASONS else f"{text}; and more"
 
 
@@ -50,13 +50,12 @@ def _cut(reason: str) -> str:
 
 def _of_tag(work: Pass, publisher: Publisher, key: TagKey) -> Iterator[str]:
     """Yield why a tag is not served, and whole, as the master has it."""
-    if publisher.is_whole(key):
-        return
     state = work.states[key]
     yield from state.hindrances
     for link in state.links.values():
-        if not publisher.is_ready(link):
-            yield f"{link.name.name} -> {_of_link(work, publisher, link) or 'the next pass'}"
+        reason = "" if publisher.is_ready(link) else _of_link(work, publisher, link)
+        if reason:
+            yield f"{link.name.name} -> {reason}"
     for name in publisher.tags.get(key, {}):
         if name in work.doubted:
             yield f"{name.name}: {work.doubted[name]}"
