@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from tests.agent.flists_of import small
 from tests.agent.mirrors import model_tree
@@ -22,6 +23,9 @@ from tests.sandbox.upstream import UpstreamModel
 
 REPOSITORIES = ("tf-zos", "tf-bootable", "alice")
 OLD = 1_700_000_000.0
+
+# Name and text of each link in a tag.
+TagState: TypeAlias = frozenset[tuple[str, str]]
 
 
 def resolvable(tree: dict[str, tuple[str, bytes | str]], tags: set[str]) -> set[str]:
@@ -43,12 +47,16 @@ def resolvable(tree: dict[str, tuple[str, bytes | str]], tags: set[str]) -> set[
 
 
 class World:
-    """Edits a model at random; `allowed` holds every content a name ever had, by name."""
+    """Edits a model at random; `allowed` holds every content a name ever had, by name.
+
+    `allowed_tags` holds every state that a tag ever had, without what led nowhere then.
+    """
 
     def __init__(self, model: UpstreamModel, chance: random.Random) -> None:
         self.model = model
         self.lock = threading.Lock()
         self.allowed: dict[str, set[str]] = {}
+        self.allowed_tags: dict[str, set[TagState]] = {}
         self.must: set[str] = set()
         self.now: set[str] = set()
         self._back_at: dict[str, float] = {}
@@ -92,6 +100,13 @@ class World:
             self.must &= self.now
             for name, (_, content) in tree.items():
                 self.allowed.setdefault(name, set()).add(digest(content))
+            for tag in tags:
+                inside = {
+                    (Path(name).name, str(content))
+                    for name, (_, content) in tree.items()
+                    if name.startswith(f"{tag}/") and name in self.now
+                }
+                self.allowed_tags.setdefault(tag, set()).add(frozenset(inside))
 
     def _begin(self) -> None:
         for repository in REPOSITORIES:
@@ -210,7 +225,9 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name="reader")
         self.faults: list[str] = []
         self.names_seen = 0
+        self.tags_seen = 0
         self._walked = threading.Event()
+        self._tag_seen = threading.Event()
 
     def start(self) -> None:
         self._thread.start()
@@ -230,6 +247,10 @@ class Reader:
             self._walked.clear()
             assert self._walked.wait(seconds), "the reader does not read"
 
+    def await_first_tag(self, seconds: float = 60) -> None:
+        """Wait until the mirror serves something: on a slow machine kills would come before."""
+        assert self._tag_seen.wait(seconds), "nothing is served"
+
     def walk(self) -> None:
         """Look at every name once."""
         pass_started_at = self._pass_started_at()
@@ -239,6 +260,8 @@ class Reader:
         for name in self._names():
             if self._look(name):
                 found.add(name)
+        for tag in sorted(self._users.glob("*/.tag-*")):
+            self._look_at_tag(tag)
         for name in must - found:
             if not self._look(name):
                 self._fault(name, "missing", unless_lost=True)
@@ -286,6 +309,26 @@ class Reader:
         elif missing := [key for key in keys if self._zdb.store.default.payload(key) is None]:
             self._fault(name, f"published without {len(missing)} of its chunks")
         return True
+
+    def _look_at_tag(self, folder: Path) -> None:
+        """Check that a tag is in a state that it had as a whole: as a hub reads it.
+
+        Two looks that met two states, which the folder's number tells, are none.
+        """
+        try:
+            number = folder.stat().st_ino
+            state = frozenset((path.name, str(path.readlink())) for path in folder.iterdir())
+            if folder.stat().st_ino != number:
+                return
+        except OSError:
+            return
+        self.tags_seen += 1
+        self._tag_seen.set()
+        name = os.path.relpath(folder, self._users)
+        with self._world.lock:
+            allowed = state in self._world.allowed_tags.get(name, set())
+        if not allowed:
+            self._fault(name, f"a state that it never had: {sorted(state)}")
 
     def _look_through(self, name: str, path: Path, text: str) -> None:
         if path.exists():

@@ -141,6 +141,7 @@ def storm(tmp_path: Path, events: int, seed: int) -> None:
         running.start()
         reader.start()
         try:
+            reader.await_first_tag()
             for _ in range(events):
                 running.event()
                 reader.await_look()
@@ -152,6 +153,7 @@ def storm(tmp_path: Path, events: int, seed: int) -> None:
         assert reader.faults == [], f"seed {seed}, {running.events}, {reader.faults[:9]}"
         assert converged, f"seed {seed}, {running.events}, {record}"
         assert reader.names_seen > 20 * events
+        assert reader.tags_seen > events
         assert verify(mirror.spec(), mirror.directories, VerifyOptions(chunks=True)).problems == ()
 
 
