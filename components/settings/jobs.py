@@ -102,10 +102,14 @@ class UsersSettings(_JobSettings):
         "foreign", description="Local namespace for chunks of `allowedBackends`."
     )
     repositories: SelectionSettings = Field(
-        default_of(SelectionSettings), description="Patterns on repository names."
+        default_of(SelectionSettings),
+        description="Patterns on repository names. A tag that leads to a flist of a repository "
+        "that is left out is not shown.",
     )
     flists: SelectionSettings = Field(
-        default_of(SelectionSettings), description="Patterns on `REPOSITORY/NAME.flist`."
+        default_of(SelectionSettings),
+        description="Patterns on `REPOSITORY/NAME.flist`. A tag that leads to one that is left "
+        "out is not shown.",
     )
     official: list[PlainName] = Field(
         [

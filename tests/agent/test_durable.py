@@ -1,6 +1,7 @@
 """Files are wholly there or not at all."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,118 @@ def test_space_floor_names_directory_and_remedy(tmp_path: Path) -> None:
 
 def test_removing_what_is_gone_is_fine(tmp_path: Path) -> None:
     durable.remove(tmp_path / "never-was")
+
+
+# Folders
+
+
+def folder_of(parent: Path, *names: str) -> Path:
+    folder = durable.temporary_in(parent)
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(name)
+    return folder
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("before", ["nothing", "folder", "file", "link"])
+def test_folder_takes_any_place_with_its_own_time(
+    before: str, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(durable, "exchange", lambda *_: False)
+    staging, place = durable.staging_directory(tmp_path), tmp_path / "place é"
+    if before == "folder":
+        folder_of(tmp_path, "old", "both").rename(place)
+    elif before == "file":
+        place.write_bytes(b"x")
+    elif before == "link":
+        place.symlink_to("/etc")
+    new = folder_of(staging, "both", "new")
+    durable.set_time(new, 1000)
+    durable.publish_directory(new, place, tmp_path)
+    assert names_in(place) == {"both", "new"}
+    assert not place.is_symlink()
+    assert place.stat().st_mtime == 1000
+    assert names_in(staging) == set()
+
+
+@pytest.mark.parametrize("killed_at", range(7))
+def test_folder_that_a_kill_left_without_its_name_gets_it_back(
+    killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging, place = durable.staging_directory(tmp_path), tmp_path / "place"
+    folder_of(tmp_path, "old").rename(place)
+    new = folder_of(staging, "new")
+    note, old = (staging / f"{new.name}{end}" for end in (".place", ".old"))
+    steps: list[Callable[[], object]] = [
+        lambda: note.write_bytes(b""),  # not durable when the power went
+        lambda: note.write_bytes(b"place"),
+        lambda: place.rename(old),
+        lambda: new.rename(place),
+        note.unlink,
+        lambda: durable.discard(old),
+    ]
+    for step in steps[:killed_at]:
+        step()
+    durable.staging_directory(tmp_path)
+    assert names_in(place) == ({"old"} if killed_at < 3 else {"new"})
+    assert names_in(staging) == set()
+
+
+def test_folder_that_can_not_be_placed_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "exchange", lambda *_: False)
+    staging, place = durable.staging_directory(tmp_path), tmp_path / "place"
+    folder_of(tmp_path, "old").rename(place)
+    new = folder_of(staging, "new")
+    rename = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if path == new:
+            raise OSError(5, "I/O error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="I/O error"):
+        durable.publish_directory(new, place, tmp_path)
+    assert names_in(place) == {"old"}
+
+
+def test_names_are_exchanged_or_the_fault_is_named(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.write_bytes(b"x")
+    if durable.exchange(one, other):
+        assert one.is_file()
+        assert other.is_dir()
+    with pytest.raises(FileNotFoundError, match="none"):
+        durable.exchange(one, tmp_path / "none")
+
+
+def test_removed_folder_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
+    staging = durable.staging_directory(tmp_path)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    durable.remove_directory(tmp_path / "a", staging)
+    durable.remove_directory(tmp_path / "never-was", staging)
+    assert names_in(tmp_path) == {durable.STAGING}
+    assert names_in(staging) == set()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "served"),
+    [(-1e12, 0), (-0.5, 0), (0, 0), (5, 5), (2**32 - 1, 2**32 - 1), (1e15, 2**32 - 1)],
+)
+def test_times_are_those_that_nodes_can_read(seconds: float, served: float, tmp_path: Path) -> None:
+    staging = durable.staging_directory(tmp_path)
+    file, link = tmp_path / "file", tmp_path / "link"
+    new = durable.temporary_in(staging)
+    new.write_bytes(b"x")
+    durable.publish(new, file, mtime_seconds=seconds)
+    durable.publish_link("file", link, staging, seconds)
+    assert (file.stat().st_mtime, link.lstat().st_mtime) == (served, served)

@@ -86,7 +86,10 @@ class Verifier:
             yield from self._against_master(flists, links)
 
     def _mine(self, name: Name) -> bool:
-        return zlib.crc32(str(name).encode()) % self._options.parts == self._options.part - 1
+        return (
+            zlib.crc32(str(name).encode(errors="surrogatepass")) % self._options.parts
+            == self._options.part - 1
+        )
 
     def _files(self, flists: Iterable[FlistRecord]) -> Iterator[_Wrong]:
         for flist in flists:
