@@ -8,6 +8,7 @@ import pytest
 from sync.agent.http import HttpError
 from sync.agent.passes import PassIncompleteError
 from sync.agent.runtime import JobPaused
+from sync.agent.users import listing
 from tests.agent.flists_of import small
 from tests.agent.mirrors import UsersMirror, model_tree, served_tree, users_mirror
 from tests.agent.small_hub import OLD, small_model
@@ -79,6 +80,18 @@ def test_hub_without_light_is_verified_by_its_md5(mirror: UsersMirror) -> None:
     mirror.upstream.hub_faults.add(Fault("html", r".*/light", status=404))
     mirror.one_pass()
     assert mirror.served() == model_tree(mirror.upstream.model)
+
+
+def test_listing_of_more_repositories_than_may_become_folders_changes_nothing(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_REPOSITORIES", 3)
+    mirror.one_pass()
+    before = mirror.served()
+    mirror.upstream.model.repository("one more")
+    with pytest.raises(HttpError, match="more than 3 repositories"):
+        mirror.one_pass()
+    assert mirror.served() == before
 
 
 # Faults of single flists

@@ -15,6 +15,8 @@ from sync.contract.names import FLIST_SUFFIX, RefusedNameError
 
 MAX_LISTING_BYTES: Final = 256 << 20
 MAX_REPOSITORY_BYTES: Final = 64 << 20
+# Each becomes a folder here, empty or not; the master has some thousand.
+MAX_REPOSITORIES: Final = 100_000
 _TAGS: Final = "tags"
 
 
@@ -255,6 +257,8 @@ class Source:
                 continue
             if self.wanted_repository(repository):
                 listing.add(repository, rows, self.wanted_name)
+            if len(listing.repositories) > MAX_REPOSITORIES:
+                raise HttpError(f"lists more than {MAX_REPOSITORIES} repositories", retry=False)
         return listing
 
     def _one_by_one(self) -> tuple[Page, Listing]:
