@@ -69,6 +69,8 @@ class Reporter:
 
     def update(self, **changes: Any) -> None:
         """Change fields of the record. Raises pydantic.ValidationError for what is no field."""
+        if "reason" in changes:
+            changes["reason"] = shown(changes["reason"])
         with self._condition:
             fields = {name: getattr(self._record, name) for name in StatusRecord.model_fields}
             self._record = StatusRecord.model_validate(fields | changes)

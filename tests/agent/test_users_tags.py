@@ -134,7 +134,7 @@ def test_taglink_does_not_move_to_a_tag_whose_flist_has_a_newer_state_that_is_wi
     model.set_taglink("tf-zos", "production", "tf-zos", "2")
     record = mirror.one_pass()
     assert mirror.served()["tf-zos/production"] == ("link", "../tf-zos/.tag-1")
-    assert "waits for net.flist" in line(record, "tf-zos/tags/2")
+    assert "served, waits for net.flist" in line(record, "tf-zos/tags/2")
     model.add_chunks({key: small(50).chunks[key]})
     mirror.one_pass()
     assert mirror.served() == model_tree(model)
@@ -652,3 +652,11 @@ def test_staging_is_outside_of_what_the_hub_lists(mirror: UsersMirror) -> None:
     done.set()
     watcher.join()
     assert watched <= names
+
+
+def test_tag_that_is_served_is_not_named_for_each_flist_that_is_late(mirror: UsersMirror) -> None:
+    model = mirror.upstream.model
+    move_to_2(model)
+    mirror.one_pass()
+    model.change_flist("tf-auto", "net.flist", b"<html>")
+    assert mirror.one_pass().broken.count == 1

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Final
 
 from sync.agent.users.links import end_of
-from sync.agent.users.listing import Link, Name, TagKey, tag_name, taglink_target
+from sync.agent.users.listing import Link, Name, TagKey, tag_key, tag_name, taglink_target
 from sync.agent.users.progress import Pass
 from sync.agent.users.publishing import Publisher
 
@@ -14,14 +14,20 @@ _CHARACTERS: Final = 200
 
 
 def told(work: Pass, publisher: Publisher) -> list[str]:
-    """Return a line for each tag and link that waits; each names the first reasons."""
+    """Return a line for each tag and link that waits; each names the first reasons.
+
+    A tag that is served with an older state of a flist waits only where a link shall lead to it.
+    """
     lines = []
+    waiting = publisher.waiting()
+    led_to = {tag_key(link.target) for link in waiting if not link.target.name}
     for key in work.states:
-        if not publisher.is_whole(key):
+        stale = publisher.is_shown(key)
+        if not publisher.is_whole(key) and (not stale or key in led_to):
             reasons = [*islice(_of_tag(work, publisher, key), _REASONS + 1)]
-            fate = _fate(served=key in publisher.tags)
+            fate = "served" if stale else _fate(served=key in publisher.tags)
             lines.append(f"{taglink_target(tag_name(key))}: {fate}, waits for {_some(reasons)}")
-    for link in publisher.waiting():
+    for link in waiting:
         if link.name in work.unconfirmed or str(link.name) in work.failures:
             continue
         old = publisher.links.get(link.name)
