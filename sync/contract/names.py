@@ -9,6 +9,8 @@ LONGEST_BYTES: Final = 255
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@:~=,-]{0,199}", re.ASCII)
 _TAG_PREFIX: Final = ".tag-"
 _SHOWN: Final = 80
+# Flask serves a folder of the program under it: 0-hub answers 404 for every flist there.
+_STATIC: Final = "static"
 
 
 class RefusedNameError(ValueError):
@@ -59,6 +61,14 @@ def checked_plain(name: object, kind: str) -> str:
         text = name if isinstance(name, str) else type(name).__name__
         raise RefusedNameError(f"refused {kind} name {text[:_SHOWN]!r}: not a plain name")
     return name
+
+
+def checked_repository(name: object) -> str:
+    """Return `name` if a hub can serve a repository of that name, else raise RefusedNameError."""
+    safe = checked(name, "repository")
+    if safe == _STATIC:
+        raise RefusedNameError(f"refused repository name {safe!r}: a hub has its own files there")
+    return safe
 
 
 def checked_flist(name: object) -> str:

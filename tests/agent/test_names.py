@@ -94,6 +94,17 @@ def test_what_can_be_printed_is_shown_as_it_is() -> None:
     assert names.shown("a\u202eb\x9b2J\ud800") == "a\\u202eb\\x9b2J\\ud800"
 
 
+def test_repository_that_no_hub_can_serve_is_refused_and_named(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.model.add_flist("static", "one.flist", small(1), OLD)
+    with users_mirror(tmp_path, upstream) as mirror:
+        record = mirror.one_pass()
+    assert record.refused.names == [
+        "refused repository name 'static': a hub has its own files there"
+    ]
+
+
 # Their URLs
 
 

@@ -179,7 +179,7 @@ def _taglink(repository: str, name: str, row: dict[str, object]) -> Link:
     parts = _text(row, "target").split("/")
     if len(parts) != 3 or parts[1] != _TAGS:  # noqa: PLR2004 - REPO/tags/T
         raise RefusedNameError(f"refused taglink {name!r}: target {'/'.join(parts)[:80]!r}")
-    target = Name(names.checked(parts[0], "repository"), "", names.checked_tag(parts[2]))
+    target = Name(names.checked_repository(parts[0]), "", names.checked_tag(parts[2]))
     return Link(Name(repository, checked), target, _time(row, "linktime"))
 
 
@@ -190,7 +190,7 @@ def _symlink(name: Name, row: dict[str, object]) -> Link:
         parts = [name.repository, *parts]
     if len(parts) != 2:  # noqa: PLR2004 - REPO/F.flist
         raise RefusedNameError(f"refused link {name}: target {'/'.join(parts)[:80]!r}")
-    target = Name(names.checked(parts[0], "repository"), names.checked_flist(parts[1]))
+    target = Name(names.checked_repository(parts[0]), names.checked_flist(parts[1]))
     if target == name:
         raise RefusedNameError(f"refused link {name}: to itself")
     return Link(name, target, _time(row, "linktime"))
@@ -251,7 +251,7 @@ class Source:
         for name, rows in repositories:
             try:
                 # Not a str is refused by the rule itself.
-                repository = names.checked(name, "repository")
+                repository = names.checked_repository(name)
             except RefusedNameError as error:
                 listing.refused.append(str(error))
                 continue
@@ -273,7 +273,7 @@ class Source:
     def _contents(self, repositories: list[object]) -> Iterator[tuple[object, object]]:
         for name in repositories:
             try:
-                repository = names.checked(name, "repository")
+                repository = names.checked_repository(name)
             except RefusedNameError:
                 yield name, []
                 continue

@@ -15,7 +15,7 @@ from sync.agent.users.listing import Link, Listing, Name, TagKey, tag_key, tag_n
 from sync.agent.users.published import Published
 from sync.agent.users.record import FlistRecord, Record, Withheld
 from sync.agent.users.tree import Tree
-from sync.contract.names import FLIST_SUFFIX, RefusedNameError, checked, checked_flist
+from sync.contract.names import FLIST_SUFFIX, RefusedNameError, checked_flist, checked_repository
 from sync.contract.spec import ZdbEndpoint
 
 _DIRTY: Final = "published_dirty"
@@ -126,7 +126,7 @@ class Publisher:
     def _adopt_flist(self, name: Name) -> None:
         with contextlib.suppress(RefusedNameError):
             checked_flist(name.name)
-            checked(name.repository, "repository")
+            checked_repository(name.repository)
             self._adopt_checked(name)
 
     def _adopt_checked(self, name: Name) -> None:

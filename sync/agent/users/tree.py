@@ -42,7 +42,7 @@ def read_link_text(name: Name, text: str) -> Name:
         return Name(name.repository, names.checked_flist(text))
     if len(parts) != ups + 2 or parts[:ups] != [".."] * ups:
         raise RefusedNameError(f"link {name} -> {text[:80]!r}: not a shape that a hub makes")
-    repository, last = names.checked(parts[ups], "repository"), parts[ups + 1]
+    repository, last = names.checked_repository(parts[ups]), parts[ups + 1]
     if last.startswith(_TAG_PREFIX) and not name.tag:
         return Name(repository, "", names.checked_tag(last.removeprefix(_TAG_PREFIX)))
     return Name(repository, names.checked_flist(last))
@@ -71,7 +71,7 @@ class Tree:
         """Where the names of a repository, or of a tag in it, live."""
         folder = self._folders_known.get((repository, tag))
         if folder is None:
-            folder = self.users / names.checked(repository, "repository")
+            folder = self.users / names.checked_repository(repository)
             if tag:
                 folder /= names.tag_directory(tag)
             self._folders_known[repository, tag] = folder
