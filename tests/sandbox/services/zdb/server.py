@@ -98,6 +98,11 @@ class ZdbServer:
         if self._thread is not None:
             self._thread.join(10)
 
+    @property
+    def serves(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wake(self) -> None:
         """Make the loop look around; safe in a signal handler and from any thread."""
         with contextlib.suppress(OSError):
