@@ -24,6 +24,7 @@ _LONG_BULK_BYTES: Final = 400
 _LONG_ARRAY_ITEMS: Final = 100
 _MANY_REPLIES: Final = 40
 _FEW_ENTRIES: Final = 60
+_MOST_PAGES: Final = 10_000
 _PATIENCE_SECONDS: Final = 20.0  # for what was recorded; only a difference waits that long
 _SILENCE_SECONDS: Final = 0.1  # for what was not; anything later would spoil the next answer
 _VARYING: Final = re.compile(
@@ -53,7 +54,7 @@ class Server(Protocol):
         """Return None while it serves."""
 
 
-class _Incomplete(Exception):
+class _IncompleteError(Exception):
     """The bytes so far hold no whole reply."""
 
 
@@ -80,7 +81,7 @@ class _Connection:
         while True:
             try:
                 reply, end = _parsed(self.buffer, 0)
-            except _Incomplete:
+            except _IncompleteError:
                 if not self._more(deadline - time.monotonic()):
                     return None
             else:
@@ -105,7 +106,7 @@ class _Connection:
 def _parsed(data: bytes, at: int) -> tuple[Json, int]:
     line = data.find(b"\r\n", at)
     if line < 0:
-        raise _Incomplete
+        raise _IncompleteError
     sign, text, at = chr(data[at]), data[at + 1 : line].decode("latin-1"), line + 2
     if sign in "+-":
         return [sign, text], at
@@ -119,7 +120,7 @@ def _parsed(data: bytes, at: int) -> tuple[Json, int]:
             items.append(item)
         return [sign, items], at
     if len(data) < at + count + 2:
-        raise _Incomplete
+        raise _IncompleteError
     return [sign, data[at : at + count].decode("latin-1")], at + count + 2
 
 
@@ -260,7 +261,8 @@ class Player:
         """Ask for page after page until an error."""
         cursor = [self._kept[step["from"]]] if "from" in step else []
         entries: list[Json] = []
-        for pages in range(10_000):
+        pages, reply = 0, None
+        while pages < _MOST_PAGES:
             words = [*step["walk"], *(part.decode("latin-1") for part in cursor)]
             connection.send(self._request(words))
             reply = connection.reply(_PATIENCE_SECONDS)
@@ -268,6 +270,7 @@ class Player:
                 break
             cursor = [_inner(reply, [0])]
             entries += reply[1][1][1]
+            pages += 1
         if "keep" in step:
             self._kept[step["keep"]] = cursor[0] if cursor else b""
         found: dict[str, Json] = {"count": len(entries), "end": reply}
@@ -339,5 +342,3 @@ def _inner(reply: Json, path: list[int]) -> bytes:
             reply = reply[1][at]
         return str(reply[1]).encode("latin-1")
     return b""
-
-

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.end())
-    print(f"[+] listening on [{options.listen}]:{server.port} (pid {os.getpid()})", flush=True)
+    print(f"[+] listening on port {server.port} (pid {os.getpid()})", flush=True)
     server.serve()
     return 0
 
