@@ -51,9 +51,9 @@ class Command:
 
 @dataclass(frozen=True)
 class Fetch:
-    """One MGET."""
+    """One MGET of keys of 16 bytes."""
 
-    keys: list[bytes] | tuple[bytes, ...]
+    keys: tuple[bytes, ...]
 
 
 # Key, payload as the bulk reply of GET has it, which is as SET has it, its length in bytes, and the
