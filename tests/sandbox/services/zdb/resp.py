@@ -75,32 +75,39 @@ class Parser:
     """Cuts requests out of the bytes a client sends; keeps the incomplete rest."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._parts: list[bytes] = []
+        self._missing_bytes = 0  # of a request that is known to be longer
 
     def feed(self, data: bytes) -> Iterator[Request]:
         """Yield every request completed by these bytes; raises ProtocolError."""
-        buffer = self._rest + data if self._rest else data
-        self._rest = b""
-        position = 0
+        self._parts.append(data)
+        self._missing_bytes -= len(data)
+        if self._missing_bytes > 0:
+            return
+        buffer = b"".join(self._parts)
+        self._missing_bytes = position = 0
         try:
             while position < len(buffer):
-                request, position = _next(buffer, position)
+                request, end = _next(buffer, position)
                 if request is None:
+                    self._missing_bytes = end - len(buffer)
                     break
+                position = end
                 yield request
         except ProtocolError as error:
             error.fatal = error.fatal or len(buffer) - position >= BUFFER_BYTES
             raise
         finally:
-            self._rest = buffer[position:]
+            self._parts = [buffer[position:]] if position < len(buffer) else []
 
     @property
     def between_requests(self) -> bool:
         """Whether the bytes so far end exactly where a request ends."""
-        return not self._rest
+        return not self._parts
 
 
 def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
+    """Read a request: None where it is not complete; where it ends, at least."""
     writes, end = _sets(buffer, position)
     if writes:
         return Sets(writes), end
@@ -108,9 +115,7 @@ def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
     if fetch is not None:
         return fetch, end
     arguments, end = _array(buffer, position)
-    if arguments is None:
-        return None, position
-    return Command(arguments), end
+    return None if arguments is None else Command(arguments), end
 
 
 def _sets(buffer: bytes, position: int) -> tuple[list[SetRequest], int]:
@@ -171,7 +176,7 @@ def _mget(buffer: bytes, position: int) -> tuple[Fetch | None, int]:
 def _array(buffer: bytes, position: int) -> tuple[list[bytes] | None, int]:
     count, at = _header(buffer, position, b"*", "Malformed request, array expected", fatal=True)
     if count is None:
-        return None, position
+        return None, len(buffer) + 1
     if count < 0:
         raise ProtocolError("Internal memory error", fatal=True)
     if count == 0:
@@ -182,13 +187,13 @@ def _array(buffer: bytes, position: int) -> tuple[list[bytes] | None, int]:
     for _ in range(count):
         length, at = _header(buffer, at, b"$", "Malformed query string", fatal=False)
         if length is None:
-            return None, position
+            return None, len(buffer) + 1
         if length > MAX_PAYLOAD_BYTES:
             raise ProtocolError("Payload too big", fatal=True)
         if length < -2:  # it allocates two bytes more for the line's end
             raise ProtocolError("Internal memory error", fatal=True)
-        if at + max(length + 2, 1) > len(buffer):
-            return None, position
+        if (end := at + max(length + 2, 1)) > len(buffer):
+            return None, end
         arguments.append(buffer[at : at + max(length, 0)])
         at += length + 2
     return arguments, at

@@ -193,7 +193,8 @@ class ZdbServer:
         if not data:
             self._close(client)
             return
-        left = _waiting_bytes(client.socket) if self.stalls else 0
+        full = self.stalls and len(data) == BUFFER_BYTES  # a shorter read has emptied the socket
+        left = _waiting_bytes(client.socket) if full else 0
         try:
             for request in client.parser.feed(data):
                 with self.store.lock:
