@@ -1,6 +1,6 @@
 """Hold a recorded conversation with a 0-db again, and write down what it answers now.
 
-README.md describes the recording's form. A reply is written as there: `["+", text]`,
+services/README.md describes the recording's form. A reply is written as there: `["+", text]`,
 `["-", error]`, `[":", number]`, `["$", bytes or None]`, `["*", replies]`.
 """
 
