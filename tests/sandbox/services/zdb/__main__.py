@@ -62,26 +62,30 @@ def _as_getopt_reads(argv: list[str], parser: argparse.ArgumentParser) -> list[s
     return bound
 
 
+def opened(argv: list[str]) -> ZdbServer:
+    """Open the server that these flags describe; ValueError or OSError where zdbd would end."""
+    options = arguments(argv)
+    settings = Settings(
+        admin=options.admin,
+        protect=options.protect,
+        data=options.data,
+        index=options.index,
+        datasize_bytes=options.datasize,
+        maxsize_bytes=options.maxsize,
+    )
+    return ZdbServer(Store(settings), options.listen, options.port)
+
+
 def main(argv: list[str]) -> int:
     """Serve until SIGTERM or SIGINT."""
-    options = arguments(argv)
     try:
-        settings = Settings(
-            admin=options.admin,
-            protect=options.protect,
-            data=options.data,
-            index=options.index,
-            datasize_bytes=options.datasize,
-            maxsize_bytes=options.maxsize,
-        )
-        store = Store(settings)
-        server = ZdbServer(store, options.listen, options.port)
+        server = opened(argv)
     except (ValueError, OSError) as error:
         print(f"[-] system: {error}", file=sys.stderr)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.end())
-    print(f"[+] listening on [{options.listen}]:{server.port} (pid {os.getpid()})", flush=True)
+    print(f"[+] listening on port {server.port} (pid {os.getpid()})", flush=True)
     server.serve()
     return 0
 

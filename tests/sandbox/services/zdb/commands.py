@@ -2,21 +2,20 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from tests.sandbox.services.zdb.crc32c import crc32c
-from tests.sandbox.services.zdb.description import description
+from tests.sandbox.services.zdb.description import namespace_description, server_description
 from tests.sandbox.services.zdb.disk import DiskNamespace
 from tests.sandbox.services.zdb.namespace import MAX_KEY_BYTES, NIL, Namespace, bulk, bulk_write
-from tests.sandbox.services.zdb.resp import SetRequest
+from tests.sandbox.services.zdb.resp import SetRequest, atoll, int32
 from tests.sandbox.services.zdb.rights import (
     RefusedError,
     Session,
     answer,
     challenged,
     configure,
-    number,
     prefix,
     select_rights,
 )
@@ -24,6 +23,9 @@ from tests.sandbox.services.zdb.store import DEFAULT_NAMESPACE, Store
 
 _NAMESPACE_MAX_BYTES: Final = 128
 _PASSWORD_MAX_BYTES: Final = 128
+_PROPERTY_MAX_BYTES: Final = 256
+_VERSION_BYTES: Final = 8
+_NO_VERSION: Final = "Invalid arguments (index query)"
 _WAIT_MIN_MS, _WAIT_MAX_MS = 100, 30 * 60 * 1000
 
 Arguments = list[bytes]
@@ -34,29 +36,28 @@ class Commands:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.executed = 0
-        self.failed = 0
+        self.clients = 0
+        self.requests: Counter[str] = Counter()
         self.unauthorized = 0
         self._names: dict[bytes, str | None] = {}
 
     def resolve(self, word: bytes) -> str | None:
         """Return the command a word stands for; zdbd takes the first that begins with it."""
         if word not in self._names:
-            text = word.decode("latin-1").upper()
-            self._names[word] = next((name for name in _ORDER if name.startswith(text)), None)
+            self._names[word] = next((name for name in _ORDER if _stands_for(word, name)), None)
         return self._names[word]
+
+    def orphaned(self, client: Session) -> bool:
+        """Tell whether the client's namespace was removed; such a client is sent away."""
+        return self.store.namespaces.get(client.namespace.name) is not client.namespace
 
     def run(self, client: Session, arguments: Arguments) -> bytes:
         """Execute one request; b"" where the reply comes later (WAIT)."""
-        if self.store.namespaces.get(client.namespace.name) is not client.namespace:
-            client.closing = True
-            return b"-Your active namespace is not available anymore (probably removed).\r\n"
-        name = self.resolve(arguments[0])
+        client.executed = name = self.resolve(arguments[0])
         handler = _HANDLERS.get(name or "")
+        self.requests[name or "?"] += 1
         if handler is None:
-            self.failed += 1
             return b"-Command not supported\r\n"
-        self.executed += 1
         try:
             return handler(self, client, arguments)
         except RefusedError as refused:
@@ -64,19 +65,21 @@ class Commands:
 
     # -- reads -------------------------------------------------------------------------------
 
-    def mget(self, client: Session, keys: list[bytes] | tuple[bytes, ...]) -> bytes:
-        """Answer MGET."""
-        _not_frozen(client)
-        replies = client.namespace.replies(keys)
-        replies.insert(0, b"*%d\r\n" % len(keys))
-        return b"".join(replies)
+    def fetch(self, client: Session, keys: tuple[bytes, ...]) -> bytes:
+        """Answer an MGET of keys that need no check."""
+        client.executed = "MGET"
+        self.requests["MGET"] += 1
+        try:
+            return _found(client, keys)
+        except RefusedError as refused:
+            return f"-{refused}\r\n".encode()
 
     def _mget(self, client: Session, arguments: Arguments) -> bytes:
         if len(arguments) < 2:
             raise RefusedError("Invalid arguments")
         if any(len(key) > MAX_KEY_BYTES for key in arguments[1:]):
             raise RefusedError("Invalid key")
-        return self.mget(client, arguments[1:])
+        return _found(client, arguments[1:])
 
     def _get(self, client: Session, arguments: Arguments) -> bytes:
         return client.namespace.replies([_key(client, arguments)])[0]
@@ -96,7 +99,26 @@ class Commands:
 
     def _keytime(self, client: Session, arguments: Arguments) -> bytes:
         entry = client.namespace.entry(_key(client, arguments))
-        return NIL if entry is None else b":%d\r\n" % entry.timestamp
+        return NIL if entry is None else b":%d\r\n" % (entry.timestamp & 0xFFFFFFFF)
+
+    def _history(self, client: Session, arguments: Arguments) -> bytes:
+        if len(arguments) not in {2, 3}:
+            raise RefusedError("Invalid arguments")
+        _not_frozen(client)
+        key, version = arguments[1], arguments[2] if len(arguments) == 3 else None
+        if version is not None and len(version) != _VERSION_BYTES:
+            raise RefusedError("Invalid arguments")
+        if version is not None and not any(version):
+            raise RefusedError("No more history")
+        try:
+            found = client.namespace.history(key, version)
+        except ValueError:
+            raise RefusedError("Invalid arguments (invalid key)") from None
+        if found is None:
+            raise RefusedError("Key not found" if version is None else _NO_VERSION)
+        older = NIL if found.older is None else bulk(found.older)
+        stamp = bulk(b"%d" % (found.timestamp & 0xFFFFFFFF))
+        return b"*3\r\n" + older + stamp + bulk(found.payload)
 
     def _keycur(self, client: Session, arguments: Arguments) -> bytes:
         _count(arguments, 2)
@@ -123,11 +145,15 @@ class Commands:
             return client.namespace.position(arguments[1])
         except ValueError:
             raise RefusedError("Invalid key format") from None
+        except EOFError:
+            raise RefusedError("No more data") from None
 
     # -- writes ------------------------------------------------------------------------------
 
     def sets(self, client: Session, writes: list[SetRequest]) -> bytes:
         """Answer consecutive SETs, together where none of them is special."""
+        client.executed = "SET"
+        self.requests["SET"] += len(writes)
         namespace = client.namespace
         plain = client.writable and not (namespace.locked or namespace.worm)
         limited = namespace.maxsize_bytes or not plain
@@ -151,7 +177,7 @@ class Commands:
         stamp = int(time.time())
         if len(arguments) == 4:
             self._admin(client)
-            stamp = number(arguments[3])
+            stamp = int32(atoll(arguments[3]))
         elif len(arguments) != 3:
             raise RefusedError("Unexpected arguments")
         key, payload = arguments[1], arguments[2]
@@ -175,7 +201,7 @@ class Commands:
         stamp = int(time.time())
         if len(arguments) == 3:
             self._admin(client)
-            stamp = number(arguments[2])
+            stamp = int32(atoll(arguments[2]))
         else:
             _count(arguments, 2)
         if len(arguments[1]) > MAX_KEY_BYTES:
@@ -200,7 +226,7 @@ class Commands:
     def _nsinfo(self, client: Session, arguments: Arguments) -> bytes:
         _count(arguments, 2)
         namespace = self._namespace(arguments[1])
-        return bulk(description(self.store, namespace, admin=client.admin).encode())
+        return bulk(namespace_description(self.store, namespace, admin=client.admin).encode())
 
     def _nsnew(self, client: Session, arguments: Arguments) -> bytes:
         self._admin(client)
@@ -229,7 +255,7 @@ class Commands:
     def _nsset(self, client: Session, arguments: Arguments) -> bytes:
         self._admin(client)
         _count(arguments, 4)
-        if len(arguments[3]) > 63:
+        if len(arguments[2]) > _PROPERTY_MAX_BYTES or len(arguments[3]) > 63:
             raise RefusedError("Argument too long")
         namespace = self._namespace(arguments[1])
         configure(namespace, arguments[2].decode("latin-1"), arguments[3].decode("latin-1"))
@@ -254,10 +280,13 @@ class Commands:
         namespace = client.namespace
         if namespace.public or namespace.password is None:
             raise RefusedError("Flushing public namespace denied")
-        if isinstance(namespace, DiskNamespace):
-            namespace.flush()
-        else:
-            namespace.clear()
+        namespace.reload()  # no more than that (recorded): its entries stay
+        return b"+OK\r\n"
+
+    def _reload(self, client: Session, arguments: Arguments) -> bytes:
+        self._admin(client)
+        _count(arguments, 2)
+        self._namespace(arguments[1]).reload()
         return b"+OK\r\n"
 
     def _namespace(self, word: bytes) -> Namespace:
@@ -325,7 +354,7 @@ class Commands:
             raise RefusedError("Unknown command to watch")
         timeout_ms = 5000
         if len(arguments) == 3:
-            timeout_ms = number(arguments[2]) if len(arguments[2]) <= 16 else 0
+            timeout_ms = atoll(arguments[2]) if len(arguments[2]) <= 16 else 0
         if not _WAIT_MIN_MS <= timeout_ms <= _WAIT_MAX_MS:
             raise RefusedError("Invalid timeout")
         client.waiting_for = name
@@ -333,36 +362,13 @@ class Commands:
         return b""
 
     def _info(self, _: Session, __: Arguments) -> bytes:
-        uptime = int(time.time()) - self.store.booted_at
-        text = (
-            "# server\nserver_name: 0-db (zdb)\nserver_revision: stand-in\n"
-            "engine_revision: stand-in\n"
-            f"instance_id: {id(self.store) & 0xFFFFFFFF}\nboot_time: {self.store.booted_at}\n"
-            f"uptime: {uptime}\n\n# internals\nsequential_key_size: 8\n"
-            "data_version: 3\nindex_version: 4\n\n# stats\n"
-            f"commands_executed: {self.executed}\ncommands_failed: {self.failed}\n"
-            f"commands_unauthorized: {self.unauthorized}\n"
-        )
-        return bulk(text.encode())
-
-    def _data(self, client: Session, arguments: Arguments) -> bytes:
-        self._admin(client)
-        if len(arguments) < 2 or arguments[1].upper() != b"RAW":
-            raise RefusedError("Unknown DATA subcommand")
-        if len(arguments) < 4:
-            raise RefusedError("Missing arguments")
-        try:
-            raw = client.namespace.raw(number(arguments[2]), number(arguments[3]))
-        except EOFError:
-            raise RefusedError("EOF") from None
-        except FileNotFoundError:
-            raise RefusedError("Invalid Request") from None
-        if raw is None or not raw.payload:
-            tombstone = raw is not None and raw.payload is None
-            raise RefusedError("Unexpected Internal Error" if tombstone else "Invalid Request")
-        head = b"*6\r\n%b:%d\r\n" % (bulk(raw.key), raw.previous)
-        crc = b"$10\r\n0x%08x\r\n" % crc32c(raw.payload)
-        return b"%b%b:0\r\n:%d\r\n%b" % (head, crc, raw.timestamp, bulk(raw.payload))
+        unknown = self.requests["?"]
+        counters = {
+            "executed": self.requests.total() - unknown,
+            "failed": unknown,
+            "unauthorized": self.unauthorized,
+        }
+        return bulk(server_description(self.store, self.clients, counters).encode())
 
     def _admin(self, client: Session) -> None:
         if not client.admin:
@@ -384,7 +390,7 @@ _TABLE: Final[tuple[tuple[str, Handler | None], ...]] = (
     ("AUTH", Commands._auth),
     ("HOOKS", None),
     ("INDEX", None),
-    ("DATA", Commands._data),
+    ("DATA", None),
     ("SET", Commands._set),
     ("SETX", Commands._set),
     ("GET", Commands._get),
@@ -396,7 +402,7 @@ _TABLE: Final[tuple[tuple[str, Handler | None], ...]] = (
     ("SCANX", Commands._scan),
     ("RSCAN", Commands._rscan),
     ("KSCAN", None),
-    ("HISTORY", None),
+    ("HISTORY", Commands._history),
     ("KEYCUR", Commands._keycur),
     ("LENGTH", Commands._length),
     ("KEYTIME", Commands._keytime),
@@ -410,11 +416,16 @@ _TABLE: Final[tuple[tuple[str, Handler | None], ...]] = (
     ("NSINFO", Commands._nsinfo),
     ("NSJUMP", Commands._nsjump),
     ("SELECT", Commands._select),
-    ("RELOAD", None),
+    ("RELOAD", Commands._reload),
     ("FLUSH", Commands._flush),
 )
 _ORDER: Final = tuple(name for name, _ in _TABLE)
 _HANDLERS: Final = {name: handler for name, handler in _TABLE if handler is not None}
+
+
+def _stands_for(word: bytes, name: str) -> bool:
+    text, end, _ = word.upper().partition(b"\0")  # C's strings end there
+    return name.encode() == text if end else name.encode().startswith(text)
 
 
 def _page(namespace: Namespace, page: tuple[int, int, bytes] | None) -> bytes:
@@ -422,6 +433,13 @@ def _page(namespace: Namespace, page: tuple[int, int, bytes] | None) -> bytes:
         return b"-No more data\r\n"
     last, count, items = page
     return b"*2\r\n%b*%d\r\n%b" % (bulk(namespace.cursor(last)), count, items)
+
+
+def _found(client: Session, keys: Sequence[bytes]) -> bytes:
+    _not_frozen(client)
+    replies = client.namespace.replies(keys)
+    replies.insert(0, b"*%d\r\n" % len(keys))
+    return b"".join(replies)
 
 
 def _count(arguments: Arguments, expected: int) -> None:

@@ -24,7 +24,7 @@ from tests.sandbox.services.zdb.namespace import (
     bulk,
 )
 
-_RECORD: Final = struct.Struct("<BBIII")  # key length, flags, reply length, timestamp, crc
+_RECORD: Final = struct.Struct("<BBIiI")  # key length, flags, reply length, timestamp, crc
 _DELETED: Final = 1
 _DESCRIPTOR: Final = "namespace.json"
 
@@ -87,6 +87,7 @@ class DiskNamespace(Namespace):
             while self._file < file:
                 super().rotate()
             self._load_file(file)
+        self.next_id = self.log_length
 
     def _load_file(self, file: int) -> None:
         handle = self._handle(file)
@@ -96,7 +97,7 @@ class DiskNamespace(Namespace):
             end = start + length
             if flags & _DELETED:
                 if key in self:
-                    self._forget(key, timestamp)
+                    self._forget(key)
                 continue
             if key in self:
                 self._keep(self._live[key], key)
@@ -125,19 +126,14 @@ class DiskNamespace(Namespace):
         shutil.rmtree(self._data, ignore_errors=True)
         shutil.rmtree(self._index, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Forget every entry and its files."""
-        super().clear()
+    def reload(self) -> None:
+        """Read the data files again."""
+        self.clear()
         self.close()
         self._at.clear()
         self._old_at.clear()
         self._sizes.clear()
-
-    def flush(self) -> None:
-        """Remove every entry, on disk too (FLUSH)."""
-        self.clear()
-        for path in self._data.glob("d*"):
-            path.unlink()
+        self._load()
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -172,7 +168,7 @@ class DiskNamespace(Namespace):
         for key, reply, payload_length, timestamp in writes:
             length = len(reply)
             crc = crc32(memoryview(reply)[length - payload_length - 2 : -2])
-            head = _RECORD.pack(len(key), 0, length, timestamp & 0xFFFFFFFF, crc)
+            head = _RECORD.pack(len(key), 0, length, timestamp, crc)
             parts += (head, key, reply)
             start = offset + _RECORD.size + len(key)
             places[key] = (file, start, length)
@@ -206,7 +202,7 @@ class DiskNamespace(Namespace):
 
     def _store_tombstone(self, key: bytes, timestamp: int) -> None:
         handle = self._handle(self._file)
-        record = _RECORD.pack(len(key), _DELETED, 0, timestamp & 0xFFFFFFFF, 0) + key
+        record = _RECORD.pack(len(key), _DELETED, 0, timestamp, 0) + key
         self._write(handle, record, self._sizes[self._file])
 
     def _drop(self, key: bytes) -> None:
@@ -215,6 +211,7 @@ class DiskNamespace(Namespace):
     def replace_payload(self, key: bytes, payload: bytes) -> None:
         """Overwrite a payload of the same length in its file."""
         file, start, length = self._at[key]
+        self._crc(self._live[key])
         reply = bulk(payload)
         if len(reply) != length:
             raise ValueError("only a payload of the same length can be replaced on disk")

@@ -2,14 +2,14 @@
 
 import contextlib
 import struct
-import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from operator import add
 from typing import Final
+
+from tests.sandbox.services.zdb.crc32c import crc32c
 
 NIL: Final = b"$-1\r\n"
 MAX_KEY_BYTES: Final = 255
@@ -21,12 +21,11 @@ INDEX_HEADER_BYTES: Final = 29
 INDEX_ITEM_BYTES: Final = 34
 DATA_HEADER_BYTES: Final = 28
 DATA_ITEM_BYTES: Final = 18
-_ZERO_CURSOR_END: Final = INDEX_ITEM_BYTES + ord("I")  # the magic's first byte is the key length
 _OFFSET: Final = 0xFFFFFFFF  # of a place: file id << 32 | offset
 _MEMORY_ITEM_BYTES: Final = 64  # index_entry_t, without the key
 
-_CURSOR: Final = struct.Struct("<BIIII")  # idlength, fileid, length, index offset, check word
-_CHECK: Final = struct.Struct("<QII")
+_CURSOR: Final = struct.Struct("<BIIII")  # idlength, fileid, length, index offset, CRC of payload
+_VERSION: Final = struct.Struct("<II")  # of HISTORY: fileid, index offset
 
 Write = tuple[bytes, bytes, int]  # key, payload, timestamp
 # Key, payload as the bulk reply of GET, its length, timestamp.
@@ -50,7 +49,10 @@ class WriteFailedError(OSError):
 
 @dataclass(frozen=True)
 class Entry:
-    """What the index knows of a key: payload length in bytes, time of the write in seconds."""
+    """What the index knows of a key: payload length in bytes, time of the write in seconds.
+
+    The time is a signed number of 32 bits; all but SCAN print it unsigned.
+    """
 
     key: bytes
     length: int
@@ -58,13 +60,12 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class RawEntry:
-    """An entry as DATA RAW gives it; payload None is a tombstone."""
+class Version:
+    """A key as it was: what names the version before it (None: there is none), time, payload."""
 
-    key: bytes
-    previous: int
+    older: bytes | None
     timestamp: int
-    payload: bytes | None
+    payload: bytes
 
 
 class Namespace:
@@ -91,14 +92,18 @@ class Namespace:
         self._live: dict[bytes, int] = {}  # key -> position in the log
         self._items: list[bytes] = []  # position -> item of a SCAN reply, b"" once dead
         self._places: array[int] = array("Q")  # position -> file id << 32 | offset in index
-        self._data_places: array[int] = array("Q")  # position -> file id << 32 | offset in data
         self._dead: dict[int, Entry] = {}
         self._old_replies: dict[int, bytes] = {}
-        self._tombstones: dict[int, Entry] = {}  # data place -> what was deleted there
+        self._crcs: dict[int, int] = {}  # position -> CRC of its payload, where it was asked for
+        self._parents: dict[int, int] = {}  # position -> position of the version it replaced
+        self.next_id = 0  # new keys so far; after a start, the length of the log
         self._file = 0
         self._index_offset = INDEX_HEADER_BYTES
         self._data_offset = DATA_HEADER_BYTES
-        self._previous = 0
+
+    def reload(self) -> None:
+        """Read the namespace again from where it is kept (RELOAD)."""
+        self.next_id = self.log_length
 
     def __len__(self) -> int:
         return len(self._live)
@@ -135,30 +140,35 @@ class Namespace:
         """Tell whether the payload is as it was written (CHECK)."""
         return key in self._live
 
-    def raw(self, file: int, offset: int) -> RawEntry | None:
-        """Return the entry at an offset of a data file; None where no entry begins.
+    def history(self, key: bytes, version: bytes | None) -> Version | None:
+        """Return a version of a key: its last, or the one that `version` names.
 
-        Raises EOFError past the end of an existing file, FileNotFoundError for a missing one.
+        None where the key has no such version; ValueError where `version` names another key's.
         """
-        if file > self._file:
-            raise FileNotFoundError(file)
-        place = file << 32 | offset
-        if place in self._tombstones:
-            entry = self._tombstones[place]
-            return RawEntry(entry.key, 0, entry.timestamp, None)
-        position = bisect_left(self._data_places, place)
-        if position == len(self._data_places) or self._data_places[position] >> 32 != file:
-            raise EOFError(file)
-        if self._data_places[position] != place:
+        position = (
+            self._live.get(key) if version is None else self._named(*_VERSION.unpack(version))
+        )
+        if position is None:
             return None
         entry = self._entry_at(position)
-        previous = self._data_places[position - 1] & 0xFFFFFFFF if position else 0
-        return RawEntry(entry.key, previous, entry.timestamp, self._written(position, entry))
+        if entry.key != key:
+            raise ValueError("another key")
+        parent = self._parents.get(position)
+        older = None if parent is None else _VERSION.pack(*divmod(self._places[parent], 1 << 32))
+        return Version(older, entry.timestamp, self._written(position))
 
-    def _written(self, position: int, entry: Entry) -> bytes:
-        """Return what a write stored, whatever became of its key since."""
-        alive = self._live.get(entry.key) == position
-        reply = self.replies((entry.key,))[0] if alive else self._buried(position)
+    def _named(self, file: int, offset: int) -> int | None:
+        """Return the position of the write that has this place in the index, or None."""
+        place = file << 32 | offset
+        position = bisect_left(self._places, place)
+        found = position < len(self._places) and self._places[position] == place
+        return position if found else None
+
+    def _written(self, position: int) -> bytes:
+        """Return the payload that a write stored, whatever became of its key since."""
+        key = self._entry_at(position).key
+        alive = self._live.get(key) == position
+        reply = self.replies((key,))[0] if alive else self._buried(position)
         return reply[reply.index(b"\n") + 1 : -2]
 
     def _buried(self, position: int) -> bytes:
@@ -166,7 +176,7 @@ class Namespace:
         return self._old_replies[position]
 
     def _keep(self, position: int, key: bytes) -> None:
-        """Keep a dying entry's payload for DATA RAW."""
+        """Keep a dying entry's payload for HISTORY."""
         self._old_replies[position] = self._replies[key]
 
     @property
@@ -183,11 +193,14 @@ class Namespace:
 
     def cursor(self, position: int) -> bytes:
         """Return the 17 bytes that name a place in the index."""
-        place = self._places[position]
+        file, offset = divmod(self._places[position], 1 << 32)
         entry = self._entry_at(position)
-        check = _check_word(place, entry)
-        file, offset = place >> 32, place & 0xFFFFFFFF
-        return _CURSOR.pack(len(entry.key), file, entry.length, offset, check)
+        return _CURSOR.pack(len(entry.key), file, entry.length, offset, self._crc(position))
+
+    def _crc(self, position: int) -> int:
+        if position not in self._crcs:
+            self._crcs[position] = crc32c(self._written(position))
+        return self._crcs[position]
 
     def cursor_of(self, key: bytes) -> bytes | None:
         """Return the cursor of a live key, or None."""
@@ -195,19 +208,19 @@ class Namespace:
         return None if position is None else self.cursor(position)
 
     def position(self, cursor: bytes) -> int:
-        """Position in the log that a cursor names; ValueError when it names none."""
+        """Position in the log that a cursor names; ValueError when it names none.
+
+        EOFError: a cursor of zeros, where zdbd takes the file's header for an entry.
+        """
         if len(cursor) != _CURSOR.size:
             raise ValueError("cursor size")
-        if cursor == bytes(_CURSOR.size) and self._places:
-            # zdbd reads the file's header as an item, takes it, and goes on somewhere behind it.
-            return bisect_left(self._places, _ZERO_CURSOR_END) - 1
-        _, file, length, offset, check = _CURSOR.unpack(cursor)
-        place = file << 32 | offset
-        position = bisect_left(self._places, place)
-        if position == len(self._places) or self._places[position] != place:
+        if not any(cursor[1:]) and self._places:
+            raise EOFError
+        _, file, length, offset, crc = _CURSOR.unpack(cursor)
+        position = self._named(file, offset)
+        if position is None:
             raise ValueError("cursor place")
-        entry = self._entry_at(position)
-        if entry.length != length or _check_word(place, entry) != check:
+        if self._entry_at(position).length != length or self._crc(position) != crc:
             raise ValueError("cursor check")
         return position
 
@@ -279,10 +292,10 @@ class Namespace:
         items_bytes = [size + INDEX_ITEM_BYTES for size in sizes]
         self._places.extend(accumulate(items_bytes, initial=file | self._index_offset))
         self._index_offset = self._places.pop() & _OFFSET
-        items_bytes = [size + DATA_ITEM_BYTES for size in map(add, sizes, lengths)]
-        self._data_places.extend(accumulate(items_bytes, initial=file | self._data_offset))
-        self._data_offset = self._data_places.pop() & _OFFSET
-        self.payload_bytes += sum(lengths)
+        written_bytes = sum(lengths)
+        self._data_offset += sum(sizes) + written_bytes + DATA_ITEM_BYTES * len(sizes)
+        self.payload_bytes += written_bytes
+        self.next_id += len(keys)
         return b"".join(heads)
 
     def _keep_fresh(self, writes: Sequence[BulkWrite]) -> None:
@@ -310,14 +323,16 @@ class Namespace:
 
     def _append(self, key: bytes, length: int, timestamp: int) -> None:
         old = self._live.get(key)
-        if old is not None:
+        if old is None:
+            self.next_id += 1
+        else:
             self._bury(old)
+            self._parents[len(self._items)] = old
         self._live[key] = len(self._items)
         self._items.append(
             b"*3\r\n$%d\r\n%b\r\n:%d\r\n:%d\r\n" % (len(key), key, length, timestamp)
         )
         self._places.append(self._file << 32 | self._index_offset)
-        self._data_places.append(self._file << 32 | self._data_offset)
         self._index_offset += INDEX_ITEM_BYTES + len(key)
         self._data_offset += DATA_ITEM_BYTES + len(key) + length
         self.payload_bytes += length
@@ -334,15 +349,14 @@ class Namespace:
         if position is None:
             return False
         self._store_tombstone(key, timestamp)
-        self._forget(key, timestamp)
+        self._forget(key)
         return True
 
-    def _forget(self, key: bytes, timestamp: int) -> None:
+    def _forget(self, key: bytes) -> None:
         position = self._live.pop(key)
         self._keep(position, key)
         self._bury(position)
         self._drop(key)
-        self._tombstones[self._file << 32 | self._data_offset] = Entry(key, 0, timestamp)
         self._data_offset += DATA_ITEM_BYTES + len(key)
 
     def _store_tombstone(self, key: bytes, timestamp: int) -> None:
@@ -361,6 +375,7 @@ class Namespace:
 
     def replace_payload(self, key: bytes, payload: bytes) -> None:
         """Serve other bytes under a key without any trace in the index (bit rot, an attacker)."""
+        self._crc(self._live[key])  # the index has that of what was written
         self._replies[key] = bulk(payload)
 
 
@@ -370,7 +385,3 @@ def _parsed(item: bytes) -> Entry:
     key = item[start : start + key_length]
     length, timestamp = item[start + key_length + 3 : -2].split(b"\r\n:")
     return Entry(key, int(length), int(timestamp))
-
-
-def _check_word(place: int, entry: Entry) -> int:
-    return zlib.crc32(_CHECK.pack(place, entry.length, entry.timestamp & 0xFFFFFFFF))

@@ -13,14 +13,15 @@ from typing import Final
 
 MAX_ARGUMENTS: Final = 1024
 MAX_PAYLOAD_BYTES: Final = 8 << 20
-_MAX_LINE_BYTES: Final = 64
+BUFFER_BYTES: Final = 8192
+_NUMBER: Final = re.compile(rb"\s*([+-]?\d{1,40})")
 _KEY_STRIDE: Final = 23  # `$16`, line end, 16 bytes, line end
 _SET_HEAD: Final = re.compile(
     rb"\*([34])\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(0|[1-9]\d{0,6})\r\n", re.DOTALL
 )
-_SET_STAMP: Final = re.compile(rb"\r\n\$(\d{1,2})\r\n(\d{1,20})\r\n")
+_SET_STAMP: Final = re.compile(rb"\r\n\$(\d{1,2})\r\n(1?\d{1,9})\r\n")
 _SET_JOINT: Final = re.compile(
-    rb"\r\n\$(\d{1,2})\r\n(\d{1,20})\r\n"
+    rb"\r\n\$(\d{1,2})\r\n(1?\d{1,9})\r\n"
     rb"\*4\r\n\$3\r\nSET\r\n\$16\r\n(.{16})\r\n\$(0|[1-9]\d{0,6})\r\n",
     re.DOTALL,
 )
@@ -30,7 +31,11 @@ _MGET_HEAD: Final = b"\r\n$4\r\nMGET\r\n"
 
 
 class ProtocolError(ValueError):
-    """The stream is not a RESP request; str() is zdbd's text. fatal: it ends the connection."""
+    """The stream is not a RESP request; str() is zdbd's text, "" where it says nothing.
+
+    fatal: it ends the connection. One that is not jams it: the bytes stay, and whatever comes
+    behind them finds them again.
+    """
 
     def __init__(self, text: str, *, fatal: bool) -> None:
         super().__init__(text)
@@ -46,9 +51,9 @@ class Command:
 
 @dataclass(frozen=True)
 class Fetch:
-    """One MGET."""
+    """One MGET of keys of 16 bytes."""
 
-    keys: list[bytes] | tuple[bytes, ...]
+    keys: tuple[bytes, ...]
 
 
 # Key, payload as the bulk reply of GET has it, which is as SET has it, its length in bytes, and the
@@ -70,33 +75,39 @@ class Parser:
     """Cuts requests out of the bytes a client sends; keeps the incomplete rest."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._parts: list[bytes] = []
+        self._missing_bytes = 0  # of a request that is known to be longer
 
     def feed(self, data: bytes) -> Iterator[Request]:
         """Yield every request completed by these bytes; raises ProtocolError."""
-        buffer = self._rest + data if self._rest else data
-        self._rest = b""
-        position = 0
+        self._parts.append(data)
+        self._missing_bytes -= len(data)
+        if self._missing_bytes > 0:
+            return
+        buffer = b"".join(self._parts)
+        self._missing_bytes = position = 0
         try:
             while position < len(buffer):
-                request, position = _next(buffer, position)
+                request, end = _next(buffer, position)
                 if request is None:
+                    self._missing_bytes = end - len(buffer)
                     break
+                position = end
                 yield request
+        except ProtocolError as error:
+            error.fatal = error.fatal or len(buffer) - position >= BUFFER_BYTES
+            raise
         finally:
-            self._rest = buffer[position:]
+            self._parts = [buffer[position:]] if position < len(buffer) else []
 
     @property
     def between_requests(self) -> bool:
         """Whether the bytes so far end exactly where a request ends."""
-        return not self._rest
-
-    def forget(self) -> None:
-        """Drop what is left of the stream."""
-        self._rest = b""
+        return not self._parts
 
 
 def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
+    """Read a request: None where it is not complete; where it ends, at least."""
     writes, end = _sets(buffer, position)
     if writes:
         return Sets(writes), end
@@ -104,9 +115,7 @@ def _next(buffer: bytes, position: int) -> tuple[Request | None, int]:
     if fetch is not None:
         return fetch, end
     arguments, end = _array(buffer, position)
-    if arguments is None:
-        return None, position
-    return Command(arguments), end
+    return None if arguments is None else Command(arguments), end
 
 
 def _sets(buffer: bytes, position: int) -> tuple[list[SetRequest], int]:
@@ -167,7 +176,9 @@ def _mget(buffer: bytes, position: int) -> tuple[Fetch | None, int]:
 def _array(buffer: bytes, position: int) -> tuple[list[bytes] | None, int]:
     count, at = _header(buffer, position, b"*", "Malformed request, array expected", fatal=True)
     if count is None:
-        return None, position
+        return None, len(buffer) + 1
+    if count < 0:
+        raise ProtocolError("Internal memory error", fatal=True)
     if count == 0:
         raise ProtocolError("Missing arguments", fatal=False)
     if count > MAX_ARGUMENTS:
@@ -176,12 +187,14 @@ def _array(buffer: bytes, position: int) -> tuple[list[bytes] | None, int]:
     for _ in range(count):
         length, at = _header(buffer, at, b"$", "Malformed query string", fatal=False)
         if length is None:
-            return None, position
+            return None, len(buffer) + 1
         if length > MAX_PAYLOAD_BYTES:
             raise ProtocolError("Payload too big", fatal=True)
-        if at + length + 2 > len(buffer):
-            return None, position
-        arguments.append(buffer[at : at + length])
+        if length < -2:  # it allocates two bytes more for the line's end
+            raise ProtocolError("Internal memory error", fatal=True)
+        if (end := at + max(length + 2, 1)) > len(buffer):
+            return None, end
+        arguments.append(buffer[at : at + max(length, 0)])
         at += length + 2
     return arguments, at
 
@@ -190,18 +203,22 @@ def _header(
     buffer: bytes, at: int, sign: bytes, complaint: str, *, fatal: bool
 ) -> tuple[int | None, int]:
     """Read a count or length: its value (None: not yet complete), where the next line starts."""
-    line = buffer.find(b"\n", at, at + _MAX_LINE_BYTES)
+    line = buffer.find(b"\n", at, at + BUFFER_BYTES)
     if line < 0:
-        if len(buffer) - at >= _MAX_LINE_BYTES:
-            raise ProtocolError(complaint, fatal=True)
+        if len(buffer) - at >= BUFFER_BYTES:
+            raise ProtocolError("", fatal=True)
         return None, at
     if buffer[at : at + 1] != sign:
         raise ProtocolError(complaint, fatal=fatal)
-    return _atoi(buffer[at + 1 : line]), line + 1
+    return int32(atoll(buffer[at + 1 : line])), line + 1
 
 
-def _atoi(text: bytes) -> int:
-    """C's atoi, of non-negative numbers: leading digits, else 0."""
-    digits = text.strip()
-    kept = len(digits) - len(digits.lstrip(b"0123456789"))
-    return int(digits[:kept] or b"0")
+def atoll(text: bytes) -> int:
+    """Read a number as C does: a sign and digits, 64 bits, else 0."""
+    found = _NUMBER.match(text)
+    return min(max(int(found[1]), -(1 << 63)), (1 << 63) - 1) if found else 0
+
+
+def int32(number: int) -> int:
+    """Cut a number to 32 bits, as C does."""
+    return (number + (1 << 31) & 0xFFFFFFFF) - (1 << 31)

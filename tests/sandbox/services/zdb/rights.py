@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.sandbox.services.zdb.namespace import Namespace
+from tests.sandbox.services.zdb.resp import atoll
 from tests.sandbox.services.zdb.store import DEFAULT_NAMESPACE, Store
 
 _SHA1_HEX: Final = 40
+_SELECT_PASSWORD_MAX_BYTES: Final = 255
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Session:
     waiting_for: str | None = None
     waiting_until: float = 0.0
     closing: bool = False
+    executed: str | None = None  # the last command, for those who wait for one
 
 
 class RefusedError(Exception):
@@ -33,16 +36,9 @@ def session(store: Store) -> Session:
     return Session(store.default, settings.admin is None, not settings.protect)
 
 
-def number(word: bytes) -> int:
-    """Read a number as C's atoll does: leading digits, else 0."""
-    digits = word.strip()
-    kept = len(digits) - len(digits.lstrip(b"0123456789"))
-    return int(digits[:kept] or b"0")
-
-
 def prefix(word: bytes, full: str) -> bool:
     """Tell whether a word stands for a longer one, as zdbd compares them."""
-    return full.startswith(word.decode("latin-1").upper())
+    return full.encode().startswith(word.upper())
 
 
 def answer(nonce: str, password: str) -> bytes:
@@ -68,6 +64,8 @@ def select_rights(client: Session, namespace: Namespace, credentials: list[bytes
             raise RefusedError("Namespace protected and private")
         return False
     if len(credentials) == 1:
+        if len(credentials[0]) > _SELECT_PASSWORD_MAX_BYTES:
+            raise RefusedError("Password too long")
         if credentials[0] != namespace.password.encode():
             raise RefusedError("Access denied")
         return True
@@ -91,7 +89,7 @@ def configure(namespace: Namespace, name: str, value: str) -> None:
     if namespace.name == DEFAULT_NAMESPACE:
         raise RefusedError("Cannot update default namespace")
     if name == "maxsize":
-        namespace.maxsize_bytes = number(value.encode())
+        namespace.maxsize_bytes = atoll(value.encode()) & 0xFFFFFFFFFFFFFFFF
     elif name == "password":
         namespace.password = None if value == "*" else value
     elif name == "public":

@@ -8,22 +8,30 @@ import sys
 import termios
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from tests.sandbox.services.zdb.commands import Commands
 from tests.sandbox.services.zdb.namespace import Namespace
-from tests.sandbox.services.zdb.resp import Command, Fetch, Parser, ProtocolError, Request, Sets
-from tests.sandbox.services.zdb.rights import RefusedError, session
+from tests.sandbox.services.zdb.resp import (
+    BUFFER_BYTES,
+    Command,
+    Fetch,
+    Parser,
+    ProtocolError,
+    Request,
+    Sets,
+)
+from tests.sandbox.services.zdb.rights import session
 from tests.sandbox.services.zdb.store import Store
 
 _READ_BYTES: Final = 1 << 20
 _IDLE_SECONDS: Final = 0.2
-_ZDBD_READ_BYTES: Final = 8192
 _STALLED_SECONDS: Final = 0.005
 _SEND_BUFFERS: Final = 256
+_ORPHANED: Final = b"-Your active namespace is not available anymore (probably removed).\r\n"
 
 # A fault: given the bytes that are about to go to a client, what goes instead;
 # None resets the connection.
@@ -54,16 +62,16 @@ class _Client:
 class ZdbServer:
     """Serves a store on one address; in a thread (`start`) or in this one (`serve`).
 
-    requests: how often each command came. disturb: a fault applied to whatever is sent. hang:
-    while set, nothing is read or answered. stalls: set it before `start` to behave as zdbd does
-    when a read ends exactly where a request ends: what is still in the socket is left there until
-    more bytes come.
+    requests: how often each command came ("?": unknown ones). disturb: a fault applied to whatever
+    is sent. hang: while set, nothing is read or answered. stalls: set it before `start` to read as
+    zdbd does, 8 KiB at a time: where that ends exactly where a request ends, what is still in the
+    socket is left there until more bytes come. Several times slower with large payloads.
     """
 
     def __init__(self, store: Store, address: str = "127.0.0.1", port: int = 0) -> None:
         self.store = store
         self.commands = Commands(store)
-        self.requests: Counter[str] = Counter()
+        self.requests = self.commands.requests
         self.disturb: Disturbance | None = None
         self.hang = threading.Event()
         self.stalls = False
@@ -97,6 +105,11 @@ class ZdbServer:
         self.end()
         if self._thread is not None:
             self._thread.join(10)
+
+    @property
+    def serves(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
 
     def wake(self) -> None:
         """Make the loop look around; safe in a signal handler and from any thread."""
@@ -157,6 +170,7 @@ class ZdbServer:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = _Client(sock, self.store)
             self._clients[sock] = client
+            self.commands.clients += 1
             self._selector.register(sock, selectors.EVENT_READ, client)
 
     def _serve_client(self, client: _Client, mask: int) -> None:
@@ -173,12 +187,14 @@ class ZdbServer:
 
     def _read(self, client: _Client) -> None:
         try:
-            data = client.socket.recv(_ZDBD_READ_BYTES if self.stalls else _READ_BYTES)
+            data = client.socket.recv(BUFFER_BYTES if self.stalls else _READ_BYTES)
         except BlockingIOError:
             return
         if not data:
             self._close(client)
             return
+        full = self.stalls and len(data) == BUFFER_BYTES  # a shorter read has emptied the socket
+        left = _waiting_bytes(client.socket) if full else 0
         try:
             for request in client.parser.feed(data):
                 with self.store.lock:
@@ -186,18 +202,15 @@ class ZdbServer:
                 if client.session.closing:
                     break
         except ProtocolError as error:
-            self._say(client, f"-{error}\r\n".encode())
-            client.parser.forget()
+            if text := str(error):
+                self._say(client, f"-{text}\r\n".encode())
             client.session.closing = client.session.closing or error.fatal
         self._send(client)
         if client.session.closing and client.socket in self._clients:
             self._close(client)
-        elif self.stalls and client.parser.between_requests:
-            self._stall(client)
-
-    def _stall(self, client: _Client) -> None:
-        client.stalled_bytes = _waiting_bytes(client.socket)
-        self._watch(client)
+        elif left > 0 and client.parser.between_requests:
+            client.stalled_bytes = left
+            self._watch(client)
 
     def _resume(self, client: _Client) -> None:
         if _waiting_bytes(client.socket) != client.stalled_bytes:
@@ -217,26 +230,18 @@ class ZdbServer:
             self._selector.unregister(client.socket)
 
     def _answer(self, client: _Client, request: Request) -> None:
-        if isinstance(request, Command):
-            self._answer_command(client, request.arguments)
+        session = client.session
+        if self.commands.orphaned(session):
+            self._say(client, _ORPHANED)
+            session.closing = True
+        elif isinstance(request, Command):
+            self._say(client, self.commands.run(session, request.arguments))
         elif isinstance(request, Fetch):
-            self.requests["MGET"] += 1
-            try:
-                self._say(client, self.commands.mget(client.session, request.keys))
-            except RefusedError as refused:
-                self._say(client, f"-{refused}\r\n".encode())
-            self._notify("MGET", client.session.namespace, client)
+            self._say(client, self.commands.fetch(session, request.keys))
         elif isinstance(request, Sets):
-            self.requests["SET"] += len(request.writes)
-            self._say(client, self.commands.sets(client.session, request.writes))
-            self._notify("SET", client.session.namespace, client)
-
-    def _answer_command(self, client: _Client, arguments: list[bytes]) -> None:
-        self._say(client, self.commands.run(client.session, arguments))
-        name = self.commands.resolve(arguments[0])
-        self.requests[name or "?"] += 1
-        if name is not None:
-            self._notify(name, client.session.namespace, client)
+            self._say(client, self.commands.sets(session, request.writes))
+        if session.executed is not None:
+            self._notify(session.executed, session.namespace, client)
 
     # -- sending -----------------------------------------------------------------------------
 
