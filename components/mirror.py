@@ -133,6 +133,7 @@ class Mirror(pulumi.ComponentResource):
                 "memoryBytes": limits.memory_mb << 20,
                 "freeBytes": int(limits.free_space_gb * (1 << 30)),
                 "dockerVersion": limits.docker_version,
+                "zdbMemoryBytes": settings.limits.zdb.memory_mb << 20,
             },
             ports=listening_ports(self.config),
             addresses=self.config.listen,
@@ -309,7 +310,10 @@ def dns_names(config: MirrorConfig) -> list[dict[str, Any]]:
 
 
 def masters(config: MirrorConfig) -> list[dict[str, Any]]:
-    """Return the services of the master that the enabled jobs need."""
+    """Return the services of the master that the enabled jobs need.
+
+    namespace: of a 0-db that is copied whole, and therefore asked how many keys it holds.
+    """
     settings, source = config.settings, config.settings.source
     if settings.mode != "mirror":
         return []
@@ -320,9 +324,14 @@ def masters(config: MirrorConfig) -> list[dict[str, Any]]:
         found["bootstrap"] = _endpoint(source.bootstrap)
     if settings.users.enabled or settings.flists.enabled:
         found["zdb"] = (source.zdb.host, source.zdb.port)
-    return [
+    masters: list[dict[str, Any]] = [
         {"name": name, "host": host, "port": port} for name, (host, port) in sorted(found.items())
     ]
+    if settings.flists.enabled:
+        for master in masters:
+            if master["name"] == "zdb":
+                master["namespace"] = source.zdb.namespace
+    return masters
 
 
 def _endpoint(url: str) -> tuple[str, int]:

@@ -42,6 +42,7 @@ def users_spec(naming: Naming, settings: Settings) -> UsersSpec:
         source=settings.source.hub,
         source_zdb=_source_zdb(settings),
         local_zdb=LOCAL_ZDB,
+        local_zdb_memory_bytes=settings.limits.zdb.memory_mb << 20,
         publish_backend=published_zdb(naming, settings) if users.rewrite_backend else None,
         **_operators(users),
     )
@@ -60,6 +61,7 @@ def flists_spec(naming: Naming, settings: Settings) -> FlistsSpec:
         stack=naming.stack,
         source=_source_zdb(settings),
         local_zdb=LOCAL_ZDB,
+        local_zdb_memory_bytes=settings.limits.zdb.memory_mb << 20,
         **_operators(settings.flists),
     )
 

@@ -27,6 +27,7 @@ from components.settings.values import (
     Ipv6Subnet,
     PlainName,
     Port,
+    ZdbMemory,
 )
 from sync.providers.findings import Check
 
@@ -154,7 +155,11 @@ class ServiceLimits(Section):
 class ZdbLimits(ServiceLimits):
     """0-db's limits."""
 
-    memory_mb: int = Field(2048, ge=32, description=_MEMORY)
+    memory_mb: ZdbMemory = Field(
+        4096,
+        description=f"{_MEMORY} It bounds how many keys the mirror can hold: 4096 has room for 28 "
+        "million. Preflight refuses a master that holds more; the jobs pause before it is full.",
+    )
 
 
 class LargeLimits(ServiceLimits):
@@ -174,7 +179,7 @@ class LimitSettings(Section):
 
     zdb: ZdbLimits = Field(
         default_of(ZdbLimits),
-        description="0-db keeps its index in memory: about 50 bytes a chunk.",
+        description="0-db keeps its index in memory: 134 MB, and 130 bytes a chunk.",
     )
     hub: LargeLimits = Field(default_of(LargeLimits), description="0-hub.")
     packer: LargeLimits = Field(
@@ -270,7 +275,9 @@ class PreflightSettings(Section):
     """What the host must have before anything is changed."""
 
     cores: int = Field(2, ge=0, description="Processor cores.")
-    memory_mb: int = Field(4096, ge=0, description="Memory.")
+    memory_mb: int = Field(
+        8192, ge=0, description="Memory; most of it is 0-db's (see `limits.zdb.memoryMb`)."
+    )
     free_space_gb: float = Field(
         850,
         ge=0,

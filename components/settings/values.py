@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, Field
 
 from sync.contract.names import RefusedNameError, checked_plain
+from sync.contract.zdb_memory import LEAST_MIB
 
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN: Final = re.compile(rf"({_LABEL}\.)+{_LABEL}")
@@ -176,6 +177,15 @@ def _plain_name(value: str) -> str:
         raise ValueError("is not a plain name (letters, digits, ._+@:~=,-)") from None
 
 
+def _zdb_memory(value: int) -> int:
+    if value < LEAST_MIB:
+        raise ValueError(
+            f"MB is less than 0-db takes without a single key; give {LEAST_MIB} or more, 130 bytes "
+            "for each key"
+        )
+    return value
+
+
 Domain = Annotated[str, AfterValidator(_domain)]
 Host = Annotated[str, AfterValidator(_host)]
 Email = Annotated[str, AfterValidator(_email)]
@@ -190,4 +200,5 @@ Ipv6 = Annotated[str, AfterValidator(_ipv6)]
 Ipv4Subnet = Annotated[str, AfterValidator(_ipv4_subnet)]
 Ipv6Subnet = Annotated[str, AfterValidator(_ipv6_subnet)]
 PlainName = Annotated[str, AfterValidator(_plain_name)]
+ZdbMemory = Annotated[int, AfterValidator(_zdb_memory)]
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]

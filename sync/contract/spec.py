@@ -90,6 +90,8 @@ class UsersSpec(_Job):
     publish_backend: what a published flist's metadata.backend is rewritten to; null keeps the
     master's. allowed_backends: further 0-dbs a flist's chunks may be fetched from.
     foreign_namespace: local namespace for the chunks of those, out of reach of the deletes.
+    local_zdb_memory_bytes: what the local 0-db may take; the job pauses before it is filled
+    (see sync.contract.zdb_memory). null: not limited.
     flists: patterns on `REPO/NAME.flist`. official: repositories synced first.
     broken_flists: what to do with a flist whose chunks no allowed 0-db has.
     """
@@ -98,6 +100,7 @@ class UsersSpec(_Job):
     source: str
     source_zdb: ZdbEndpoint
     local_zdb: ZdbEndpoint
+    local_zdb_memory_bytes: Annotated[int, Field(ge=1)] | None = None
     publish_backend: ZdbEndpoint | None = None
     allowed_backends: list[ZdbEndpoint] = []
     foreign_namespace: str = "foreign"
@@ -146,7 +149,8 @@ class KernelsSpec(_Job):
 class FlistsSpec(_Job):
     """The flists job: every chunk of a 0-db namespace, first all, then as they come.
 
-    source: the master's namespace, read without a password. local_zdb: as in UsersSpec.
+    source: the master's namespace, read without a password. local_zdb, local_zdb_memory_bytes: as
+    in UsersSpec.
     connections x batches of at most batch_keys keys and about batch_bytes bytes are in flight.
     scanners: 1 lists serially; more start at keys spread over the index. poll_seconds: the
     fall-back when WAIT gives no sign. deletes_without_users: apply the master's deletes although
@@ -156,6 +160,7 @@ class FlistsSpec(_Job):
     job: Literal["flists"] = "flists"
     source: ZdbEndpoint
     local_zdb: ZdbEndpoint
+    local_zdb_memory_bytes: Annotated[int, Field(ge=1)] | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 8
     batches: Annotated[int, Field(ge=2, le=64)] = 4
     batch_keys: Annotated[int, Field(ge=1, le=1023)] = 500

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeAlias
 
-from sync.contract import layout
+from sync.contract import layout, zdb_memory
 from sync.providers.job_words import bytes_in_words
 
 # The names that `preflight.ignore` takes.
 Check: TypeAlias = Literal[
     "cores",
     "memory",
+    "zdb-memory",
     "space",
     "data-root",
     "mount",
@@ -84,7 +85,10 @@ class Container:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the probe saw on the host (preflight_probe.facts) and what Docker told."""
+    """What the probe saw on the host (preflight_probe.facts) and what Docker told.
+
+    keys: how many a master's 0-db holds, by its name in `unreachable`; None where it did not tell.
+    """
 
     cores: int
     memory_bytes: int
@@ -93,6 +97,7 @@ class Facts:
     foreign_addresses: tuple[str, ...]
     resolved: Mapping[str, list[str]]
     unreachable: Mapping[str, str]
+    keys: Mapping[str, int | None] = field(default_factory=dict)
     docker_version: str = ""
     containers: tuple[Container, ...] = ()
 
@@ -103,13 +108,15 @@ class Needs:
 
     told_addresses: those that DNS records tell and nothing of the stack binds by name.
     ipv4_names: those of `names` that boot media ask, which know IPv4 only.
+    zdb_memory_bytes: limit of the mirror's own 0-db, 0 where that does not matter.
     """
 
     root: str
     cores: int = 2
-    memory_bytes: int = 4 * 10**9
+    memory_bytes: int = 8 * 10**9
     free_bytes: int = 10**12
     docker_version: str = "20.10"
+    zdb_memory_bytes: int = 0
     ports: tuple[tuple[str, int], ...] = ()
     told_addresses: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -145,6 +152,41 @@ def _size(facts: Facts, needs: Needs) -> Iterator[Finding]:
             f"the host has {bytes_in_words(facts.memory_bytes)}, "
             f"{bytes_in_words(needs.memory_bytes)} are needed",
             "add memory, or lower preflight.memoryMb",
+        )
+
+
+def _zdb_memory(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    for name, keys in sorted(facts.keys.items()):
+        if keys is None:
+            yield Finding(
+                "warning",
+                "zdb-memory",
+                f"{needs.upstream.get(name, name)} does not tell how many keys it holds",
+                "see that limits.zdb.memoryMb has room for them (130 bytes a key)",
+            )
+        elif needs.zdb_memory_bytes:
+            yield from _room_for(keys, facts, needs)
+
+
+def _room_for(keys: int, facts: Facts, needs: Needs) -> Iterator[Finding]:
+    """0-db is killed when its index passes the limit, and then again at each start."""
+    wanted, limit = zdb_memory.mib_for(keys), needs.zdb_memory_bytes // zdb_memory.MIB
+    if zdb_memory.keys_within(needs.zdb_memory_bytes) < keys:
+        yield Finding(
+            "error",
+            "zdb-memory",
+            f"the master's 0-db holds {keys} keys, for which 0-db needs {wanted} MB of memory; "
+            f"limits.zdb.memoryMb is {limit}",
+            f"set limits.zdb.memoryMb to {wanted} or more, with room for what comes",
+        )
+    whole = zdb_memory.bytes_for(keys) + zdb_memory.REST_OF_HOST_BYTES
+    if facts.memory_bytes < whole:
+        yield Finding(
+            "error",
+            "zdb-memory",
+            f"the host has {bytes_in_words(facts.memory_bytes)}, {bytes_in_words(whole)} are "
+            f"needed for the master's {keys} keys ({wanted} MB for 0-db, 1 GB for all else)",
+            "add memory, or take a larger host",
         )
 
 
@@ -364,6 +406,7 @@ def _upstream(facts: Facts, needs: Needs) -> Iterator[Finding]:
 
 _CHECKS: Final[tuple[Callable[[Facts, Needs], Iterator[Finding]], ...]] = (
     _size,
+    _zdb_memory,
     _space,
     _data_root,
     _neighbours,

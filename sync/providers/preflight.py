@@ -39,6 +39,7 @@ def needs_of(props: Mapping[str, Any], *, first: bool) -> Needs:
         memory_bytes=integer(limits.get("memoryBytes", defaults.memory_bytes)),
         free_bytes=integer(limits.get("freeBytes", defaults.free_bytes)),
         docker_version=str(limits.get("dockerVersion", defaults.docker_version)),
+        zdb_memory_bytes=integer(limits.get("zdbMemoryBytes", defaults.zdb_memory_bytes)),
         ports=tuple((port["address"], integer(port["port"])) for port in props.get("ports") or ()),
         told_addresses=tuple(
             address
@@ -69,8 +70,7 @@ def gather(host: Host, props: Mapping[str, Any]) -> Facts:
         "addresses": _looked_for(props),
         "names": [entry["name"] for entry in props.get("names") or ()],
         "upstream": [
-            {"name": entry["name"], "host": entry["host"], "port": integer(entry["port"])}
-            for entry in props.get("upstream") or ()
+            {**entry, "port": integer(entry["port"])} for entry in props.get("upstream") or ()
         ],
     }
     seen = host.run_script(probe_source(), _PROBE_OPTIONS, request)
@@ -82,6 +82,7 @@ def gather(host: Host, props: Mapping[str, Any]) -> Facts:
         foreign_addresses=tuple(seen["foreign_addresses"]),
         resolved=seen["resolved"],
         unreachable=seen["unreachable"],
+        keys=seen["keys"],
         docker_version=version,
         containers=tuple(
             Container.from_listing(json.loads(line)) for line in listing.splitlines() if line

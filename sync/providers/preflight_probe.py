@@ -8,6 +8,7 @@ JSON request in, one JSON object {"result": facts} out.
 import ipaddress
 import json
 import os
+import re
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,14 @@ from typing import Any
 
 HOST = Path("/host")
 _CONNECT_SECONDS = 5.0
+_REPLY_BYTES = 64 << 10
 _LISTENING = "0A"  # TCP_LISTEN, include/net/tcp_states.h
 
 
 def facts(request: dict[str, Any]) -> dict[str, Any]:
     """Gather everything at once; names and masters are asked in parallel."""
     with ThreadPoolExecutor(16) as pool:
-        reached = pool.map(_reach, request["upstream"])
+        reached = [*pool.map(_reach, request["upstream"])]
         resolved = pool.map(_resolve, request["names"])
         return {
             "cores": os.cpu_count() or 1,
@@ -33,8 +35,13 @@ def facts(request: dict[str, Any]) -> dict[str, Any]:
             "resolved": dict(zip(request["names"], resolved, strict=True)),
             "unreachable": {
                 entry["name"]: problem
-                for entry, problem in zip(request["upstream"], reached, strict=True)
+                for entry, (problem, _keys) in zip(request["upstream"], reached, strict=True)
                 if problem
+            },
+            "keys": {
+                entry["name"]: keys
+                for entry, (problem, keys) in zip(request["upstream"], reached, strict=True)
+                if "namespace" in entry and not problem
             },
         }
 
@@ -111,12 +118,33 @@ def _resolve(name: str) -> list[str]:
     return sorted({str(entry[4][0]) for entry in found})
 
 
-def _reach(upstream: dict[str, Any]) -> str:
+def _reach(upstream: dict[str, Any]) -> tuple[str, int | None]:
+    """Connect to a master; returns the problem, or of a 0-db's namespace how many keys it has."""
     try:
-        with socket.create_connection((upstream["host"], upstream["port"]), _CONNECT_SECONDS):
-            return ""
+        place = (upstream["host"], upstream["port"])
+        with socket.create_connection(place, _CONNECT_SECONDS) as connected:
+            return "", _keys(connected, upstream["namespace"]) if "namespace" in upstream else None
     except OSError as error:
-        return str(error.strerror or error)
+        return str(error.strerror or error), None
+
+
+def _keys(connected: socket.socket, namespace: str) -> int | None:
+    """Ask NSINFO, which needs no password (0-db: zdbd/commands_namespace.c); None: no answer."""
+    name = namespace.encode()
+    reply = b""
+    try:
+        connected.sendall(b"*2\r\n$6\r\nNSINFO\r\n$%d\r\n%b\r\n" % (len(name), name))
+        while len(reply) < _REPLY_BYTES:
+            found = re.search(rb"^entries: (\d{1,18})\r?\n", reply, re.MULTILINE)
+            if found:
+                return int(found[1])
+            received = connected.recv(_REPLY_BYTES)
+            if not received or reply.startswith(b"-"):
+                return None
+            reply += received
+    except OSError:
+        return None
+    return None
 
 
 def main() -> None:

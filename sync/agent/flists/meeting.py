@@ -14,10 +14,11 @@ from sync.contract.spec import FlistsSpec
 
 @dataclass(frozen=True)
 class Meeting:
-    """What both servers said at the start of a session."""
+    """What both servers said at the start of a session. slave_keys: of all its namespaces."""
 
     master: NamespaceInfo
     slave: NamespaceInfo
+    slave_keys: int
     identity: str | None
     spans: list[Span]
 
@@ -33,6 +34,7 @@ def meet(
     timeout = spec.io_timeout_seconds
     with ZdbConnection.open(spec.local_zdb, password, timeout) as slave:
         slave_info = slave.nsinfo()
+        slave_keys = slave.count_keys()
         boot = _boot(slave)
         if state.slave_boot not in ("", boot):
             _distrust_newest(state)
@@ -52,7 +54,7 @@ def meet(
             state.anchors = [spans[-1].up.asked.cursor.hex]
     state.slave_boot = boot
     identity = state.anchors[0] if state.anchors else None
-    return Meeting(master_info, slave_info, identity, spans)
+    return Meeting(master_info, slave_info, slave_keys, identity, spans)
 
 
 def _boot(slave: ZdbConnection) -> str:

@@ -15,6 +15,7 @@ from sync.agent.flists.planning import Surveyor
 from sync.agent.flists.progress import Rate, Sample, eta_seconds, lag
 from sync.agent.flists.state import FlistsState, Saver, SpanState
 from sync.agent.flists.watchers import InfoWatcher, WriteWatcher, watch_master, watch_slave
+from sync.agent.key_room import require_key_room
 from sync.agent.reporter import name_list, utc_now
 from sync.agent.runtime import Control, Directories, JobFailed, JobPaused, Reporter
 from sync.agent.zdb import NamespaceInfo
@@ -83,6 +84,7 @@ class Session:
         self._scanners = scanners.result()
         self._report_master(self._meeting)
         self._require_room(self._meeting.slave.free_bytes)
+        self._require_memory(self._meeting.slave_keys)
         self._start()
         while not self._control.stopping():
             now = time.monotonic()
@@ -93,6 +95,8 @@ class Session:
         self._source = IndexSource(self.spec, self._meeting.spans, self._on_done, self._scanners)
         self._loop.on_listed = self._record
         self._loop.attach(self._source)
+        # (answers of the slave's watcher, its keys less what was sent to it by then)
+        self._counted = (0, self._meeting.slave_keys)
         self._loop.probing = self._meeting.slave.entries > self._state.stored_items
         self._master: InfoWatcher = watch_master(self.spec)
         self._stack.callback(self._master.close)
@@ -109,6 +113,7 @@ class Session:
 
     def _tick(self, now: float) -> None:
         self._loop.check_times()
+        self._watch_memory()
         for watcher in (self._master, self._slave):
             if watcher.error:
                 raise watcher.error
@@ -174,6 +179,19 @@ class Session:
                 "add space or lower freeSpaceFloorBytes, it goes on by itself",
                 _FULL_RETRY_SECONDS,
             )
+
+    def _watch_memory(self) -> None:
+        """Count what was sent since the slave was asked as new there: 0-db must not be filled."""
+        answers, sent = self._slave.answers, self._loop.sent_items
+        if answers != self._counted[0] and self._slave.keys is not None:
+            self._counted = (answers, self._slave.keys - sent)
+        self._require_memory(self._counted[1] + sent)
+
+    def _require_memory(self, keys: int) -> None:
+        meeting = self._meeting
+        others = meeting.slave_keys - meeting.slave.entries
+        wanted = meeting.master.entries + others
+        require_key_room(keys, self.spec.local_zdb_memory_bytes, wanted)
 
     def _record(self, page: Page) -> None:
         """Write listed keys to the ledger before anything of them reaches the slave."""

@@ -19,7 +19,8 @@ _AGAIN_SECONDS: Final = 1.0
 class InfoWatcher:
     """Asks a namespace for its NSINFO every `interval_seconds`; `info` is the last answer.
 
-    marking: note now and then how far its index goes, as `mark` (see FlistsState.marks).
+    local: it is the mirror's own; `keys` counts all its namespaces, and `mark` is how far its index
+    went a while ago (see FlistsState.marks).
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class InfoWatcher:
         interval_seconds: float,
         timeout_seconds: float,
         *,
-        marking: bool = False,
+        local: bool = False,
     ) -> None:
         self.info: NamespaceInfo | None = None
         self.mark: tuple[float, str] | None = None
-        self._marking = marking
+        self.keys: int | None = None
+        self._local = local
         self.answers = 0
         self.error: ZdbError | None = None
         self._endpoint = endpoint
@@ -61,8 +63,10 @@ class InfoWatcher:
             ) as connection:
                 while not self._stop.is_set():
                     self.info = connection.nsinfo()
+                    if self._local:
+                        self.keys = connection.count_keys()
                     self.answers += 1
-                    if self._marking:
+                    if self._local:
                         self._note_mark(connection)
                     self._ask.wait(self._interval_seconds)
                     self._ask.clear()
@@ -82,9 +86,7 @@ def watch_master(spec: FlistsSpec) -> InfoWatcher:
 
 def watch_slave(spec: FlistsSpec, password: str | None) -> InfoWatcher:
     """Watch the slave's namespace."""
-    return InfoWatcher(
-        spec.local_zdb, password, _INFO_SECONDS, spec.io_timeout_seconds, marking=True
-    )
+    return InfoWatcher(spec.local_zdb, password, _INFO_SECONDS, spec.io_timeout_seconds, local=True)
 
 
 class WriteWatcher:

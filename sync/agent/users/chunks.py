@@ -17,6 +17,7 @@ from weakref import WeakSet
 from sync.agent.flist_archive import Backend
 from sync.agent.flist_archive.keys import KeyGroup, keys_of
 from sync.agent.http import HttpStoppedError
+from sync.agent.key_room import KeyRoom
 from sync.agent.limits import TokenBucket
 from sync.agent.runtime import Control
 from sync.agent.zdb import ZdbConnection, ZdbError
@@ -136,6 +137,7 @@ class ChunkStore:
         # Threads of the pool share the limit on chunks in flight.
         self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
         self._bandwidth = bandwidth
+        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys)
 
     def close(self) -> None:
         """End the threads and connections."""
@@ -172,13 +174,14 @@ class ChunkStore:
     def bring(self, place: Place, keys: Iterable[bytes]) -> Brought:
         """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
 
-        Raises ZdbError when a 0-db does not do its part, HttpStoppedError when stopping.
+        Raises ZdbError when a 0-db does not do its part, HttpStoppedError when stopping, JobPaused
+        when the local 0-db has no memory for them.
         """
         absent = self.absent(place.namespace, keys)
         if not absent:
             return Brought(frozenset())
         jobs = [
-            self._pool.submit(self._bring_group, place, group)
+            self._pool.submit(self._bring_new, place, group)
             for group in groups(absent, self._batch)
         ]
         try:
@@ -210,21 +213,31 @@ class ChunkStore:
         for group in groups(keys, self._batch):
             self._bring_group(place, group)
 
+    def _bring_new(self, place: Place, keys: Sequence[bytes]) -> Brought:
+        self._room.take(len(keys))
+        return self._bring_group(place, keys)
+
+    def _count_keys(self) -> int:
+        with self._lines.lend(self._spec.local_zdb, admin=True) as line:
+            return line.count_keys()
+
     def _bring_group(self, place: Place, keys: Sequence[bytes]) -> Brought:
         with self._lines.lend(place.source, admin=False) as source:
-            payloads = source.mget(keys)
+            answers = source.mget_timed(keys)
+        # With the source's time, as the flists job stores them: a later SET of the same payload
+        # keeps the time of the first (0-db: zdbd/commands_set.c).
         good = [
-            (key, payload)
-            for key, payload in zip(keys, payloads, strict=True)
-            if payload is not None and proves_itself(key, payload)
+            (key, *answer)
+            for key, answer in zip(keys, answers, strict=True)
+            if answer is not None and proves_itself(key, answer[0])
         ]
-        size = sum(len(payload) for _, payload in good)
+        size = sum(len(payload) for _, payload, _ in good)
         if self._bandwidth is not None and self._control.wait(self._bandwidth.take(size)):
             raise HttpStoppedError
         if good:
             with self._lines.lend(self.local(place.namespace), admin=True) as local:
-                local.set_many([(key, payload, None) for key, payload in good])
-        missing = frozenset(keys).difference(key for key, _ in good)
+                local.set_many(good)
+        missing = frozenset(keys).difference(key for key, _, _ in good)
         return Brought(missing, len(good), size)
 
     def _prepare(self, namespace: str) -> None:

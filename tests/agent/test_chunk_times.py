@@ -1,0 +1,141 @@
+"""A chunk keeps the master's time, whichever job brings it and in whatever order they run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sync.agent.runtime import VerifyOptions
+from sync.agent.users import repair
+from sync.agent.zdb import ZdbConnection
+from sync.contract.spec import FlistsSpec, ZdbEndpoint
+from tests.agent.flists_mirror import Job, following
+from tests.agent.flists_of import small
+from tests.agent.mirrors import QUICK, UsersMirror, make_directories, users_mirror
+from tests.agent.small_hub import DAY, OLD, small_model
+from tests.sandbox.flist import Backend
+from tests.sandbox.services.zdb import Namespace, Settings, Store, ZdbServer
+from tests.sandbox.upstream import Upstream
+
+Times = dict[bytes, int]
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[UsersMirror]:
+    model = small_model()
+    # Every chunk of the master has a time of its own.
+    for number, key in enumerate(sorted(model.store.default.keys())):
+        payload = model.store.default.payload(key)
+        assert payload is not None
+        model.store.default.delete(key, int(OLD))
+        model.store.default.set_many([(key, payload, int(OLD) + number)])
+    with Upstream(model) as upstream, users_mirror(tmp_path, upstream) as made:
+        yield made
+
+
+def times_of(namespace: Namespace) -> Times:
+    found: Times = {}
+    for key in namespace:
+        entry = namespace.entry(key)
+        assert entry is not None
+        found[key] = entry.timestamp
+    return found
+
+
+def masters_times(mirror: UsersMirror) -> Times:
+    return times_of(mirror.upstream.model.store.default)
+
+
+def local_times(mirror: UsersMirror) -> Times:
+    return times_of(mirror.zdb.store.default)
+
+
+def flists_job(mirror: UsersMirror, folder: Path) -> Job:
+    zdb = mirror.upstream.zdb
+    spec = FlistsSpec(
+        stack="test",
+        source=ZdbEndpoint(host=zdb.address, port=zdb.port),
+        local_zdb=ZdbEndpoint(host=mirror.zdb.address, port=mirror.zdb.port),
+        backoff=QUICK,
+        free_space_floor_bytes=0,
+    )
+    return Job(spec, make_directories(folder / "flists-job"))
+
+
+def test_users_job_alone_stores_the_masters_times(mirror: UsersMirror) -> None:
+    mirror.one_pass()
+    assert local_times(mirror) == masters_times(mirror)
+    with ZdbConnection.open(mirror.spec().local_zdb) as line:
+        keys = sorted(mirror.local_keys())
+        assert [*line.pipeline([(b"KEYTIME", key) for key in keys])] == [
+            masters_times(mirror)[key] for key in keys
+        ]
+
+
+@pytest.mark.parametrize("first", ["users", "flists", "both at once"])
+def test_whichever_job_comes_first_the_times_are_the_masters(
+    first: str, mirror: UsersMirror, tmp_path: Path
+) -> None:
+    if first == "users":
+        mirror.one_pass()
+    with flists_job(mirror, tmp_path) as job:
+        if first != "both at once":
+            job.wait(following, "following")
+        mirror.one_pass()
+        job.wait(following, "following")
+        mirror.upstream.model.add_flist("alice", "new.flist", small(60), OLD + 60 * DAY)
+        mirror.one_pass()
+        job.wait(lambda record: record.done.items == len(masters_times(mirror)), "whole")
+    assert local_times(mirror) == masters_times(mirror)
+
+
+def test_chunks_that_repair_brings_back_have_the_masters_times(mirror: UsersMirror) -> None:
+    mirror.one_pass()
+    local = mirror.zdb.store.default
+    lost, damaged = sorted(small(20).chunks)[:2]
+    local.delete(lost, int(OLD))
+    local.replace_payload(damaged, b"x" * len(local.payload(damaged) or b""))
+    report = repair(mirror.spec(), mirror.directories, VerifyOptions(chunks=True))
+    assert report.repaired == len(report.problems) == 2
+    assert local_times(mirror) == masters_times(mirror)
+
+
+def test_chunks_of_another_0_db_have_its_times(mirror: UsersMirror) -> None:
+    other = ZdbServer(Store(Settings()))
+    other.start()
+    try:
+        chunks = sorted(small(80).chunks.items())
+        other.store.default.set_many(
+            [(key, payload, 1_600_000_000 + n) for n, (key, payload) in enumerate(chunks)]
+        )
+        flist = small(80).archive(Backend(other.address, other.port))
+        mirror.upstream.model.add_flist("alice", "foreign.flist", flist, OLD)
+        mirror.settings["allowed_backends"] = [ZdbEndpoint(host=other.address, port=other.port)]
+        mirror.one_pass()
+        assert times_of(mirror.zdb.store.namespaces["foreign"]) == times_of(other.store.default)
+    finally:
+        other.stop()
+
+
+def test_times_cost_no_round_trip_and_a_key_that_is_gone_has_neither(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = mirror.spec().source_zdb
+    sent: list[bytes] = []
+    real = ZdbConnection._send
+
+    def noted(line: ZdbConnection, data: bytes, **options: Any) -> None:
+        sent.append(data)
+        real(line, data, **options)
+
+    monkeypatch.setattr(ZdbConnection, "_send", noted)
+    keys = [*sorted(small(20).chunks), b"not there"]
+    with ZdbConnection.open(source) as line:
+        before = len(sent)
+        answers = line.mget_timed(keys)
+        assert len(sent) == before + 1, "times and payloads are asked for in one piece"
+    assert answers[-1] is None
+    assert [answer[0] for answer in answers[:-1] if answer] == [
+        small(20).chunks[key] for key in keys[:-1]
+    ]

@@ -1,0 +1,55 @@
+"""0-db's memory: what was measured fits, and a limit never promises more keys than it can hold."""
+
+import pytest
+
+from sync.agent.key_room import KeyRoom, require_key_room
+from sync.agent.runtime import JobPaused
+from sync.contract.zdb_memory import LEAST_MIB, MIB, bytes_for, keys_within, mib_for
+
+MEASURED_KEYS, MEASURED_BYTES = 2_038_397, 399_000_000
+
+
+def test_what_was_measured_fits_with_a_tenth_to_spare() -> None:
+    assert 0.89 < MEASURED_BYTES / bytes_for(MEASURED_KEYS) <= 0.9
+
+
+@pytest.mark.parametrize("keys", [0, 1, 1000, MEASURED_KEYS, 26_000_000, 10**9])
+def test_the_limit_for_so_many_keys_has_room_for_them_and_not_for_a_fifth_more(keys: int) -> None:
+    assert keys <= keys_within(bytes_for(keys)) <= keys + 1
+    assert keys <= keys_within(mib_for(keys) * MIB) <= keys * 1.2 + MIB / 100
+
+
+def test_a_limit_under_the_table_itself_has_room_for_none() -> None:
+    assert keys_within(128 * MIB) == 0
+    assert keys_within((LEAST_MIB - 1) * MIB) == 0
+
+
+def test_a_terabyte_of_chunks_fits_the_default_limit() -> None:
+    assert mib_for(10**12 // 38_000) < 4096
+
+
+def test_the_pause_names_keys_limit_and_remedy() -> None:
+    with pytest.raises(JobPaused) as paused:
+        require_key_room(1_000_001, bytes_for(1_000_000), wanted_keys=26_000_000)
+    told = str(paused.value)
+    assert "1000001" in told
+    assert f"limits.zdb.memoryMb to {mib_for(26_000_000)} or more" in told
+    require_key_room(1_000_000, bytes_for(1_000_000))
+    require_key_room(10**12, None)
+
+
+def test_keys_that_several_threads_take_count_before_they_are_stored() -> None:
+    counted: list[int] = []
+
+    def count() -> int:
+        counted.append(1)
+        return 990
+
+    room = KeyRoom(bytes_for(1000), count)
+    room.take(5)
+    room.take(5)
+    with pytest.raises(JobPaused):
+        room.take(2)
+    assert len(counted) == 1, "0-db is not asked for each few keys"
+    KeyRoom(None, count).take(10**12)
+    assert len(counted) == 1, "without a limit it is not asked at all"
