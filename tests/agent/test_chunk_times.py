@@ -36,7 +36,7 @@ def mirror(tmp_path: Path) -> Iterator[UsersMirror]:
 
 def times_of(namespace: Namespace) -> Times:
     found: Times = {}
-    for key in namespace:
+    for key in [*namespace.keys()]:
         entry = namespace.entry(key)
         assert entry is not None
         found[key] = entry.timestamp

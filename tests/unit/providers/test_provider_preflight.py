@@ -1,17 +1,21 @@
 """A host that will not do is refused before the first change, with every finding at once."""
 
+import contextlib
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from sync.providers import preflight_probe
+from sync.contract.zdb_memory import bytes_for
+from sync.providers import preflight, preflight_probe
 from sync.providers.findings import Check, Container, Facts, Finding, Needs, judge
 from sync.providers.preflight import PreflightError, PreflightProvider
 from tests.sandbox.host.ports import free_port
+from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 
 GOOD_ROOT = {
     "exists": True,
@@ -24,6 +28,7 @@ GOOD_ROOT = {
 GOOD = Facts(
     cores=4,
     memory_bytes=8 * 10**9,
+    keys={"zdb": 26_000_000},
     root=GOOD_ROOT,
     listening=(("0.0.0.0", 22), ("127.0.0.1", 53)),
     foreign_addresses=(),
@@ -35,7 +40,8 @@ NEEDS = Needs(
     root="/srv",
     ports=(("203.0.113.10", 80), ("2001:db8::10", 443)),
     names={"hub.example.org": ("203.0.113.10", "2001:db8::10")},
-    upstream={"hub": "hub.grid.tf:443"},
+    upstream={"hub": "hub.grid.tf:443", "zdb": "hub.grid.tf:9900"},
+    zdb_memory_bytes=4096 << 20,
     own_containers=("edge", "zdb"),
     root_is_mount=True,
 )
@@ -60,7 +66,12 @@ OTHER_STACK = Container(
 )
 BROKEN: list[tuple[str, Facts, str]] = [
     ("cores", replace(GOOD, cores=1), "has 1, 2 are needed"),
-    ("memory", replace(GOOD, memory_bytes=2 * 10**9), "has 2.0 GB, 4.0 GB are needed"),
+    ("memory", replace(GOOD, memory_bytes=6 * 10**9), "has 6.0 GB, 8.0 GB are needed"),
+    (
+        "zdb-memory",
+        replace(GOOD, keys={"zdb": 30_000_000}),
+        "holds 30000000 keys, for which 0-db needs 4275 MB of memory; limits.zdb.memoryMb is 4096",
+    ),
     ("space", replace(GOOD, root=_root(free_bytes=10**11)), "100.0 GB free, 1.0 TB are needed"),
     ("docker", replace(GOOD, docker_version="19.03.8"), "is 19.03.8, 20.10 is needed"),
     ("ports", replace(GOOD, listening=(("0.0.0.0", 80),)), "203.0.113.10:80 is taken by a program"),
@@ -105,7 +116,7 @@ def test_every_check_that_can_be_ignored_is_one() -> None:
 
 
 def test_all_findings_come_at_once_errors_first() -> None:
-    broken = replace(GOOD, cores=1, memory_bytes=1, resolved={}, containers=(COMPOSE,))
+    broken = replace(GOOD, cores=1, memory_bytes=1, keys={}, resolved={}, containers=(COMPOSE,))
     found = judge(broken, NEEDS)
     assert [finding.check for finding in found] == ["cores", "memory", "compose", "dns"]
     assert [finding.level for finding in found] == ["error"] * 3 + ["warning"]
@@ -114,6 +125,42 @@ def test_all_findings_come_at_once_errors_first() -> None:
 def test_an_ignored_check_only_warns() -> None:
     found = judge(replace(GOOD, cores=1), NEEDS, ignore=("cores",))
     assert [finding.level for finding in found] == ["warning"]
+
+
+KEYS: list[tuple[int, int, int, list[str]]] = [
+    # keys of the master, MB that 0-db may take, GB of the host, what is wrong
+    (0, 143, 8, []),
+    (26_000_000, 4096, 8, []),
+    (28_701_944, 4096, 8, []),
+    (28_701_945, 4096, 8, ["limits.zdb.memoryMb is 4096"]),
+    (13_834_751, 2048, 8, ["limits.zdb.memoryMb is 2048"]),
+    (45_000_000, 8192, 8, []),
+    (45_000_000, 8192, 7, ["the host has 7.0 GB"]),
+    (26_000_000, 8192, 4, ["the host has 4.0 GB"]),
+    (26_000_000, 2048, 4, ["limits.zdb.memoryMb is 2048", "the host has 4.0 GB"]),
+    (10**18, 4096, 8, ["limits.zdb.memoryMb is 4096", "the host has 8.0 GB"]),
+]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("keys", "limit_mb", "host_gb", "words"), KEYS)
+def test_the_masters_keys_are_held_against_0_dbs_limit_and_the_hosts_memory(
+    keys: int, limit_mb: int, host_gb: int, words: list[str], *, first: bool
+) -> None:
+    needs = replace(NEEDS, memory_bytes=1, zdb_memory_bytes=limit_mb << 20, first=first)
+    found = judge(replace(GOOD, keys={"zdb": keys}, memory_bytes=host_gb * 10**9), needs)
+    assert [(finding.level, finding.check) for finding in found] == [("error", "zdb-memory")] * len(
+        words
+    )
+    assert [
+        text for text, finding in zip(words, found, strict=True) if text not in str(finding)
+    ] == []
+
+
+def test_a_master_that_does_not_tell_its_keys_is_named_and_not_refused() -> None:
+    found = judge(replace(GOOD, keys={"zdb": None}), NEEDS)
+    assert [(finding.level, finding.check) for finding in found] == [("warning", "zdb-memory")]
+    assert "hub.grid.tf:9900 does not tell" in found[0].message
 
 
 def test_our_own_containers_may_hold_the_ports() -> None:
@@ -230,6 +277,84 @@ def test_the_probe_sees_listening_sockets_of_both_families_and_own_addresses() -
     ours = ["127.0.0.1", "::1", "0.0.0.0", "::"]
     addresses = [*ours, "203.0.113.10", "2001:db8::10"]
     assert [a for a in addresses if preflight_probe._is_local(a)] == ours
+
+
+@pytest.fixture
+def zdb() -> Iterator[ZdbServer]:
+    server = ZdbServer(Store(Settings(admin="theirs", protect=True)))
+    server.store.default.set_many([(b"%016d" % number, b"x", 1) for number in range(1234)])
+    server.start()
+    yield server
+    server.stop()
+
+
+def asked(zdb: ZdbServer, namespace: str = "default") -> dict[str, Any]:
+    return {"name": "zdb", "host": zdb.address, "port": zdb.port, "namespace": namespace}
+
+
+def test_the_probe_asks_a_master_how_many_keys_it_holds(zdb: ZdbServer) -> None:
+    assert preflight_probe._reach(asked(zdb)) == ("", 1234)
+    assert preflight_probe._reach(asked(zdb, "no-such")) == ("", None)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"+no 0-db\r\n", b"$5\r\nhello\r\n", b"entries: many\n" * 9000]
+)
+def test_the_probe_takes_any_other_answer_for_none(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            taken, _ = server.accept()
+            with taken, contextlib.suppress(OSError):
+                taken.recv(1000)
+                taken.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        master = {"host": "127.0.0.1", "port": server.getsockname()[1], "namespace": "default"}
+        assert preflight_probe._reach(master) == ("", None)
+        thread.join()
+
+
+class HereHost:
+    """A host that is this machine, without Docker: the probe runs in this process."""
+
+    def run_docker(self, *arguments: str) -> str:
+        return "20.10.24" if arguments[0] == "version" else ""
+
+    def run_script(self, _source: bytes, _options: tuple[str, ...], request: Any) -> dict[str, Any]:
+        return preflight_probe.facts(request)
+
+
+def test_a_master_larger_than_0_dbs_memory_is_refused_before_anything_is_changed(
+    zdb: ZdbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "connect", lambda _: HereHost())
+    monkeypatch.setattr(preflight_probe, "HOST", Path("/"))
+    props: dict[str, Any] = {
+        "host": {},
+        "root": str(tmp_path / "srv"),
+        "limits": {
+            "cores": 1.0,
+            "memoryBytes": 1e6,
+            "freeBytes": 1e3,
+            "dockerVersion": "20.10",
+            "zdbMemoryBytes": float(bytes_for(1000)),
+        },
+        "ports": [],
+        "upstream": [asked(zdb)],
+    }
+    with pytest.raises(PreflightError, match="nothing was changed") as refused:
+        PreflightProvider().create(props)
+    assert "error: zdb-memory: the master's 0-db holds 1234 keys" in str(refused.value)
+    with pytest.raises(PreflightError):
+        PreflightProvider().update("", {}, props)
+    assert list(tmp_path.iterdir()) == []
+    enough = {**props, "limits": {**props["limits"], "zdbMemoryBytes": float(bytes_for(1234))}}
+    created = PreflightProvider().create(enough)
+    assert created.outs is not None
+    assert created.outs["findings"] == []
+    assert PreflightProvider().diff("", enough, props).changes, "a lower limit is checked again"
 
 
 @pytest.fixture
