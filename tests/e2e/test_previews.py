@@ -35,8 +35,13 @@ _RESTARTED_EDGE: Final = {"edge-config": "update", "edge-container": "replace"}
 # name: (what is merged into the settings, what each resource does then)
 EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
     "0-db gets more memory": (
-        {"limits": {"zdb": {"memoryMb": 4096}}},
-        {"zdb-container": "update"},
+        {"limits": {"zdb": {"memoryMb": 6144}}},
+        {
+            "preflight": "update",
+            "zdb-container": "update",
+            "sync-users-sync": "update",
+            "sync-flists-sync": "update",
+        },
     ),
     "hub gets more memory": (
         {"limits": {"hub": {"memoryMb": 2048}}},
@@ -141,7 +146,8 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
                 "sync-flists-sync",
             ),
             "delete",
-        ),
+        )
+        | {"preflight": "update"},
     ),
     "waits less": ({"ready": "bootable"}, _all(_SYNCS, "update")),
     "health is checked more often": (

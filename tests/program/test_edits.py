@@ -45,7 +45,11 @@ IN_PLACE: Final = frozenset(
 # name: (edit of the production stack, what it touches, whether containers among it are replaced)
 EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
     "nothing": ({}, set(), False),
-    "0-db gets more memory": ({"limits": {"zdb": {"memoryMb": 4096}}}, ZDB, False),
+    "0-db gets more memory": (
+        {"limits": {"zdb": {"memoryMb": 6144}}},
+        {*ZDB, "~preflight", "~sync-users-sync", "~sync-flists-sync"},
+        False,
+    ),
     "hub gets more memory": ({"limits": {"hub": {"memoryMb": 2048}}}, {"~hub-container"}, False),
     "0-db may have more processes": ({"limits": {"zdb": {"processes": 512}}}, ZDB, True),
     "larger logs of the edge": (
@@ -138,6 +142,8 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
         {
             *("-sync-flists", "-sync-flists-container"),
             *("-sync-flists-secrets", "-sync-flists-sync"),
+            # The master need not be asked any more how many keys it holds.
+            "~preflight",
         },
         False,
     ),

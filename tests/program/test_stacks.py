@@ -24,6 +24,7 @@ DERIVED: Final = {
     "source",
     "source_zdb",
     "local_zdb",
+    "local_zdb_memory_bytes",
     "publish_backend",
 }
 
@@ -120,6 +121,7 @@ def test_the_defaults_of_a_job_are_its_specs_own() -> None:
         for name, info in type(spec).model_fields.items():
             if name not in DERIVED:
                 assert getattr(spec, name) == info.get_default(), (spec.job, name)
+    assert users.local_zdb_memory_bytes == flists.local_zdb_memory_bytes == 4096 << 20
     assert users.publish_backend is not None
     assert users.publish_backend.host == "hub.grid.example.org"
     assert flists.source.host == "hub.grid.tf"
@@ -144,6 +146,6 @@ def test_a_part_of_a_section_that_is_set_leaves_the_others_at_their_own_defaults
 
 def test_the_page_tells_each_services_own_memory() -> None:
     shown = {option.path: option.default for option in options()}
-    assert shown["limits.zdb.memoryMb"] == "2048"
+    assert shown["limits.zdb.memoryMb"] == "4096"
     assert shown["limits.kernels.memoryMb"] == "256"
     assert shown["kernels.http.connections"] == "8"

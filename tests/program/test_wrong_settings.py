@@ -142,7 +142,11 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"flists.backoff.longestSeconds"},
     ),
     "rotation goes back": ({"rotation": {"hubKey": -1}}, {"rotation.hubKey"}),
-    "too little memory": ({"limits": {"zdb": {"memoryMb": 1}}}, {"limits.zdb.memoryMb"}),
+    "too little memory": ({"limits": {"hub": {"memoryMb": 1}}}, {"limits.hub.memoryMb"}),
+    "less memory than 0-db's table": (
+        {"limits": {"zdb": {"memoryMb": 142}}},
+        {"limits.zdb.memoryMb"},
+    ),
     "many at once": (
         {
             "domain": "no",
