@@ -139,13 +139,19 @@ class UsersSettings(_JobSettings):
 
 
 class KernelsSettings(_JobSettings):
-    """The kernels job: kernels, and the net link of each run mode."""
+    """The kernels job: kernels, the net link of each run mode, links at the top."""
 
     run_modes: list[PlainName] = Field(
         ["prod", "test", "dev", "qa"], description="Run modes whose net link is followed."
     )
     net_links: dict[PlainName, PlainName] = Field(
         {}, description="Run mode to kernel file: set by hand instead of asking the master."
+    )
+    links: list[PlainName] = Field(
+        [],
+        description="Links at the top of the master's kernel folder (`/kernel/NAME`, made with "
+        "upstream's `/api/symlink`), which no listing tells; each is made here as a link to the "
+        "same kernel.",
     )
     kernels: SelectionSettings = Field(
         default_of(SelectionSettings), description="Patterns on kernel file names."

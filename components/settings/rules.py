@@ -285,6 +285,17 @@ def _run_modes_agree(settings: Settings) -> Found:
         )
 
 
+@_rule("kernels")
+def _links_are_names_of_their_own(settings: Settings) -> Found:
+    links = settings.kernels.links
+    for link in sorted({link for link in links if links.count(link) > 1}):
+        yield Problem("kernels.links", f"names {link} twice", "name it once")
+    if "net" in links:
+        yield Problem(
+            "kernels.links", "net is the folder of the net links", "those follow kernels.runModes"
+        )
+
+
 @_rule("flists", "users")
 def _deletes_have_one_judge(settings: Settings) -> Found:
     if settings.flists.deletes_without_users and settings.users.enabled:

@@ -129,14 +129,16 @@ class KernelsSpec(_Job):
     """The kernels job: kernels and net links from a bootstrap server.
 
     source: base URL. net_links: set a run mode's kernel by hand instead of asking the master.
+    links: names of links at the top of the master's kernel folder, which no listing tells.
     kernels: patterns on the file name. newest: keep only so many (null: all). max_age_days: leave
-    out older ones (null: none). A kernel that a net link names is always taken and never removed.
+    out older ones (null: none). A kernel that a link names is always taken and never removed.
     """
 
     job: Literal["kernels"] = "kernels"
     source: str
     run_modes: list[str] = ["prod", "test", "dev", "qa"]
     net_links: dict[str, str] = {}
+    links: list[str] = []
     kernels: Selection = Selection()
     newest: Annotated[int, Field(ge=1)] | None = None
     max_age_days: Annotated[float, Field(gt=0)] | None = None

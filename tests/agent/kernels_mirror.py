@@ -49,13 +49,20 @@ def one_pass(spec: KernelsSpec, directories: Directories) -> StatusRecord:
 
 def served(directories: Directories) -> dict[str, bytes]:
     return {
-        path.name: path.read_bytes() for path in directories.kernels.iterdir() if path.is_file()
+        path.name: path.read_bytes()
+        for path in directories.kernels.iterdir()
+        if path.is_file() and not path.is_symlink()
     }
 
 
 def links(directories: Directories) -> dict[str, str]:
     net = directories.kernels / "net"
     return {path.stem: str(path.readlink()) for path in net.iterdir()}
+
+
+def top_links(directories: Directories) -> dict[str, str]:
+    folder = directories.kernels
+    return {path.name: str(path.readlink()) for path in folder.iterdir() if path.is_symlink()}
 
 
 def kernels(upstream: Upstream) -> dict[str, bytes]:

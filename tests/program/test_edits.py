@@ -137,6 +137,7 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
         {"~sync-kernels-sync"},
         False,
     ),
+    "kernel links at the top": ({"kernels": {"links": ["zos.efi"]}}, {"~sync-kernels-sync"}, False),
     "flists is off": (
         {"flists": {"enabled": False}},
         {

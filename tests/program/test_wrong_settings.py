@@ -143,6 +143,9 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "rotation goes back": ({"rotation": {"hubKey": -1}}, {"rotation.hubKey"}),
     "too little memory": ({"limits": {"hub": {"memoryMb": 1}}}, {"limits.hub.memoryMb"}),
+    "a kernel link twice": ({"kernels": {"links": ["zos.efi", "zos.efi"]}}, {"kernels.links"}),
+    "the net folder as a link": ({"kernels": {"links": ["net"]}}, {"kernels.links"}),
+    "a kernel link with a path": ({"kernels": {"links": ["../zos.efi"]}}, {"kernels.links.0"}),
     "less memory than 0-db's table": (
         {"limits": {"zdb": {"memoryMb": 142}}},
         {"limits.zdb.memoryMb"},

@@ -1,10 +1,14 @@
-"""Which of the listed kernels are wanted, and which kernel each run mode's net link names."""
+"""Which of the listed kernels are wanted, and which kernel each link names.
+
+A link is named by its path below the kernel folder, which is also its path below `/kernel/`:
+`net/MODE.efi` for a run mode's net link, `NAME` for one at the top (0-bootstrap: api_symlink).
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.kernels.listing import Kernel
+from sync.agent.kernels.listing import NET, Kernel, checked_kernel
 from sync.agent.selecting import selects
 from sync.contract import names
 from sync.contract.spec import KernelsSpec
@@ -13,23 +17,38 @@ _DAY_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True)
-class NetFile:
-    """What HEAD says of /kernel/net/MODE.efi: its size and Last-Modified (unix seconds)."""
+class LinkedFile:
+    """What HEAD says of the file at a link: its size and Last-Modified (unix seconds)."""
 
-    mode: str
+    path: str
     size_bytes: int | None
     modified_seconds: float | None
 
 
-def link_name(mode: str) -> str:
-    """File name of a run mode's net link. Raises RefusedNameError for a bad mode."""
-    return names.checked_plain(mode, "run mode") + ".efi"
+def net_link(mode: str) -> str:
+    """Path of a run mode's net link. Raises RefusedNameError for a bad mode."""
+    return f"{NET}/{names.checked_plain(mode, 'run mode')}.efi"
+
+
+def top_link(name: str) -> str:
+    """Path of a link at the top. Raises RefusedNameError for a bad name."""
+    return checked_kernel(name)
+
+
+def is_net(path: str) -> bool:
+    """Tell a net link from one at the top."""
+    return path.startswith(f"{NET}/")
+
+
+def named(path: str) -> str:
+    """Name a link in messages: `net link prod`, `link zos.efi`."""
+    return f"net link {path[len(NET) + 1 : -len('.efi')]}" if is_net(path) else f"link {path}"
 
 
 def wanted(
-    kernels: Iterable[Kernel], spec: KernelsSpec, named: set[str], now_seconds: float
+    kernels: Iterable[Kernel], spec: KernelsSpec, linked: set[str], now_seconds: float
 ) -> list[Kernel]:
-    """Return the kernels to mirror: those that net links name first, then the newest first."""
+    """Return the kernels to mirror: those that links name first, then the newest first."""
     by_age = sorted(kernels, key=lambda kernel: (-(kernel.updated_seconds or 0.0), kernel.name))
     chosen = [kernel for kernel in by_age if selects(spec.kernels, kernel.name)]
     if spec.max_age_days is not None:
@@ -38,23 +57,22 @@ def wanted(
     if spec.newest is not None:
         chosen = chosen[: spec.newest]
     keep = {kernel.name for kernel in chosen}
-    linked = [kernel for kernel in by_age if kernel.name in named]
-    return linked + [
-        kernel for kernel in by_age if kernel.name in keep and kernel.name not in named
+    return [kernel for kernel in by_age if kernel.name in linked] + [
+        kernel for kernel in by_age if kernel.name in keep and kernel.name not in linked
     ]
 
 
-def candidates(net: NetFile, kernels: Iterable[Kernel]) -> list[Kernel]:
-    """Return the kernels that may be what a net link points to, judged by time alone.
+def candidates(file: LinkedFile, kernels: Iterable[Kernel]) -> list[Kernel]:
+    """Return the kernels that may be what a link points to, judged by time alone.
 
     The listing and Last-Modified both come from the file's mtime, so they agree to the second;
     where either is unknown a kernel stays a candidate.
     """
-    if net.modified_seconds is None:
+    if file.modified_seconds is None:
         return list(kernels)
     return [
         kernel
         for kernel in kernels
         if kernel.updated_seconds is None
-        or int(kernel.updated_seconds) == int(net.modified_seconds)
+        or int(kernel.updated_seconds) == int(file.modified_seconds)
     ]

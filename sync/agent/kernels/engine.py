@@ -1,7 +1,7 @@
 """One pass of the kernels job: list, decide, fetch, link, remove."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -10,10 +10,18 @@ from urllib.parse import quote
 from sync.agent.absences import Absences
 from sync.agent.http import HttpError, HttpMissingError, HttpStoppedError, Master
 from sync.agent.kernels import listing
-from sync.agent.kernels.choosing import NetFile, candidates, link_name, wanted
+from sync.agent.kernels.choosing import (
+    LinkedFile,
+    candidates,
+    is_net,
+    named,
+    net_link,
+    top_link,
+    wanted,
+)
 from sync.agent.kernels.listing import Kernel, Listing
 from sync.agent.kernels.publishing import Fetched, Fetcher, KernelFolder
-from sync.agent.kernels.record import KernelRecord, NetRecord, Record
+from sync.agent.kernels.record import KernelRecord, LinkRecord, Record
 from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.removals import Vanished, guard
 from sync.agent.reporter import Reporter, name_list, utc_now
@@ -30,14 +38,18 @@ _CONFIRMED: Final = "removal_confirmation"
 
 @dataclass
 class _Pass:
-    """What one pass learned so far."""
+    """What one pass learned so far; links by their paths.
+
+    gone: links at the top that the master has no more, or has a kernel under their name.
+    """
 
     listing: Listing
     known: dict[str, KernelRecord]
-    nets: dict[str, NetRecord]
+    links: dict[str, LinkRecord]
     targets: dict[str, str] = field(default_factory=dict)
-    unresolved: dict[str, NetFile] = field(default_factory=dict)
-    heads: dict[str, NetFile] = field(default_factory=dict)
+    unresolved: dict[str, LinkedFile] = field(default_factory=dict)
+    heads: dict[str, LinkedFile] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
@@ -84,8 +96,8 @@ class KernelsEngine:
     def _one_pass(self) -> None:
         found = listing.fetch(self._master)
         seen_master(self._reporter, self._spec.source)
-        work = _Pass(found, self._record.kernels(), self._record.net())
-        self._resolve_nets(work)
+        work = _Pass(found, self._record.kernels(), self._record.links())
+        self._resolve_links(work)
         chosen = self._wanted(work)
         self._report(work, chosen)
         self._fetch(work, chosen)
@@ -109,135 +121,175 @@ class KernelsEngine:
                 self._record.forget(name)
 
     def _wanted(self, work: _Pass) -> list[Kernel]:
-        named = set(work.targets.values())
-        for net in work.unresolved.values():
-            named |= {kernel.name for kernel in candidates(net, work.listing.kernels)}
-        return wanted(work.listing.kernels, self._spec, named, time.time())
+        linked = set(work.targets.values())
+        for file in work.unresolved.values():
+            linked |= {kernel.name for kernel in candidates(file, work.listing.kernels)}
+        return wanted(work.listing.kernels, self._spec, linked, time.time())
 
-    # Net links
+    # Links
 
-    def _resolve_nets(self, work: _Pass) -> None:
+    def _resolve_links(self, work: _Pass) -> None:
+        fixed = self._spec.net_links
+        modes = self._paths(work, net_link, self._spec.run_modes)
+        asked = [
+            *(path for mode, path in modes.items() if mode not in fixed),
+            *self._paths(work, top_link, self._spec.links).values(),
+        ]
+        work.gone = work.links.keys() - {*modes.values(), *asked}
+        for mode, path in modes.items():
+            if mode in fixed:
+                self._set_by_hand(work, path, fixed[mode])
         with ThreadPoolExecutor(self._spec.http.connections) as pool:
-            for _ in pool.map(lambda mode: self._resolve_checked(work, mode), self._spec.run_modes):
+            for _ in pool.map(lambda path: self._resolve_counted(work, path), asked):
                 pass
 
-    def _resolve_checked(self, work: _Pass, mode: str) -> None:
+    @staticmethod
+    def _paths(
+        work: _Pass, path_of: Callable[[str], str], of_names: Iterable[str]
+    ) -> dict[str, str]:
+        paths: dict[str, str] = {}
+        for name in of_names:
+            try:
+                paths[name] = path_of(name)
+            except names.RefusedNameError as error:
+                work.broken.append(str(error))
+        return paths
+
+    @staticmethod
+    def _set_by_hand(work: _Pass, path: str, kernel: str) -> None:
+        if kernel in work.listed or kernel in work.known:
+            work.targets[path] = kernel
+        else:
+            work.broken.append(f"{named(path)}: the master has no kernel {kernel}")
+
+    def _resolve_counted(self, work: _Pass, path: str) -> None:
         try:
-            link_name(mode)
-            self._resolve_net(work, mode)
-        except names.RefusedNameError as error:
-            work.broken.append(str(error))
+            self._resolve_link(work, path)
         except HttpStoppedError:
             raise
         except HttpError as error:
-            work.failed.append(f"net link {mode}: {error}")
+            work.failed.append(f"{named(path)}: {error}")
 
-    def _resolve_net(self, work: _Pass, mode: str) -> None:
-        fixed = self._spec.net_links.get(mode)
-        if fixed is not None:
-            if fixed in work.listed or fixed in work.known:
-                work.targets[mode] = fixed
-            else:
-                work.broken.append(f"net link {mode}: the master has no kernel {fixed}")
+    def _resolve_link(self, work: _Pass, path: str) -> None:
+        if path in work.listed:
+            work.gone.add(path)
+            work.broken.append(f"{named(path)}: the master has a kernel of that name, which wins")
             return
         try:
-            page = self._fetcher.head(f"/kernel/net/{quote(link_name(mode))}")
+            page = self._fetcher.head(f"/kernel/{quote(path)}")
         except HttpMissingError:
-            kept = ", the mirror keeps its own" if mode in work.nets else ""
-            work.broken.append(f"net link {mode}: the master has none{kept}")
+            self._missing_link(work, path)
             return
-        net = NetFile(mode, page.length, page.modified_seconds)
-        work.heads[mode] = net
-        target = self._remembered(work, net) or self._by_head(work, net)
+        file = LinkedFile(path, page.length, page.modified_seconds)
+        work.heads[path] = file
+        target = self._remembered(work, file) or self._by_head(work, file)
         if target is None:
-            work.unresolved[mode] = net
+            work.unresolved[path] = file
         else:
-            work.targets[mode] = target
+            work.targets[path] = target
 
-    def _remembered(self, work: _Pass, net: NetFile) -> str | None:
+    @staticmethod
+    def _missing_link(work: _Pass, path: str) -> None:
+        """Keep a net link that the master lost, as nodes boot from it; let one at the top go."""
+        kept = ", the mirror keeps its own" if is_net(path) and path in work.links else ""
+        work.broken.append(f"{named(path)}: the master has none{kept}")
+        if not is_net(path):
+            work.gone.add(path)
+
+    def _remembered(self, work: _Pass, file: LinkedFile) -> str | None:
         """Return the target of an earlier pass where neither the link nor the kernel moved."""
-        known = work.nets.get(net.mode)
+        known = work.links.get(file.path)
         if known is None or known.target is None:
             return None
         kernel, record = work.listed.get(known.target), work.known.get(known.target)
         if kernel is None or record is None or record.updated_seconds != kernel.updated_seconds:
             return None
-        same = (known.size_bytes, known.modified_seconds) == (net.size_bytes, net.modified_seconds)
-        return known.target if same else None
+        return known.target if _alike(known, file) else None
 
-    def _by_head(self, work: _Pass, net: NetFile) -> str | None:
-        """Return the one kernel with the size and date of the net file, else None."""
-        if net.size_bytes is None or net.modified_seconds is None:
+    def _by_head(self, work: _Pass, file: LinkedFile) -> str | None:
+        """Return the one kernel with the size and date of the file at a link, else None."""
+        if file.size_bytes is None or file.modified_seconds is None:
             return None
         same: list[str] = []
-        for kernel in candidates(net, work.listing.kernels):
+        for kernel in candidates(file, work.listing.kernels):
             try:
                 page = self._fetcher.head(f"/kernel/{quote(kernel.name)}")
             except HttpError:
                 return None
-            if (page.length, page.modified_seconds) == (net.size_bytes, net.modified_seconds):
+            if (page.length, page.modified_seconds) == (file.size_bytes, file.modified_seconds):
                 same.append(kernel.name)
         return same[0] if len(same) == 1 else None
 
     def _resolve_by_content(self, work: _Pass) -> None:
-        """Find the rest by their bytes: the net file is fetched and compared by MD5."""
-        for mode, net in work.unresolved.items():
+        """Find the rest by their bytes: what is at the link is fetched and compared by MD5."""
+        for path, file in work.unresolved.items():
             if self._control.stopping():
                 return
             try:
-                self._resolve_one_by_content(work, mode, net)
+                self._resolve_one_by_content(work, path, file)
             except HttpError as error:
-                work.failed.append(f"net link {mode}: {error}")
+                work.failed.append(f"{named(path)}: {error}")
 
-    def _resolve_one_by_content(self, work: _Pass, mode: str, net: NetFile) -> None:
-        known = work.nets.get(mode)
-        if known is not None and known.md5 is not None and self._holds(known, net):
-            self._link_to_content(work, mode, known.md5, None)
+    def _resolve_one_by_content(self, work: _Pass, path: str, file: LinkedFile) -> None:
+        known = work.links.get(path)
+        if known is not None and known.md5 is not None and self._holds(known, file):
+            self._link_to_content(work, path, known.md5, None)
             return
-        fetched = self._fetcher.net_file(mode)
+        fetched = self._fetcher.linked_file(path)
         try:
-            self._link_to_content(work, mode, fetched.record.md5 or "", fetched)
+            self._link_to_content(work, path, fetched.record.md5 or "", fetched)
         finally:
             fetched.path.unlink(missing_ok=True)
 
-    def _holds(self, known: NetRecord, net: NetFile) -> bool:
-        """Tell whether a net file of its own is here as the master has it."""
-        here = (known.size_bytes, known.modified_seconds)
-        return here == (net.size_bytes, net.modified_seconds) and self._folder.holds_net_file(known)
+    def _holds(self, known: LinkRecord, file: LinkedFile) -> bool:
+        """Tell whether the MD5 of an earlier pass is still that of the master's file at a link.
 
-    def _link_to_content(self, work: _Pass, mode: str, md5: str, fetched: Fetched | None) -> None:
-        same = sorted(name for name, kernel in work.known.items() if kernel.md5 == md5)
+        And a net file of its own is here.
+        """
+        return _alike(known, file) and (
+            not is_net(known.path) or self._folder.holds_net_file(known)
+        )
+
+    def _link_to_content(self, work: _Pass, path: str, md5: str, fetched: Fetched | None) -> None:
+        same = sorted(
+            name for name, kernel in work.known.items() if kernel.md5 == md5 and name != path
+        )
         if same:
-            work.targets[mode] = same[0]
+            work.targets[path] = same[0]
             return
         not_had = [
             kernel.name
-            for kernel in candidates(work.heads[mode], work.listing.kernels)
+            for kernel in candidates(work.heads[path], work.listing.kernels)
             if work.known.get(kernel.name) is None or work.known[kernel.name].md5 is None
         ]
         if not_had:
-            work.failed.append(f"net link {mode}: may be {not_had[0]}, which is not here yet")
+            work.failed.append(f"{named(path)}: may be {not_had[0]}, which is not here yet")
             return
-        if fetched is not None:
+        if not is_net(path):
+            # A file at the top would be listed as a kernel, which it is not on the master.
+            work.broken.append(f"{named(path)}: leads to no kernel that the master lists")
+        elif fetched is not None:
             # No kernel of that content is listed: the master keeps a file of its own there.
-            self._folder.publish_net_file(mode, fetched)
-        net = work.heads[mode]
-        work.nets[mode] = NetRecord(mode, net.size_bytes, net.modified_seconds, None, md5)
-        self._record.put_net(work.nets[mode])
+            self._folder.publish_net_file(path, fetched)
+        file = work.heads[path]
+        work.links[path] = LinkRecord(path, file.size_bytes, file.modified_seconds, None, md5)
+        self._record.put_link(work.links[path])
 
     def _apply_links(self, work: _Pass) -> None:
-        """Point every net link whose kernel is served at it."""
+        """Point every link whose kernel is served at it."""
         on_disk = self._folder.names()
-        links = self._folder.linked()
-        for mode, target in work.targets.items():
-            if target not in on_disk:
-                continue
-            if links.get(link_name(mode)) != target:
-                self._folder.link(mode, target)
-            net = work.heads.get(mode, NetFile(mode, None, None))
-            self._record.put_net(NetRecord(mode, net.size_bytes, net.modified_seconds, target))
-            if self._reporter.record.bootable_at is None:
-                self._reporter.update(bootable_at=utc_now())
+        for path, target in work.targets.items():
+            # A kernel that the master had under the name of a link gives way in _remove.
+            if target in on_disk and path not in on_disk:
+                self._link(work, path, target)
+                if is_net(path) and self._reporter.record.bootable_at is None:
+                    self._reporter.update(bootable_at=utc_now())
+
+    def _link(self, work: _Pass, path: str, target: str) -> None:
+        if not self._folder.leads(path, target):
+            self._folder.link(path, target)
+        file = work.heads.get(path, LinkedFile(path, None, None))
+        self._record.put_link(LinkRecord(path, file.size_bytes, file.modified_seconds, target))
 
     # Kernels
 
@@ -297,31 +349,49 @@ class KernelsEngine:
 
     def _remove(self, work: _Pass, keep: set[str]) -> None:
         """Remove what the master dropped (guarded, retained) or the operator deselected."""
-        nets_gone = [mode for mode in work.nets if mode not in self._spec.run_modes]
-        names_gone = {link_name(mode) for mode in nets_gone}
+        # A kernel that takes a link's name and could not be had yet leaves the link served.
+        links_gone = (work.gone & work.links.keys()) - (keep - self._folder.names())
         linked = self._folder.linked().items()
-        keep |= {target for name, target in linked if name not in names_gone}
+        keep |= {target for path, target in linked if path not in links_gone}
         keep |= set(work.targets.values())
         listed = work.listed.keys()
         dropped = [name for name in work.known if name not in listed and name not in keep]
         deselected = [name for name in work.known if name in listed and name not in keep]
-        self._guard(work, dropped)
+        lost = [path for path in links_gone if path in self._spec.links and path not in listed]
+        self._guard(work, dropped, len(lost))
+        replaced = [name for name in dropped if work.targets.get(name) in self._folder.names()]
+        dropped = [name for name in dropped if name not in replaced]
         doubts = self._absences.doubted(
             [name for name in dropped if work.known[name].missing_since is None]
         )
         work.broken += [f"{name}: {doubt}" for name, doubt in doubts.items()]
         dropped = [name for name in dropped if name not in doubts]
-        for mode in nets_gone:
-            self._folder.unlink(mode)
-            self._record.forget_net(mode)
+        for path in links_gone:
+            self._folder.unlink(path)
+            self._record.forget_link(path)
+        for name in replaced:
+            self._link(work, name, work.targets[name])
+            self._forget(work, name)
         for name in [*deselected, *self._expired(work, dropped)]:
             self._folder.remove(name)
-            self._record.forget(name)
-            work.known.pop(name)
+            self._forget(work, name)
+        self._name_hidden_links(work)
 
-    def _guard(self, work: _Pass, dropped: list[str]) -> None:
+    def _forget(self, work: _Pass, name: str) -> None:
+        self._record.forget(name)
+        work.known.pop(name)
+
+    def _name_hidden_links(self, work: _Pass) -> None:
+        """Name the links whose place a kernel still has that the master does not list any more."""
+        on_disk = self._folder.names()
+        for path in work.targets:
+            if path in on_disk:
+                work.broken.append(f"{named(path)}: the kernel of that name is still needed here")
+
+    def _guard(self, work: _Pass, dropped: list[str], lost_links: int) -> None:
         gone = sum(1 for name in dropped if work.known[name].missing_since is None)
-        vanished = Vanished(gone, len(work.known), len(work.listing.kernels))
+        known = len(work.known) + sum(1 for path in work.links if not is_net(path))
+        vanished = Vanished(gone + lost_links, known, len(work.listing.kernels))
         if guard(self._spec, vanished, int(self._record.number(_CONFIRMED))):
             self._record.set_number(_CONFIRMED, self._spec.removal_confirmation)
 
@@ -350,6 +420,7 @@ class KernelsEngine:
         ]
         done_bytes = sum(known.size_bytes or 0 for known in done)
         missing = len(chosen) - len(done)
+        linked = self._folder.linked()
         self._reporter.update(
             done=Amount(items=len(done), bytes=done_bytes),
             total=Amount(items=len(chosen), bytes=None if missing else done_bytes),
@@ -358,7 +429,8 @@ class KernelsEngine:
             broken=name_list(work.broken),
             details={
                 "master_requests": self._master.requests_sent,
-                "net_links": len(self._folder.linked()),
+                "links": sum(1 for path in linked if not is_net(path)),
+                "net_links": sum(1 for path in linked if is_net(path)),
                 "received_bytes": self._master.bytes_received,
                 "retained": sum(1 for known in work.known.values() if known.missing_since),
             },
@@ -376,3 +448,8 @@ class KernelsEngine:
         for message in work.failed[:10]:
             self._reporter.error(message)
         raise PassIncompleteError(f"{len(work.failed)} failed, the first: {work.failed[0]}")
+
+
+def _alike(known: LinkRecord, file: LinkedFile) -> bool:
+    """Tell whether the master's file at a link is as it was in an earlier pass."""
+    return (known.size_bytes, known.modified_seconds) == (file.size_bytes, file.modified_seconds)

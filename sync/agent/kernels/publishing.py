@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from sync.agent import durable
 from sync.agent.http import Expected, HttpError, Master, Page
-from sync.agent.kernels.choosing import link_name
+from sync.agent.kernels.choosing import is_net
 from sync.agent.kernels.listing import NET
-from sync.agent.kernels.record import KernelRecord, NetRecord
+from sync.agent.kernels.record import KernelRecord, LinkRecord
 from sync.agent.limits import bandwidth
 from sync.agent.runtime import Control
 from sync.contract.spec import KernelsSpec
@@ -52,13 +52,19 @@ class KernelFolder:
             }
 
     def linked(self) -> dict[str, str]:
-        """Return, for each file name in net/, the kernel that it names now."""
+        """Return, for each link by its path, the kernel that it names now."""
         links: dict[str, str] = {}
-        with os.scandir(self.net) as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    links[entry.name] = Path(entry.path).readlink().name
+        for folder, prefix in ((self.root, ""), (self.net, f"{NET}/")):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        links[prefix + entry.name] = Path(entry.path).readlink().name
         return links
+
+    def leads(self, path: str, kernel: str) -> bool:
+        """Tell whether a link is there and names that kernel, relative to its own folder."""
+        place = self.root / path
+        return place.is_symlink() and str(place.readlink()) == _text(path, kernel)
 
     def holds(self, record: KernelRecord) -> bool:
         """Tell whether the recorded kernel is on disk with its size."""
@@ -68,10 +74,10 @@ class KernelFolder:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == record.size_bytes
 
-    def holds_net_file(self, net: NetRecord) -> bool:
+    def holds_net_file(self, net: LinkRecord) -> bool:
         """Tell whether a net kernel of its own is on disk with its size."""
         try:
-            status = (self.net / link_name(net.mode)).lstat()
+            status = (self.root / net.path).lstat()
         except OSError:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == net.size_bytes
@@ -82,22 +88,27 @@ class KernelFolder:
         mtime = next((seconds for seconds in times if seconds is not None), None)
         durable.publish(fetched.path, self.root / fetched.record.name, mtime_seconds=mtime)
 
-    def link(self, mode: str, kernel: str) -> None:
-        """Point a run mode's net link at a kernel that is served already."""
-        durable.publish_link(f"../{kernel}", self.net / link_name(mode), self.staging)
+    def link(self, path: str, kernel: str) -> None:
+        """Point a link at a kernel that is served already, whatever was served there before."""
+        durable.publish_link(_text(path, kernel), self.root / path, self.staging)
 
-    def publish_net_file(self, mode: str, fetched: Fetched) -> None:
+    def publish_net_file(self, path: str, fetched: Fetched) -> None:
         """Serve a net kernel that is none of the listed ones as a file of its own."""
         modified = fetched.record.modified_seconds
-        durable.publish(fetched.path, self.net / link_name(mode), mtime_seconds=modified)
+        durable.publish(fetched.path, self.root / path, mtime_seconds=modified)
 
-    def unlink(self, mode: str) -> None:
-        """Remove a run mode's net link."""
-        durable.remove(self.net / link_name(mode))
+    def unlink(self, path: str) -> None:
+        """Remove a link, or a net kernel of its own; never a kernel at the top."""
+        if is_net(path) or (self.root / path).is_symlink():
+            durable.remove(self.root / path)
 
     def remove(self, name: str) -> None:
         """Remove a kernel."""
         durable.remove(self.root / name)
+
+
+def _text(path: str, kernel: str) -> str:
+    return f"../{kernel}" if is_net(path) else kernel
 
 
 def master_of(spec: KernelsSpec, control: Control) -> Master:
@@ -133,11 +144,10 @@ class Fetcher:
             raise
         return Fetched(target, record)
 
-    def net_file(self, mode: str) -> Fetched:
-        """Fetch what the master serves as a run mode's net kernel."""
-        name = link_name(mode)
+    def linked_file(self, path: str) -> Fetched:
+        """Fetch what the master serves at a link."""
         target = durable.temporary_in(self._folder.staging)
-        _, record = self._file(f"/kernel/{NET}/{quote(name)}", target, name, None)
+        _, record = self._file(f"/kernel/{quote(path)}", target, path, None)
         return Fetched(target, record)
 
     def _file(

@@ -18,8 +18,8 @@ CREATE TABLE IF NOT EXISTS kernel(
   recheck INTEGER NOT NULL,    -- changed within seconds of the listing: ask again
   missing_since REAL           -- dropped by the master, kept by retention
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS net(
-  mode TEXT PRIMARY KEY,
+CREATE TABLE IF NOT EXISTS link(
+  path TEXT PRIMARY KEY,       -- below the kernel folder: net/MODE.efi, or NAME at the top
   size_bytes INTEGER,
   modified_seconds REAL,
   target TEXT,
@@ -43,13 +43,14 @@ class KernelRecord:
 
 
 @dataclass(frozen=True)
-class NetRecord:
-    """A published net link: what HEAD said of the master's, and the kernel that it names.
+class LinkRecord:
+    """A link of the kernel folder: what HEAD said of the master's, and the kernel that it names.
 
-    target: None where the master serves a file of its own, which then has the MD5 md5.
+    path: see sync.agent.kernels.choosing. target: None where what the master serves there is none
+    of the kernels that it lists, and has the MD5 md5.
     """
 
-    mode: str
+    path: str
     size_bytes: int | None
     modified_seconds: float | None
     target: str | None
@@ -85,18 +86,18 @@ class Record:
         """Drop one record."""
         self._db.execute("DELETE FROM kernel WHERE name=?", (name,))
 
-    def net(self) -> dict[str, NetRecord]:
-        """Return every published net link by run mode."""
-        rows = self._db.execute("SELECT * FROM net")
-        return {row[0]: NetRecord(*row) for row in rows}
+    def links(self) -> dict[str, LinkRecord]:
+        """Return every link by its path."""
+        rows = self._db.execute("SELECT * FROM link")
+        return {row[0]: LinkRecord(*row) for row in rows}
 
-    def put_net(self, net: NetRecord) -> None:
-        """Insert or replace one net link."""
-        self._db.execute("INSERT OR REPLACE INTO net VALUES(?,?,?,?,?)", astuple(net))
+    def put_link(self, link: LinkRecord) -> None:
+        """Insert or replace one link."""
+        self._db.execute("INSERT OR REPLACE INTO link VALUES(?,?,?,?,?)", astuple(link))
 
-    def forget_net(self, mode: str) -> None:
-        """Drop one net link."""
-        self._db.execute("DELETE FROM net WHERE mode=?", (mode,))
+    def forget_link(self, path: str) -> None:
+        """Drop one link."""
+        self._db.execute("DELETE FROM link WHERE path=?", (path,))
 
     def number(self, name: str) -> float:
         """Return a number kept under `name`, 0 where there is none."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from sync.agent.http import HttpError, HttpMissingError, Master
 from sync.agent.kernels import listing
-from sync.agent.kernels.choosing import link_name, wanted
+from sync.agent.kernels.choosing import is_net, wanted
 from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.kernels.publishing import KernelFolder, master_of
 from sync.agent.kernels.record import KernelRecord, Record, opened
@@ -58,9 +58,9 @@ class _Walk:
             if self._mine(name):
                 self.checked += 1
                 yield Problem(name, "is served and was not published by this job")
-        yield from self._nets(record)
+        yield from self._links(record)
         if not self._options.offline:
-            linked = {net.target for net in record.net().values() if net.target is not None}
+            linked = {link.target for link in record.links().values() if link.target is not None}
             yield from self._against_master(known, linked)
 
     def _mine(self, name: str) -> bool:
@@ -72,19 +72,19 @@ class _Walk:
         elif _md5(self._folder.root / kernel.name) != kernel.md5:
             yield Problem(kernel.name, "is not the file that was published")
 
-    def _nets(self, record: Record) -> Iterator[Problem]:
-        links = self._folder.linked()
-        for net in record.net().values():
-            name = link_name(net.mode)
-            if not self._mine(name):
+    def _links(self, record: Record) -> Iterator[Problem]:
+        for link in record.links().values():
+            # At the top, what is none of the master's kernels is not served.
+            if not self._mine(link.path) or (link.target is None and not is_net(link.path)):
                 continue
             self.checked += 1
-            if net.target is not None and links.get(name) != net.target:
-                yield Problem(f"net/{name}", f"does not lead to {net.target}")
-            elif not (self._folder.net / name).exists():
-                yield Problem(f"net/{name}", "is not there, or dangles")
-            elif net.md5 is not None and _md5(self._folder.net / name) != net.md5:
-                yield Problem(f"net/{name}", "is not the file that was published")
+            place = self._folder.root / link.path
+            if link.target is not None and not self._folder.leads(link.path, link.target):
+                yield Problem(link.path, f"does not lead to {link.target}")
+            elif not place.exists():
+                yield Problem(link.path, "is not there, or dangles")
+            elif link.md5 is not None and _md5(place) != link.md5:
+                yield Problem(link.path, "is not the file that was published")
 
     def _against_master(
         self, known: dict[str, KernelRecord], linked: set[str]
@@ -132,9 +132,9 @@ def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) 
             if problem.name in known:
                 record.put(replace(known[problem.name], updated_seconds=None, md5=None))
         wrong = {problem.name for problem in report.problems}
-        for mode in record.net():
-            if f"net/{link_name(mode)}" in wrong:
-                record.forget_net(mode)
+        for path in record.links():
+            if path in wrong:
+                record.forget_link(path)
     _one_pass(spec, directories)
     left = set(verify(spec, directories, options).problems)
     gone = sum(1 for problem in report.problems if problem not in left)

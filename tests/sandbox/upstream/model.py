@@ -31,6 +31,7 @@ class Snapshot:
     repositories: dict[str, Repository]
     kernels: dict[str, File]
     net_links: dict[str, str | File]
+    kernel_links: dict[str, str]
     namespaces: dict[str, Namespace]
 
 
@@ -52,6 +53,7 @@ class UpstreamModel:
         self.repositories: dict[str, Repository] = {}
         self.kernels: dict[str, File] = {}
         self.net_links: dict[str, str | File] = {}
+        self.kernel_links: dict[str, str] = {}
         self.sources: dict[str, Path] = {}
         self.now = time.time
 
@@ -210,6 +212,7 @@ class UpstreamModel:
     def add_kernel(self, name: str, data: bytes, modified: float | None = None) -> None:
         """Publish a kernel, or republish one under its name."""
         with self.lock:
+            self.kernel_links.pop(name, None)
             self.kernels[name] = File(data, self.now() if modified is None else modified)
 
     def delete_kernel(self, name: str) -> None:
@@ -221,6 +224,12 @@ class UpstreamModel:
         """Point a run mode at a kernel, or give it a file of its own."""
         with self.lock:
             self.net_links[mode] = kernel
+
+    def set_kernel_link(self, name: str, target: str) -> None:
+        """Make or retarget a link at the top, removing a kernel of its name (api_symlink)."""
+        with self.lock:
+            self.kernels.pop(name, None)
+            self.kernel_links[name] = target
 
     # -- chunks ------------------------------------------------------------------------------
 
@@ -258,6 +267,7 @@ class UpstreamModel:
                 copy.deepcopy(self.repositories),
                 dict(self.kernels),
                 dict(self.net_links),
+                dict(self.kernel_links),
                 copy.deepcopy(self.store.namespaces),
             )
 
@@ -268,6 +278,7 @@ class UpstreamModel:
             self.repositories.update(copy.deepcopy(snapshot.repositories))
             self.kernels = dict(snapshot.kernels)
             self.net_links = dict(snapshot.net_links)
+            self.kernel_links = dict(snapshot.kernel_links)
             self.store.namespaces.clear()
             self.store.namespaces.update(copy.deepcopy(snapshot.namespaces))
 
@@ -298,13 +309,13 @@ class ModelKernels:
         return [(name, file.modified) for name, file in self._model.kernels.items()]
 
     def content(self, path: str) -> Content | None:
-        """Return a kernel, or what a net link leads to."""
+        """Return a kernel, or what a link leads to."""
         file: File | None
         if path.startswith("net/"):
             linked = self._model.net_links.get(path[4:].removesuffix(".efi"))
             file = self._model.kernels.get(linked) if isinstance(linked, str) else linked
         else:
-            file = self._model.kernels.get(path)
+            file = self._model.kernels.get(self._model.kernel_links.get(path, path))
         return None if file is None else Content(file.modified, file.data)
 
     def holds(self, path: str) -> bool:
