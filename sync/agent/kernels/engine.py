@@ -366,16 +366,23 @@ class KernelsEngine:
         )
         work.broken += [f"{name}: {doubt}" for name, doubt in doubts.items()]
         dropped = [name for name in dropped if name not in doubts]
-        for path in links_gone:
-            self._folder.unlink(path)
-            self._record.forget_link(path)
-        for name in replaced:
-            self._link(work, name, work.targets[name])
-            self._forget(work, name)
+        self._unlink(links_gone)
+        self._replace(work, replaced)
         for name in [*deselected, *self._expired(work, dropped)]:
             self._folder.remove(name)
             self._forget(work, name)
         self._name_hidden_links(work)
+
+    def _unlink(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._folder.unlink(path)
+            self._record.forget_link(path)
+
+    def _replace(self, work: _Pass, kernels: Iterable[str]) -> None:
+        """Let links at the top take the names that kernels had."""
+        for name in kernels:
+            self._link(work, name, work.targets[name])
+            self._forget(work, name)
 
     def _forget(self, work: _Pass, name: str) -> None:
         self._record.forget(name)
