@@ -9,6 +9,10 @@ no password goes to zflist at all, which is enough to read.
 A hub that accepts uploads unpacks and packs what strangers send. That needs rights (owners, device
 nodes) and the right to write chunks, which the hub itself shall not have: with GRIDHUB_PACKER set,
 the command runs in the packer's container (packer.py), with this process' output as its own.
+
+0-hub asks for no exit status: a zflist that says nothing has succeeded, and so the uploader is
+told. Only output that is no JSON makes it answer 500, so what goes wrong between the hub and its
+tools is said on the standard output too.
 """
 
 from __future__ import annotations
@@ -57,7 +61,9 @@ def ask(path: str, tool: str, arguments: list[str], environment: dict[str, str])
         connection.sendall(json.dumps(request).encode() + b"\n")
         with connection.makefile("rb") as answers:
             answer = answers.readline(16)
-    return int(answer) if answer else UNAVAILABLE
+    if not answer:
+        raise ConnectionError("it went away")
+    return int(answer)
 
 
 def main(argv: list[str]) -> int:
@@ -73,7 +79,8 @@ def main(argv: list[str]) -> int:
     try:
         return ask(environment[PACKER], tool, arguments, passed)
     except OSError as error:
-        print(f"the packer does not answer: {error}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            print(f"the packer does not answer: {error}", file=stream)
         return UNAVAILABLE
 
 

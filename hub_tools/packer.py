@@ -35,12 +35,17 @@ READMES = (".README.md", ".README")  # 0-hub: src/hub/flist.py, readme()
 # What a command takes of the hub's environment (0-flist: zflist/zflist.c); LD_PRELOAD is not of it.
 PASSED = ("ZFLIST_MNT", "ZFLIST_JSON", "ZFLIST_PROGRESS")
 REFUSED = 77  # EX_NOPERM of sysexits.h
+ENDED = 70  # EX_SOFTWARE
 PARALLEL = 2
 _POLL_SECONDS = 0.5
 
 
 class RefusedError(Exception):
     """A command that the hub has no reason to send; `str()` says why."""
+
+
+class EndedError(Exception):
+    """A tool that was ended before it could say how it went, by want of memory for one."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,10 @@ class Packer:
         self._slots = threading.BoundedSemaphore(PARALLEL)
 
     def carry_out(self, request: Request, caller: socket.socket) -> int:
-        """Return the exit status. Raises RefusedError; ends the command when the caller goes."""
+        """Return the exit status; ends the command when the caller goes.
+
+        Raises RefusedError and EndedError.
+        """
         if request.tool == "ping":
             return 0
         if request.tool == "tar":
@@ -201,7 +209,10 @@ class Packer:
             extra_groups=None if uid is None else [],
             pass_fds=keep,
         ) as process:
-            return _status(process, caller)
+            status = _status(process, caller)
+        if status < 0:
+            raise EndedError(f"{request.tool} was ended by {signal.Signals(-status).name}")
+        return status
 
 
 def _status(process: subprocess.Popen[bytes], caller: socket.socket) -> int:
@@ -249,9 +260,18 @@ class _Handler(socketserver.BaseRequestHandler):
         try:
             return self.server.packer.carry_out(request, self.request), words
         except RefusedError as error:
-            with contextlib.suppress(OSError):
-                os.write(request.errors, f"packer: {error}\n".encode())
+            _tell(request, f"packer: {error}\n")
             return REFUSED, f"refused: {error}"
+        except EndedError as error:
+            _tell(request, f"packer: {error}\n")
+            return ENDED, f"{words}: {error}"
+
+
+def _tell(request: Request, sentence: str) -> None:
+    """Say it on both outputs: 0-hub takes a zflist that puts out nothing for one that succeeded."""
+    for descriptor in (request.output, request.errors):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, sentence.encode())
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

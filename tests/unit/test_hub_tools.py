@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and device nod
 # the hub's uid need not be able to read the Python that runs the tests.
 ZFLIST = """#!/bin/sh
 [ "$1" = sleep ] && exec sleep 61.25
+[ "$1" = killed ] && kill -KILL $$
 echo "uid $(id -u)"
 echo "groups $(id -G)"
 for word in "$@"; do echo "argument $word"; done
@@ -312,6 +313,7 @@ def test_what_the_hub_has_no_reason_to_send_is_refused_with_a_reason(
     done = place.call(words[0], *words[1:])
     assert done.returncode == packer.REFUSED
     assert "packer: " in done.stderr
+    assert not is_json(done.stdout)
     assert list(place.config.area.iterdir()) == []
 
 
@@ -386,3 +388,41 @@ def test_without_a_packer_the_tool_is_told_as_unavailable(place: Place) -> None:
     done = Place(gone, place.root).call("zflist", "init")
     assert done.returncode == front.UNAVAILABLE
     assert "does not answer" in done.stderr
+    assert not is_json(done.stdout)
+
+
+def test_a_tool_that_was_killed_is_told_so_that_the_hub_does_not_take_it_for_well(
+    place: Place,
+) -> None:
+    done = place.call("zflist", "killed")
+    assert done.returncode == packer.ENDED
+    assert "zflist was ended by SIGKILL" in done.stderr
+    assert not is_json(done.stdout)
+
+
+def test_a_packer_that_goes_away_in_the_middle_is_told(place: Place) -> None:
+    path = place.root / "half.sock"
+    with socket.socket(socket.AF_UNIX) as half:
+        half.bind(str(path))
+        half.listen()
+        thread = threading.Thread(target=_accept_and_close, args=(half,))
+        thread.start()
+        done = Place(replace(place.config, socket=path), place.root).call("zflist", "init")
+        thread.join()
+    assert done.returncode == front.UNAVAILABLE
+    assert not is_json(done.stdout)
+
+
+def _accept_and_close(listening: socket.socket) -> None:
+    listening.accept()[0].close()
+
+
+def is_json(text: str) -> bool:
+    """Whether the hub goes on after this output (0-hub: src/hub/flist.py, execute): silence too."""
+    if not text.strip():
+        return True
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
