@@ -50,10 +50,11 @@ _PACKER_PROBE: Final = (
 )
 PACKER_HEALTH: Final = ("CMD", "python3", "-c", _PACKER_PROBE)
 # What keeps owners, modes, set-id bits and device nodes of an upload (CHOWN to MKNOD), and what
-# runs everything else as the hub's uid, and ends it (KILL, SETGID, SETUID).
+# runs everything else as the hub's uid (SETGID, SETUID). Tried: without any one of them an upload
+# lacks something, or nothing runs.
 PACKER_CAPABILITIES: Final = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD"),
-    *("CAP_KILL", "CAP_SETGID", "CAP_SETUID"),
+    *("CAP_SETGID", "CAP_SETUID"),
 )
 
 

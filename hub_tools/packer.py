@@ -209,21 +209,38 @@ class Packer:
             extra_groups=None if uid is None else [],
             pass_fds=keep,
         ) as process:
-            status = _status(process, caller)
+            status = _status(process, caller, uid)
         if status < 0:
             raise EndedError(f"{request.tool} was ended by {signal.Signals(-status).name}")
         return status
 
 
-def _status(process: subprocess.Popen[bytes], caller: socket.socket) -> int:
-    """Wait for the end of a process; end it when the caller goes away."""
+def _status(process: subprocess.Popen[bytes], caller: socket.socket, uid: int | None) -> int:
+    """Wait for the end of a process of `uid`; end it when the caller goes away."""
     while True:
         try:
             return process.wait(timeout=_POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(BlockingIOError):
-                if not caller.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                    process.kill()
+            if _gone(caller):
+                _end(process, uid)
+
+
+def _gone(caller: socket.socket) -> bool:
+    try:
+        return not caller.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _end(process: subprocess.Popen[bytes], uid: int | None) -> None:
+    if uid is None:
+        process.kill()
+        return
+    # Root without CAP_KILL ends nobody else's processes; their own user does.
+    command = ["/bin/sh", "-c", f"kill -KILL {process.pid}"]
+    subprocess.run(command, user=uid, group=uid, extra_groups=[], check=False)
 
 
 class _Handler(socketserver.BaseRequestHandler):
