@@ -7,7 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from sync.agent import logs
+from sync.agent.http import HttpError
 from sync.agent.runtime import Directories, JobFailed, SpecFile, VerifyOptions, run_job
+from sync.agent.zdb import ZdbError
 from sync.contract import layout
 from sync.contract.names import shown
 
@@ -77,7 +79,7 @@ def main(arguments: list[str]) -> int:
             print((_directories(options).state / layout.STATUS_FILE).read_text(encoding="utf-8"))
             return 0
         return _verify(options)
-    except (JobFailed, OSError) as error:
+    except (JobFailed, HttpError, ZdbError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
-from typing import Final
+from typing import Final, TypeVar
 
 from sync.agent.durable import NoSpaceError
-from sync.agent.http import HttpError, HttpStoppedError
+from sync.agent.http import HttpError, HttpStoppedError, SourceLostError
 from sync.agent.reporter import Reporter, utc_now
 from sync.agent.runtime import Control, JobPaused
 from sync.agent.schedule import BackoffClock, seconds_to_next
@@ -20,6 +20,7 @@ from sync.agent.zdb import ZdbError
 from sync.contract.spec import KernelsSpec, UsersSpec
 from sync.contract.status import MasterIdentity
 
+_T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 LOCK: Final = "pass.lock"
 _SPACE_RETRY_SECONDS: Final = 30.0
@@ -38,14 +39,19 @@ class PassIncompleteError(Exception):
     """A pass ended, but not with everything in place; `str()` says what failed."""
 
 
-def seen_master(reporter: Reporter, identity: str | None = None) -> None:
-    """Record that the master answered just now."""
-    master = reporter.record.master
-    reporter.update(
-        master=MasterIdentity(
-            source=master.source, identity=identity or master.identity, seen_at=utc_now()
-        )
-    )
+def seen_master(reporter: Reporter, source: str, identity: str) -> None:
+    """Record that the master answered just now, by which of its names, and who it is."""
+    reporter.update(master=MasterIdentity(source=source, identity=identity, seen_at=utc_now()))
+
+
+def by_any_name(work: Callable[[], _T]) -> _T:
+    """Do `work`, and do it anew each time that the name in use dies and another one is left."""
+    while True:
+        try:
+            return work()
+        except SourceLostError as lost:
+            if not lost.others:
+                raise
 
 
 def repeat(
@@ -57,8 +63,9 @@ def repeat(
     """Run `one_pass` at the intervals of the spec until stopping.
 
     A pass that raises PassIncompleteError, HttpError or ZdbError is tried again after a back-off;
-    one that raises JobPaused, or finds no space, after the time that it names. Any other
-    exception ends the job's run.
+    one that raises JobPaused, or finds no space, after the time that it names. When the name in
+    use dies, the next pass begins at once with another one. Any other exception ends the job's
+    run.
     """
     clock = BackoffClock(spec.backoff)
     chance = SystemRandom()
@@ -81,18 +88,16 @@ def repeat(
 def _attempt(reporter: Reporter, clock: BackoffClock, one_pass: Callable[[], None]) -> float | None:
     """Run one pass; returns the seconds to wait after a failure, None after a success."""
     try:
-        one_pass()
-    except HttpStoppedError:
-        return 0
+        by_any_name(one_pass)
     except JobPaused as pause:
         return _paused(reporter, str(pause), pause.retry_seconds)
     except HttpError as error:
-        reporter.error(f"master: {error}")
-        reporter.update(reason=str(error), retries=reporter.record.retries + 1)
+        if isinstance(error, HttpStoppedError) and not isinstance(error, SourceLostError):
+            return 0
+        _failed(reporter, f"master: {error}", str(error))
         return clock.after_failure(error.retry_after_seconds)
     except (PassIncompleteError, ZdbError) as error:
-        reporter.error(str(error))
-        reporter.update(reason=str(error), retries=reporter.record.retries + 1)
+        _failed(reporter, str(error), str(error))
         return clock.after_failure()
     except OSError as error:
         if not isinstance(error, NoSpaceError) and error.errno not in _FULL:
@@ -109,6 +114,11 @@ def _attempt(reporter: Reporter, clock: BackoffClock, one_pass: Callable[[], Non
         eta_seconds=0,
     )
     return None
+
+
+def _failed(reporter: Reporter, message: str, reason: str) -> None:
+    reporter.error(message)
+    reporter.update(reason=reason, retries=reporter.record.retries + 1)
 
 
 def _paused(reporter: Reporter, reason: str, retry_seconds: float) -> float:

@@ -17,6 +17,8 @@ from sync.contract.status import (
     NAMES_SHOWN,
     JobError,
     NameList,
+    Service,
+    SourceUse,
     StatusRecord,
 )
 
@@ -83,6 +85,16 @@ class Reporter:
         error = JobError(at=utc_now(), message=shown(message)[:_ERROR_CHARACTERS])
         with self._condition:
             self.update(errors=[*self._record.errors, error][-ERRORS_SHOWN:])
+
+    def sources(self, service: Service, uses: list[SourceUse]) -> None:
+        """Tell how the names of a service stand; one that is newly passed over is an error."""
+        with self._condition:
+            told = self._record.sources
+            known = {use.name for use in told if use.service == service and use.reason}
+            for use in uses:
+                if use.reason and use.name not in known:
+                    self.error(f"{service} {use.name} is passed over: {use.reason}")
+            self.update(sources=[*(use for use in told if use.service != service), *uses])
 
     def flush(self) -> None:
         """Write the record now."""

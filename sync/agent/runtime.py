@@ -49,7 +49,7 @@ STOP_SECONDS: Final = 9.0  # Docker kills after 10
 _HEALTHY_RUN_SECONDS: Final = 60.0
 _REMEMBERED: Final = (
     *("bootable_at", "first_pass_at", "last_success_at", "cursor", "master", "errors"),
-    *("done", "total", "lag", "refused", "broken", "details", "spec_digest"),
+    *("done", "total", "lag", "refused", "broken", "details", "spec_digest", "sources"),
 )
 
 
@@ -241,17 +241,22 @@ class _Process:
             self._wait_for_change(control)
 
     def _accept(self, loaded: _LoadedSpec) -> None:
-        source = str(loaded.spec.source)
+        names = [str(source) for source in loaded.spec.sources]
         changes: dict[str, object] = {
             "spec_digest": loaded.digest,
             "phase": "starting",
             "reason": "",
             "next_at": None,
         }
-        if self._reporter.record.master.source != source:
+        record = self._reporter.record
+        known = {record.master.source, *(use.name for use in record.sources)}
+        if known.isdisjoint(names):
             # Another master: what was reached with the old one says nothing about this one.
-            changes |= {"master": MasterIdentity(source=source), "first_pass_at": None}
+            changes |= {"master": MasterIdentity(source=names[0]), "first_pass_at": None}
             changes |= {"bootable_at": None, "last_success_at": None, "cursor": None}
+            changes |= {"sources": []}
+        elif record.master.source not in names:
+            changes["master"] = record.master.model_copy(update={"source": names[0]})
         self._reporter.update(**changes)
 
     def _wait_for_change(self, control: RunControl) -> None:

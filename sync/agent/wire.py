@@ -40,6 +40,8 @@ class HttpError(Exception):
 
     retry: asking again may help. retry_after_seconds: when the master said. at_once: the master
     had merely closed a connection that was kept open, so asking again need not wait.
+    unreachable: there was no connection (DNS, refused, TLS, time-out), whatever was asked for.
+    unanswered: nothing came that answers; whether to this request alone is not known.
     """
 
     def __init__(self, message: str, *, retry: bool, retry_after_seconds: float = 0) -> None:
@@ -47,13 +49,26 @@ class HttpError(Exception):
         self.retry = retry
         self.retry_after_seconds = retry_after_seconds
         self.at_once = False
+        self.unreachable = False
+        self.unanswered = False
 
 
 class HttpStoppedError(HttpError):
     """The job stops; nothing is wrong with the master."""
 
-    def __init__(self) -> None:
-        super().__init__("the job stops", retry=False)
+    def __init__(self, message: str = "the job stops") -> None:
+        super().__init__(message, retry=False)
+
+
+class SourceLostError(HttpStoppedError):
+    """The name by which the master was asked died: what is under way stops, to begin anew.
+
+    others: the master has another name that may answer.
+    """
+
+    def __init__(self, message: str, *, others: bool) -> None:
+        super().__init__(message)
+        self.others = others
 
 
 @dataclass(frozen=True)
@@ -314,13 +329,19 @@ class Wire:
             self._sock.settimeout(self._limits.read_timeout_seconds)
             self._sock.sendall(data)
         except OSError as error:
-            raise HttpError(f"connection lost: {error!r}", retry=True) from error
+            lost = HttpError(f"connection lost: {error!r}", retry=True)
+            lost.unanswered = True
+            raise lost from error
         self._unread += len(targets)
 
     def reply(self, method: str) -> Reply:
         """Read the head of the next reply."""
         self._reader.restart()
-        self._last = Reply(self._buffer, method)
+        try:
+            self._last = Reply(self._buffer, method)
+        except HttpError as error:
+            error.unanswered = True
+            raise
         self._unread -= 1
         self.replies += 1
         self._keeps_alive = self._last.keeps_alive
@@ -336,7 +357,7 @@ def _connect(origin: Origin, limits: WireLimits) -> socket.socket:
     try:
         sock = socket.create_connection(address, limits.connect_timeout_seconds)
     except OSError as error:
-        raise HttpError(f"{origin.host_header}: can not connect: {error}", retry=True) from error
+        raise _unreachable(f"{origin.host_header}: can not connect: {error}") from error
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if origin.scheme == "https":
@@ -344,5 +365,11 @@ def _connect(origin: Origin, limits: WireLimits) -> socket.socket:
             return context.wrap_socket(sock, server_hostname=origin.host)
     except OSError as error:
         sock.close()
-        raise HttpError(f"{origin.host_header}: no TLS: {error}", retry=True) from error
+        raise _unreachable(f"{origin.host_header}: no TLS: {error}") from error
     return sock
+
+
+def _unreachable(message: str) -> HttpError:
+    error = HttpError(message, retry=True)
+    error.unreachable = True
+    return error

@@ -6,9 +6,9 @@ form stands in the status record, so that the stack sees which spec is in effect
 
 import hashlib
 import json
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from typing_extensions import override
 
 SPEC_VERSION: Final = 1
@@ -36,6 +36,25 @@ class ZdbEndpoint(_Spec):
         return f"{host}:{self.port}/{self.namespace}"
 
 
+_AnyName = TypeVar("_AnyName", str, ZdbEndpoint)
+
+
+def _distinct(names: list[_AnyName]) -> list[_AnyName]:
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ValueError(f"{name} is named twice")
+    return names
+
+
+# One master's names of one service, the preferred one first.
+Urls: TypeAlias = Annotated[list[str], Field(min_length=1, max_length=8), AfterValidator(_distinct)]
+Endpoints: TypeAlias = Annotated[
+    list[ZdbEndpoint], Field(min_length=1, max_length=8), AfterValidator(_distinct)
+]
+# What a spec of the release before named with one value, and where that stands now.
+_ONCE_SINGLE: Final = {"source": "sources", "source_zdb": "sources_zdb"}
+
+
 class Backoff(_Spec):
     """How long to wait after a failure: doubled from first to longest, with jitter."""
 
@@ -57,6 +76,20 @@ class _Job(_Spec):
     removal_confirmation: Annotated[int, Field(ge=0)] = 0
     # Kept free on the file system that the job writes to; below it the job pauses.
     free_space_floor_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_single_names(cls, data: Any) -> Any:
+        """Read a spec of the release before: it is on the host until `up` has written the new."""
+        if not isinstance(data, dict):
+            return data
+        listed = {
+            new: [data[old]]
+            for old, new in _ONCE_SINGLE.items()
+            if old in data and new in cls.model_fields
+        }
+        kept = {key: value for key, value in data.items() if _ONCE_SINGLE.get(key) not in listed}
+        return {**listed, **kept}
 
 
 class Schedule(_Spec):
@@ -85,8 +118,10 @@ class Selection(_Spec):
 class UsersSpec(_Job):
     """The users job: repositories, flists, links and tags from a hub.
 
-    source: base URL of the master's hub. source_zdb: the master's chunks. local_zdb: this
-    mirror's 0-db, reached by the agent as admin with the password in /secrets/zdb-admin.
+    sources: base URLs of the master's hub, the preferred one first: names of one and the same
+    master; the next is used while the one before it is dead. sources_zdb: the master's chunks,
+    likewise. local_zdb: this mirror's 0-db, reached by the agent as admin with the password in
+    /secrets/zdb-admin.
     publish_backend: what a published flist's metadata.backend is rewritten to; null keeps the
     master's. allowed_backends: further 0-dbs a flist's chunks may be fetched from.
     foreign_namespace: local namespace for the chunks of those, out of reach of the deletes.
@@ -97,8 +132,8 @@ class UsersSpec(_Job):
     """
 
     job: Literal["users"] = "users"
-    source: str
-    source_zdb: ZdbEndpoint
+    sources: Urls
+    sources_zdb: Endpoints
     local_zdb: ZdbEndpoint
     local_zdb_memory_bytes: Annotated[int, Field(ge=1)] | None = None
     publish_backend: ZdbEndpoint | None = None
@@ -124,18 +159,29 @@ class UsersSpec(_Job):
     chunk_fetch_limit: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     max_flist_bytes: Annotated[int, Field(ge=1)] = 1 << 30
 
+    @property
+    def source(self) -> str:
+        """The preferred name of the master's hub."""
+        return self.sources[0]
+
+    @property
+    def source_zdb(self) -> ZdbEndpoint:
+        """The preferred name of the master's 0-db."""
+        return self.sources_zdb[0]
+
 
 class KernelsSpec(_Job):
     """The kernels job: kernels and net links from a bootstrap server.
 
-    source: base URL. net_links: set a run mode's kernel by hand instead of asking the master.
+    sources: base URLs, as in UsersSpec. net_links: set a run mode's kernel by hand instead of
+    asking the master.
     links: names of links at the top of the master's kernel folder, which no listing tells.
     kernels: patterns on the file name. newest: keep only so many (null: all). max_age_days: leave
     out older ones (null: none). A kernel that a link names is always taken and never removed.
     """
 
     job: Literal["kernels"] = "kernels"
-    source: str
+    sources: Urls
     run_modes: list[str] = ["prod", "test", "dev", "qa"]
     net_links: dict[str, str] = {}
     links: list[str] = []
@@ -147,12 +193,17 @@ class KernelsSpec(_Job):
     retention_days: Annotated[float, Field(ge=0)] = 0
     max_kernel_bytes: Annotated[int, Field(ge=1)] = 2 << 30
 
+    @property
+    def source(self) -> str:
+        """The preferred name of the master's bootstrap server."""
+        return self.sources[0]
+
 
 class FlistsSpec(_Job):
     """The flists job: every chunk of a 0-db namespace, first all, then as they come.
 
-    source: the master's namespace, read without a password. local_zdb, local_zdb_memory_bytes: as
-    in UsersSpec.
+    sources: the master's namespace, read without a password, by its names as in UsersSpec; the
+    first is the one in use (see `at`). local_zdb, local_zdb_memory_bytes: as in UsersSpec.
     connections x batches of at most batch_keys keys and about batch_bytes bytes are in flight.
     scanners: 1 lists serially; more start at keys spread over the index. poll_seconds: the
     fall-back when WAIT gives no sign. deletes_without_users: apply the master's deletes although
@@ -160,7 +211,7 @@ class FlistsSpec(_Job):
     """
 
     job: Literal["flists"] = "flists"
-    source: ZdbEndpoint
+    sources: Endpoints
     local_zdb: ZdbEndpoint
     local_zdb_memory_bytes: Annotated[int, Field(ge=1)] | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 8
@@ -172,6 +223,16 @@ class FlistsSpec(_Job):
     delete_check_seconds: Seconds = 60
     deletes_without_users: bool = False
     io_timeout_seconds: Seconds = 30
+
+    @property
+    def source(self) -> ZdbEndpoint:
+        """The name of the master's namespace that is in use."""
+        return self.sources[0]
+
+    def at(self, endpoint: ZdbEndpoint) -> Self:
+        """Return the spec of one session: `endpoint` is in use, the other names follow."""
+        others = [other for other in self.sources if other != endpoint]
+        return self.model_copy(update={"sources": [endpoint, *others]})
 
 
 JobSpec: TypeAlias = Annotated[UsersSpec | KernelsSpec | FlistsSpec, Field(discriminator="job")]

@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sync.contract.layout import Job
 
 STATUS_VERSION: Final = 1
+Service: TypeAlias = Literal["hub", "bootstrap", "zdb"]
 Phase: TypeAlias = Literal["starting", "snapshot", "following", "idle", "paused", "failed"]
 NAMES_SHOWN: Final = 100
 ERRORS_SHOWN: Final = 10
@@ -53,12 +54,28 @@ class NameList(_Record):
 class MasterIdentity(_Record):
     """Which master this job follows; a job refuses to go on when the identity changes.
 
-    identity is opaque and stable over a master's restarts; null until the first contact.
+    source: the name by which it is followed now. identity is opaque, the same under all of a
+    master's names and stable over its restarts; null until the first contact.
     """
 
     source: str
     identity: str | None = None
     seen_at: AwareDatetime | None = None
+
+
+class SourceUse(_Record):
+    """One of a master's names, as the job sees it: in use, passed over, or not needed so far.
+
+    since: since when it is in use or passed over. reason: why it is passed over, else empty.
+    next_try_at: a name that is passed over is not tried before, unless all others die.
+    """
+
+    service: Service
+    name: str
+    in_use: bool = False
+    since: AwareDatetime | None = None
+    reason: str = ""
+    next_try_at: AwareDatetime | None = None
 
 
 class StatusRecord(_Record):
@@ -70,7 +87,8 @@ class StatusRecord(_Record):
     for, and the mirror goes on serving).
     bootable_at: first time at which an official flist (users), a net link (kernels) or every
     chunk of the snapshot (flists) was served. first_pass_at: end of the first complete pass.
-    details: job-specific counters and facts, sorted by name.
+    details: job-specific counters and facts, sorted by name. sources: the master's names by
+    service, in order of preference.
     """
 
     version: Literal[1] = STATUS_VERSION
@@ -98,6 +116,7 @@ class StatusRecord(_Record):
     broken: NameList = NameList()
     errors: list[JobError] = Field(default_factory=list, max_length=ERRORS_SHOWN)
     master: MasterIdentity
+    sources: list[SourceUse] = Field(default_factory=list)
     details: dict[str, int | float | str] = Field(default_factory=dict)
 
 

@@ -140,11 +140,12 @@ class FlistsMirror:
         self.directories = make_directories(root / "job")
         self.overrides: dict[str, object] = {}
         self.source: ZdbEndpoint | None = None
+        self.sources: list[ZdbEndpoint] = []
 
     def spec(self, **changes: object) -> FlistsSpec:
         quick: dict[str, object] = {
             "stack": "test",
-            "source": self.source or self.master.endpoint,
+            "sources": self.sources or [self.source or self.master.endpoint],
             "local_zdb": self.slave.endpoint,
             "backoff": Backoff(first_seconds=0.05, longest_seconds=0.3),
             "delete_check_seconds": 0.3,

@@ -32,7 +32,7 @@ def kernels_model() -> UpstreamModel:
 def engine_of(spec: KernelsSpec, directories: Directories) -> Iterator[KernelsEngine]:
     control = RunControl()
     reporter = make_reporter("kernels", directories, spec.source)
-    master = Master(spec.source, spec.http, control, backoff=spec.backoff)
+    master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
     try:
         with opened(directories.state) as record:
             yield KernelsEngine(spec, directories, reporter, control, record, master)

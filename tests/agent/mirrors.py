@@ -93,8 +93,8 @@ class UsersMirror:
         hub, zdb = self.upstream.hub, self.upstream.zdb
         values: dict[str, Any] = {
             "stack": "test",
-            "source": f"http://{hub.address}:{hub.port}",
-            "source_zdb": ZdbEndpoint(host=zdb.address, port=zdb.port),
+            "sources": [f"http://{hub.address}:{hub.port}"],
+            "sources_zdb": [ZdbEndpoint(host=zdb.address, port=zdb.port)],
             "local_zdb": ZdbEndpoint(host=self.zdb.address, port=self.zdb.port),
             "backoff": QUICK,
             "http": QUICK_HTTP,
@@ -153,7 +153,7 @@ def kernels_spec(upstream: Upstream, **settings: Any) -> KernelsSpec:
     bootstrap = upstream.bootstrap
     values: dict[str, Any] = {
         "stack": "test",
-        "source": f"http://{bootstrap.address}:{bootstrap.port}",
+        "sources": [f"http://{bootstrap.address}:{bootstrap.port}"],
         "backoff": QUICK,
         "http": QUICK_HTTP,
         "free_space_floor_bytes": 0,

@@ -138,7 +138,7 @@ def test_kernel_that_only_the_list_of_images_lost_stays_and_is_told(tmp_path: Pa
         spec = kernels_spec(upstream, run_modes=[])
         reporter = make_reporter("kernels", directories, spec.source)
         control = RunControl()
-        master = Master(spec.source, spec.http, control, backoff=spec.backoff)
+        master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
         engine = KernelsEngine(spec, directories, reporter, control, record, master)
         engine.one_pass()
         corrupt(upstream.bootstrap, "/api/images", b"zos-1.efi", b"zos-q.efi")

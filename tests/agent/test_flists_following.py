@@ -35,7 +35,7 @@ def looks(mirror: FlistsMirror, on_scan: Callable[[IndexSource, int], None]) -> 
             asked.append(time.monotonic())
 
     with ScriptedZdb(script) as master:
-        spec = mirror.spec(source=master.endpoint, poll_seconds=60)
+        spec = mirror.spec(sources=[master.endpoint], poll_seconds=60)
         loop = CopyLoop(spec, "mirror-admin")
         try:
             sources.append(IndexSource(spec, [Span(Edge(None))], lambda _: None))

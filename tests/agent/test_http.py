@@ -33,7 +33,7 @@ def server() -> Iterator[ScriptedServer]:
 
 def make_master(server: ScriptedServer, **limits: float) -> Master:
     values = {"connections": 4, "connect_timeout_seconds": 2, "read_timeout_seconds": 0.6} | limits
-    return Master(server.url, HttpLimits.model_validate(values), RunControl(), backoff=QUICK)
+    return Master([server.url], HttpLimits.model_validate(values), RunControl(), backoff=QUICK)
 
 
 def script_once(server: ScriptedServer, *answers: Answer) -> None:
@@ -307,7 +307,7 @@ def test_requests_and_bytes_a_second_are_limited(server: ScriptedServer) -> None
         master.get("/file", MAX)
     assert time.monotonic() - started > 0.4
     slow = Master(
-        server.url,
+        [server.url],
         HttpLimits(connections=1),
         RunControl(),
         bandwidth=bandwidth(len(BODY) * 2),
@@ -327,7 +327,7 @@ def test_bandwidth_is_kept_however_low_it_is(server: ScriptedServer) -> None:
             return False
 
     limit = bandwidth(20_000)
-    Master(server.url, HttpLimits(), Timeless(), bandwidth=limit).get("/file", MAX)
+    Master([server.url], HttpLimits(), Timeless(), bandwidth=limit).get("/file", MAX)
     assert max(Timeless.waits) > (len(BODY) - (1 << 16)) / 20_000 - 2
 
 
@@ -358,7 +358,7 @@ def test_stop_ends_a_hanging_transfer_soon(server: ScriptedServer, tmp_path: Pat
     server.pages["/file"] = Answer(BODY, fault="hang")
     control = RunControl()
     limits = HttpLimits(read_timeout_seconds=30)
-    master = Master(server.url, limits, control, backoff=QUICK)
+    master = Master([server.url], limits, control, backoff=QUICK)
     threading.Timer(0.1, control.stop).start()
     started = time.monotonic()
     with pytest.raises(HttpStoppedError):
@@ -369,7 +369,7 @@ def test_stop_ends_a_hanging_transfer_soon(server: ScriptedServer, tmp_path: Pat
 @pytest.mark.parametrize("url", ["ftp://x", "file:///etc/passwd", "hub.grid.tf", "http://"])
 def test_source_must_be_http(url: str) -> None:
     with pytest.raises(ValueError, match="not an http"):
-        Master(url, HttpLimits(), RunControl())
+        Master([url], HttpLimits(), RunControl())
 
 
 def test_origin_with_an_ipv6_address_and_default_ports() -> None:
@@ -378,6 +378,6 @@ def test_origin_with_an_ipv6_address_and_default_ports() -> None:
 
 
 def test_unreachable_master_is_named(server: ScriptedServer) -> None:
-    master = Master("http://127.0.0.1:1", HttpLimits(), RunControl(), backoff=QUICK)
+    master = Master(["http://127.0.0.1:1"], HttpLimits(), RunControl(), backoff=QUICK)
     with pytest.raises(HttpError, match=r"127\.0\.0\.1:1: can not connect"):
         master.get("/", MAX)

@@ -42,7 +42,7 @@ def test_kernel_of_unknown_length_that_may_be_half_is_not_published(
         server.put_json("/api/images", [{"name": "zos.efi", "timestamp": OLD}])
         server.pages["/kernel/zos.efi"] = Answer(b"half of a ker", fault="no-length")
         spec = KernelsSpec(
-            stack="t", source=server.url, run_modes=[], backoff=QUICK, free_space_floor_bytes=0
+            stack="t", sources=[server.url], run_modes=[], backoff=QUICK, free_space_floor_bytes=0
         )
         with pytest.raises(PassIncompleteError, match="does not say how long it is"):
             one_pass(spec, directories)
@@ -60,7 +60,7 @@ def test_page_of_kernels_that_may_be_half_removes_nothing(
     with ScriptedServer() as server:
         server.pages["/images"] = Answer(page, fault="no-length")
         with pytest.raises(HttpError, match="does not say how long it is"):
-            one_pass(kernels_spec(upstream, source=server.url), directories)
+            one_pass(kernels_spec(upstream, sources=[server.url]), directories)
     assert served(directories) == kernels(upstream)
 
 
@@ -123,7 +123,7 @@ def test_kernel_that_is_being_written_on_the_master_is_not_published_half(
         )
         spec = KernelsSpec(
             stack="t",
-            source=server.url,
+            sources=[server.url],
             run_modes=[],
             free_space_floor_bytes=0,
         )
@@ -193,7 +193,7 @@ def test_hostile_names_are_listed_and_nothing_is_written_outside(
             Answer(b"kernel", mtime=OLD) if asked.path.startswith("/kernel/") else None
         )
         spec = KernelsSpec(
-            stack="t", source=server.url, run_modes=["../x", "prod"], free_space_floor_bytes=0
+            stack="t", sources=[server.url], run_modes=["../x", "prod"], free_space_floor_bytes=0
         )
         before = {path for path in tmp_path.rglob("*") if directories.kernels not in path.parents}
         record = one_pass(spec, directories)
@@ -212,7 +212,7 @@ def test_listing_that_is_none_stops_the_pass_and_changes_nothing(
     before = served(directories)
     with ScriptedServer() as server:
         server.pages["/api/images"] = Answer(page)
-        spec = kernels_spec(upstream, source=server.url)
+        spec = kernels_spec(upstream, sources=[server.url])
         with pytest.raises(HttpError):
             one_pass(spec, directories)
     assert served(directories) == before

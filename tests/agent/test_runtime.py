@@ -151,7 +151,7 @@ def test_progress_is_remembered_over_a_restart_but_not_for_another_master(
         until(lambda record: record.phase == "idle")
     with running(directories, wait_for_stop, monkeypatch) as until:
         assert until(lambda record: record.phase == "idle").first_pass_at == reached
-        write_spec(directories, source="http://127.0.0.1:2")
+        write_spec(directories, sources=["http://127.0.0.1:2"])
         until(lambda record: record.first_pass_at is None and record.phase == "idle")
 
 

@@ -104,8 +104,8 @@ def measure(*, small: bool) -> dict[str, float]:
         source = ZdbEndpoint(host=_LOCAL, port=zdb_port)
         common: dict[str, Any] = {"stack": "bench", "local_zdb": local}
         hub_url = f"http://{_LOCAL}:{hub_port}"
-        users = _prepared(root, UsersSpec(source=hub_url, source_zdb=source, **common))
-        bulk = _prepared(root, FlistsSpec(source=source, **common))
+        users = _prepared(root, UsersSpec(sources=[hub_url], sources_zdb=[source], **common))
+        bulk = _prepared(root, FlistsSpec(sources=[source], **common))
         started = time.time()
         stack.enter_context(_running(bulk, root / "flists.log"))
         stack.enter_context(_running(users, root / "users.log"))

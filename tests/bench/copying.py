@@ -86,7 +86,7 @@ def make_directories(root: Path, password: str) -> Directories:
 def _spec(request: dict[str, Any]) -> FlistsSpec:
     source = ZdbEndpoint(**request["source"])
     local = ZdbEndpoint(**request["local"])
-    return FlistsSpec(stack="bench", source=source, local_zdb=local, free_space_floor_bytes=0)
+    return FlistsSpec(stack="bench", sources=[source], local_zdb=local, free_space_floor_bytes=0)
 
 
 def _copy(spec: FlistsSpec, directories: Directories) -> Run:

@@ -178,7 +178,7 @@ def _agent(source: Address, slave: ZdbProcess, job: Path) -> Iterator[float]:
     """Run the agent's own command line; yields its seconds to "following" once it does."""
     spec = FlistsSpec(
         stack="bench",
-        source=ZdbEndpoint(host=source[0], port=source[1]),
+        sources=[ZdbEndpoint(host=source[0], port=source[1])],
         local_zdb=slave.endpoint,
         free_space_floor_bytes=0,
     )

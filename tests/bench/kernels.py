@@ -30,7 +30,7 @@ _PIECE_BYTES: Final = 4 << 20
 @contextmanager
 def engine(root: Path, port: int) -> Iterator[tuple[KernelsEngine, Master]]:
     """Yield a job as a fresh process has it, with the defaults of the spec."""
-    spec = KernelsSpec(stack="bench", source=f"http://{_LOCAL}:{port}")
+    spec = KernelsSpec(stack="bench", sources=[f"http://{_LOCAL}:{port}"])
     directories = Directories(state=root / "state", kernels=root / "kernels")
     for path in (directories.state, directories.kernels):
         path.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def engine(root: Path, port: int) -> Iterator[tuple[KernelsEngine, Master]]:
     )
     reporter = Reporter(directories.state / "status.json", status)
     control = RunControl()
-    master = Master(spec.source, spec.http, control)
+    master = Master(spec.sources, spec.http, control)
     try:
         with opened(directories.state) as record:
             yield KernelsEngine(spec, directories, reporter, control, record, master), master
@@ -69,7 +69,7 @@ def first_and_unchanged(root: Path, port: int) -> tuple[float, float, int]:
 def measure_link(hub: Hub, name: str, link: Link, rounds: int) -> dict[str, float]:
     """Measure one kind of network; ours and the limit are each the best of `rounds`."""
     sizes = {f"/kernel/zos-{number:02}.efi": hub.kernel_bytes for number in range(hub.kernels)}
-    connections = KernelsSpec(stack="bench", source="http://x").http.connections
+    connections = KernelsSpec(stack="bench", sources=["http://x"]).http.connections
     ours, limit = [], []
     with (
         serving(hub) as ports,

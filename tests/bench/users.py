@@ -44,8 +44,8 @@ class Site:
         """Return the job's spec."""
         return UsersSpec(
             stack="bench",
-            source=f"http://{_LOCAL}:{self.hub_port}",
-            source_zdb=self.master_zdb,
+            sources=[f"http://{_LOCAL}:{self.hub_port}"],
+            sources_zdb=[self.master_zdb],
             local_zdb=self.local_zdb,
             publish_backend=ZdbEndpoint(host="mirror.example") if self.rewrite else None,
         )

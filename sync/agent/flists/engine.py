@@ -6,10 +6,12 @@ import logging
 import time
 from typing import Final
 
+from sync.agent.flists.names import silence
 from sync.agent.flists.session import Session
 from sync.agent.flists.writer import FULL, SlaveRefusedError
 from sync.agent.runtime import Control, Directories, JobFailed, JobPaused, Reporter
 from sync.agent.schedule import BackoffClock
+from sync.agent.sources import Sources
 from sync.agent.zdb.errors import (
     ZdbAuthError,
     ZdbConnectionError,
@@ -31,16 +33,22 @@ def run(spec: FlistsSpec, directories: Directories, reporter: Reporter, control:
     """
     clock = BackoffClock(spec.backoff)
     caught_up_at: float | None = None
+    sources = Sources("zdb", spec.sources, spec.backoff, reporter.sources)
     while not control.stopping():
-        session = Session(spec, directories, reporter, control)
+        endpoint = sources.choose()
+        session = Session(spec.at(endpoint), directories, reporter, control, sources)
         try:
             _run_session(session)
         except ZdbConnectionError as error:
             if session.progressed:
                 clock.after_success()
             caught_up_at = session.caught_up_at or caught_up_at
-            reporter.error(str(error))
-            reporter.update(retries=reporter.record.retries + 1, reason=str(error))
+            died = silence(endpoint, spec.io_timeout_seconds)
+            if died and sources.pass_over(endpoint, died):
+                continue
+            told = str(error) if not died or sources.count == 1 else sources.reasons()
+            reporter.error(told)
+            reporter.update(retries=reporter.record.retries + 1, reason=told)
             _wait(clock.after_failure(), caught_up_at, reporter, control)
 
 

@@ -81,12 +81,14 @@ def _check_identity(
 ) -> None:
     source = str(spec.source)
     trouble = _trouble(source, master, info, state, spec.removal_floor_items)
-    moved = state.source not in ("", source)
-    state.source = source
+    names = [str(endpoint) for endpoint in spec.sources]
+    chosen = bool(state.sources) and set(state.sources).isdisjoint(names)
+    state.sources = names
     if trouble is None:
         return
-    if moved:
-        # The operator chose another master; what came from the old one stays in the ledger.
+    if chosen:
+        # None of the old names is left, so the operator chose another master; what came from the
+        # old one stays in the ledger.
         _start_anew(state)
         state.anchors = []
     elif spec.removal_confirmation > state.confirmation:

@@ -10,6 +10,7 @@ from sync.agent.flists.housekeeping import Housekeeper
 from sync.agent.flists.index_source import IndexSource, open_scanners
 from sync.agent.flists.ledger import Ledger, encode_keys
 from sync.agent.flists.meeting import Meeting, meet
+from sync.agent.flists.names import Returning
 from sync.agent.flists.pages import Page
 from sync.agent.flists.planning import Surveyor
 from sync.agent.flists.progress import Rate, Sample, eta_seconds, lag
@@ -18,8 +19,9 @@ from sync.agent.flists.watchers import InfoWatcher, WriteWatcher, watch_master, 
 from sync.agent.key_room import require_key_room
 from sync.agent.reporter import name_list, utc_now
 from sync.agent.runtime import Control, Directories, JobFailed, JobPaused, Reporter
+from sync.agent.sources import Sources
 from sync.agent.zdb import NamespaceInfo
-from sync.contract.spec import FlistsSpec
+from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import Amount, MasterIdentity
 
 _SAVE_SECONDS: Final = 0.5
@@ -31,10 +33,18 @@ _REFUSED_KEPT: Final = 10_000
 
 
 class Session:
-    """Connections to both servers and what is done with them; close() ends all."""
+    """Connections to both servers and what is done with them; close() ends all.
+
+    sources: the names of the master's 0-db; the one in use is the spec's first.
+    """
 
     def __init__(
-        self, spec: FlistsSpec, directories: Directories, reporter: Reporter, control: Control
+        self,
+        spec: FlistsSpec,
+        directories: Directories,
+        reporter: Reporter,
+        control: Control,
+        sources: Sources[ZdbEndpoint],
     ) -> None:
         self.spec = spec
         # Whether this session did any good; and when nothing was missing last (monotonic).
@@ -43,6 +53,7 @@ class Session:
         self._directories = directories
         self._reporter = reporter
         self._control = control
+        self._sources = sources
         self._password = directories.zdb_admin_password()
         self._stack = contextlib.ExitStack()
         self._state = FlistsState.load(directories.state)
@@ -66,7 +77,10 @@ class Session:
         self._stack.close()
 
     def run(self) -> None:
-        """Copy and follow until told to stop. Raises ZdbError, JobFailed, JobPaused."""
+        """Copy and follow until told to stop, or until a better name of the master is back.
+
+        Raises ZdbError, JobFailed, JobPaused.
+        """
         # Connections are made while the servers are asked who they are: round trips count.
         following = len(self._state.spans) == 1
         with ThreadPoolExecutor(2) as pool:
@@ -82,14 +96,19 @@ class Session:
                         self._stack.callback(scanner.close)
         self._loop = loop.result()
         self._scanners = scanners.result()
+        self._sources.answered()
         self._report_master(self._meeting)
         self._require_room(self._meeting.slave.free_bytes)
         self._require_memory(self._meeting.slave_keys)
         self._start()
-        while not self._control.stopping():
+        while not self._control.stopping() and not self._changes_name():
             now = time.monotonic()
             self._loop.step(now + 0.25)
             self._tick(time.monotonic())
+
+    def _changes_name(self) -> bool:
+        """Tell whether to go on by a better name: never while something is still to be copied."""
+        return self._returning.back.is_set() and self._following and not self._loop.busy
 
     def _start(self) -> None:
         self._source = IndexSource(self.spec, self._meeting.spans, self._on_done, self._scanners)
@@ -110,6 +129,8 @@ class Session:
             self.spec, self._directories, self._password, self._state, self._ledger
         )
         self._stack.callback(self._housekeeper.close)
+        self._returning = Returning(self._sources, self.spec.io_timeout_seconds)
+        self._stack.callback(self._returning.close)
 
     def _tick(self, now: float) -> None:
         self._loop.check_times()

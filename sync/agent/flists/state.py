@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from sync.agent import durable
 from sync.agent.flists.ledger import Ledger
@@ -70,19 +70,20 @@ class SpanState(BaseModel):
 class FlistsState(BaseModel):
     """The job's memory. Counts are of the master's entries, as acknowledged by the slave.
 
-    anchors: cursors that this master accepted once and must accept for ever. extra_items: keys
-    that the slave has and the master has not, found by the last comparison. lacking_items: the
-    other way round, refused or unreadable. confirmation: the removalConfirmation that was used
-    up. slave_boot: when the slave was started, as it told. marks: (unix time, cursor of the
-    slave's newest entry then, in hex) every ten seconds: what was stored before the last minute is
-    on its disk. unproven: the slave was started anew and what it has after this cursor (empty: all)
-    is still to be read back. Fields of other versions are left out.
+    sources: the names that the master was followed by. anchors: cursors that it accepted once and
+    must accept for ever. extra_items: keys that the slave has and the master has not, found by the
+    last comparison. lacking_items: the other way round, refused or unreadable. confirmation: the
+    removalConfirmation that was used up. slave_boot: when the slave was started, as it told.
+    marks: (unix time, cursor of the slave's newest entry then, in hex) every ten seconds: what was
+    stored before the last minute is on its disk. unproven: the slave was started anew and what it
+    has after this cursor (empty: all) is still to be read back. Fields of other versions are left
+    out.
     named: the last keys (hex) that prove nothing and may be overwritten.
     """
 
     model_config = ConfigDict(extra="ignore")
     version: int = 1
-    source: str = ""
+    sources: list[str] = []
     anchors: list[str] = []
     spans: list[SpanState] = []
     done_items: int = 0
@@ -100,6 +101,14 @@ class FlistsState(BaseModel):
     marks: list[tuple[float, str]] = []
     unproven: str | None = None
     named: list[str] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_single_name(cls, data: Any) -> Any:
+        """Read the state of the release before, which knew one name."""
+        if isinstance(data, dict) and data.get("source") and "sources" not in data:
+            return {**data, "sources": [data["source"]]}
+        return data
 
     def note_named(self, keys: list[bytes]) -> None:
         """Remember keys that are no hashes, the last so many of them."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.flists.mending import bad_keys, mend
+from sync.agent.flists.names import answering
 from sync.agent.flists.pages import Entry as Listed
 from sync.agent.flists.partitions import Partitions
 from sync.agent.flists.walking import walk
@@ -35,7 +36,8 @@ def _checked(
     spec: FlistsSpec, directories: Directories, options: VerifyOptions, *, mending: bool
 ) -> VerifyReport:
     try:
-        return _check(spec, directories, options, mending=mending)
+        asked = spec if options.offline else answering(spec)
+        return _check(asked, directories, options, mending=mending)
     except ZdbError as error:
         raise JobFailed(str(error)) from error
 

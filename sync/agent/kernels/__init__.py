@@ -14,7 +14,7 @@ __all__ = ["repair", "run", "verify"]
 
 def run(spec: KernelsSpec, directories: Directories, reporter: Reporter, control: Control) -> None:
     """Mirror kernels until stopping. See sync.agent.runtime for what may be raised."""
-    master = master_of(spec, control)
+    master = master_of(spec, control, reporter.sources)
     try:
         with opened(directories.state) as record:
             engine = KernelsEngine(spec, directories, reporter, control, record, master)

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import quote
 
 from sync.agent.absences import Absences
+from sync.agent.followed import Evidence, follow
 from sync.agent.http import HttpError, HttpMissingError, HttpStoppedError, Master
 from sync.agent.kernels import listing
 from sync.agent.kernels.choosing import (
@@ -94,8 +95,9 @@ class KernelsEngine:
             self._one_pass()
 
     def _one_pass(self) -> None:
+        self._master.begin_pass()
         found = listing.fetch(self._master)
-        seen_master(self._reporter, self._spec.source)
+        self._follow(found)
         work = _Pass(found, self._record.kernels(), self._record.links())
         self._resolve_links(work)
         chosen = self._wanted(work)
@@ -109,6 +111,20 @@ class KernelsEngine:
         self._remove(work, {kernel.name for kernel in chosen})
         self._report(work, chosen)
         self._finish(work)
+
+    def _follow(self, found: Listing) -> None:
+        """Make sure that the name in use is the master's. Raises JobFailed."""
+        source = self._master.source
+        evidence = Evidence(
+            {
+                name: kernel.updated_seconds
+                for name, kernel in self._record.kernels().items()
+                if kernel.md5 is not None and kernel.missing_since is None
+            },
+            {kernel.name: kernel.updated_seconds for kernel in found.kernels},
+        )
+        identity = follow(self._spec, self._state, source, evidence)
+        seen_master(self._reporter, source, identity)
 
     def _adopt(self) -> None:
         """Take files that an earlier mirror left into the record, and drop records of lost ones."""

@@ -14,6 +14,7 @@ from sync.agent.kernels.listing import NET
 from sync.agent.kernels.record import KernelRecord, LinkRecord
 from sync.agent.limits import bandwidth
 from sync.agent.runtime import Control
+from sync.agent.sources import Tell, untold
 from sync.contract.spec import KernelsSpec
 
 # 0-bootstrap writes an uploaded kernel in place: one that is younger than this may be half there.
@@ -111,10 +112,17 @@ def _text(path: str, kernel: str) -> str:
     return f"../{kernel}" if is_net(path) else kernel
 
 
-def master_of(spec: KernelsSpec, control: Control) -> Master:
+def master_of(spec: KernelsSpec, control: Control, tell: Tell = untold) -> Master:
     """Return the master's bootstrap service, within the limits of the spec."""
-    limit = bandwidth(spec.bandwidth_bytes_per_second)
-    return Master(spec.source, spec.http, control, bandwidth=limit, backoff=spec.backoff)
+    return Master(
+        spec.sources,
+        spec.http,
+        control,
+        bandwidth=bandwidth(spec.bandwidth_bytes_per_second),
+        backoff=spec.backoff,
+        service="bootstrap",
+        tell=tell,
+    )
 
 
 class Fetcher:

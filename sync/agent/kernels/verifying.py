@@ -15,7 +15,7 @@ from sync.agent.kernels.choosing import is_net, wanted
 from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.kernels.publishing import KernelFolder, master_of
 from sync.agent.kernels.record import KernelRecord, Record, opened
-from sync.agent.passes import PassIncompleteError, one_at_a_time
+from sync.agent.passes import PassIncompleteError, by_any_name, one_at_a_time
 from sync.agent.reporter import Reporter, utc_now
 from sync.agent.runtime import (
     Directories,
@@ -91,16 +91,22 @@ class _Walk:
     ) -> Iterator[Problem]:
         master = master_of(self._spec, RunControl())
         try:
-            kernels = listing.fetch(master).kernels
-            for kernel in wanted(kernels, self._spec, linked, time.time()):
-                if self._mine(kernel.name) and kernel.name not in known:
-                    yield Problem(kernel.name, "is on the master and not here")
-            listed = {kernel.name for kernel in kernels}
-            for name, here in known.items():
-                if name in listed and self._differs(master, here):
-                    yield Problem(name, "has another size or date on the master")
+            yield from by_any_name(lambda: [*self._compared(master, known, linked)])
         finally:
             master.close()
+
+    def _compared(
+        self, master: Master, known: dict[str, KernelRecord], linked: set[str]
+    ) -> Iterator[Problem]:
+        master.begin_pass()
+        kernels = listing.fetch(master).kernels
+        for kernel in wanted(kernels, self._spec, linked, time.time()):
+            if self._mine(kernel.name) and kernel.name not in known:
+                yield Problem(kernel.name, "is on the master and not here")
+        listed = {kernel.name for kernel in kernels}
+        for name, here in known.items():
+            if name in listed and self._differs(master, here):
+                yield Problem(name, "has another size or date on the master")
 
     def _differs(self, master: Master, kernel: KernelRecord) -> bool:
         try:
@@ -158,7 +164,7 @@ def _one_pass(spec: KernelsSpec, directories: Directories) -> None:
     try:
         with opened(directories.state) as record:
             engine = KernelsEngine(spec, directories, reporter, control, record, master)
-            engine.one_pass()
+            by_any_name(engine.one_pass)
     except (HttpError, PassIncompleteError, JobPaused) as error:
         # What is left is found by the walk that follows.
         reporter.error(str(error))

@@ -2,16 +2,17 @@
 
 Only the 0-dbs that the spec names are ever contacted: what a flist says about its backend chooses
 among them, and nothing else. Foreign chunks go to a namespace that the master's deletes never
-reach.
+reach. The master's 0-db may have several names; which of them answers does not matter, as a chunk
+proves itself by its key.
 """
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 from weakref import WeakSet
 
 from sync.agent.flist_archive import Backend
@@ -20,9 +21,11 @@ from sync.agent.http import HttpStoppedError
 from sync.agent.key_room import KeyRoom
 from sync.agent.limits import TokenBucket
 from sync.agent.runtime import Control
-from sync.agent.zdb import ZdbConnection, ZdbError
+from sync.agent.sources import Sources, Tell, untold
+from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbError
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 
+_T = TypeVar("_T")
 _HASH_BYTES: Final = 16
 _EXISTS_BATCH: Final = 2_000
 _FETCH_BATCH: Final = 64
@@ -33,7 +36,10 @@ _LOCAL_NUDGE_SECONDS: Final = 0.005
 
 @dataclass(frozen=True)
 class Place:
-    """Where a flist's chunks come from and the local namespace that they go to."""
+    """Where a flist's chunks come from and the local namespace that they go to.
+
+    source: for the master's 0-db its preferred name, whichever of its names is in use.
+    """
 
     source: ZdbEndpoint
     namespace: str
@@ -77,6 +83,10 @@ def groups(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
     return (keys[at : at + size] for at in range(0, len(keys), size))
 
 
+def _line_key(endpoint: ZdbEndpoint) -> tuple[str, int, str]:
+    return endpoint.host, endpoint.port, endpoint.namespace
+
+
 class _Lines:
     """Open connections by endpoint, lent to one thread at a time."""
 
@@ -90,7 +100,7 @@ class _Lines:
     def lend(self, endpoint: ZdbEndpoint, *, admin: bool) -> Iterator[ZdbConnection]:
         if self._control.stopping():
             raise HttpStoppedError
-        key = (endpoint.host, endpoint.port, endpoint.namespace)
+        key = _line_key(endpoint)
         with self._lock:
             idle = self._idle.setdefault(key, [])
             line = idle.pop() if idle else None
@@ -104,7 +114,14 @@ class _Lines:
             line.close()
             raise
         with self._lock:
-            self._idle[key].append(line)
+            self._idle.setdefault(key, []).append(line)
+
+    def drop(self, endpoint: ZdbEndpoint) -> None:
+        """Close what is kept open to an endpoint."""
+        with self._lock:
+            lines = self._idle.pop(_line_key(endpoint), [])
+        for line in lines:
+            line.close()
 
     def close(self) -> None:
         with self._lock:
@@ -123,8 +140,10 @@ class ChunkStore:
         password: str | None,
         control: Control,
         bandwidth: TokenBucket | None = None,
+        tell: Tell = untold,
     ) -> None:
         self._spec = spec
+        self._masters = Sources("zdb", spec.sources_zdb, spec.backoff, tell)
         self._password = password
         self._control = control
         self._lines = _Lines(password, control)
@@ -144,8 +163,9 @@ class ChunkStore:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._lines.close()
 
-    def forget(self) -> None:
-        """Trust nothing that was seen earlier (a new pass: the flists job may delete)."""
+    def begin_pass(self) -> None:
+        """Trust nothing that was seen earlier (the flists job may delete), nor a name's death."""
+        self._masters.choose()
         with self._lock:
             self._known.clear()
 
@@ -168,8 +188,7 @@ class ChunkStore:
 
     def absent_at(self, place: Place, keys: Iterable[bytes]) -> list[bytes]:
         """Return those keys that the source has not. Raises ZdbError."""
-        with self._lines.lend(place.source, admin=False) as line:
-            return _absent(line, list(keys))
+        return self._ask(place, lambda line: _absent(line, list(keys)))
 
     def bring(self, place: Place, keys: Iterable[bytes]) -> Brought:
         """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
@@ -221,9 +240,48 @@ class ChunkStore:
         with self._lines.lend(self._spec.local_zdb, admin=True) as line:
             return line.count_keys()
 
+    def _ask(self, place: Place, question: Callable[[ZdbConnection], _T]) -> _T:
+        """Ask a place's 0-db: the master's by whichever of its names answers. Raises ZdbError."""
+        if place.source != self._spec.source_zdb:
+            return self._ask_at(place.source, question)
+        while True:
+            source = self._masters.current
+            try:
+                answer = self._ask_at(source, question)
+            except ZdbConnectionError as error:
+                if not self._goes_on(source, error):
+                    raise
+            else:
+                self._masters.answered()
+                return answer
+
+    def _ask_at(self, source: ZdbEndpoint, question: Callable[[ZdbConnection], _T]) -> _T:
+        """Ask, once more over a new connection where the first one was lost."""
+        try:
+            with self._lines.lend(source, admin=False) as line:
+                return question(line)
+        except ZdbConnectionError:
+            self._lines.drop(source)
+            with self._lines.lend(source, admin=False) as line:
+                return question(line)
+
+    def _goes_on(self, source: ZdbEndpoint, error: ZdbConnectionError) -> bool:
+        """Pass over a name of the master that died; tell whether another one is in use now.
+
+        Raises ZdbConnectionError with all the names where each of several died.
+        """
+        with self._lock:
+            if self._masters.current != source:
+                return True
+            if self._masters.pass_over(source, str(error)):
+                self._masters.choose()
+                return True
+        if self._masters.count == 1:
+            return False
+        raise ZdbConnectionError(self._masters.reasons()) from error
+
     def _bring_group(self, place: Place, keys: Sequence[bytes]) -> Brought:
-        with self._lines.lend(place.source, admin=False) as source:
-            answers = source.mget_timed(keys)
+        answers = self._ask(place, lambda source: source.mget_timed(keys))
         # With the source's time, as the flists job stores them: a later SET of the same payload
         # keeps the time of the first (0-db: zdbd/commands_set.c).
         good = [

@@ -56,7 +56,7 @@ def in_order(entries: Iterable[Regular], spec: UsersSpec) -> list[Regular]:
 
 def publishable_by(spec: UsersSpec) -> str:
     """Return all that decides which flists can be published, of the spec and of us, as one text."""
-    sources = [spec.source_zdb, *spec.allowed_backends]
+    sources = [*spec.sources_zdb, *spec.allowed_backends]
     texts = [one.model_dump_json() for one in sources]
     limits = [str(spec.max_flist_bytes), str(ACCEPTED)]
     return "\n".join([spec.foreign_namespace, *limits, *texts])

@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from sync.agent.absences import Absences
 from sync.agent.flist_archive.workers import Readers
+from sync.agent.followed import Evidence, follow
 from sync.agent.http import HttpError, HttpStoppedError, Master
 from sync.agent.limits import bandwidth
 from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
@@ -69,6 +70,7 @@ class UsersEngine:
         self._conditions: dict[str, str] = {}
         self._listing = Listing()
         self._waiting: list[str] = []
+        self._listed_by = ""
         self._refused_logged: set[str] = set()
 
     def _open(self, spec: UsersSpec, directories: Directories, control: Control) -> None:
@@ -77,11 +79,13 @@ class UsersEngine:
         self._record = self._stack.enter_context(Record(directories.state / RECORD_DATABASE))
         published = self._stack.enter_context(Published(directories.state))
         shared = bandwidth(spec.bandwidth_bytes_per_second)
+        tell = self._reporter.sources
         self._master = Master(
-            spec.source, spec.http, control, bandwidth=shared, backoff=spec.backoff
+            spec.sources, spec.http, control, bandwidth=shared, backoff=spec.backoff, tell=tell
         )
         self._stack.callback(self._master.close)
-        self._chunks = ChunkStore(spec, directories.zdb_admin_password(), control, shared)
+        password = directories.zdb_admin_password()
+        self._chunks = ChunkStore(spec, password, control, shared, tell)
         self._stack.callback(self._chunks.close)
         self._readers = self._stack.enter_context(Readers())
         self._absences = Absences(self._master, spec.http.connections, page_path)
@@ -128,7 +132,8 @@ class UsersEngine:
                 raise
 
     def _one_pass(self) -> None:
-        self._chunks.forget()
+        self._master.begin_pass()
+        self._chunks.begin_pass()
         if self._generation != self._record.number(GENERATION):
             self._publisher.reload()
             self._publisher.adopt()
@@ -136,7 +141,7 @@ class UsersEngine:
         if not self._publisher.flists:
             self._readers.start()
         listing = self._list()
-        seen_master(self._reporter, self._spec.source)
+        self._follow(listing)
         failed = self._tags.read(listing)
         tags = self._record.tags()
         refused = [text for key in tags.keys() & listing.tags.keys() for text in tags[key].refused]
@@ -175,6 +180,10 @@ class UsersEngine:
 
         It has no digest either: what damaged it on its way must not stay until it changes.
         """
+        if self._listed_by != self._master.source:
+            # What one name says of its page's age means nothing to another.
+            self._conditions = {}
+            self._listed_by = self._master.source
         page, listing = self._source.fetch(self._conditions)
         if listing is not None:
             alike = listing == self._listing
@@ -185,6 +194,21 @@ class UsersEngine:
             elif alike and page.last_modified:
                 self._conditions = {"If-Modified-Since": page.last_modified}
         return self._listing
+
+    def _follow(self, listing: Listing) -> None:
+        """Make sure that the name in use is the master's. Raises JobFailed."""
+        source = self._master.source
+        mirrored = {
+            name: None if known.updated is None else float(known.updated)
+            for name, known in self._publisher.flists.items()
+            if known.md5 is not None
+            and known.missing_since is None
+            and not deciding.deselected(self._spec, name)
+        }
+        listed = {name: float(entry.updated) for name, entry in listing.regulars.items()}
+        evidence = Evidence(mirrored, listed)
+        identity = follow(self._spec, self._directories.state, source, evidence)
+        seen_master(self._reporter, source, identity)
 
     def _set_tag_times(self, work: Pass) -> None:
         """Give tags the master's time, by which a mirror of this mirror sees their changes.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from sync.agent.http import HttpError, HttpMissingError, Master
-from sync.agent.passes import PassIncompleteError, one_at_a_time
+from sync.agent.passes import PassIncompleteError, by_any_name, one_at_a_time
 from sync.agent.reporter import Reporter, utc_now
 from sync.agent.runtime import (
     Control,
@@ -64,7 +64,7 @@ class Verifier:
         self._password = directories.zdb_admin_password()
         self._record = self._stack.enter_context(Record(directories.state / DATABASE))
         self._published = self._stack.enter_context(Published(directories.state))
-        self._master = Master(spec.source, spec.http, control, backoff=spec.backoff)
+        self._master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
         self._stack.callback(self._master.close)
         self.checked = 0
 
@@ -83,7 +83,13 @@ class Verifier:
         yield from self._strays(flists.keys() | links.keys())
         yield from self._chunks(flists.values())
         if not self._options.offline:
-            yield from self._against_master(flists, links)
+            checked = self.checked
+
+            def compared() -> list[_Wrong]:
+                self.checked = checked
+                return [*self._against_master(flists, links)]
+
+            yield from by_any_name(compared)
 
     def _mine(self, name: Name) -> bool:
         return (
@@ -142,6 +148,7 @@ class Verifier:
     def _against_master(
         self, flists: dict[Name, FlistRecord], links: dict[Name, Link]
     ) -> Iterator[_Wrong]:
+        self._master.begin_pass()
         listing = self._listing()
         wanted = plan(listing, self._record.tag_links().values()).wanted
         withheld = self._record.withheld()
@@ -315,7 +322,7 @@ def _one_pass(spec: UsersSpec, directories: Directories, control: Control) -> No
     reporter = Reporter(directories.state / _REPAIR_STATUS, record)
     try:
         with UsersEngine(spec, directories, reporter, control) as engine:
-            engine.one_pass()
+            by_any_name(engine.one_pass)
     except (HttpError, ZdbError, PassIncompleteError, JobPaused, RefusedNameError) as error:
         # What is left is found by the walk that follows.
         reporter.error(str(error))

@@ -150,7 +150,9 @@ def test_files_through_their_whole_life(
 
 
 def test_a_job_with_an_unknown_spec_previews(server: Server) -> None:
-    spec = contract.KernelsSpec(stack="test", source="http://127.0.0.1:1").model_dump(mode="json")
+    spec = contract.KernelsSpec(stack="test", sources=["http://127.0.0.1:1"]).model_dump(
+        mode="json"
+    )
     inputs = _with(
         JobProvider(),
         host={"dockerHost": "unix:///nonexistent.sock"},

@@ -260,7 +260,7 @@ def container(agent: Agent, helper_image: str) -> Iterator[str]:
 
 
 def _job(agent: Agent, container: str, **changes: Any) -> dict[str, Any]:
-    spec = contract.KernelsSpec(stack="test", source="http://127.0.0.1:1")
+    spec = contract.KernelsSpec(stack="test", sources=["http://127.0.0.1:1"])
     inputs = {
         "host": agent.host,
         "root": agent.root,
@@ -370,9 +370,11 @@ def test_a_refresh_looks_at_the_host_once_for_jobs_and_once_for_files(
     files = {"host": host, "root": data_root, "files": [file]}
     written = HostFilesProvider().create(files)
     specs: list[contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec] = [
-        contract.KernelsSpec(stack="t", source="http://127.0.0.1:1"),
-        contract.FlistsSpec(stack="t", source=ZDB, local_zdb=ZDB),
-        contract.UsersSpec(stack="t", source="http://127.0.0.1:1", source_zdb=ZDB, local_zdb=ZDB),
+        contract.KernelsSpec(stack="t", sources=["http://127.0.0.1:1"]),
+        contract.FlistsSpec(stack="t", sources=[ZDB], local_zdb=ZDB),
+        contract.UsersSpec(
+            stack="t", sources=["http://127.0.0.1:1"], sources_zdb=[ZDB], local_zdb=ZDB
+        ),
     ]
     reads: list[tuple[Any, dict[str, Any]]] = [
         (HostDirectoriesProvider(), made),

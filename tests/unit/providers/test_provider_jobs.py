@@ -24,7 +24,7 @@ AGENT = "0123456789abcdef"
 PROVIDER = JobProvider()
 ZDB = contract.ZdbEndpoint(host="203.0.113.1")
 SPEC = contract.UsersSpec(
-    stack="test", source="https://hub.example.org", source_zdb=ZDB, local_zdb=ZDB
+    stack="test", sources=["https://hub.example.org"], sources_zdb=[ZDB], local_zdb=ZDB
 )
 CONTAINER = ContainerState("users", True, "running", 0, 0, False, "healthy")
 

@@ -1,0 +1,174 @@
+"""The names of one service of the master, in order of preference, and which one is in use.
+
+A name that dies is passed over for a time that grows; the next one in order is used meanwhile. A
+job changes names only where it begins anew (a pass, a session): what it does in between comes from
+one of them.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from sync.agent.reporter import utc_now
+from sync.agent.schedule import BackoffClock
+from sync.contract.spec import Backoff
+from sync.contract.status import Service, SourceUse
+
+Place = TypeVar("Place")
+Tell: TypeAlias = Callable[[Service, list[SourceUse]], None]
+_REASON_CHARACTERS: Final = 300
+
+
+def untold(_: Service, __: list[SourceUse]) -> None:
+    """Tell nobody."""
+
+
+@dataclass(eq=False)
+class _Name(Generic[Place]):
+    """One name. since: in use, or passed over, since then. due: when to try again (monotonic)."""
+
+    place: Place
+    clock: BackoffClock
+    since: datetime | None = None
+    reason: str = ""
+    due: float = 0.0
+    next_try_at: datetime | None = None
+    # Failed since the last time that any name answered: not to be tried again before all others.
+    failed: bool = False
+
+    def ready(self) -> bool:
+        return not self.reason or time.monotonic() >= self.due
+
+    def pass_over(self, reason: str) -> None:
+        wait = self.clock.after_failure()
+        if not self.reason:
+            self.since = utc_now()
+        self.reason = reason[:_REASON_CHARACTERS] or "does not answer"
+        self.due = time.monotonic() + wait
+        self.next_try_at = utc_now() + timedelta(seconds=wait)
+
+    def restore(self) -> None:
+        self.clock.after_success()
+        self.since, self.next_try_at, self.reason = None, None, ""
+
+
+class Sources(Generic[Place]):
+    """Chooses among the names of a service; threads may share it.
+
+    tell: gets every change, for the status record.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        places: Sequence[Place],
+        backoff: Backoff,
+        tell: Tell = untold,
+    ) -> None:
+        self._service: Service = service
+        self._names = [_Name(place, BackoffClock(backoff)) for place in places]
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._current = self._names[0]
+        self.choose()
+
+    @property
+    def count(self) -> int:
+        """How many names the service has."""
+        return len(self._names)
+
+    @property
+    def current(self) -> Place:
+        """The name in use."""
+        return self._current.place
+
+    def choose(self) -> Place:
+        """Begin anew with the most preferred name that is not passed over, or due again.
+
+        Where all of them are passed over, each gets its turn before any is tried twice.
+        """
+        with self._lock:
+            fresh = [name for name in self._names if not name.failed]
+            if not fresh:
+                fresh = self._names
+                for name in fresh:
+                    name.failed = False
+            chosen = next((name for name in fresh if name.ready()), fresh[0])
+            if chosen is not self._current or chosen.since is None:
+                self._current = chosen
+                if not chosen.reason and chosen.since is None:
+                    chosen.since = utc_now()
+                self._told()
+            return chosen.place
+
+    def has_others(self) -> bool:
+        """Tell whether a name is left to go to when the one in use dies."""
+        return any(not name.failed for name in self._names if name is not self._current)
+
+    def answered(self) -> None:
+        """Note that the name in use answers."""
+        with self._lock:
+            current = self._current
+            changed = bool(current.reason)
+            if changed:
+                current.restore()
+                current.since = utc_now()
+            for name in self._names:
+                name.failed = False
+                if name is not current and not name.reason and name.since is not None:
+                    name.since = None
+                    changed = True
+            if changed:
+                self._told()
+
+    def pass_over(self, place: Place, reason: str) -> bool:
+        """Note that a name died; returns whether another one is left to go to."""
+        with self._lock:
+            name = self._named(place)
+            name.pass_over(reason)
+            name.failed = True
+            self._told()
+            return any(not other.failed for other in self._names)
+
+    def better(self) -> list[tuple[Place, float]]:
+        """Return the names preferred to the one in use, and in how many seconds each is due."""
+        with self._lock:
+            now = time.monotonic()
+            preferred = self._names[: self._names.index(self._current)]
+            return [(name.place, max(0.0, name.due - now)) for name in preferred]
+
+    def tried(self, place: Place, reason: str) -> None:
+        """Note what came of trying a name that is passed over; an empty reason: it answers."""
+        with self._lock:
+            name = self._named(place)
+            if reason:
+                name.pass_over(reason)
+            else:
+                name.restore()
+            self._told()
+
+    def reasons(self) -> str:
+        """Say of each name why it is passed over, after they all died."""
+        with self._lock:
+            each = "; ".join(f"{name.place} ({name.reason})" for name in self._names)
+            return f"none of the master's {len(self._names)} names answers: {each}"
+
+    def _named(self, place: Place) -> _Name[Place]:
+        return next(name for name in self._names if name.place == place)
+
+    def _told(self) -> None:
+        uses = [
+            SourceUse(
+                service=self._service,
+                name=str(name.place),
+                in_use=name is self._current,
+                since=name.since,
+                reason=name.reason,
+                next_try_at=name.next_try_at,
+            )
+            for name in self._names
+        ]
+        self._tell(self._service, uses)
