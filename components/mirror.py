@@ -310,34 +310,28 @@ def dns_names(config: MirrorConfig) -> list[dict[str, Any]]:
 
 
 def masters(config: MirrorConfig) -> list[dict[str, Any]]:
-    """Return the services of the master that the enabled jobs need.
+    """Return the services of the master that the enabled jobs need, by each of their names.
 
     namespace: of a 0-db that is copied whole, and therefore asked how many keys it holds.
     """
     settings, source = config.settings, config.settings.source
     if settings.mode != "mirror":
         return []
-    found: dict[str, tuple[str, int]] = {}
-    if settings.users.enabled:
-        found["hub"] = _endpoint(source.hub)
+    found: list[dict[str, Any]] = []
     if settings.kernels.enabled:
-        found["bootstrap"] = _endpoint(source.bootstrap)
-    if settings.users.enabled or settings.flists.enabled:
-        found["zdb"] = (source.zdb.host, source.zdb.port)
-    masters: list[dict[str, Any]] = [
-        {"name": name, "host": host, "port": port} for name, (host, port) in sorted(found.items())
-    ]
-    if settings.flists.enabled:
-        for master in masters:
-            if master["name"] == "zdb":
-                master["namespace"] = source.zdb.namespace
-    return masters
+        found += [{"name": "bootstrap", **_endpoint(url)} for url in source.bootstrap]
+    if settings.users.enabled:
+        found += [{"name": "hub", **_endpoint(url)} for url in source.hub]
+    for zdb in source.zdb if settings.users.enabled or settings.flists.enabled else []:
+        namespace = {"namespace": zdb.namespace} if settings.flists.enabled else {}
+        found.append({"name": "zdb", "host": zdb.host, "port": zdb.port, **namespace})
+    return found
 
 
-def _endpoint(url: str) -> tuple[str, int]:
+def _endpoint(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}[parts.scheme]
-    return str(parts.hostname), parts.port or default
+    return {"host": str(parts.hostname), "port": parts.port or default}
 
 
 def container_names(config: MirrorConfig) -> list[str]:

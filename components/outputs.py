@@ -72,11 +72,11 @@ def _as_source(config: MirrorConfig) -> dict[str, Any]:
     naming, settings = config.naming, config.settings
     zdb = published_zdb(naming, settings)
     source: dict[str, Any] = {
-        "hub": config.url(naming.hub),
-        "zdb": {"host": zdb.host, "port": zdb.port, "namespace": zdb.namespace},
+        "hub": [config.url(naming.hub)],
+        "zdb": [{"host": zdb.host, "port": zdb.port, "namespace": zdb.namespace}],
     }
     if settings.bootstrap.enabled:
-        source["bootstrap"] = config.url(naming.bootstrap)
+        source["bootstrap"] = [config.url(naming.bootstrap)]
     return source
 
 

@@ -39,8 +39,8 @@ def users_spec(naming: Naming, settings: Settings) -> UsersSpec:
     users = settings.users
     return UsersSpec(
         stack=naming.stack,
-        source=settings.source.hub,
-        source_zdb=_source_zdb(settings),
+        sources=settings.source.hub,
+        sources_zdb=_sources_zdb(settings),
         local_zdb=LOCAL_ZDB,
         local_zdb_memory_bytes=settings.limits.zdb.memory_mb << 20,
         publish_backend=published_zdb(naming, settings) if users.rewrite_backend else None,
@@ -51,7 +51,7 @@ def users_spec(naming: Naming, settings: Settings) -> UsersSpec:
 def kernels_spec(naming: Naming, settings: Settings) -> KernelsSpec:
     """Return the kernels job's spec."""
     return KernelsSpec(
-        stack=naming.stack, source=settings.source.bootstrap, **_operators(settings.kernels)
+        stack=naming.stack, sources=settings.source.bootstrap, **_operators(settings.kernels)
     )
 
 
@@ -59,15 +59,15 @@ def flists_spec(naming: Naming, settings: Settings) -> FlistsSpec:
     """Return the flists job's spec."""
     return FlistsSpec(
         stack=naming.stack,
-        source=_source_zdb(settings),
+        sources=_sources_zdb(settings),
         local_zdb=LOCAL_ZDB,
         local_zdb_memory_bytes=settings.limits.zdb.memory_mb << 20,
         **_operators(settings.flists),
     )
 
 
-def _source_zdb(settings: Settings) -> ZdbEndpoint:
-    return ZdbEndpoint(**settings.source.zdb.model_dump())
+def _sources_zdb(settings: Settings) -> list[ZdbEndpoint]:
+    return [ZdbEndpoint(**endpoint.model_dump()) for endpoint in settings.source.zdb]
 
 
 def _operators(section: Section) -> dict[str, Any]:

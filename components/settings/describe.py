@@ -74,7 +74,7 @@ def _json(info: FieldInfo) -> str:
     value = info.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "{}"
-    return json.dumps(value, default=str)
+    return json.dumps(value, default=lambda inner: inner.model_dump(mode="json", by_alias=True))
 
 
 def _plain(annotation: Any) -> Any:

@@ -7,7 +7,7 @@ and the config section of `Pulumi.yaml` are written from them.
 
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from components.settings.base import Section, default_of
 from components.settings.jobs import FlistsSettings, KernelsSettings, UsersSettings
@@ -20,6 +20,7 @@ from components.settings.values import (
     Email,
     Host,
     HttpUrl,
+    HttpUrls,
     ImageReference,
     Ipv4,
     Ipv4Subnet,
@@ -28,6 +29,7 @@ from components.settings.values import (
     PlainName,
     Port,
     ZdbMemory,
+    in_order,
 )
 from sync.providers.findings import Check
 
@@ -204,15 +206,38 @@ class ZdbEndpointSettings(Section):
     namespace: PlainName = Field("default", description="Namespace.")
 
 
-class SourceSettings(Section):
-    """The master: any hub, bootstrap and 0-db, also those of another mirror."""
+def _one_or_more(value: object) -> object:
+    """Take a single 0-db as a list of one."""
+    return [value] if isinstance(value, dict) else value
 
-    hub: HttpUrl = Field("https://hub.grid.tf", description="Base URL of the master's hub.")
-    bootstrap: HttpUrl = Field(
-        "https://bootstrap.grid.tf", description="Base URL of the master's bootstrap server."
+
+class SourceSettings(Section):
+    """The master: any hub, bootstrap and 0-db, also those of another mirror.
+
+    Each is a list of names of one and the same service, the preferred one first.
+    """
+
+    hub: HttpUrls = Field(
+        ["https://hub.threefold.me", "https://hub.grid.tf"],
+        description="Base URLs of the master's hub, the preferred one first; a single one may be "
+        "given without a list. All are names of one master: one that dies is passed over and tried "
+        "again later; one that turns out to lead to another master stops the job.",
     )
-    zdb: ZdbEndpointSettings = Field(
-        default_of(ZdbEndpointSettings, host="hub.grid.tf"), description="The master's chunks."
+    bootstrap: HttpUrls = Field(
+        ["https://bootstrap.grid.tf"],
+        description="Base URLs of the master's bootstrap server, as for `source.hub`.",
+    )
+    zdb: Annotated[
+        list[ZdbEndpointSettings],
+        AfterValidator(in_order),
+        BeforeValidator(_one_or_more),
+    ] = Field(
+        [
+            default_of(ZdbEndpointSettings, host="hub.threefold.me"),
+            default_of(ZdbEndpointSettings, host="hub.grid.tf"),
+        ],
+        description="The master's chunks, as for `source.hub`; a single 0-db may be given as an "
+        "object. All must lead to the very same 0-db: a mirror of it has another order.",
     )
 
 
@@ -287,7 +312,11 @@ class PreflightSettings(Section):
         default=False,
         description="Refuse a data root that is no mount point itself, at every `up`.",
     )
-    check_source: bool = Field(default=True, description="Refuse when the master does not answer.")
+    check_source: bool = Field(
+        default=True,
+        description="Refuse when a service of the master answers by none of its names; that one of "
+        "several does not is a warning.",
+    )
     check_dns: bool = Field(
         default=True, description="Look whether the DNS names lead to this host."
     )

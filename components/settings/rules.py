@@ -308,7 +308,7 @@ def _deletes_have_one_judge(settings: Settings) -> Found:
 
 @_rule("users", "source")
 def _foreign_chunks_stay_apart(settings: Settings) -> Found:
-    local = {"default", settings.source.zdb.namespace}
+    local = {"default", *(endpoint.namespace for endpoint in settings.source.zdb)}
     if settings.users.foreign_namespace in local:
         yield Problem(
             "users.foreignNamespace",
@@ -323,14 +323,15 @@ def _not_its_own_master(settings: Settings) -> Found:
         return
     own = {"hub": f"hub.{settings.domain}", "bootstrap": f"bootstrap.{settings.domain}"}
     for key, name in own.items():
-        if urlsplit(getattr(settings.source, key)).hostname == name:
+        urls: list[str] = getattr(settings.source, key)
+        if any(urlsplit(url).hostname == name for url in urls):
             yield Problem(
                 f"source.{key}", "is this mirror itself", "name the hub that it shall follow"
             )
     publish_host = settings.zdb.publish_host or own["hub"]
     publish_port = settings.zdb.publish_port or settings.ports.zdb
-    master = settings.source.zdb
-    if (master.host, master.port) == (publish_host, publish_port):
+    masters = [(endpoint.host, endpoint.port) for endpoint in settings.source.zdb]
+    if (publish_host, publish_port) in masters:
         yield Problem("source.zdb", "is this mirror's own 0-db", "name the master's")
 
 

@@ -3,12 +3,13 @@
 import ipaddress
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from sync.contract.names import RefusedNameError, checked_plain
+from sync.contract.spec import MOST_SOURCES
 from sync.contract.zdb_memory import LEAST_MIB
 
 _LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -87,6 +88,25 @@ def _http_url(value: str) -> str:
     if parts.username or parts.password:
         raise ValueError("must not hold a user name or password; no master asks for one")
     return value.rstrip("/")
+
+
+def _one_or_more_urls(value: object) -> object:
+    """Take a single URL as a list of one."""
+    return [_http_url(value)] if isinstance(value, str) else value
+
+
+_AnyItem = TypeVar("_AnyItem")
+
+
+def in_order(values: list[_AnyItem]) -> list[_AnyItem]:
+    """Return names in order of preference where they are some and distinct. Raises ValueError."""
+    if not values:
+        raise ValueError("names none; name at least one, or remove the key")
+    if len(values) > MOST_SOURCES:
+        raise ValueError(f"names more than {MOST_SOURCES}; keep those that are needed")
+    if any(value in values[:number] for number, value in enumerate(values)):
+        raise ValueError("names one of them twice; remove it")
+    return values
 
 
 def _authority(value: str) -> str:
@@ -190,6 +210,7 @@ Domain = Annotated[str, AfterValidator(_domain)]
 Host = Annotated[str, AfterValidator(_host)]
 Email = Annotated[str, AfterValidator(_email)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrls = Annotated[list[HttpUrl], AfterValidator(in_order), BeforeValidator(_one_or_more_urls)]
 CertificateAuthority = Annotated[str, AfterValidator(_authority)]
 DockerHost = Annotated[str, AfterValidator(_docker_host)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from typing_extensions import override
 
 SPEC_VERSION: Final = 1
+MOST_SOURCES: Final = 8
 Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -47,10 +48,9 @@ def _distinct(names: list[_AnyName]) -> list[_AnyName]:
 
 
 # One master's names of one service, the preferred one first.
-Urls: TypeAlias = Annotated[list[str], Field(min_length=1, max_length=8), AfterValidator(_distinct)]
-Endpoints: TypeAlias = Annotated[
-    list[ZdbEndpoint], Field(min_length=1, max_length=8), AfterValidator(_distinct)
-]
+_Some: Final = Field(min_length=1, max_length=MOST_SOURCES)
+Urls: TypeAlias = Annotated[list[str], _Some, AfterValidator(_distinct)]
+Endpoints: TypeAlias = Annotated[list[ZdbEndpoint], _Some, AfterValidator(_distinct)]
 # What a spec of the release before named with one value, and where that stands now.
 _ONCE_SINGLE: Final = {"source": "sources", "source_zdb": "sources_zdb"}
 
@@ -86,7 +86,7 @@ class _Job(_Spec):
         listed = {
             new: [data[old]]
             for old, new in _ONCE_SINGLE.items()
-            if old in data and new in cls.model_fields
+            if old in data and new in cls.model_fields and new not in data
         }
         kept = {key: value for key, value in data.items() if _ONCE_SINGLE.get(key) not in listed}
         return {**listed, **kept}

@@ -87,7 +87,8 @@ class Container:
 class Facts:
     """What the probe saw on the host (preflight_probe.facts) and what Docker told.
 
-    keys: how many a master's 0-db holds, by its name in `unreachable`; None where it did not tell.
+    unreachable: by HOST:PORT of the master, the reason. keys: how many the master's 0-db holds, by
+    HOST:PORT; None where it did not tell.
     """
 
     cores: int
@@ -106,6 +107,7 @@ class Facts:
 class Needs:
     """What the stack needs. first: nothing of this stack is on the host yet.
 
+    upstream: by service of the master, its places (HOST:PORT), one of which has to answer.
     told_addresses: those that DNS records tell and nothing of the stack binds by name.
     ipv4_names: those of `names` that boot media ask, which know IPv4 only.
     zdb_memory_bytes: limit of the mirror's own 0-db, 0 where that does not matter.
@@ -121,7 +123,7 @@ class Needs:
     told_addresses: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ipv4_names: frozenset[str] = frozenset()
-    upstream: Mapping[str, str] = field(default_factory=dict)
+    upstream: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     own_containers: tuple[str, ...] = ()
     root_is_mount: bool = False
     dns_managed: bool = False
@@ -156,16 +158,17 @@ def _size(facts: Facts, needs: Needs) -> Iterator[Finding]:
 
 
 def _zdb_memory(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    for name, keys in sorted(facts.keys.items()):
-        if keys is None:
-            yield Finding(
-                "warning",
-                "zdb-memory",
-                f"{needs.upstream.get(name, name)} does not tell how many keys it holds",
-                "see that limits.zdb.memoryMb has room for them (130 bytes a key)",
-            )
-        elif needs.zdb_memory_bytes:
-            yield from _room_for(keys, facts, needs)
+    told = [keys for keys in facts.keys.values() if keys is not None]
+    if told and needs.zdb_memory_bytes:
+        # However many names it has, it is one 0-db.
+        yield from _room_for(max(told), facts, needs)
+    for place in sorted(facts.keys) if not told else ():
+        yield Finding(
+            "warning",
+            "zdb-memory",
+            f"{place} does not tell how many keys it holds",
+            "see that limits.zdb.memoryMb has room for them (130 bytes a key)",
+        )
 
 
 def _room_for(keys: int, facts: Facts, needs: Needs) -> Iterator[Finding]:
@@ -395,13 +398,18 @@ def _leftovers(facts: Facts, needs: Needs) -> Iterator[Finding]:
 
 
 def _upstream(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    for name, problem in sorted(facts.unreachable.items()):
-        yield Finding(
-            "error",
-            "master",
-            f"{name} ({needs.upstream.get(name, '')}) can not be reached from the host: {problem}",
-            "correct the source, or open the host's way out to it",
-        )
+    for name, places in sorted(needs.upstream.items()):
+        dead = [place for place in places if place in facts.unreachable]
+        spare = [place for place in places if place not in dead]
+        for place in dead:
+            yield Finding(
+                "warning" if spare else "error",
+                "master",
+                f"{name} ({place}) can not be reached from the host: {facts.unreachable[place]}",
+                f"{spare[0]} is used meanwhile; remove the dead one if it is gone for good"
+                if spare
+                else "correct the source, or open the host's way out to it",
+            )
 
 
 _CHECKS: Final[tuple[Callable[[Facts, Needs], Iterator[Finding]], ...]] = (

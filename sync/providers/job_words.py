@@ -21,6 +21,7 @@ RECORDED: Final = (
     *("startedAt", "updatedAt", "endedAt", "nextAt", "bootableAt", "firstPassAt"),
     *("lastSuccessAt", "done", "total", "cursor", "lag", "rateItemsPerSecond"),
     *("rateBytesPerSecond", "etaSeconds", "retries", "refused", "broken", "errors", "master"),
+    "sources",
     *("details", "container"),
 )
 
@@ -54,6 +55,8 @@ def summary(job: Job, record: StatusRecord) -> str:
     for kind, names in (("refused", record.refused), ("broken", record.broken)):
         if names.count:
             words.append(f"{names.count} {kind}")
+    over = [use for use in record.sources if use.reason and not use.in_use]
+    words += [f"{use.service} {use.name} passed over" for use in over]
     return ", ".join(words)
 
 
@@ -124,6 +127,9 @@ def _of_record(job: Job, record: StatusRecord) -> dict[str, Any]:
     camel["runningAgent"] = camel.pop("agentVersion")
     camel["errors"] = [f"{error['at']} {error['message']}" for error in data["errors"]]
     camel["master"] = {_camel(key): value for key, value in data["master"].items()}
+    camel["sources"] = [
+        {_camel(key): value for key, value in use.items()} for use in data["sources"]
+    ]
     camel["lag"] = dict(data["lag"])
     camel["summary"] = summary(job, record)
     return {key: camel[key] for key in RECORDED if key in camel}

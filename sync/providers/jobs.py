@@ -195,16 +195,31 @@ def _spec_changed(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
 
 
 def _master_changed(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
-    """Say that another master is followed and what that does to the data; empty if it is not."""
-    before = normal((olds.get("spec") or {}).get("source"))
-    after = normal((news.get("spec") or {}).get("source"))
-    if before is None or unknown(after) or before == after:
+    """Say that another master is followed and what that does to the data; empty if it is not.
+
+    It is the same as long as one of its names stays.
+    """
+    before, after = _names(olds.get("spec")), _names(news.get("spec"))
+    if not before or not after or not set(before).isdisjoint(after):
         return []
     job: Job = news["job"]
     return [
-        f"another master, {_source(before)} becomes {_source(after)}: the job is replaced; "
-        + _KEPT_DATA[job]
+        f"another master, {before[0]} becomes {after[0]}: the job is replaced; " + _KEPT_DATA[job]
     ]
+
+
+def _names(spec: Any) -> list[str]:
+    """Return the names of a spec's master; none where one is not known yet.
+
+    A spec of the release before has one, as `source`.
+    """
+    given = normal(spec)
+    if not isinstance(given, Mapping):
+        return []
+    sources = given.get("sources") or [given.get("source")]
+    if unknown(sources) or any(unknown(source) for source in sources):
+        return []
+    return [_source(source) for source in sources if source is not None]
 
 
 def _source(source: Any) -> str:

@@ -50,10 +50,7 @@ def needs_of(props: Mapping[str, Any], *, first: bool) -> Needs:
         ipv4_names=frozenset(
             entry["name"] for entry in props.get("names") or () if entry.get("bootMedia")
         ),
-        upstream={
-            entry["name"]: f"{entry['host']}:{integer(entry['port'])}"
-            for entry in props.get("upstream") or ()
-        },
+        upstream=_upstream_places(props),
         own_containers=tuple(props.get("ownContainers") or ()),
         root_is_mount=bool(props.get("rootIsMount")),
         dns_managed=bool(props.get("dnsManaged")),
@@ -70,7 +67,8 @@ def gather(host: Host, props: Mapping[str, Any]) -> Facts:
         "addresses": _looked_for(props),
         "names": [entry["name"] for entry in props.get("names") or ()],
         "upstream": [
-            {**entry, "port": integer(entry["port"])} for entry in props.get("upstream") or ()
+            {**entry, "name": _place(entry), "port": integer(entry["port"])}
+            for entry in props.get("upstream") or ()
         ],
     }
     seen = host.run_script(probe_source(), _PROBE_OPTIONS, request)
@@ -88,6 +86,18 @@ def gather(host: Host, props: Mapping[str, Any]) -> Facts:
             Container.from_listing(json.loads(line)) for line in listing.splitlines() if line
         ),
     )
+
+
+def _upstream_places(props: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the places of each service of the master, the preferred one first."""
+    places: dict[str, tuple[str, ...]] = {}
+    for entry in props.get("upstream") or ():
+        places[entry["name"]] = (*places.get(entry["name"], ()), _place(entry))
+    return places
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    return f"{entry['host']}:{integer(entry['port'])}"
 
 
 def _looked_for(props: Mapping[str, Any]) -> list[str]:

@@ -172,7 +172,7 @@ def test_200_hostile_names_and_links_are_refused_and_listed_and_the_rest_synced(
 ) -> None:
     hub = HostileHub(upstream)
     with ScriptedServer(hub) as server, users_mirror(tmp_path, upstream) as mirror:
-        mirror.settings["source"] = server.url
+        mirror.settings["sources"] = [server.url]
         before = outside_of(mirror, tmp_path)
         record = mirror.one_pass()
         after = outside_of(mirror, tmp_path)

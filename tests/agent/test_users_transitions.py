@@ -126,7 +126,7 @@ def test_name_that_the_master_lists_twice_makes_no_loop(tmp_path: Path) -> None:
             }
             server.put_json("/api/flist/eve/x.flist/light", light)
             server.pages["/eve/x.flist"] = Answer(data)
-            mirror.settings["source"] = server.url
+            mirror.settings["sources"] = [server.url]
             record = mirror.one_pass()
         assert not dangling(mirror)
         assert mirror.served()["eve/x.flist"] == ("file", data)

@@ -159,6 +159,11 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
         {"~sync-users-sync", "~sync-flists-sync", "~preflight"},
         False,
     ),
+    "another name of the master": (
+        {"source": {"zdb": [{"host": "hub.grid.tf"}, {"host": "zdb.example"}]}},
+        {"~sync-users-sync", "~sync-flists-sync", "~preflight"},
+        False,
+    ),
     "waits until in sync": ({"ready": "in-sync"}, SYNCS, False),
     "health is checked more often": ({"healthIntervalSeconds": 5}, CONTAINERS, True),
     "official repositories": (

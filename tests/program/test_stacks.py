@@ -21,8 +21,8 @@ DERIVED: Final = {
     "version",
     "job",
     "stack",
-    "source",
-    "source_zdb",
+    "sources",
+    "sources_zdb",
     "local_zdb",
     "local_zdb_memory_bytes",
     "publish_backend",
@@ -124,7 +124,11 @@ def test_the_defaults_of_a_job_are_its_specs_own() -> None:
     assert users.local_zdb_memory_bytes == flists.local_zdb_memory_bytes == 4096 << 20
     assert users.publish_backend is not None
     assert users.publish_backend.host == "hub.grid.example.org"
-    assert flists.source.host == "hub.grid.tf"
+    assert users.sources == ["https://hub.threefold.me", "https://hub.grid.tf"]
+    assert kernels.sources == ["https://bootstrap.grid.tf"]
+    names = ["hub.threefold.me:9900/default", "hub.grid.tf:9900/default"]
+    assert [str(endpoint) for endpoint in flists.sources] == names
+    assert users.sources_zdb == flists.sources
 
 
 def test_a_part_of_a_section_that_is_set_leaves_the_others_at_their_own_defaults() -> None:

@@ -116,6 +116,23 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "port of a URL": ({"source": {"hub": "http://hub.example.net:99999"}}, {"source.hub"}),
     "space in a URL": ({"source": {"hub": "http://hub.example.net/a b"}}, {"source.hub"}),
+    "its own master, among others": (
+        {"source": {"hub": ["https://hub.grid.tf", "https://hub.grid.example.org"]}},
+        {"source.hub"},
+    ),
+    "no master": ({"source": {"hub": []}}, {"source.hub"}),
+    "a master twice": (
+        {"source": {"bootstrap": ["http://b.example.net", "http://b.example.net/"]}},
+        {"source.bootstrap"},
+    ),
+    "a 0-db twice": (
+        {"source": {"zdb": [{"host": "a.example"}, {"host": "a.example", "port": 9900}]}},
+        {"source.zdb"},
+    ),
+    "one of several masters": (
+        {"source": {"hub": ["https://hub.grid.tf", "hub.example.net"]}},
+        {"source.hub.1"},
+    ),
     "lines in an authority": (
         {"acme": {"email": "a@b.cd", "ca": "https://ca.example.org/dir\n}\nadmin on"}},
         {"acme.ca"},

@@ -12,7 +12,7 @@ import pytest
 from pulumi.output import UNKNOWN
 
 from sync.contract import spec as contract
-from sync.contract.status import Amount, Lag, MasterIdentity, NameList, StatusRecord
+from sync.contract.status import Amount, Lag, MasterIdentity, NameList, SourceUse, StatusRecord
 from sync.providers import job_view, job_wait
 from sync.providers.job_view import ContainerState, JobFiles, JobsView
 from sync.providers.job_wait import Wanted, wait_until_ready, wait_until_stopped
@@ -24,7 +24,10 @@ AGENT = "0123456789abcdef"
 PROVIDER = JobProvider()
 ZDB = contract.ZdbEndpoint(host="203.0.113.1")
 SPEC = contract.UsersSpec(
-    stack="test", sources=["https://hub.example.org"], sources_zdb=[ZDB], local_zdb=ZDB
+    stack="test",
+    sources=["https://hub.example.org", "https://hub.example.net"],
+    sources_zdb=[ZDB],
+    local_zdb=ZDB,
 )
 CONTAINER = ContainerState("users", True, "running", 0, 0, False, "healthy")
 
@@ -155,7 +158,16 @@ def test_a_spec_edited_on_the_host_is_a_change() -> None:
         {"ready": "in-sync"},
         {"purge": True},
         {"spec": {**SPEC.model_dump(mode="json"), "retention_days": 7}},
-        {"spec": {**SPEC.model_dump(mode="json"), "source": UNKNOWN}},
+        {"spec": {**SPEC.model_dump(mode="json"), "sources": UNKNOWN}},
+        {"spec": {**SPEC.model_dump(mode="json"), "sources": [UNKNOWN]}},
+        # The same master by another name, or in another order, is followed as it was.
+        {
+            "spec": {
+                **SPEC.model_dump(mode="json"),
+                "sources": ["https://new.example", *SPEC.sources],
+            }
+        },
+        {"spec": {**SPEC.model_dump(mode="json"), "sources": SPEC.sources[:1]}},
     ],
 )
 def test_a_changed_input_is_an_update_in_place(change: dict[str, Any]) -> None:
@@ -170,12 +182,22 @@ def test_how_long_to_wait_is_no_change() -> None:
 def test_another_master_is_a_replacement_that_says_what_happens_to_the_data(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    spec = {**SPEC.model_dump(mode="json"), "source": "https://other.example.org"}
+    spec = {**SPEC.model_dump(mode="json"), "sources": ["https://other.example.org"]}
     diff = PROVIDER.diff("id", HEALTHY, _inputs(spec=spec))
     assert (diff.changes, diff.replaces, diff.delete_before_replace) == (True, ["spec"], True)
     told = capfd.readouterr().err
     assert "https://hub.example.org becomes https://other.example.org" in told
     assert "what was mirrored stays and is served" in told
+
+
+def test_the_spec_of_the_release_before_is_updated_in_place() -> None:
+    old = SPEC.model_dump(mode="json")
+    old |= {"source": old.pop("sources")[1], "source_zdb": old.pop("sources_zdb")[0]}
+    diff = PROVIDER.diff("id", {**HEALTHY, "spec": old}, _inputs())
+    assert (diff.changes, diff.replaces) == (True, [])
+    single = {**old, "source": SPEC.source}
+    one = {**SPEC.model_dump(mode="json"), "sources": [SPEC.source]}
+    assert PROVIDER.diff("id", {**HEALTHY, "spec": single}, _inputs(spec=one)).changes is False
 
 
 def test_a_spec_with_wrong_keys_is_refused_by_name() -> None:
@@ -201,6 +223,13 @@ def test_outputs_say_in_one_line_where_the_mirror_stands() -> None:
     )
     assert summary("users", behind) == (
         "snapshot (waiting for the master), 3 of 12 flists, 9 flists behind, 2 refused"
+    )
+    names = [
+        SourceUse(service="hub", name="https://a.example", reason="refused", since=NOW),
+        SourceUse(service="hub", name="https://b.example", in_use=True, since=NOW),
+    ]
+    assert summary("users", _record(sources=names)).endswith(
+        "in sync, hub https://a.example passed over"
     )
     assert summary("flists", _record(done=Amount(), lag=Lag())) == "idle, no chunks yet"
     assert [bytes_in_words(n) for n in (0, 999, 1000, 5 * 10**15)] == [

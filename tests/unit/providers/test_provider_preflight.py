@@ -25,10 +25,12 @@ GOOD_ROOT = {
     "free_bytes": 2 * 10**12,
     "read_only": False,
 }
+ZDB = "hub.grid.tf:9900"
+MASTERS = ("hub.threefold.me:443", "hub.grid.tf:443")
 GOOD = Facts(
     cores=4,
     memory_bytes=8 * 10**9,
-    keys={"zdb": 26_000_000},
+    keys={ZDB: 26_000_000},
     root=GOOD_ROOT,
     listening=(("0.0.0.0", 22), ("127.0.0.1", 53)),
     foreign_addresses=(),
@@ -40,7 +42,7 @@ NEEDS = Needs(
     root="/srv",
     ports=(("203.0.113.10", 80), ("2001:db8::10", 443)),
     names={"hub.example.org": ("203.0.113.10", "2001:db8::10")},
-    upstream={"hub": "hub.grid.tf:443", "zdb": "hub.grid.tf:9900"},
+    upstream={"hub": MASTERS, "zdb": (ZDB,)},
     zdb_memory_bytes=4096 << 20,
     own_containers=("edge", "zdb"),
     root_is_mount=True,
@@ -69,7 +71,7 @@ BROKEN: list[tuple[str, Facts, str]] = [
     ("memory", replace(GOOD, memory_bytes=6 * 10**9), "has 6.0 GB, 8.0 GB are needed"),
     (
         "zdb-memory",
-        replace(GOOD, keys={"zdb": 30_000_000}),
+        replace(GOOD, keys={ZDB: 30_000_000}),
         "holds 30000000 keys, for which 0-db needs 4275 MB of memory; limits.zdb.memoryMb is 4096",
     ),
     ("space", replace(GOOD, root=_root(free_bytes=10**11)), "100.0 GB free, 1.0 TB are needed"),
@@ -94,8 +96,8 @@ BROKEN: list[tuple[str, Facts, str]] = [
     ("compose", replace(GOOD, containers=(COMPOSE,)), "container 0-hub of an upstream deployment"),
     (
         "master",
-        replace(GOOD, unreachable={"hub": "Connection refused"}),
-        "hub (hub.grid.tf:443) can not be reached from the host: Connection refused",
+        replace(GOOD, unreachable=dict.fromkeys(MASTERS, "Connection refused")),
+        "hub (hub.threefold.me:443) can not be reached from the host: Connection refused",
     ),
 ]
 
@@ -105,9 +107,19 @@ def test_a_broken_host_has_its_named_finding_with_a_remedy(
     check: str, facts: Facts, words: str
 ) -> None:
     found = judge(facts, NEEDS)
-    assert [(finding.level, finding.check) for finding in found] == [("error", check)]
+    assert {(finding.level, finding.check) for finding in found} == {("error", check)}
+    assert len(found) == (len(MASTERS) if check == "master" else 1)
     assert words in found[0].message
     assert len(found[0].remedy) > 10
+
+
+@pytest.mark.parametrize("dead", MASTERS)
+def test_a_name_of_the_master_that_is_dead_beside_one_that_answers_is_a_warning(dead: str) -> None:
+    (finding,) = judge(replace(GOOD, unreachable={dead: "Name or service not known"}), NEEDS)
+    assert (finding.level, finding.check) == ("warning", "master")
+    assert f"hub ({dead}) can not be reached" in finding.message
+    (other,) = {*MASTERS} - {dead}
+    assert f"{other} is used meanwhile" in finding.remedy
 
 
 def test_every_check_that_can_be_ignored_is_one() -> None:
@@ -148,7 +160,7 @@ def test_the_masters_keys_are_held_against_0_dbs_limit_and_the_hosts_memory(
     keys: int, limit_mb: int, host_gb: int, words: list[str], *, first: bool
 ) -> None:
     needs = replace(NEEDS, memory_bytes=1, zdb_memory_bytes=limit_mb << 20, first=first)
-    found = judge(replace(GOOD, keys={"zdb": keys}, memory_bytes=host_gb * 10**9), needs)
+    found = judge(replace(GOOD, keys={ZDB: keys}, memory_bytes=host_gb * 10**9), needs)
     assert [(finding.level, finding.check) for finding in found] == [("error", "zdb-memory")] * len(
         words
     )
@@ -158,7 +170,7 @@ def test_the_masters_keys_are_held_against_0_dbs_limit_and_the_hosts_memory(
 
 
 def test_a_master_that_does_not_tell_its_keys_is_named_and_not_refused() -> None:
-    found = judge(replace(GOOD, keys={"zdb": None}), NEEDS)
+    found = judge(replace(GOOD, keys={ZDB: None}), NEEDS)
     assert [(finding.level, finding.check) for finding in found] == [("warning", "zdb-memory")]
     assert "hub.grid.tf:9900 does not tell" in found[0].message
 
