@@ -31,7 +31,7 @@ class _Name(Generic[Place]):
     """One name. since: in use, or passed over, since then. due: when to try again (monotonic)."""
 
     place: Place
-    clock: BackoffClock
+    backoff: BackoffClock
     since: datetime | None = None
     reason: str = ""
     due: float = 0.0
@@ -39,19 +39,19 @@ class _Name(Generic[Place]):
     # Failed since the last time that any name answered: not to be tried again before all others.
     failed: bool = False
 
-    def ready(self) -> bool:
-        return not self.reason or time.monotonic() >= self.due
+    def ready(self, now: float) -> bool:
+        return not self.reason or now >= self.due
 
-    def pass_over(self, reason: str) -> None:
-        wait = self.clock.after_failure()
+    def pass_over(self, reason: str, now: float) -> None:
+        wait = self.backoff.after_failure()
         if not self.reason:
             self.since = utc_now()
         self.reason = reason[:_REASON_CHARACTERS] or "does not answer"
-        self.due = time.monotonic() + wait
+        self.due = now + wait
         self.next_try_at = utc_now() + timedelta(seconds=wait)
 
     def restore(self) -> None:
-        self.clock.after_success()
+        self.backoff.after_success()
         self.since, self.next_try_at, self.reason = None, None, ""
 
 
@@ -67,10 +67,12 @@ class Sources(Generic[Place]):
         places: Sequence[Place],
         backoff: Backoff,
         tell: Tell = untold,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service: Service = service
         self._names = [_Name(place, BackoffClock(backoff)) for place in places]
         self._tell = tell
+        self._clock = clock
         self._lock = threading.Lock()
         self._current = self._names[0]
         self.choose()
@@ -96,7 +98,7 @@ class Sources(Generic[Place]):
                 fresh = self._names
                 for name in fresh:
                     name.failed = False
-            chosen = next((name for name in fresh if name.ready()), fresh[0])
+            chosen = next((name for name in fresh if name.ready(self._clock())), fresh[0])
             if chosen is not self._current or chosen.since is None:
                 self._current = chosen
                 if not chosen.reason and chosen.since is None:
@@ -128,7 +130,7 @@ class Sources(Generic[Place]):
         """Note that a name died; returns whether another one is left to go to."""
         with self._lock:
             name = self._named(place)
-            name.pass_over(reason)
+            name.pass_over(reason, self._clock())
             name.failed = True
             self._told()
             return any(not other.failed for other in self._names)
@@ -136,7 +138,7 @@ class Sources(Generic[Place]):
     def better(self) -> list[tuple[Place, float]]:
         """Return the names preferred to the one in use, and in how many seconds each is due."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             preferred = self._names[: self._names.index(self._current)]
             return [(name.place, max(0.0, name.due - now)) for name in preferred]
 
@@ -145,7 +147,7 @@ class Sources(Generic[Place]):
         with self._lock:
             name = self._named(place)
             if reason:
-                name.pass_over(reason)
+                name.pass_over(reason, self._clock())
             else:
                 name.restore()
             self._told()
