@@ -3,14 +3,21 @@
 import contextlib
 import selectors
 import socket
+import ssl
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.agent.scripted import Answer, ScriptedServer
 
@@ -61,7 +68,7 @@ def _no_connection() -> Iterator[Dead]:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        yield Dead("127.0.0.1", listener.getsockname()[1], "time")
+        yield Dead("127.0.0.1", listener.getsockname()[1], "")
 
 
 @contextmanager
@@ -131,6 +138,36 @@ def _answering(answer: Answer, says: str) -> Iterator[Dead]:
         yield Dead("127.0.0.1", server.server_address[1], says)
 
 
+def _certificate(path: Path) -> None:
+    """Write a key and a certificate that ended, of nobody's authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "hub.example")])
+    ended = datetime(2025, 6, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(ended - timedelta(days=90)).not_valid_after(ended)
+    encoding = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+    path.write_bytes(private + builder.sign(key, hashes.SHA256()).public_bytes(encoding))
+
+
+@contextmanager
+def _wrong_certificate() -> Iterator[Dead]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "hub.pem")
+        _certificate(path)
+        context.load_cert_chain(path)
+
+    def greet(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            context.wrap_socket(client, server_side=True)
+
+    with _served(greet, "certificate", https=True) as dead:
+        yield dead
+
+
 def _elsewhere() -> AbstractContextManager[Dead]:
     headers = {"Location": "https://parked.example/"}
     return _answering(Answer(status=302, headers=headers), "redirected")
@@ -139,6 +176,7 @@ def _elsewhere() -> AbstractContextManager[Dead]:
 OF_HTTP: dict[str, Callable[[], AbstractContextManager[Dead]]] = {
     **OF_ANY,
     "no TLS": lambda: _served(_say_plainly, "no TLS", https=True),
+    "a certificate that ended": _wrong_certificate,
     "silence in the TLS handshake": lambda: _served(_keep_silent, "no TLS", https=True),
     "502 for all": lambda: _answering(Answer(status=502), "502"),
     "503 for all": lambda: _answering(Answer(status=503), "503"),
