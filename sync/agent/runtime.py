@@ -28,7 +28,7 @@ from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
 from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
-from sync.contract.status import MasterIdentity, StatusRecord
+from sync.contract.status import MasterIdentity, Service, SourceUse, StatusRecord
 
 __all__ = [
     "Control",
@@ -47,6 +47,7 @@ AnySpec = UsersSpec | KernelsSpec | FlistsSpec
 SPEC_POLL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 9.0  # Docker kills after 10
 _HEALTHY_RUN_SECONDS: Final = 60.0
+_SERVICES: Final[dict[Job, Service]] = {"users": "hub", "kernels": "bootstrap", "flists": "zdb"}
 _REMEMBERED: Final = (
     *("bootable_at", "first_pass_at", "last_success_at", "cursor", "master", "errors"),
     *("done", "total", "lag", "refused", "broken", "details", "spec_digest", "sources"),
@@ -249,12 +250,16 @@ class _Process:
             "next_at": None,
         }
         record = self._reporter.record
-        known = {record.master.source, *(use.name for use in record.sources)}
+        told = {use.name: use for use in record.sources}
+        service = _SERVICES[self._job]
+        changes["sources"] = [
+            told.get(name, SourceUse(service=service, name=name)) for name in names
+        ]
+        known = {record.master.source, *told}
         if known.isdisjoint(names):
             # Another master: what was reached with the old one says nothing about this one.
             changes |= {"master": MasterIdentity(source=names[0]), "first_pass_at": None}
             changes |= {"bootable_at": None, "last_success_at": None, "cursor": None}
-            changes |= {"sources": []}
         elif record.master.source not in names:
             changes["master"] = record.master.model_copy(update={"source": names[0]})
         self._reporter.update(**changes)

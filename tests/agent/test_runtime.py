@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 10
 def write_spec(directories: Directories, **settings: object) -> KernelsSpec:
     values: dict[str, object] = {
         "stack": "t",
-        "source": "http://127.0.0.1:1",
+        "sources": ["http://127.0.0.1:1"],
         "backoff": Backoff(first_seconds=0.01, longest_seconds=0.02),
     }
     spec = KernelsSpec.model_validate(values | settings)
@@ -151,6 +151,13 @@ def test_progress_is_remembered_over_a_restart_but_not_for_another_master(
         until(lambda record: record.phase == "idle")
     with running(directories, wait_for_stop, monkeypatch) as until:
         assert until(lambda record: record.phase == "idle").first_pass_at == reached
+        # Another order of names, and further ones, are no other master.
+        for sources in (["http://127.0.0.1:3", "http://127.0.0.1:1"], ["http://127.0.0.1:3"]):
+            spec = write_spec(directories, sources=sources)
+            wanted = contract.digest(spec)
+            record = until(lambda record, wanted=wanted: record.spec_digest == wanted)  # type: ignore[misc]
+            assert record.first_pass_at == reached
+            assert record.master.source in sources
         write_spec(directories, sources=["http://127.0.0.1:2"])
         until(lambda record: record.first_pass_at is None and record.phase == "idle")
 

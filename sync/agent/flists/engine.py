@@ -44,9 +44,10 @@ def run(spec: FlistsSpec, directories: Directories, reporter: Reporter, control:
                 clock.after_success()
             caught_up_at = session.caught_up_at or caught_up_at
             died = silence(endpoint, spec.io_timeout_seconds)
-            if died and sources.pass_over(endpoint, died):
+            others = bool(died) and sources.pass_over(endpoint, died)
+            if others and (session.progressed or not session.met):
                 continue
-            told = str(error) if not died or sources.count == 1 else sources.reasons()
+            told = sources.reasons() if died and not others and sources.count > 1 else str(error)
             reporter.error(told)
             reporter.update(retries=reporter.record.retries + 1, reason=told)
             _wait(clock.after_failure(), caught_up_at, reporter, control)

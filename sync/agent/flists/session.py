@@ -47,7 +47,9 @@ class Session:
         sources: Sources[ZdbEndpoint],
     ) -> None:
         self.spec = spec
-        # Whether this session did any good; and when nothing was missing last (monotonic).
+        # Whether the master answered as itself; whether this session did any good; and when
+        # nothing was missing last (monotonic).
+        self.met = False
         self.progressed = False
         self.caught_up_at: float | None = None
         self._directories = directories
@@ -96,6 +98,7 @@ class Session:
                         self._stack.callback(scanner.close)
         self._loop = loop.result()
         self._scanners = scanners.result()
+        self.met = True
         self._sources.answered()
         self._report_master(self._meeting)
         self._require_room(self._meeting.slave.free_bytes)
