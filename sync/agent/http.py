@@ -336,11 +336,11 @@ class Master:
 
     def _attempts(self, error: HttpError) -> int:
         """Return how often a request is sent before somebody else has to be asked."""
-        may_have_died = error.unreachable or error.unanswered
-        if not may_have_died or not self._sources.has_others():
+        if not (error.unreachable or error.unanswered) or self._sources.count == 1:
             return ATTEMPTS
-        is_long = error.retry_after_seconds > self._wire_limits.read_timeout_seconds
-        return 1 if is_long else _ATTEMPTS_BEFORE_OTHERS
+        if error.retry_after_seconds > self._wire_limits.read_timeout_seconds:
+            return 1
+        return _ATTEMPTS_BEFORE_OTHERS if self._sources.has_others() else ATTEMPTS
 
     def _wait(self, seconds: float) -> None:
         """Wait, unless the job stops or the name in use is given up meanwhile."""
@@ -370,10 +370,13 @@ class Master:
             raise self._lost from error
 
     def _passed_over(self, error: HttpError) -> SourceLostError:
-        others = self._sources.pass_over(self._source, str(error))
-        if others or self._sources.count == 1:
-            return SourceLostError(str(error), others=others)
-        return SourceLostError(self._sources.reasons(), others=False)
+        asked = error.retry_after_seconds
+        if self._sources.pass_over(self._source, str(error), asked):
+            return SourceLostError(str(error), others=True)
+        told = str(error) if self._sources.count == 1 else self._sources.reasons()
+        lost = SourceLostError(told, others=False)
+        lost.retry_after_seconds = self._sources.patience_seconds()
+        return lost
 
     def _front_page_answers(self) -> bool:
         """Tell whether the name answers at all: whatever it says, but that nobody is there."""
@@ -416,7 +419,7 @@ class Master:
             kept_replies = wire.replies if wire else 0
             wire = wire or Wire(self._origin, self._wire_limits)
             yield wire
-            if wire.reusable and self._lost is None:
+            if wire.reusable and self._lost is None and wire.origin == self._origin:
                 with self._lock:
                     self._idle.append(wire)
                 wire = None

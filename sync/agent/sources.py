@@ -28,13 +28,17 @@ def untold(_: Service, __: list[SourceUse]) -> None:
 
 @dataclass(eq=False)
 class _Name(Generic[Place]):
-    """One name. since: in use, or passed over, since then. due: when to try again (monotonic)."""
+    """One name. since: in use, or passed over, since then. due: when to try again (monotonic).
+
+    not_before: until when it asked not to be asked.
+    """
 
     place: Place
     backoff: BackoffClock
     since: datetime | None = None
     reason: str = ""
     due: float = 0.0
+    not_before: float = 0.0
     next_try_at: datetime | None = None
     # Failed since the last time that any name answered: not to be tried again before all others.
     failed: bool = False
@@ -42,12 +46,13 @@ class _Name(Generic[Place]):
     def ready(self, now: float) -> bool:
         return not self.reason or now >= self.due
 
-    def pass_over(self, reason: str, now: float) -> None:
-        wait = self.backoff.after_failure()
+    def pass_over(self, reason: str, now: float, at_least_seconds: float = 0) -> None:
+        wait = self.backoff.after_failure(at_least_seconds)
         if not self.reason:
             self.since = utc_now()
         self.reason = reason[:_REASON_CHARACTERS] or "does not answer"
         self.due = now + wait
+        self.not_before = now + at_least_seconds
         self.next_try_at = utc_now() + timedelta(seconds=wait)
 
     def restore(self) -> None:
@@ -126,11 +131,14 @@ class Sources(Generic[Place]):
             if changed:
                 self._told()
 
-    def pass_over(self, place: Place, reason: str) -> bool:
-        """Note that a name died; returns whether another one is left to go to."""
+    def pass_over(self, place: Place, reason: str, at_least_seconds: float = 0) -> bool:
+        """Note that a name died; returns whether another one is left to go to.
+
+        at_least_seconds: for how long it asked not to be asked.
+        """
         with self._lock:
             name = self._named(place)
-            name.pass_over(reason, self._clock())
+            name.pass_over(reason, self._clock(), at_least_seconds)
             name.failed = True
             self._told()
             return any(not other.failed for other in self._names)
@@ -151,6 +159,11 @@ class Sources(Generic[Place]):
             else:
                 name.restore()
             self._told()
+
+    def patience_seconds(self) -> float:
+        """Return in how many seconds the first of the names may be asked again; 0: at once."""
+        with self._lock:
+            return max(0.0, min(name.not_before for name in self._names) - self._clock())
 
     def reasons(self) -> str:
         """Say of each name why it is passed over, after they all died."""

@@ -303,7 +303,7 @@ class Wire:
     """One connection. After any HttpError it must be closed, not used again."""
 
     def __init__(self, origin: Origin, limits: WireLimits) -> None:
-        self._origin = origin
+        self.origin = origin
         self._limits = limits
         self._sock = _connect(origin, limits)
         self._reader = _Reader(self._sock, limits)
@@ -321,7 +321,7 @@ class Wire:
 
     def send(self, method: str, targets: Sequence[str], headers: Mapping[str, str]) -> None:
         """Write requests as one piece; `reply` reads their replies in their order."""
-        fields = {"Host": self._origin.host_header, **headers}
+        fields = {"Host": self.origin.host_header, **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         requests = [f"{method} {target} HTTP/1.1\r\n{head}\r\n" for target in targets]
         data = "".join(requests).encode("ascii")

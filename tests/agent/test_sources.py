@@ -239,7 +239,7 @@ def test_the_preferred_name_is_gone_back_to_at_a_pass_boundary_only(
         master.begin_pass()
         assert master.get("/file", MAX).body == b"first"
         assert (told.in_use, told.passed_over) == ([first.url], [])
-        assert {wire._origin.port for wire in master._idle} == {first.server_address[1]}
+        assert {wire.origin.port for wire in master._idle} == {first.server_address[1]}
 
 
 def test_when_all_names_are_dead_the_error_has_each_with_its_reason(
@@ -272,6 +272,30 @@ def test_a_single_name_is_asked_as_often_as_ever_and_again_in_the_next_pass(
     server.script = None
     master.begin_pass()
     assert master.get("/file", MAX).body == b"content"
+
+
+def test_a_name_that_asks_for_patience_is_left_in_peace_for_so_long(
+    server: ScriptedServer,
+) -> None:
+    answer = Answer(status=503, headers={"Retry-After": "3600"})
+    with ScriptedServer(lambda _: answer) as first:
+        master = make_master(Told(), first.url, server.url)
+        with pytest.raises(SourceLostError) as lost:
+            master.get("/file", MAX)
+        assert lost.value.retry_after_seconds == 0
+        master.begin_pass()
+        assert master.get("/file", MAX).body == b"content"
+        ((_, wait),) = master._sources.better()
+        assert 3500 < wait <= 3600
+        server.script = lambda _: answer
+        with pytest.raises(SourceLostError):
+            master.get("/file", MAX)
+        # The first one is tried again, as it is the last hope; then all are left in peace.
+        master.begin_pass()
+        with pytest.raises(SourceLostError) as lost:
+            master.get("/file", MAX)
+        assert not lost.value.others
+        assert 3500 < lost.value.retry_after_seconds <= 3600
 
 
 def test_whoever_waits_for_a_name_learns_soon_that_it_was_given_up(

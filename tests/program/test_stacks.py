@@ -131,6 +131,45 @@ def test_the_defaults_of_a_job_are_its_specs_own() -> None:
     assert users.sources_zdb == flists.sources
 
 
+def test_a_single_name_of_the_master_is_a_list_of_one() -> None:
+    single = {"hub": "https://h.example/", "bootstrap": "http://b.example:8080"}
+    lists = {"hub": ["https://h.example"], "bootstrap": ["http://b.example:8080"]}
+    zdb = {"host": "z.example", "port": 9901}
+    domain = {"gridhub:domain": "grid.example.org"}
+    given = [
+        parse(as_pulumi_gives({**_required(), **domain, "gridhub:source": source}))
+        for source in ({**single, "zdb": zdb}, {**lists, "zdb": [zdb]})
+    ]
+    assert given[0].source == given[1].source
+    assert given[0].source.hub == ["https://h.example"]
+    assert [endpoint.port for endpoint in given[0].source.zdb] == [9901]
+
+
+def test_what_a_mirror_tells_of_itself_is_another_ones_source() -> None:
+    told = declare(stack_file("sandbox"), "sandbox", TOKEN).outputs["asSource"]
+    domain = {"gridhub:domain": "grid.example.org"}
+    source = parse(as_pulumi_gives({**_required(), **domain, "gridhub:source": told})).source
+    assert (source.hub, source.bootstrap) == (told["hub"], told["bootstrap"])
+    assert [endpoint.model_dump() for endpoint in source.zdb] == told["zdb"]
+
+
+def test_preflight_looks_at_every_name_of_the_master() -> None:
+    file = stack_file("sandbox")
+    names = ["https://one.example", "http://two.example:81"]
+    zdbs = [{"host": "one.example"}, {"host": "three.example", "port": 9901}]
+    file["gridhub:source"] = {"hub": names, "bootstrap": names[:1], "zdb": zdbs}
+    declared = declare(file, "sandbox", TOKEN)
+    preflight = declared.resources["preflight"]
+    seen = [(one["name"], one["host"], int(one["port"])) for one in preflight.inputs["upstream"]]
+    assert seen == [
+        ("bootstrap", "one.example", 443),
+        ("hub", "one.example", 443),
+        ("hub", "two.example", 81),
+        ("zdb", "one.example", 9900),
+        ("zdb", "three.example", 9901),
+    ]
+
+
 def test_a_part_of_a_section_that_is_set_leaves_the_others_at_their_own_defaults() -> None:
     config = {
         "gridhub:domain": "grid.example.org",

@@ -243,6 +243,8 @@ class KernelsEngine:
                 return
             try:
                 self._resolve_one_by_content(work, path, file)
+            except HttpStoppedError:
+                raise
             except HttpError as error:
                 work.failed.append(f"{named(path)}: {error}")
 
