@@ -172,7 +172,7 @@ def upstream() -> Iterator[Upstream]:
 
 
 def settings_of(url: str) -> dict[str, object]:
-    return {"source": url, "removal_floor_items": 10_000}
+    return {"sources": [url], "removal_floor_items": 10_000}
 
 
 def test_odd_names_are_mirrored_byte_for_byte_and_mirrored_again(
