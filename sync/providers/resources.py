@@ -254,8 +254,8 @@ class Preflight(Resource, module="gridhub", name="Preflight"):
     limits: {cores, memoryBytes, freeBytes, dockerVersion}. ports: [{address, port}] to be bound
     on the host. addresses: those the stack binds. public_addresses: those its DNS records tell,
     which the host itself may lack behind NAT. names: [{name, addresses, bootMedia}] that should
-    resolve to them; bootMedia: asked over IPv4 only. upstream: [{name, host, port}], of each name
-    one has to be reachable from the host.
+    resolve to them; bootMedia: asked over IPv4 only. upstream: [{name, host, port, namespace}], of
+    each name one has to be reachable from the host.
     own_containers: names of this stack's containers, which may hold the ports already.
     root_is_mount: the data root must be a mount. dns_managed: the stack sets its own records, so
     a name that points elsewhere is only told. ignore: checks whose errors count as warnings.

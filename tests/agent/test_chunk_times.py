@@ -55,7 +55,7 @@ def flists_job(mirror: UsersMirror, folder: Path) -> Job:
     zdb = mirror.upstream.zdb
     spec = FlistsSpec(
         stack="test",
-        source=ZdbEndpoint(host=zdb.address, port=zdb.port),
+        sources=[ZdbEndpoint(host=zdb.address, port=zdb.port)],
         local_zdb=ZdbEndpoint(host=mirror.zdb.address, port=mirror.zdb.port),
         backoff=QUICK,
         free_space_floor_bytes=0,

@@ -160,7 +160,10 @@ def test_preflight_looks_at_every_name_of_the_master() -> None:
     file["gridhub:source"] = {"hub": names, "bootstrap": names[:1], "zdb": zdbs}
     declared = declare(file, "sandbox", TOKEN)
     preflight = declared.resources["preflight"]
-    seen = [(one["name"], one["host"], int(one["port"])) for one in preflight.inputs["upstream"]]
+    upstream = preflight.inputs["upstream"]
+    seen = [(one["name"], one["host"], int(one["port"])) for one in upstream]
+    # Each name of the 0-db that is copied is asked how much it holds.
+    assert [one.get("namespace") for one in upstream] == [None] * 3 + ["default"] * 2
     assert seen == [
         ("bootstrap", "one.example", 443),
         ("hub", "one.example", 443),

@@ -175,6 +175,14 @@ def test_a_master_that_does_not_tell_its_keys_is_named_and_not_refused() -> None
     assert "hub.grid.tf:9900 does not tell" in found[0].message
 
 
+def test_the_keys_of_a_master_of_several_names_are_told_once_by_whichever_answers() -> None:
+    other = "hub.threefold.me:9900"
+    needs = replace(NEEDS, memory_bytes=1, upstream={"zdb": (other, ZDB)})
+    for keys in ({other: 30_000_000, ZDB: 30_000_000}, {other: None, ZDB: 30_000_000}):
+        (finding,) = judge(replace(GOOD, keys=keys), needs)
+        assert (finding.level, finding.check) == ("error", "zdb-memory")
+
+
 def test_our_own_containers_may_hold_the_ports() -> None:
     published = (("203.0.113.10", 80), ("2001:db8::10", 443))
     edge = Container("edge", "caddy", "", running=True, published=published)
