@@ -2,9 +2,11 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sync.contract.layout import JOBS
 from tests.e2e.nodes import kernels_are_the_masters, live, node_of
 from tests.e2e.stack import Ground, mirror_stack, steps_of
 from tests.sandbox.dns.sandbox import DnsSandbox
@@ -46,6 +48,34 @@ def test_a_stack_file_becomes_a_mirror_that_boots_without_its_master(
         assert stack.networks() == []
         kept = list((stack.root / "0-hub_public/users").iterdir())
         assert len(kept) == len(master.model.repositories)
+
+
+def behind_dead_names(place: Ground, master: Upstream) -> dict[str, Any]:
+    """Return the master's services as lists, each after a name that refuses."""
+    gateway = place.wan.gateway
+    return {
+        "hub": [f"http://{gateway}:1", f"http://{gateway}:{master.hub.port}"],
+        "bootstrap": [f"http://{gateway}:1", f"http://{gateway}:{master.bootstrap.port}"],
+        "zdb": [
+            {"host": gateway, "port": 1},
+            {"host": gateway, "port": master.zdb.port},
+        ],
+    }
+
+
+def test_a_master_whose_first_names_are_dead_is_mirrored_by_the_second(
+    place: Ground, master: Upstream, tmp_path: Path
+) -> None:
+    source = behind_dead_names(place, master)
+    with mirror_stack(place, master, tmp_path, source=source) as stack:
+        assert "warning: master" in stack.up()
+        live(stack, master.model.boot_sources(), "127.0.0.1")
+        services = {"users": "hub", "kernels": "bootstrap", "flists": "zdb"}
+        for job in JOBS:
+            names = [one for one in stack.record(job).sources if one.service == services[job]]
+            assert [one.in_use for one in names] == [False, True], job
+            assert names[0].reason, job
+        assert steps_of(stack) == {}
 
 
 def test_the_mirror_follows_its_master_and_refresh_records_it(
