@@ -8,8 +8,8 @@ own and packed from there, so the hub never sees them: no link in an upload lead
 nothing has to be given back to it. Whatever needs no rights runs as the hub's uid.
 
 Commands, as 0-hub gives them (src/hub/flist.py): `tar -xpf ARCHIVE -C FOLDER`, `zflist putdir
-FOLDER /`, any other zflist command. FOLDER is a workspace of the hub; what is unpacked for it has
-the same name in the packer's folder.
+FOLDER /`, any other zflist command. FOLDER is a workspace of the hub. Each archive is unpacked into
+a new folder of a random name, so that no upload can reach into another's by a link that it left.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import socketserver
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class Packer:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._slots = threading.BoundedSemaphore(PARALLEL)
+        self._lock = threading.Lock()
+        self._unpacked: dict[str, Path] = {}  # by the hub's workspace
 
     def carry_out(self, request: Request, caller: socket.socket) -> int:
         """Return the exit status; ends the command when the caller goes.
@@ -103,39 +106,53 @@ class Packer:
         words = request.arguments
         if len(words) != 4 or (words[0], words[2]) != ("-xpf", "-C"):  # noqa: PLR2004
             raise RefusedError("tar only unpacks: -xpf ARCHIVE -C FOLDER")
-        folder = self._area_of(words[3])
+        workspace = self._workspace(words[3])
         archive = self._opened(words[1])
+        folder = Path(tempfile.mkdtemp(dir=self._config.area))
+        useless: Path | None = folder
         try:
-            self._remove(folder)
-            folder.mkdir(mode=0o700)
             command = [self._config.tools["tar"], "-xpf", f"/proc/self/fd/{archive}"]
-            return self._run(
+            status = self._run(
                 request, [*command, "-C", str(folder)], caller, rights=True, keep=(archive,)
             )
+            # 0-hub goes on whatever tar says; what came only in part is not packed: see _pack.
+            if status == 0:
+                useless = self._exchange(workspace, folder)
+            return status
         finally:
             os.close(archive)
+            if useless is not None:
+                self._remove(useless)
 
     def _pack(self, request: Request, caller: socket.socket) -> int:
         words = request.arguments
         if len(words) != 3 or words[2] != "/":  # noqa: PLR2004
             raise RefusedError("putdir only packs: FOLDER /")
-        folder = self._area_of(words[1])
-        if not folder.is_dir():
-            raise RefusedError(f"nothing was unpacked for {words[1]}")
+        workspace = self._workspace(words[1])
+        folder = self._exchange(workspace, None)
+        if folder is None:
+            raise RefusedError("the upload is no archive that tar unpacks whole")
         command = [self._config.tools["zflist"], "putdir", str(folder), "/"]
         try:
             status = self._run(request, command, caller, rights=True)
-            self._hand_readme(folder, Path(words[1]))
+            self._hand_readme(folder, Path(workspace))
         finally:
             self._remove(folder)
         return status
 
-    def _area_of(self, folder: str) -> Path:
-        """Return the packer's folder for a workspace of the hub."""
+    def _workspace(self, folder: str) -> str:
         path = Path(folder)
         if path.parent != self._config.workdir / "temp" or path.name in {"", ".", ".."}:
             raise RefusedError(f"{folder} is no workspace of the hub")
-        return self._config.area / path.name
+        return str(path)
+
+    def _exchange(self, workspace: str, folder: Path | None) -> Path | None:
+        """Note what was unpacked for a workspace; return what was noted before."""
+        with self._lock:
+            former = self._unpacked.pop(workspace, None)
+            if folder is not None:
+                self._unpacked[workspace] = folder
+            return former
 
     def _opened(self, archive: str) -> int:
         """Open an uploaded archive: a regular file of the hub's, by no link."""
@@ -161,8 +178,9 @@ class Packer:
                         self._write_as_hub(workspace / name, file.read(README_BYTES))
 
     def _write_as_hub(self, path: Path, content: bytes) -> None:
+        # The hub may have made a FIFO of that name: bounded, by a process that may end it.
         subprocess.run(
-            [self._config.tools["tee"], str(path)],
+            [self._config.tools["timeout"], "10", self._config.tools["tee"], str(path)],
             input=content,
             stdout=subprocess.DEVNULL,
             user=self._config.uid,
@@ -300,16 +318,20 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         config.socket.unlink(missing_ok=True)
         self.packer = Packer(config)
         self.packer.clear()
-        super().__init__(str(config.socket), _Handler)
-        os.chown(config.socket, config.uid, config.uid)
-        config.socket.chmod(0o600)
+        # The hub owns the folder: nothing may be done to what it could put in the socket's place.
+        former = os.umask(0o177)
+        try:
+            super().__init__(str(config.socket), _Handler)
+        finally:
+            os.umask(former)
+        os.chown(config.socket, config.uid, config.uid, follow_symlinks=False)
 
 
 def configured(environment: dict[str, str]) -> Config:
     """Read the container's environment; the password is in a file that only root reads."""
     backend = json.loads(environment["GRIDHUB_BACKEND"])
     backend["password"] = Path(environment["GRIDHUB_PASSWORD_FILE"]).read_text().strip()
-    tools = {name: shutil.which(name) or "" for name in ("tar", "zflist", "rm", "tee")}
+    tools = {name: shutil.which(name) or "" for name in ("tar", "zflist", "rm", "tee", "timeout")}
     missing = sorted(name for name, path in tools.items() if not path)
     if missing:
         raise RefusedError(f"the hub's image has no {', '.join(missing)}")

@@ -349,10 +349,12 @@ def _names(facts: Facts, needs: Needs) -> Iterator[Finding]:
             )
         elif name in needs.ipv4_names and found and not _any_ipv4(found):
             yield Finding(
-                "error",
+                "warning" if needs.dns_managed else "error",
                 "dns",
                 f"{name} has no A record, and boot media load their kernel over IPv4 only",
-                "set the A records that the stack's output dnsRecords lists",
+                "this stack sets it"
+                if needs.dns_managed
+                else "set the A records that the stack's output dnsRecords lists",
             )
         elif missing and not needs.dns_managed:
             yield Finding(

@@ -1,5 +1,6 @@
 """The hub's tools: no password for zflist, and no rights for the hub, whatever an upload holds."""
 
+import gzip
 import io
 import json
 import os
@@ -52,7 +53,7 @@ class Told:
     environment: dict[str, str] = field(default_factory=dict)
     entries: dict[str, tuple[int, int, int, tuple[int, int]]] = field(default_factory=dict)
 
-    def take(self, line: str, folder: str) -> None:
+    def take(self, line: str, area: Path) -> None:
         kind, _, rest = line.partition(" ")
         if kind == "uid":
             self.uid = int(rest)
@@ -66,7 +67,7 @@ class Told:
         else:
             mode, uid, gid, major, minor, path = rest.split(" ", 5)
             device = (int(major, 16), int(minor, 16))
-            name = path.split(f"/{folder}/", 1)[1]
+            name = "/".join(Path(path).relative_to(area).parts[1:])
             self.entries[name] = (int(mode, 16), int(uid), int(gid), device)
 
 
@@ -105,7 +106,7 @@ class Place:
         assert done.returncode == 0, done.stderr
         told = Told()
         for line in done.stdout.splitlines():
-            told.take(line, self.workspace.name)
+            told.take(line, self.config.area)
         return told
 
     def unpacked(self, archive: bytes) -> None:
@@ -143,7 +144,10 @@ def place(root: Path) -> Iterator[Place]:
         area=area,
         uid=HUB_UID,
         backend=json.dumps({"host": "zdb", "password": PASSWORD}),
-        tools={"zflist": str(real), **{name: f"/usr/bin/{name}" for name in ("tar", "rm", "tee")}},
+        tools={
+            "zflist": str(real),
+            **{name: f"/usr/bin/{name}" for name in ("tar", "rm", "tee", "timeout")},
+        },
     )
     with packer.Server(config) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -204,7 +208,8 @@ def test_what_strangers_packed_is_never_where_the_hub_sees_it_and_goes_afterward
 ) -> None:
     place.unpacked(SYSTEM)
     assert list(place.workspace.iterdir()) == []
-    assert list((place.config.area / "workspace-1").iterdir())
+    (folder,) = place.config.area.iterdir()
+    assert list(folder.iterdir())
     place.told("putdir", str(place.workspace), "/")
     assert list(place.config.area.iterdir()) == []
 
@@ -372,6 +377,58 @@ def wait_until(condition: Any) -> None:
 def test_only_the_hubs_uid_reaches_the_packer(place: Place) -> None:
     status = place.config.socket.stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (HUB_UID, 0o600)
+
+
+def test_two_uploads_for_one_workspace_do_not_reach_into_each_other(place: Place) -> None:
+    """Found by attack: by a link of the first, the second put one beside it, to the password."""
+    secrets = place.root / "secrets"
+    secrets.mkdir(mode=0o700)
+    (secrets / "zdb-admin").write_text(PASSWORD)
+    first = archived((member("s", tarfile.SYMTYPE, linkname=str(place.config.area)), b""))
+    second = archived((member("s/Y", tarfile.SYMTYPE, linkname=str(secrets)), b""))
+    slow = gzip.compress(b"") * 300_000  # tar looks at -C when the first member comes
+
+    def send(name: str, archive: bytes) -> None:
+        upload = place.config.workdir / name
+        upload.write_bytes(slow + archive)
+        place.call("tar", "-xpf", str(upload), "-C", str(place.workspace))
+
+    threads = [
+        threading.Thread(target=send, args=pair) for pair in (("one", first), ("two", second))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(not path.is_symlink() for path in place.config.area.iterdir())
+    for name in ("workspace-1", "Y"):
+        done = place.call("zflist", "putdir", str(place.config.workdir / "temp" / name), "/")
+        assert "zdb-admin" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [b"no archive", SYSTEM[:-40], archived((member("../x"), b"")), b""],
+    ids=["garbage", "cut", "climbs", "empty"],
+)
+def test_an_upload_that_does_not_unpack_whole_is_refused_when_it_is_packed(
+    place: Place, archive: bytes
+) -> None:
+    upload = place.config.workdir / "upload.tar.gz"
+    upload.write_bytes(archive)
+    assert place.call("tar", "-xpf", str(upload), "-C", str(place.workspace)).returncode != 0
+    done = place.call("zflist", "putdir", str(place.workspace), "/")
+    assert done.returncode == packer.REFUSED
+    assert "no archive that tar unpacks whole" in done.stdout
+    assert list(place.config.area.iterdir()) == []
+
+
+def test_a_fifo_in_place_of_the_readme_holds_nobody(place: Place) -> None:
+    place.unpacked(archived((member(".README.md"), b"# Read me")))
+    os.mkfifo(place.workspace / ".README.md")
+    os.chown(place.workspace / ".README.md", HUB_UID, HUB_UID)
+    place.told("putdir", str(place.workspace), "/")
+    assert list(place.config.area.iterdir()) == []
 
 
 def test_what_an_earlier_packer_left_goes_at_start_however_deep(place: Place) -> None:

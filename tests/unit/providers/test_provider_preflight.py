@@ -215,6 +215,8 @@ def test_boot_media_ask_over_ipv4_so_a_name_without_an_a_record_is_refused() -> 
     (found,) = judge(facts, replace(needs, ipv4_names=frozenset({name})))
     assert (found.level, found.check) == ("error", "dns")
     assert "has no A record" in found.message
+    managed = replace(needs, ipv4_names=frozenset({name}), dns_managed=True)
+    assert [finding.level for finding in judge(facts, managed)] == ["warning"]
 
 
 def test_what_etc_hosts_says_of_the_hosts_own_name_is_not_dns() -> None:
