@@ -28,6 +28,7 @@ from sync.contract.spec import UsersSpec, ZdbEndpoint
 _T = TypeVar("_T")
 _HASH_BYTES: Final = 16
 _EXISTS_BATCH: Final = 2_000
+_LEAST_RETRY_SECONDS: Final = 30.0
 _FETCH_BATCH: Final = 64
 _FETCHERS: Final = 4
 # The mirror's own 0-db answers at once; when it is silent, it waits for more bytes.
@@ -156,7 +157,9 @@ class ChunkStore:
         # Threads of the pool share the limit on chunks in flight.
         self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
         self._bandwidth = bandwidth
-        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys)
+        # Each try is a whole pass, and until the operator acts it ends where the one before did.
+        retry_seconds = max(_LEAST_RETRY_SECONDS, spec.schedule.interval_seconds)
+        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys, retry_seconds)
 
     def close(self) -> None:
         """End the threads and connections."""
