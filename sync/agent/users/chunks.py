@@ -286,7 +286,8 @@ class ChunkStore:
     def _bring_group(self, place: Place, keys: Sequence[bytes]) -> Brought:
         answers = self._ask(place, lambda source: source.mget_timed(keys))
         # With the source's time, as the flists job stores them: a later SET of the same payload
-        # keeps the time of the first (0-db: zdbd/commands_set.c).
+        # keeps the time of the first (0-db: zdbd/commands_set.c). Where the source does not tell
+        # it, the local 0-db takes its own.
         good = [
             (key, *answer)
             for key, answer in zip(keys, answers, strict=True)
