@@ -11,14 +11,20 @@ from typing import Final
 from sync.agent.runtime import JobPaused
 from sync.contract import zdb_memory
 
-_RETRY_SECONDS: Final = 10.0
+RETRY_SECONDS: Final = 10.0
 _COUNTED_SECONDS: Final = 0.5
 
 
-def require_key_room(keys: int, limit_bytes: int | None, wanted_keys: int = 0) -> None:
+def require_key_room(
+    keys: int,
+    limit_bytes: int | None,
+    wanted_keys: int = 0,
+    retry_seconds: float = RETRY_SECONDS,
+) -> None:
     """Raise JobPaused where so many keys (of all namespaces) are more than the limit has room for.
 
-    wanted_keys: how many there will be in the end, where that is known.
+    wanted_keys: how many there will be in the end, where that is known. retry_seconds: when the
+    job tries again, should nobody have raised the limit until then.
     """
     if limit_bytes is None:
         return
@@ -30,7 +36,7 @@ def require_key_room(keys: int, limit_bytes: int | None, wanted_keys: int = 0) -
         f"the local 0-db has room for {room} keys in the {limit_bytes // zdb_memory.MIB} MB of "
         f"limits.zdb.memoryMb and would hold {keys}: it would be killed if it were filled further; "
         f"set limits.zdb.memoryMb to {wanted} or more and run `pulumi up`, it goes on by itself",
-        _RETRY_SECONDS,
+        retry_seconds,
     )
 
 
@@ -40,8 +46,14 @@ class KeyRoom:
     count: asks the local 0-db how many keys it holds in all namespaces.
     """
 
-    def __init__(self, limit_bytes: int | None, count: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        limit_bytes: int | None,
+        count: Callable[[], int],
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         self._limit_bytes = limit_bytes
+        self._retry_seconds = retry_seconds
         self._count = count
         self._lock = threading.Lock()
         self._keys = 0
@@ -56,5 +68,6 @@ class KeyRoom:
             if self._counted_at is None or now - self._counted_at >= _COUNTED_SECONDS:
                 self._keys = self._count()
                 self._counted_at = now
-            require_key_room(self._keys + keys, self._limit_bytes)
+            wanted = self._keys + keys
+            require_key_room(wanted, self._limit_bytes, retry_seconds=self._retry_seconds)
             self._keys += keys

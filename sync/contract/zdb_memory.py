@@ -12,16 +12,17 @@ from typing import Final
 MIB: Final = 1 << 20
 TABLE_BYTES: Final = 8 << 24
 KEY_BYTES: Final = 130
-# Left free of a limit: buffers of connections (160 KB of requests make replies of many MB), and
-# what is written between two looks at the number of keys.
-SPARE_SHARE: Final = 0.1
+# The tenth left free of a limit: buffers of connections (160 KB of requests make replies of many
+# MB), and what is written between two looks at the number of keys. No float: the number of keys is
+# what a master says.
+_USED_TENTHS: Final = 9
 # Left of a host's memory to everything else: hub, edge, bootstrap, the jobs, the system.
 REST_OF_HOST_BYTES: Final = 1 << 30
 
 
 def bytes_for(keys: int) -> int:
     """Return the memory limit, in bytes, that so many keys of all namespaces need."""
-    return int((TABLE_BYTES + KEY_BYTES * keys) / (1 - SPARE_SHARE)) + 1
+    return (TABLE_BYTES + KEY_BYTES * keys) * 10 // _USED_TENTHS + 1
 
 
 def mib_for(keys: int) -> int:
@@ -31,7 +32,7 @@ def mib_for(keys: int) -> int:
 
 def keys_within(limit_bytes: int) -> int:
     """Return how many keys of all namespaces a memory limit has room for; 0 where none."""
-    return max(0, int((limit_bytes * (1 - SPARE_SHARE) - TABLE_BYTES) // KEY_BYTES))
+    return max(0, (limit_bytes * _USED_TENTHS // 10 - TABLE_BYTES) // KEY_BYTES)
 
 
 # What 0-db needs without a single key: a lower limit can not be meant.

@@ -11,12 +11,14 @@ import os
 import re
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 HOST = Path("/host")
 _CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
 _REPLY_BYTES = 64 << 10
 _LISTENING = "0A"  # TCP_LISTEN, include/net/tcp_states.h
 
@@ -132,13 +134,19 @@ def _keys(connected: socket.socket, namespace: str) -> int | None:
     """Ask NSINFO, which needs no password (0-db: zdbd/commands_namespace.c); None: no answer."""
     name = namespace.encode()
     reply = b""
+    deadline = time.monotonic() + _ANSWER_SECONDS
     try:
+        connected.settimeout(_ANSWER_SECONDS)
         connected.sendall(b"*2\r\n$6\r\nNSINFO\r\n$%d\r\n%b\r\n" % (len(name), name))
         while len(reply) < _REPLY_BYTES:
             found = re.search(rb"^entries: (\d{1,18})\r?\n", reply, re.MULTILINE)
             if found:
                 return int(found[1])
-            received = connected.recv(_REPLY_BYTES)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            connected.settimeout(left)
+            received = connected.recv(_REPLY_BYTES - len(reply))
             if not received or reply.startswith(b"-"):
                 return None
             reply += received

@@ -1,5 +1,6 @@
 """A chunk keeps the master's time, whichever job brings it and in whatever order they run."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,15 @@ import pytest
 
 from sync.agent.runtime import VerifyOptions
 from sync.agent.users import repair
-from sync.agent.zdb import ZdbConnection
+from sync.agent.zdb import ZdbConnection, ZdbProtocolError, ZdbReplyError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from tests.agent.flists_mirror import Job, following
 from tests.agent.flists_of import small
-from tests.agent.mirrors import QUICK, UsersMirror, make_directories, users_mirror
+from tests.agent.mirrors import QUICK, UsersMirror, make_directories, model_tree, users_mirror
+from tests.agent.scripted_zdb import ScriptedZdb
 from tests.agent.small_hub import DAY, OLD, small_model
 from tests.sandbox.flist import Backend
-from tests.sandbox.services.zdb import Namespace, Settings, Store, ZdbServer
+from tests.sandbox.services.zdb import Namespace, Settings, Store, ZdbServer, commands
 from tests.sandbox.upstream import Upstream
 
 Times = dict[bytes, int]
@@ -116,6 +118,36 @@ def test_chunks_of_another_0_db_have_its_times(mirror: UsersMirror) -> None:
         assert times_of(mirror.zdb.store.namespaces["foreign"]) == times_of(other.store.default)
     finally:
         other.stop()
+
+
+def test_a_0_db_that_knows_no_keytime_still_gives_its_chunks(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(commands._HANDLERS, "KEYTIME")
+    before = int(time.time())
+    mirror.one_pass()
+    assert mirror.served() == model_tree(mirror.upstream.model)
+    assert min(local_times(mirror).values()) >= before, "the local 0-db's own time"
+
+
+@pytest.mark.parametrize(
+    ("time_told", "payloads", "error"),
+    [
+        (b":1\r\n", b"-Permission denied\r\n", ZdbReplyError),
+        (b"-Permission denied\r\n", b"-Permission denied\r\n", ZdbReplyError),
+        (b"+1\r\n", b"*1\r\n$1\r\nx\r\n", ZdbProtocolError),
+    ],
+)
+def test_only_the_time_may_be_refused_and_a_time_has_to_be_a_number(
+    time_told: bytes, payloads: bytes, error: type[Exception]
+) -> None:
+    answers = {b"KEYTIME": time_told, b"MGET": payloads}
+    with (
+        ScriptedZdb(lambda request: answers.get(request[0])) as server,
+        ZdbConnection.open(server.endpoint) as line,
+        pytest.raises(error),
+    ):
+        line.mget_timed([b"key"])
 
 
 def test_times_cost_no_round_trip_and_a_key_that_is_gone_has_neither(

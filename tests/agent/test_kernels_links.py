@@ -1,10 +1,13 @@
 """Links at the top of the kernel folder: asked for by name, made as links, never over a kernel."""
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 
 import pytest
 
 from sync.agent.kernels import repair, verify
+from sync.agent.kernels.record import DATABASE, opened
 from sync.agent.passes import PassIncompleteError
 from sync.agent.runtime import Directories, JobPaused, VerifyOptions
 from sync.contract.spec import KernelsSpec
@@ -111,6 +114,35 @@ def test_a_link_goes_when_it_is_unset_or_gone_from_the_master(
     assert top_links(directories).keys() == {LATEST, "prod"} - {gone}
     assert links(directories)["prod"] == "../zos-1.efi"
     assert record.broken.names == (["link latest.efi: the master has none"] if how == "404" else [])
+
+
+# As the release before kept its net links, which were the only ones that it had.
+RECORD_BEFORE = """
+CREATE TABLE net(
+  mode TEXT PRIMARY KEY, size_bytes INTEGER, modified_seconds REAL, target TEXT, md5 TEXT
+) WITHOUT ROWID;
+INSERT INTO net
+  SELECT substr(path, 5, length(path) - 8), size_bytes, modified_seconds, target, md5 FROM link;
+DROP TABLE link;
+"""
+
+
+def test_a_net_link_of_the_release_before_is_known_and_goes_with_its_run_mode(
+    upstream: Upstream, directories: Directories
+) -> None:
+    one_pass(spec(upstream, links=[]), directories)
+    path = directories.state / DATABASE
+    with opened(directories.state) as record:
+        before = record.links()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(RECORD_BEFORE)
+    for _ in range(2):
+        with opened(directories.state) as record:
+            assert record.links() == before, "carried over once, with all that was known"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert not database.execute("SELECT 1 FROM sqlite_master WHERE name='net'").fetchone()
+    one_pass(spec(upstream, links=[], run_modes=["prod", "dev"]), directories)
+    assert links(directories).keys() == {"prod", "dev"}
 
 
 def test_too_many_links_gone_at_once_pause_before_anything_is_removed(

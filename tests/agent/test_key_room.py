@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.runtime import JobPaused
+from sync.contract.spec import Schedule
 from sync.contract.zdb_memory import bytes_for
 from tests.agent.flists_mirror import PASSWORD, FlistsMirror, chunks, following, running
 from tests.agent.mirrors import model_tree, users_mirror
@@ -77,3 +78,21 @@ def test_users_job_fetches_no_chunk_ahead_that_has_no_room(tmp_path: Path) -> No
         mirror.settings["local_zdb_memory_bytes"] = bytes_for(10_000)
         mirror.one_pass()
         assert mirror.served() == model_tree(upstream.model)
+
+
+@pytest.mark.parametrize(("interval_seconds", "retry_seconds"), [(600, 600), (5, 30)])
+def test_users_job_tries_a_whole_pass_again_no_sooner_than_by_its_schedule(
+    interval_seconds: float, retry_seconds: float, tmp_path: Path
+) -> None:
+    with (
+        Upstream(small_model()) as upstream,
+        users_mirror(
+            tmp_path,
+            upstream,
+            local_zdb_memory_bytes=bytes_for(5),
+            schedule=Schedule(interval_seconds=interval_seconds),
+        ) as mirror,
+    ):
+        with pytest.raises(JobPaused) as paused:
+            mirror.one_pass()
+        assert paused.value.retry_seconds == retry_seconds

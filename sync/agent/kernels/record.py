@@ -27,6 +27,12 @@ CREATE TABLE IF NOT EXISTS link(
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
+# What the first release had in the place of `link`.
+_HAS_NET: Final = "SELECT 1 FROM sqlite_master WHERE type='table' AND name='net'"
+_TAKE_NET: Final = """
+INSERT OR IGNORE INTO link
+  SELECT 'net/'||mode||'.efi', size_bytes, modified_seconds, target, md5 FROM net
+"""
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,21 @@ class Record:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA busy_timeout=30000")
         self._db.executescript(_SCHEMA)
+        self._take_net_links()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
+
+    def _take_net_links(self) -> None:
+        """Carry over a record of the release before: a link that is not known is never removed."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            if self._db.execute(_HAS_NET).fetchone():
+                self._db.execute(_TAKE_NET)
+                self._db.execute("DROP TABLE net")
 
     def kernels(self) -> dict[str, KernelRecord]:
         """Return every record by name."""

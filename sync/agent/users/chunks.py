@@ -28,6 +28,7 @@ from sync.contract.spec import UsersSpec, ZdbEndpoint
 _T = TypeVar("_T")
 _HASH_BYTES: Final = 16
 _EXISTS_BATCH: Final = 2_000
+_LEAST_RETRY_SECONDS: Final = 30.0
 _FETCH_BATCH: Final = 64
 _FETCHERS: Final = 4
 # The mirror's own 0-db answers at once; when it is silent, it waits for more bytes.
@@ -156,7 +157,9 @@ class ChunkStore:
         # Threads of the pool share the limit on chunks in flight.
         self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
         self._bandwidth = bandwidth
-        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys)
+        # Each try is a whole pass, and until the operator acts it ends where the one before did.
+        retry_seconds = max(_LEAST_RETRY_SECONDS, spec.schedule.interval_seconds)
+        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys, retry_seconds)
 
     def close(self) -> None:
         """End the threads and connections."""
@@ -283,7 +286,8 @@ class ChunkStore:
     def _bring_group(self, place: Place, keys: Sequence[bytes]) -> Brought:
         answers = self._ask(place, lambda source: source.mget_timed(keys))
         # With the source's time, as the flists job stores them: a later SET of the same payload
-        # keeps the time of the first (0-db: zdbd/commands_set.c).
+        # keeps the time of the first (0-db: zdbd/commands_set.c). Where the source does not tell
+        # it, the local 0-db takes its own.
         good = [
             (key, *answer)
             for key, answer in zip(keys, answers, strict=True)

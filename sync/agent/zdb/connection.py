@@ -125,10 +125,7 @@ class ZdbConnection(ZdbTransport):
             found += self._replies(count)
         if {*map(type, found)} <= {int}:
             return [reply == 1 for reply in found]
-        failed = next((reply for reply in found if isinstance(reply, ZdbReplyError)), None)
-        if failed:
-            raise failed
-        return [expect_int(reply, "EXISTS") == 1 for reply in found]
+        return [expect_int(reply, "EXISTS") == 1 for reply in _without_errors(found)]
 
     def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Payloads of the keys, None for one that is not there."""
@@ -147,23 +144,20 @@ class ZdbConnection(ZdbTransport):
             payloads += [item if isinstance(item, bytes) else None for item in items]
         return payloads
 
-    def mget_timed(self, keys: Sequence[bytes]) -> list[tuple[bytes, int] | None]:
+    def mget_timed(self, keys: Sequence[bytes]) -> list[tuple[bytes, int | None] | None]:
         """Payloads of the keys with their timestamps (unix seconds), None for one not there.
 
-        All is asked at once: the times cost no round trip of their own.
+        All is asked at once: the times cost no round trip of their own. A server that refuses to
+        tell them, as one does that is too old for KEYTIME, gives payloads with None for the time.
         """
         groups = [keys[at : at + _MGET_KEYS] for at in range(0, len(keys), _MGET_KEYS)]
         requests = [(b"KEYTIME", key) for key in keys]
-        replies = self._all([*requests, *((b"MGET", *group) for group in groups)])
+        replies = [*self.pipeline([*requests, *((b"MGET", *group) for group in groups)])]
+        payloads = self._payloads(groups, _without_errors(replies[len(keys) :]))
         # nil for a key that is not there, also one that was deleted (zdbd/commands_dataset.c).
-        times = [
-            None if reply is None else expect_int(reply, "KEYTIME")
-            for reply in replies[: len(keys)]
-        ]
-        payloads = self._payloads(groups, replies[len(keys) :])
         return [
-            None if payload is None or seconds is None else (payload, seconds)
-            for payload, seconds in zip(payloads, times, strict=True)
+            None if payload is None or told is None else (payload, _seconds(told))
+            for payload, told in zip(payloads, replies[: len(keys)], strict=True)
         ]
 
     def get(self, key: bytes) -> bytes | None:
@@ -274,15 +268,7 @@ class ZdbConnection(ZdbTransport):
 
     def _all(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
         """Collect a pipeline's replies; the first error reply is raised once all have come."""
-        replies: list[Reply] = []
-        failed: ZdbReplyError | None = None
-        for reply in self.pipeline(requests):
-            if isinstance(reply, ZdbReplyError):
-                failed = failed or reply
-            replies.append(reply)
-        if failed:
-            raise failed
-        return replies
+        return _without_errors([*self.pipeline(requests)])
 
     # Namespaces, as admin
 
@@ -306,6 +292,18 @@ class ZdbConnection(ZdbTransport):
             raise ZdbError("a namespace password is 1 to 63 printable ASCII characters, not '*'")
         self.namespace_set(namespace, "password", password)
         self.namespace_set(namespace, "public", "1")
+
+
+def _without_errors(replies: list[Reply]) -> list[Reply]:
+    """Return the replies, or raise the first that is an error."""
+    failed = next((reply for reply in replies if isinstance(reply, ZdbReplyError)), None)
+    if failed:
+        raise failed
+    return replies
+
+
+def _seconds(reply: Reply) -> int | None:
+    return None if isinstance(reply, ZdbReplyError) else expect_int(reply, "KEYTIME")
 
 
 def _set_request(key: bytes, payload: bytes, timestamp: int | None) -> tuple[bytes, ...]:

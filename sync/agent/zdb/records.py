@@ -1,5 +1,6 @@
 """What a 0-db tells, as typed records."""
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
@@ -8,6 +9,9 @@ from sync.agent.zdb.errors import ZdbProtocolError
 
 _CURSOR: Final = struct.Struct("<BIIII")
 CURSOR_BYTES: Final = _CURSOR.size
+# 0-db counts in size_t (libzdb/index.h, index_stats_t).
+_NUMBER: Final = re.compile(r"[0-9]{1,20}")
+_LARGEST: Final = (1 << 64) - 1
 
 
 class Entry(NamedTuple):
@@ -81,13 +85,13 @@ class NamespaceInfo:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read NSINFO's `name: value` lines; raise ZdbProtocolError where one is missing."""
+        """Read NSINFO's `name: value` lines; raise ZdbProtocolError for one missing or wrong."""
         fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
         try:
             return cls(
                 name=fields["name"],
-                entries=int(fields["entries"]),
-                data_size_bytes=int(fields["data_size_bytes"]),
+                entries=_number(fields, "entries"),
+                data_size_bytes=_number(fields, "data_size_bytes"),
                 public=_flag(fields, "public"),
                 protected=_flag(fields, "password"),
                 locked=_flag(fields, "locked"),
@@ -97,12 +101,19 @@ class NamespaceInfo:
                 data_current_id=_optional(fields, "data_current_id"),
                 data_current_offset=_optional(fields, "data_current_offset"),
             )
-        except (KeyError, ValueError) as error:
+        except KeyError as error:
             raise ZdbProtocolError(f"NSINFO without a usable field: {error}") from error
 
 
 def _optional(fields: dict[str, str], name: str) -> int | None:
-    return int(fields[name]) if name in fields else None
+    return _number(fields, name) if name in fields else None
+
+
+def _number(fields: dict[str, str], name: str) -> int:
+    text = fields[name]
+    if not _NUMBER.fullmatch(text) or int(text) > _LARGEST:
+        raise ZdbProtocolError(f"NSINFO: {name} is no unsigned 64-bit number: {text[:40]!r}")
+    return int(text)
 
 
 def _flag(fields: dict[str, str], name: str) -> bool:

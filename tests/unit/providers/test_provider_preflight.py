@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 
@@ -336,6 +336,43 @@ def test_the_probe_takes_any_other_answer_for_none(answer: bytes) -> None:
         master = {"host": "127.0.0.1", "port": server.getsockname()[1], "namespace": "default"}
         assert preflight_probe._reach(master) == ("", None)
         thread.join()
+
+
+class TricklingZdb:
+    """A connection that brings a few bytes a second, by a clock of its own."""
+
+    def __init__(self, piece: bytes) -> None:
+        self.seconds, self.taken_bytes = 1000.0, 0
+        self._piece = piece
+        self._timeout_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def settimeout(self, seconds: float) -> None:
+        self._timeout_seconds = seconds
+
+    def sendall(self, _request: bytes) -> None:
+        pass
+
+    def recv(self, most_bytes: int) -> bytes:
+        waited = min(1.0, self._timeout_seconds)
+        self.seconds += waited
+        if waited < 1:
+            raise TimeoutError
+        self.taken_bytes += len(self._piece[:most_bytes])
+        return self._piece[:most_bytes]
+
+
+@pytest.mark.parametrize("piece", [b".", b"." * 50_000])
+def test_the_probe_has_one_deadline_and_a_bound_for_an_answer_that_trickles(
+    piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trickling = TricklingZdb(piece)
+    monkeypatch.setattr(preflight_probe, "time", trickling)
+    assert preflight_probe._keys(cast(socket.socket, trickling), "default") is None
+    assert trickling.seconds <= 1005
+    assert trickling.taken_bytes <= 64 << 10
 
 
 class HereHost:
