@@ -45,12 +45,18 @@ def seen_master(reporter: Reporter, source: str, identity: str) -> None:
 
 
 def by_any_name(work: Callable[[], _T]) -> _T:
-    """Do `work`, and do it anew each time that the name in use dies and another one is left."""
+    """Do `work`, and do it anew each time that the name in use dies and another one is left.
+
+    Raises SourceLostError once it was lost as often as there are names: names that answer at first
+    and die each time (of one limiter behind them all) would be asked in turn without end or pause.
+    """
+    losses = 0
     while True:
         try:
             return work()
         except SourceLostError as lost:
-            if not lost.others:
+            losses += 1
+            if not lost.others or losses >= lost.names:
                 raise
 
 
@@ -64,8 +70,8 @@ def repeat(
 
     A pass that raises PassIncompleteError, HttpError or ZdbError is tried again after a back-off;
     one that raises JobPaused, or finds no space, after the time that it names. When the name in
-    use dies, the next pass begins at once with another one. Any other exception ends the job's
-    run.
+    use dies, the next pass begins at once with another one, as long as fewer were lost than there
+    are. Any other exception ends the job's run.
     """
     clock = BackoffClock(spec.backoff)
     chance = SystemRandom()

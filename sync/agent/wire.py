@@ -42,6 +42,7 @@ class HttpError(Exception):
     had merely closed a connection that was kept open, so asking again need not wait.
     unreachable: there was no connection (DNS, refused, TLS, time-out), whatever was asked for.
     unanswered: nothing came that answers; whether to this request alone is not known.
+    elsewhere: nothing came but that it is at another origin.
     """
 
     def __init__(self, message: str, *, retry: bool, retry_after_seconds: float = 0) -> None:
@@ -51,6 +52,7 @@ class HttpError(Exception):
         self.at_once = False
         self.unreachable = False
         self.unanswered = False
+        self.elsewhere = False
 
 
 class HttpStoppedError(HttpError):
@@ -63,12 +65,13 @@ class HttpStoppedError(HttpError):
 class SourceLostError(HttpStoppedError):
     """The name by which the master was asked died: what is under way stops, to begin anew.
 
-    others: the master has another name that may answer.
+    others: the master has another name that may answer. names: how many it has.
     """
 
-    def __init__(self, message: str, *, others: bool) -> None:
+    def __init__(self, message: str, *, others: bool, names: int) -> None:
         super().__init__(message)
         self.others = others
+        self.names = names
 
 
 @dataclass(frozen=True)
