@@ -122,6 +122,8 @@ class Master:
 
     def begin_pass(self) -> None:
         """Go on with the most preferred name that may answer; nothing may be under way."""
+        if self._lost is None:
+            self._sources.settle()
         source = self._sources.choose()
         if self._lost is not None or source != self._source:
             self.close()
@@ -157,7 +159,7 @@ class Master:
             with self._judging:
                 self._lost = self._lost or self._passed_over(error)
             raise self._lost from error
-        self._sources.answered()
+        self._sources.answered(settles=False)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -375,7 +377,7 @@ class Master:
     def _note_answer(self) -> None:
         if not self._heard:
             self._heard = True
-            self._sources.answered()
+            self._sources.answered(settles=False)
 
     def _judge(self, error: HttpError) -> None:
         """Raise SourceLostError where it is the name that died, not this request that failed."""
@@ -393,9 +395,8 @@ class Master:
     def _passed_over(self, error: HttpError) -> SourceLostError:
         asked = error.retry_after_seconds
         others = self._sources.pass_over(self._source, str(error), asked)
-        names = self._sources.count
-        told = str(error) if others or names == 1 else self._sources.reasons()
-        lost = SourceLostError(told, others=others, names=names)
+        told = str(error) if others or self._sources.count == 1 else self._sources.reasons()
+        lost = SourceLostError(told, others=others)
         lost.retry_after_seconds = self._sources.patience_seconds()
         return lost
 

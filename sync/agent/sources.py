@@ -40,7 +40,7 @@ class _Name(Generic[Place]):
     due: float = 0.0
     not_before: float = 0.0
     next_try_at: datetime | None = None
-    # Failed since the last time that any name answered: not to be tried again before all others.
+    # Failed in what is still to be done: not to be tried again for it before all others.
     failed: bool = False
 
     def ready(self, now: float) -> bool:
@@ -124,8 +124,13 @@ class Sources(Generic[Place]):
         with self._lock:
             return self._others_than(self._current)
 
-    def answered(self) -> None:
-        """Note that the name in use answers."""
+    def answered(self, *, settles: bool = True) -> None:
+        """Note that the name in use answers.
+
+        settles: and that this was all there was to do, so that each name may be tried for the next.
+        """
+        if settles:
+            self.settle()
         with self._lock:
             current = self._current
             changed = bool(current.reason)
@@ -133,12 +138,17 @@ class Sources(Generic[Place]):
                 current.restore()
                 current.since = utc_now()
             for name in self._names:
-                name.failed = False
                 if name is not current and not name.reason and name.since is not None:
                     name.since = None
                     changed = True
             if changed:
                 self._told()
+
+    def settle(self) -> None:
+        """Note that what the names were tried for is done: each may be tried for the next."""
+        with self._lock:
+            for name in self._names:
+                name.failed = False
 
     def pass_over(self, place: Place, reason: str, at_least_seconds: float = 0) -> bool:
         """Note that a name died; returns whether another one is left to go to.

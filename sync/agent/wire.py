@@ -65,13 +65,12 @@ class HttpStoppedError(HttpError):
 class SourceLostError(HttpStoppedError):
     """The name by which the master was asked died: what is under way stops, to begin anew.
 
-    others: the master has another name that may answer. names: how many it has.
+    others: the master has another name that may answer.
     """
 
-    def __init__(self, message: str, *, others: bool, names: int) -> None:
+    def __init__(self, message: str, *, others: bool) -> None:
         super().__init__(message)
         self.others = others
-        self.names = names
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,44 @@ def test_one_page_that_fails_is_no_reason_to_pass_over_its_name(
     assert (told.in_use, told.passed_over) == ([server.url], [])
 
 
+PARKED = Answer(status=302, headers={"Location": "https://other.example/"})
+ROUND = Answer(status=302, headers={"Location": "/"})
+INSIDE = Answer(status=302, headers={"Location": "/file"})
+BUSY = Answer(status=503)
+
+
+@pytest.mark.parametrize(
+    ("page", "front", "dead"),
+    [
+        (BUSY, PARKED, False),
+        (BUSY, ROUND, False),
+        (BUSY, INSIDE, False),
+        (BUSY, BUSY, True),
+        (PARKED, INSIDE, False),
+        (PARKED, BUSY, True),
+        (PARKED, PARKED, True),
+    ],
+    ids=[
+        "busy, the front leads elsewhere",
+        "busy, the front leads to itself",
+        "busy, the front leads inside",
+        "busy both",
+        "elsewhere, the front leads inside",
+        "elsewhere, the front is busy",
+        "elsewhere both",
+    ],
+)
+def test_a_front_page_that_leads_anywhere_answers_unless_all_lead_elsewhere(
+    page: Answer, front: Answer, *, dead: bool, server: ScriptedServer
+) -> None:
+    server.pages |= {"/bad": page, "/": front}
+    with ScriptedServer() as other:
+        master = make_master(Told(), server.url, other.url)
+        with pytest.raises(HttpError) as failed:
+            master.get("/bad", MAX)
+    assert isinstance(failed.value, SourceLostError) == dead
+
+
 def test_a_short_fault_is_no_death(server: ScriptedServer) -> None:
     left = [Answer(status=502)]
     server.script = lambda _: left.pop() if left else None
@@ -325,10 +363,11 @@ def test_a_name_that_asks_for_patience_is_left_in_peace_for_so_long(
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("patience", [0, 3600])
-def test_names_that_list_well_and_then_die_are_each_tried_once_and_then_waited_for(
-    count: int, patience: int
+@pytest.mark.parametrize("well", [False, True], ids=["all die", "the last one goes on"])
+def test_names_that_list_well_and_then_die_get_one_turn_each(
+    count: int, patience: int, *, well: bool
 ) -> None:
-    """One limiter stands before all of them."""
+    """One limiter may stand before all of them; those that died are due again by then."""
     busy = Answer(status=503, headers={"Retry-After": str(patience)} if patience else {})
 
     def script(asked: Asked) -> Answer:
@@ -336,17 +375,26 @@ def test_names_that_list_well_and_then_die_are_each_tried_once_and_then_waited_f
 
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(ScriptedServer(script)) for _ in range(count)]
+        if well:
+            servers[-1].script = lambda _: Answer(b"{}")
         master = make_master(Told(), *(server.url for server in servers))
 
-        def one_pass() -> None:
+        def one_pass() -> str:
             master.begin_pass()
             master.get("/list", MAX)
             master.get("/file", MAX)
+            return master.source
 
-        with pytest.raises(SourceLostError, match="503") as lost:
-            by_any_name(one_pass)
+        if well:
+            assert by_any_name(one_pass) == servers[-1].url
+        else:
+            with pytest.raises(SourceLostError, match="none of the master's") as lost:
+                by_any_name(one_pass)
     for server in servers:
         assert [asked.path for asked in server.asked].count("/list") == 1
+    if well:
+        return
+    assert not lost.value.others
     assert max(0, patience - 100) <= lost.value.retry_after_seconds <= patience
 
 
