@@ -57,12 +57,12 @@ class Followed(BaseModel):
     confirmation: int = 0
 
     @classmethod
-    def load(cls, state: Path) -> "Followed":
-        """Read it from the state directory; nothing is followed where there is none."""
+    def load(cls, state: Path) -> "Followed | None":
+        """Read it from the state directory; None where there is none."""
         try:
             return cls.model_validate_json((state / FILE).read_bytes())
         except (OSError, ValidationError):
-            return cls()
+            return None
 
     def met(
         self, spec: UsersSpec | KernelsSpec, source: str, evidence: Evidence[AnyName]
@@ -89,7 +89,7 @@ class Followed(BaseModel):
             confirmation=spec.removal_confirmation,
         )
 
-    def save(self, state: Path, before: "Followed") -> None:
+    def save(self, state: Path, before: "Followed | None") -> None:
         """Write it where it differs from what is there. Raises OSError."""
         if self != before:
             durable.publish_bytes((self.model_dump_json() + "\n").encode(), state / FILE)
@@ -102,7 +102,11 @@ def follow(
 
     Raises JobFailed where it is another one.
     """
-    before = Followed.load(state)
+    on_record = Followed.load(state)
+    # What was confirmed before anything was on record meant something else. It is written down
+    # before the check, so that a number which the operator raises because of it is a new one.
+    before = on_record or Followed(confirmation=spec.removal_confirmation)
+    before.save(state, on_record)
     now = before.met(spec, source, evidence)
     now.save(state, before)
     return now.identity

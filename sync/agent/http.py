@@ -122,6 +122,8 @@ class Master:
 
     def begin_pass(self) -> None:
         """Go on with the most preferred name that may answer; nothing may be under way."""
+        if self._lost is None:
+            self._sources.settle()
         source = self._sources.choose()
         if self._lost is not None or source != self._source:
             self.close()
@@ -137,6 +139,27 @@ class Master:
         # The master must not be hammered by N threads after it asked one of them to wait.
         self._not_before = 0.0
         self._pipelines = True
+
+    @contextlib.contextmanager
+    def while_listing(self) -> Iterator[None]:
+        """Ask within it for what a pass begins with: a name that can not give it is of no use.
+
+        There the name answers only when all of it came, and whatever makes it fail is a reason to
+        pass the name over. A single name is judged as ever. Raises SourceLostError, HttpError.
+        """
+        if self._sources.count == 1:
+            yield
+            return
+        self._heard = True  # no reply by itself is told as an answer
+        try:
+            yield
+        except HttpStoppedError:
+            raise
+        except HttpError as error:
+            with self._judging:
+                self._lost = self._lost or self._passed_over(error)
+            raise self._lost from error
+        self._sources.answered(settles=False)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -282,7 +305,7 @@ class Master:
                 "set the source to where the master really is",
                 retry=False,
             )
-            elsewhere.unanswered = not same
+            elsewhere.unanswered = elsewhere.elsewhere = not same
             raise elsewhere
         target = url.path + (f"?{url.query}" if url.query else "")
         return target.removeprefix(self._prefix)
@@ -354,7 +377,7 @@ class Master:
     def _note_answer(self) -> None:
         if not self._heard:
             self._heard = True
-            self._sources.answered()
+            self._sources.answered(settles=False)
 
     def _judge(self, error: HttpError) -> None:
         """Raise SourceLostError where it is the name that died, not this request that failed."""
@@ -363,7 +386,7 @@ class Master:
             return
         with self._judging:
             if self._lost is None:
-                if not error.unreachable and self._front_page_answers():
+                if not error.unreachable and self._front_page_answers(error):
                     self._note_answer()
                     return
                 self._lost = self._passed_over(error)
@@ -371,15 +394,17 @@ class Master:
 
     def _passed_over(self, error: HttpError) -> SourceLostError:
         asked = error.retry_after_seconds
-        if self._sources.pass_over(self._source, str(error), asked):
-            return SourceLostError(str(error), others=True)
-        told = str(error) if self._sources.count == 1 else self._sources.reasons()
-        lost = SourceLostError(told, others=False)
+        others = self._sources.pass_over(self._source, str(error), asked)
+        told = str(error) if others or self._sources.count == 1 else self._sources.reasons()
+        lost = SourceLostError(told, others=others)
         lost.retry_after_seconds = self._sources.patience_seconds()
         return lost
 
-    def _front_page_answers(self) -> bool:
-        """Tell whether the name answers at all: whatever it says, but that nobody is there."""
+    def _front_page_answers(self, error: HttpError) -> bool:
+        """Tell whether the name answers at all: whatever it says, but that nobody is there.
+
+        To lead elsewhere from there is usual, and an answer; unless `error` is that it did so.
+        """
         while True:
             try:
                 with self._wire(at_once=True) as wire:
@@ -387,9 +412,12 @@ class Master:
                     return reply.status not in _NOBODY_BEHIND
             except HttpStoppedError:
                 raise
-            except HttpError as error:
-                if not error.at_once:
-                    return False
+            except HttpError as failure:
+                if failure.at_once:
+                    continue
+                if failure.elsewhere:
+                    return not error.elsewhere
+                return not failure.unreachable and not failure.unanswered
 
     def _take_slot(self) -> None:
         """Take one of the connections, once the master may be asked again."""

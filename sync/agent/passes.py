@@ -17,7 +17,7 @@ from sync.agent.reporter import Reporter, utc_now
 from sync.agent.runtime import Control, JobPaused
 from sync.agent.schedule import BackoffClock, seconds_to_next
 from sync.agent.zdb import ZdbError
-from sync.contract.spec import KernelsSpec, UsersSpec
+from sync.contract.spec import MOST_SOURCES, KernelsSpec, UsersSpec
 from sync.contract.status import MasterIdentity
 
 _T = TypeVar("_T")
@@ -45,13 +45,18 @@ def seen_master(reporter: Reporter, source: str, identity: str) -> None:
 
 
 def by_any_name(work: Callable[[], _T]) -> _T:
-    """Do `work`, and do it anew each time that the name in use dies and another one is left."""
-    while True:
+    """Do `work`, and do it anew each time that the name in use dies and another one is left.
+
+    Each name gets one turn, however far it came (one limiter may stand before all of them). Raises
+    SourceLostError where none is left: it is time to wait.
+    """
+    for _ in range(MOST_SOURCES - 1):
         try:
             return work()
         except SourceLostError as lost:
             if not lost.others:
                 raise
+    return work()
 
 
 def repeat(
@@ -64,8 +69,8 @@ def repeat(
 
     A pass that raises PassIncompleteError, HttpError or ZdbError is tried again after a back-off;
     one that raises JobPaused, or finds no space, after the time that it names. When the name in
-    use dies, the next pass begins at once with another one. Any other exception ends the job's
-    run.
+    use dies, the next pass begins at once with another one, until each had its turn. Any other
+    exception ends the job's run.
     """
     clock = BackoffClock(spec.backoff)
     chance = SystemRandom()

@@ -40,11 +40,14 @@ class _Name(Generic[Place]):
     due: float = 0.0
     not_before: float = 0.0
     next_try_at: datetime | None = None
-    # Failed since the last time that any name answered: not to be tried again before all others.
+    # Failed in what is still to be done: not to be tried again for it before all others.
     failed: bool = False
 
     def ready(self, now: float) -> bool:
         return not self.reason or now >= self.due
+
+    def may_be_asked(self, now: float) -> bool:
+        return now >= self.not_before
 
     def pass_over(self, reason: str, now: float, at_least_seconds: float = 0) -> None:
         wait = self.backoff.after_failure(at_least_seconds)
@@ -58,6 +61,7 @@ class _Name(Generic[Place]):
     def restore(self) -> None:
         self.backoff.after_success()
         self.since, self.next_try_at, self.reason = None, None, ""
+        self.not_before = 0.0
 
 
 class Sources(Generic[Place]):
@@ -95,15 +99,19 @@ class Sources(Generic[Place]):
     def choose(self) -> Place:
         """Begin anew with the most preferred name that is not passed over, or due again.
 
-        Where all of them are passed over, each gets its turn before any is tried twice.
+        Where all of them are passed over, each gets its turn before any is tried twice; but one
+        that asked not to be asked yet is left out.
         """
         with self._lock:
-            fresh = [name for name in self._names if not name.failed]
+            now = self._clock()
+            patient = min(self._names, key=lambda name: name.not_before)
+            askable = [name for name in self._names if name.may_be_asked(now)] or [patient]
+            fresh = [name for name in askable if not name.failed]
             if not fresh:
-                fresh = self._names
-                for name in fresh:
+                fresh = askable
+                for name in self._names:
                     name.failed = False
-            chosen = next((name for name in fresh if name.ready(self._clock())), fresh[0])
+            chosen = next((name for name in fresh if name.ready(now)), fresh[0])
             if chosen is not self._current or chosen.since is None:
                 self._current = chosen
                 if not chosen.reason and chosen.since is None:
@@ -113,10 +121,16 @@ class Sources(Generic[Place]):
 
     def has_others(self) -> bool:
         """Tell whether a name is left to go to when the one in use dies."""
-        return any(not name.failed for name in self._names if name is not self._current)
+        with self._lock:
+            return self._others_than(self._current)
 
-    def answered(self) -> None:
-        """Note that the name in use answers."""
+    def answered(self, *, settles: bool = True) -> None:
+        """Note that the name in use answers.
+
+        settles: and that this was all there was to do, so that each name may be tried for the next.
+        """
+        if settles:
+            self.settle()
         with self._lock:
             current = self._current
             changed = bool(current.reason)
@@ -124,12 +138,17 @@ class Sources(Generic[Place]):
                 current.restore()
                 current.since = utc_now()
             for name in self._names:
-                name.failed = False
                 if name is not current and not name.reason and name.since is not None:
                     name.since = None
                     changed = True
             if changed:
                 self._told()
+
+    def settle(self) -> None:
+        """Note that what the names were tried for is done: each may be tried for the next."""
+        with self._lock:
+            for name in self._names:
+                name.failed = False
 
     def pass_over(self, place: Place, reason: str, at_least_seconds: float = 0) -> bool:
         """Note that a name died; returns whether another one is left to go to.
@@ -141,7 +160,7 @@ class Sources(Generic[Place]):
             name.pass_over(reason, self._clock(), at_least_seconds)
             name.failed = True
             self._told()
-            return any(not other.failed for other in self._names)
+            return self._others_than(name)
 
     def better(self) -> list[tuple[Place, float]]:
         """Return the names preferred to the one in use, and in how many seconds each is due."""
@@ -170,6 +189,11 @@ class Sources(Generic[Place]):
         with self._lock:
             each = "; ".join(f"{name.place} ({name.reason})" for name in self._names)
             return f"none of the master's {len(self._names)} names answers: {each}"
+
+    def _others_than(self, name: _Name[Place]) -> bool:
+        now = self._clock()
+        others = (other for other in self._names if other is not name)
+        return any(not other.failed and other.may_be_asked(now) for other in others)
 
     def _named(self, place: Place) -> _Name[Place]:
         return next(name for name in self._names if name.place == place)

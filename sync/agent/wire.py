@@ -42,6 +42,7 @@ class HttpError(Exception):
     had merely closed a connection that was kept open, so asking again need not wait.
     unreachable: there was no connection (DNS, refused, TLS, time-out), whatever was asked for.
     unanswered: nothing came that answers; whether to this request alone is not known.
+    elsewhere: nothing came but that it is at another origin.
     """
 
     def __init__(self, message: str, *, retry: bool, retry_after_seconds: float = 0) -> None:
@@ -51,6 +52,7 @@ class HttpError(Exception):
         self.at_once = False
         self.unreachable = False
         self.unanswered = False
+        self.elsewhere = False
 
 
 class HttpStoppedError(HttpError):

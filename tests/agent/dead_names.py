@@ -82,7 +82,10 @@ def _served(meet: Callable[[socket.socket], None], says: str, *, https: bool) ->
                 selector.register(listener, selectors.EVENT_READ)
                 selector.register(stopping, selectors.EVENT_READ)
                 while all(key.fileobj is listener for key, _ in selector.select()):
-                    meet(kept.enter_context(listener.accept()[0]))
+                    client = kept.enter_context(listener.accept()[0])
+                    # Gone already: whoever asked did not wait for the end.
+                    with contextlib.suppress(OSError):
+                        meet(client)
 
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()

@@ -1,16 +1,18 @@
 """The kernels job while a name of its master dies, or turns out to be another master's."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
 from sync.agent.kernels.verifying import verify
 from sync.agent.passes import by_any_name
+from sync.agent.reporter import utc_now
 from sync.agent.runtime import Directories, JobFailed, VerifyOptions
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
 from tests.agent.dead_names import OF_HTTP, no_such_name
-from tests.agent.kernels_mirror import engine_of, kernels, kernels_model, links, served
+from tests.agent.kernels_mirror import OLD, engine_of, kernels, kernels_model, links, served
 from tests.agent.mirrors import kernels_spec
 from tests.agent.names_of import (
     IMPATIENT,
@@ -22,6 +24,7 @@ from tests.agent.names_of import (
     stranger,
     url_of,
 )
+from tests.agent.scripted import Answer, Asked, ScriptedServer
 from tests.sandbox.services.http import Connection, Request, Response
 from tests.sandbox.upstream import Upstream
 
@@ -103,6 +106,25 @@ def test_when_all_bootstraps_are_dead_the_job_says_so_and_goes_on_trying(
     for name in dead:
         assert f"{name} (127.0.0.1:{name[-1]}: can not connect" in record.reason
     assert record.next_at is not None
+
+
+def test_names_behind_one_limiter_are_asked_once_each_before_the_job_waits(
+    upstream: Upstream, directories: Directories
+) -> None:
+    def script(asked: Asked) -> Answer | None:
+        listing = asked.path == "/api/images"
+        return None if listing else Answer(status=503, headers={"Retry-After": "3600"})
+
+    with ScriptedServer(script) as first, ScriptedServer(script) as second:
+        for server in (first, second):
+            server.put_json("/api/images", [{"name": "zos.efi", "timestamp": OLD}])
+        with running_job(named(upstream, first.url, second.url), directories) as job:
+            record = job.until(lambda record: record.next_at is not None)
+    assert [asked.path for asked in [*first.asked, *second.asked]].count("/api/images") == 2
+    assert record.retries == 1
+    assert "none of the master's 2 names answers" in record.reason
+    assert record.next_at is not None
+    assert record.next_at > utc_now() + timedelta(seconds=3000)
 
 
 def test_a_name_that_turns_out_to_be_another_masters_stops_the_job(

@@ -1,6 +1,7 @@
 """The users job while a name of its master dies, is back, or turns out to be another master's."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import pytest
 from sync.agent.followed import Evidence
 from sync.agent.passes import by_any_name
 from sync.agent.runtime import JobFailed, VerifyOptions
+from sync.agent.users.chunks import ChunkStore
 from sync.agent.users.verifying import verify
 from sync.agent.zdb import ZdbConnection, ZdbConnectionError
 from sync.contract.spec import ZdbEndpoint
 from sync.contract.status import StatusRecord
 from tests.agent.dead_names import OF_ANY, OF_HTTP, no_such_name
 from tests.agent.flists_of import small
-from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
+from tests.agent.mirrors import PASSWORD, UsersMirror, model_tree, users_mirror
 from tests.agent.names_of import (
     IMPATIENT,
     OFTEN,
@@ -182,6 +184,27 @@ def test_chunks_come_by_the_second_name_of_the_0_db(
     assert dead.says in passed_over(record)[str(bad)]
     assert str(good) in in_use(record)
     assert (record.broken.count, record.refused.count) == (0, 0)
+
+
+def test_a_question_that_no_0_db_survives_is_asked_of_each_name_and_no_more(
+    mirror: UsersMirror,
+) -> None:
+    zdb = mirror.upstream.zdb
+    names = [ZdbEndpoint(host=host, port=zdb.port) for host in ("127.0.0.1", "localhost")]
+    mirror.settings["sources_zdb"] = names
+    asked: list[str] = []
+    with closing(ChunkStore(mirror.spec(), PASSWORD, mirror.control)) as store:
+
+        def question(_: ZdbConnection) -> None:
+            asked.append(store._masters.current.host)
+            # As the questions of other threads are.
+            store._masters.answered()
+            raise ZdbConnectionError("closed")
+
+        (place,) = store.places(mirror.spec().local_zdb.namespace)
+        with pytest.raises(ZdbConnectionError, match="closed"):
+            store._ask(place, question)
+    assert asked == ["127.0.0.1"] * 2 + ["localhost"] * 2
 
 
 def test_when_all_names_of_the_0_db_are_dead_the_error_has_each(mirror: UsersMirror) -> None:

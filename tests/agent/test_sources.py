@@ -1,5 +1,6 @@
 """The names of a master: which one is in use, which are passed over, and when they are back."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from sync.agent.http import ATTEMPTS, HttpError, HttpMissingError, Master, SourceLostError
+from sync.agent.passes import by_any_name
 from sync.agent.runtime import RunControl
 from sync.agent.sources import Sources
 from sync.contract import spec as contract
@@ -136,6 +138,30 @@ def test_what_is_tried_beside_the_name_in_use_is_told(names: Names) -> None:
     assert names.sources.choose() == "a"
 
 
+def test_a_name_that_asked_for_patience_is_not_chosen_before(names: Names) -> None:
+    assert names.sources.pass_over("a", "503", 5000)
+    names.now += 1000
+    for dies in "bcb":
+        assert names.sources.choose() == dies
+        names.sources.answered()
+        assert names.sources.pass_over(dies, "refused")
+    assert names.sources.patience_seconds() == 0
+    names.now += 4000
+    assert names.sources.choose() == "a"
+    names.sources.answered()
+    assert names.told.uses[0].reason == ""
+
+
+def test_where_all_names_ask_for_patience_none_is_left_and_the_first_to_be_due_is_next(
+    names: Names,
+) -> None:
+    assert names.sources.pass_over("a", "503", 50)
+    assert names.sources.pass_over("b", "503", 30)
+    assert not names.sources.pass_over("c", "503", 40)
+    assert names.sources.patience_seconds() == 30
+    assert names.sources.choose() == "b"
+
+
 # The master's HTTP services
 
 
@@ -206,6 +232,44 @@ def test_one_page_that_fails_is_no_reason_to_pass_over_its_name(
         assert master.get("/file", MAX).body == b"content"
         assert other.asked == []
     assert (told.in_use, told.passed_over) == ([server.url], [])
+
+
+PARKED = Answer(status=302, headers={"Location": "https://other.example/"})
+ROUND = Answer(status=302, headers={"Location": "/"})
+INSIDE = Answer(status=302, headers={"Location": "/file"})
+BUSY = Answer(status=503)
+
+
+@pytest.mark.parametrize(
+    ("page", "front", "dead"),
+    [
+        (BUSY, PARKED, False),
+        (BUSY, ROUND, False),
+        (BUSY, INSIDE, False),
+        (BUSY, BUSY, True),
+        (PARKED, INSIDE, False),
+        (PARKED, BUSY, True),
+        (PARKED, PARKED, True),
+    ],
+    ids=[
+        "busy, the front leads elsewhere",
+        "busy, the front leads to itself",
+        "busy, the front leads inside",
+        "busy both",
+        "elsewhere, the front leads inside",
+        "elsewhere, the front is busy",
+        "elsewhere both",
+    ],
+)
+def test_a_front_page_that_leads_anywhere_answers_unless_all_lead_elsewhere(
+    page: Answer, front: Answer, *, dead: bool, server: ScriptedServer
+) -> None:
+    server.pages |= {"/bad": page, "/": front}
+    with ScriptedServer() as other:
+        master = make_master(Told(), server.url, other.url)
+        with pytest.raises(HttpError) as failed:
+            master.get("/bad", MAX)
+    assert isinstance(failed.value, SourceLostError) == dead
 
 
 def test_a_short_fault_is_no_death(server: ScriptedServer) -> None:
@@ -287,15 +351,51 @@ def test_a_name_that_asks_for_patience_is_left_in_peace_for_so_long(
         assert master.get("/file", MAX).body == b"content"
         ((_, wait),) = master._sources.better()
         assert 3500 < wait <= 3600
+        asked = len(first.asked)
         server.script = lambda _: answer
-        with pytest.raises(SourceLostError):
-            master.get("/file", MAX)
-        # The first one is tried again, as it is the last hope; then all are left in peace.
-        master.begin_pass()
         with pytest.raises(SourceLostError) as lost:
             master.get("/file", MAX)
+        # Not even as the last hope is the first one asked again.
         assert not lost.value.others
         assert 3500 < lost.value.retry_after_seconds <= 3600
+        assert len(first.asked) == asked
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("patience", [0, 3600])
+@pytest.mark.parametrize("well", [False, True], ids=["all die", "the last one goes on"])
+def test_names_that_list_well_and_then_die_get_one_turn_each(
+    count: int, patience: int, *, well: bool
+) -> None:
+    """One limiter may stand before all of them; those that died are due again by then."""
+    busy = Answer(status=503, headers={"Retry-After": str(patience)} if patience else {})
+
+    def script(asked: Asked) -> Answer:
+        return Answer(b"{}") if asked.path == "/list" else busy
+
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(ScriptedServer(script)) for _ in range(count)]
+        if well:
+            servers[-1].script = lambda _: Answer(b"{}")
+        master = make_master(Told(), *(server.url for server in servers))
+
+        def one_pass() -> str:
+            master.begin_pass()
+            master.get("/list", MAX)
+            master.get("/file", MAX)
+            return master.source
+
+        if well:
+            assert by_any_name(one_pass) == servers[-1].url
+        else:
+            with pytest.raises(SourceLostError, match="none of the master's") as lost:
+                by_any_name(one_pass)
+    for server in servers:
+        assert [asked.path for asked in server.asked].count("/list") == 1
+    if well:
+        return
+    assert not lost.value.others
+    assert max(0, patience - 100) <= lost.value.retry_after_seconds <= patience
 
 
 def test_whoever_waits_for_a_name_learns_soon_that_it_was_given_up(

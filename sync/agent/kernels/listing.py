@@ -38,6 +38,11 @@ class Listing:
 
 def fetch(master: Master) -> Listing:
     """Ask /api/images, or read the page /images of older revisions. Raises HttpError."""
+    with master.while_listing():
+        return _fetched(master)
+
+
+def _fetched(master: Master) -> Listing:
     try:
         page = master.get("/api/images", MAX_LISTING_BYTES)
         rows = _rows(page.json())

@@ -247,12 +247,15 @@ class ChunkStore:
         """Ask a place's 0-db: the master's by whichever of its names answers. Raises ZdbError."""
         if place.source != self._spec.source_zdb:
             return self._ask_at(place.source, question)
+        losses = 0
         while True:
             source = self._masters.current
             try:
                 answer = self._ask_at(source, question)
             except ZdbConnectionError as error:
-                if not self._goes_on(source, error):
+                losses += 1
+                # One that is the death of every name must not be asked of them in turn for ever.
+                if not self._goes_on(source, error) or losses >= self._masters.count:
                     raise
             else:
                 self._masters.answered()

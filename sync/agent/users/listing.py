@@ -235,6 +235,10 @@ class Source:
 
         conditions: If-None-Match or If-Modified-Since, or nothing. Raises HttpError.
         """
+        with self.master.while_listing():
+            return self._fetched(conditions)
+
+    def _fetched(self, conditions: dict[str, str]) -> tuple[Page, Listing | None]:
         try:
             page = self.master.get("/api/fileslist", MAX_LISTING_BYTES, conditions)
         except HttpMissingError:
