@@ -68,7 +68,11 @@ def test_a_master_whose_first_names_are_dead_is_mirrored_by_the_second(
 ) -> None:
     source = behind_dead_names(place, master)
     with mirror_stack(place, master, tmp_path, source=source) as stack:
-        assert "warning: master" in stack.up()
+        stack.up()
+        resources = stack.state()["deployment"]["resources"]
+        (preflight,) = (one for one in resources if one["urn"].endswith("::preflight"))
+        warned = [text for text in preflight["outputs"]["findings"] if "warning: master" in text]
+        assert len(warned) == 3, preflight["outputs"]["findings"]
         live(stack, master.model.boot_sources(), "127.0.0.1")
         services = {"users": "hub", "kernels": "bootstrap", "flists": "zdb"}
         for job in JOBS:
