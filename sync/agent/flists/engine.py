@@ -6,8 +6,8 @@ import logging
 import time
 from typing import Final
 
-from sync.agent.flists.names import silence
 from sync.agent.flists.session import Session
+from sync.agent.flists.sources import silence
 from sync.agent.flists.writer import FULL, SlaveRefusedError
 from sync.agent.runtime import Control, Directories, JobFailed, JobPaused, Reporter
 from sync.agent.schedule import BackoffClock

@@ -10,10 +10,10 @@ from sync.agent.flists.housekeeping import Housekeeper
 from sync.agent.flists.index_source import IndexSource, open_scanners
 from sync.agent.flists.ledger import Ledger, encode_keys
 from sync.agent.flists.meeting import Meeting, meet
-from sync.agent.flists.names import Returning
 from sync.agent.flists.pages import Page
 from sync.agent.flists.planning import Surveyor
 from sync.agent.flists.progress import Rate, Sample, eta_seconds, lag
+from sync.agent.flists.sources import Returning
 from sync.agent.flists.state import FlistsState, Saver, SpanState
 from sync.agent.flists.watchers import InfoWatcher, WriteWatcher, watch_master, watch_slave
 from sync.agent.key_room import require_key_room

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.flists.mending import bad_keys, mend
-from sync.agent.flists.names import answering
 from sync.agent.flists.pages import Entry as Listed
 from sync.agent.flists.partitions import Partitions
+from sync.agent.flists.sources import answering
 from sync.agent.flists.walking import walk
 from sync.agent.runtime import Directories, JobFailed, Problem, VerifyOptions, VerifyReport
 from sync.agent.zdb import Entry, ZdbConnection, ZdbError

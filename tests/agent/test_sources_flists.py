@@ -10,7 +10,7 @@ from sync.agent.runtime import VerifyOptions
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.dead_names import OF_ANY, no_such_name
 from tests.agent.flists_mirror import FlistsMirror, chunks, following, running
-from tests.agent.names_of import die, in_use, passed_over
+from tests.agent.sources_of import die, in_use, passed_over
 from tests.sandbox.wan import Link, Relay
 
 

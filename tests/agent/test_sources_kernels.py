@@ -14,7 +14,8 @@ from sync.contract.status import StatusRecord
 from tests.agent.dead_names import OF_HTTP, no_such_name
 from tests.agent.kernels_mirror import OLD, engine_of, kernels, kernels_model, links, served
 from tests.agent.mirrors import kernels_spec
-from tests.agent.names_of import (
+from tests.agent.scripted import Answer, Asked, ScriptedServer
+from tests.agent.sources_of import (
     IMPATIENT,
     OFTEN,
     die,
@@ -24,7 +25,6 @@ from tests.agent.names_of import (
     stranger,
     url_of,
 )
-from tests.agent.scripted import Answer, Asked, ScriptedServer
 from tests.sandbox.services.http import Connection, Request, Response
 from tests.sandbox.upstream import Upstream
 

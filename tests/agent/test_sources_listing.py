@@ -14,9 +14,9 @@ from sync.contract.layout import Job
 from sync.contract.spec import Backoff, KernelsSpec, UsersSpec
 from tests.agent.kernels_mirror import kernels, served
 from tests.agent.mirrors import UsersMirror, kernels_spec, model_tree, users_mirror
-from tests.agent.names_of import IMPATIENT, passed_over, running_job, stranger, url_of
 from tests.agent.scripted import Answer, Asked, ScriptedServer
 from tests.agent.small_hub import DAY, OLD, small_model
+from tests.agent.sources_of import IMPATIENT, passed_over, running_job, stranger, url_of
 from tests.sandbox.upstream import Upstream
 
 MAX = 1 << 20

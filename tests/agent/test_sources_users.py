@@ -17,7 +17,8 @@ from sync.contract.status import StatusRecord
 from tests.agent.dead_names import OF_ANY, OF_HTTP, no_such_name
 from tests.agent.flists_of import small
 from tests.agent.mirrors import PASSWORD, UsersMirror, model_tree, users_mirror
-from tests.agent.names_of import (
+from tests.agent.small_hub import OLD, small_model
+from tests.agent.sources_of import (
     IMPATIENT,
     OFTEN,
     die,
@@ -28,7 +29,6 @@ from tests.agent.names_of import (
     stranger,
     url_of,
 )
-from tests.agent.small_hub import OLD, small_model
 from tests.sandbox.services.http import Connection, Request, Response
 from tests.sandbox.upstream import Upstream
 
