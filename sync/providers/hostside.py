@@ -14,10 +14,13 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import sys
 import tarfile
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +29,7 @@ from typing import IO, Any
 MANIFEST = "MANIFEST.json"
 _SURVEY_LIMIT = 5000
 _DIGEST_LIMIT_BYTES = 4 << 20
+_LEFTOVER_SECONDS = 3600  # longer than any one-shot container runs
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -130,10 +134,10 @@ def write_files(request: dict[str, Any]) -> list[str]:
 
 def _write_file(root: str, entry: dict[str, Any]) -> None:
     parent, name = split(entry["path"])
-    temporary = f".{name}.tmp"
+    # A name of its own: one whose connection was cut off may still be writing the same file.
+    temporary = f".{name}.{secrets.token_hex(8)}.tmp"
     with opened(root, parent) as directory:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=directory)
+        _remove_leftovers(directory, name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
@@ -149,6 +153,16 @@ def _write_file(root: str, entry: dict[str, Any]) -> None:
                 os.unlink(temporary, dir_fd=directory)
             raise
         os.fsync(directory)
+
+
+def _remove_leftovers(directory: int, name: str) -> None:
+    """Remove what a writer that was killed left of a file; one that may still run keeps its own."""
+    for found in os.listdir(directory):
+        if found.startswith(f".{name}.") and found.endswith(".tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                changed = os.stat(found, dir_fd=directory, follow_symlinks=False).st_mtime
+                if time.time() - changed > _LEFTOVER_SECONDS:
+                    os.unlink(found, dir_fd=directory)
 
 
 def remove_files(request: dict[str, Any]) -> list[str]:
@@ -300,9 +314,8 @@ def install_bundle(request: dict[str, Any], stream: IO[bytes]) -> str:
     """
     agents = Path(request["root"]) / request["agents"]
     target = agents / request["digest"]
-    temporary = agents / f".{request['digest']}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(mode=0o755)
+    # A folder of its own: one whose connection was cut off may still be unpacking the same bundle.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{request['digest']}.", suffix=".tmp", dir=agents))
     try:
         with tarfile.open(fileobj=stream, mode="r|gz") as archive:
             for member in archive:
@@ -342,9 +355,14 @@ def _sync_file(path: Path) -> None:
 def _place(temporary: Path, target: Path) -> str:
     if not target.exists():
         _sync_tree(temporary)
-        temporary.rename(target)
-        _sync_path(target.parent)
-        return "installed"
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        else:
+            _sync_path(target.parent)
+            return "installed"
     wrong = problems(target)
     if not wrong:
         return "adopted"
@@ -356,7 +374,7 @@ def _place(temporary: Path, target: Path) -> str:
     for path in [path for path in target.rglob("*") if not path.is_dir() or path.is_symlink()]:
         name = str(path.relative_to(target))
         if name not in manifest and name != MANIFEST:
-            path.unlink()
+            path.unlink(missing_ok=True)
     _sync_tree(target)
     return "repaired"
 

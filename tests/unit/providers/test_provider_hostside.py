@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,32 @@ def test_a_write_that_fails_leaves_the_old_file(
     assert (tmp_path / "config").read_bytes() == b"old"
 
 
+def test_two_at_once_that_write_one_file_leave_one_of_both_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        _write(tmp_path, _file("config", b"of the other"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    _write(tmp_path, _file("config", b"of the first"))
+    assert (tmp_path / "config").read_bytes() == b"of the first"
+    assert [path.name for path in tmp_path.iterdir()] == ["config"]
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_running_one_has_stays(tmp_path: Path) -> None:
+    for name in (".config.0a.tmp", ".config.0b.tmp", ".config.tmp", ".other.0a.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+        if name != ".config.0b.tmp":
+            os.utime(tmp_path / name, (0, 0))
+    _write(tmp_path, _file("config"))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".config.0b.tmp", ".other.0a.tmp", "config"]
+
+
 def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
     _write(tmp_path, _file("here"))
     request = {"root": str(tmp_path), "paths": ["here", "gone", "nowhere/at/all"]}
@@ -232,6 +258,60 @@ def test_a_bundle_with_a_path_that_leaves_it_is_refused(agents: Path, name: str)
     reply = _install(agents.parent, {name: b""})
     assert reply["kind"] == "refused"
     assert list(agents.iterdir()) == []
+
+
+class Interrupted(io.BytesIO):
+    """A stream on whose way something else happens, once, where half of it was read."""
+
+    def __init__(self, whole: bytes, meanwhile: Callable[[], object]) -> None:
+        super().__init__(whole)
+        self._half = len(whole) // 2
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._meanwhile and self.tell() >= self._half:
+            meanwhile, self._meanwhile = self._meanwhile, None
+            meanwhile()
+        return super().read(min(512, size) if size and size > 0 else 512)
+
+
+@pytest.mark.parametrize("other", ["cut off", "installed"])
+def test_two_at_once_that_install_one_bundle_do_not_disturb_each_other(
+    agents: Path, other: str
+) -> None:
+    content = {f"src/{number}": os.urandom(4096) for number in range(16)}
+    manifest = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    archive = b"".join(packed({**content, hostside.MANIFEST: json.dumps(manifest).encode()}))
+    request = {"root": str(agents.parent), "agents": "agent", "digest": "v1"}
+    seen: list[str] = []
+
+    def meanwhile() -> None:
+        if other == "installed":
+            seen.append(hostside.install_bundle(request, io.BytesIO(archive)))
+            return
+        with pytest.raises((EOFError, tarfile.TarError)):
+            hostside.install_bundle(request, io.BytesIO(archive[: len(archive) // 3]))
+        seen.append("cut off")
+
+    result = hostside.install_bundle(request, Interrupted(archive, meanwhile))
+    assert (seen, result) == ([other], "installed" if other == "cut off" else "adopted")
+    assert hostside.problems(agents / "v1") == []
+    assert [path.name for path in agents.iterdir()] == ["v1"]
+
+
+def test_a_bundle_that_another_places_at_the_same_moment_is_adopted(
+    agents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def late(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        assert _install(agents.parent, FILES) == {"result": "installed"}
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert _install(agents.parent, FILES) == {"result": "adopted"}
+    assert [path.name for path in agents.iterdir()] == ["v1"]
 
 
 def test_only_bundles_to_keep_stay(agents: Path) -> None:
