@@ -114,9 +114,10 @@ class Sources(Generic[Place]):
             chosen = next((name for name in fresh if name.ready(now)), fresh[0])
             if chosen is not self._current or chosen.since is None:
                 self._current = chosen
-                if not chosen.reason and chosen.since is None:
-                    chosen.since = utc_now()
-                self._told()
+                # One that died is told again by what comes of the try, not by the try.
+                if not chosen.reason:
+                    chosen.since = chosen.since or utc_now()
+                    self._told()
             return chosen.place
 
     def has_others(self) -> bool:
@@ -203,7 +204,7 @@ class Sources(Generic[Place]):
             SourceUse(
                 service=self._service,
                 name=str(name.place),
-                in_use=name is self._current,
+                in_use=name is self._current and not name.reason,
                 since=name.since,
                 reason=name.reason,
                 next_try_at=name.next_try_at,

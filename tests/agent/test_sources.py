@@ -67,6 +67,19 @@ def test_the_first_name_is_in_use_while_it_answers(names: Names) -> None:
     ]
 
 
+def test_a_dead_name_is_not_told_as_in_use_while_it_is_tried_again(names: Names) -> None:
+    names.sources.choose()
+    names.sources.pass_over("a", "refused")
+    assert names.sources.choose() == "b"
+    names.sources.answered()
+    assert names.told.in_use == ["b"]
+    names.now += 10_000
+    assert names.sources.choose() == "a"
+    assert names.told.in_use == ["b"]
+    names.sources.answered()
+    assert names.told.in_use == ["a"]
+
+
 def test_a_dead_name_is_passed_over_for_a_time_that_grows_and_is_told(names: Names) -> None:
     waits = []
     for _ in range(4):
