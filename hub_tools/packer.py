@@ -103,14 +103,14 @@ class Packer:
         return self._run(request, [self._config.tools["zflist"], *request.arguments], caller)
 
     def _unpack(self, request: Request, caller: socket.socket) -> int:
-        words = request.arguments
-        if len(words) != 4 or (words[0], words[2]) != ("-xpf", "-C"):  # noqa: PLR2004
-            raise RefusedError("tar only unpacks: -xpf ARCHIVE -C FOLDER")
-        workspace = self._workspace(words[3])
-        archive = self._opened(words[1])
-        folder = Path(tempfile.mkdtemp(dir=self._config.area))
-        useless: Path | None = folder
+        match request.arguments:
+            case ["-xpf", name, "-C", place]:
+                workspace, archive = self._workspace(place), self._opened(name)
+            case _:
+                raise RefusedError("tar only unpacks: -xpf ARCHIVE -C FOLDER")
+        useless: Path | None = None
         try:
+            useless = folder = Path(tempfile.mkdtemp(dir=self._config.area))
             command = [self._config.tools["tar"], "-xpf", f"/proc/self/fd/{archive}"]
             status = self._run(
                 request, [*command, "-C", str(folder)], caller, rights=True, keep=(archive,)
@@ -125,10 +125,11 @@ class Packer:
                 self._remove(useless)
 
     def _pack(self, request: Request, caller: socket.socket) -> int:
-        words = request.arguments
-        if len(words) != 3 or words[2] != "/":  # noqa: PLR2004
-            raise RefusedError("putdir only packs: FOLDER /")
-        workspace = self._workspace(words[1])
+        match request.arguments:
+            case ["putdir", place, "/"]:
+                workspace = self._workspace(place)
+            case _:
+                raise RefusedError("putdir only packs: FOLDER /")
         folder = self._exchange(workspace, None)
         if folder is None:
             raise RefusedError("the upload is no archive that tar unpacks whole")

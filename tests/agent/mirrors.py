@@ -63,6 +63,11 @@ def served_tree(public: Path) -> dict[str, Served]:
     return tree
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def model_tree(model: UpstreamModel) -> dict[str, Served]:
     """Return what a perfect mirror of the model serves (its backend not rewritten)."""
     tree: dict[str, Served] = {}

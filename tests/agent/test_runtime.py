@@ -71,6 +71,10 @@ def running(
         assert not thread.is_alive()
 
 
+def with_spec(digest: str) -> Callable[[StatusRecord], bool]:
+    return lambda record: record.spec_digest == digest
+
+
 def wait_for_stop(_: KernelsSpec, __: Directories, reporter: Reporter, control: Control) -> None:
     reporter.update(phase="idle")
     control.wait(PATIENCE_SECONDS)
@@ -155,7 +159,7 @@ def test_progress_is_remembered_over_a_restart_but_not_for_another_master(
         for sources in (["http://127.0.0.1:3", "http://127.0.0.1:1"], ["http://127.0.0.1:3"]):
             spec = write_spec(directories, sources=sources)
             wanted = contract.digest(spec)
-            record = until(lambda record, wanted=wanted: record.spec_digest == wanted)  # type: ignore[misc]
+            record = until(with_spec(wanted))
             assert record.first_pass_at == reached
             assert record.master.source in sources
         write_spec(directories, sources=["http://127.0.0.1:2"])

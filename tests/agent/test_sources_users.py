@@ -1,5 +1,6 @@
 """The users job while a name of its master dies, is back, or turns out to be another master's."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -162,10 +163,8 @@ def test_verify_compares_with_the_name_that_answers(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait half a minute for a 0-db."""
-    defaults = ZdbConnection.open.__func__.__defaults__  # type: ignore[attr-defined]
-    soon = tuple(0.5 if value == 30 else value for value in defaults)
-    assert soon != defaults
-    monkeypatch.setattr(ZdbConnection.open.__func__, "__defaults__", soon)  # type: ignore[attr-defined]
+    soon = functools.partial(ZdbConnection.open, timeout_seconds=0.5)
+    monkeypatch.setattr(ZdbConnection, "open", soon)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sync.agent import durable
 from sync.agent.users.record import Record
 from sync.agent.users.tree import Tree
 from tests.agent.flists_of import small
-from tests.agent.mirrors import Served, UsersMirror, dangling, model_tree, users_mirror
+from tests.agent.mirrors import Served, UsersMirror, dangling, model_tree, names_in, users_mirror
 from tests.agent.small_hub import DAY, OLD
 from tests.agent.tagged_hub import THREE, move_to_2, tagged_model, users
 from tests.sandbox.upstream import Upstream
@@ -147,7 +148,7 @@ def test_readers_during_swaps_see_whole_states_only(mirror: UsersMirror) -> None
         while not done.is_set():
             before = tag.stat().st_ino
             try:
-                names = os.listdir(tag)  # noqa: PTH208 - as a hub does
+                names = names_in(tag)
                 state = frozenset((name, os.readlink(tag / name)) for name in names)  # noqa: PTH115
             except FileNotFoundError:
                 continue  # the hub's 500: its two looks met two states
@@ -159,7 +160,7 @@ def test_readers_during_swaps_see_whole_states_only(mirror: UsersMirror) -> None
     try:
         with mirror.engine() as (engine, _):
             for turn in range(1, 13):
-                model.now = lambda turn=turn: OLD + turn * DAY  # type: ignore[misc]
+                model.now = partial(float, OLD + turn * DAY)
                 model.set_tag("tf-zos", "2", states[turn % 4])
                 engine.one_pass()
     finally:

@@ -1,6 +1,5 @@
 """A tag is whole, or it is not shown, and no taglink moves to it before."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,7 +12,7 @@ from sync.agent.runtime import VerifyOptions
 from sync.agent.users import verify
 from sync.contract.status import StatusRecord
 from tests.agent.flists_of import small
-from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror
+from tests.agent.mirrors import UsersMirror, dangling, model_tree, names_in, users_mirror
 from tests.agent.small_hub import DAY, OLD, corrupt
 from tests.agent.tagged_hub import THREE, move_to_2, tagged_model, users
 from tests.agent.test_users import published_keys
@@ -90,7 +89,7 @@ def test_new_state_of_a_tag_waits_and_what_only_the_old_one_names_stays(
     for _ in range(3):
         record = mirror.one_pass()
         assert "its old state stays, waits for" in line(record, "tf-zos/tags/1")
-        assert os.listdir(users(mirror) / "tf-zos" / ".tag-1") == ["base.flist"]  # noqa: PTH208
+        assert names_in(users(mirror) / "tf-zos" / ".tag-1") == ["base.flist"]
         old = (users(mirror) / "tf-zos" / "production" / "base.flist").read_bytes()
         assert old == (users(mirror) / "tf-auto" / "old.flist").read_bytes()
         assert small(3).chunks.keys() <= published_keys(mirror)
@@ -232,7 +231,7 @@ def test_entry_that_the_master_itself_answers_404_for_does_not_count(
     move_to_2(model)
     record = mirror.one_pass()
     assert mirror.served()["tf-zos/production"] == ("link", "../tf-zos/.tag-2")
-    shown = sorted(os.listdir(users(mirror) / "tf-zos" / ".tag-2"))  # noqa: PTH208
+    shown = names_in(users(mirror) / "tf-zos" / ".tag-2")
     assert shown == ["base.flist", "store.flist"]
     assert record.broken.names == [
         "tf-zos/tags/2/net.flist -> tf-auto/net.flist: no such flist",
@@ -345,12 +344,12 @@ def test_emptied_and_removed_tags_are_followed(mirror: UsersMirror) -> None:
     model.now = lambda: OLD + DAY
     model.set_tag("tf-zos", "2", {})
     mirror.one_pass()
-    assert os.listdir(users(mirror) / "tf-zos" / ".tag-2") == []  # noqa: PTH208
+    assert names_in(users(mirror) / "tf-zos" / ".tag-2") == []
     model.delete_flist("tf-zos", "production")
     model.delete_flist("tf-zos", ".tag-2")
     model.delete_flist("tf-zos", ".tag-1")
     mirror.one_pass()
-    assert os.listdir(users(mirror) / "tf-zos") == []  # noqa: PTH208
+    assert names_in(users(mirror) / "tf-zos") == []
 
 
 # What is on the disk already
@@ -368,7 +367,7 @@ def test_partial_tag_of_an_earlier_release_becomes_whole_or_is_named(mirror: Use
     record = mirror.one_pass()
     assert "its old state stays" in line(record, "tf-zos/tags/2")
     assert mirror.served()["tf-zos/production"] == ("link", "../tf-zos/.tag-1")
-    assert sorted(os.listdir(tag)) == ["base.flist", "store.flist", "stray.flist"]  # noqa: PTH208
+    assert names_in(tag) == ["base.flist", "store.flist", "stray.flist"]
     model.change_flist("tf-auto", "net.flist", small(1))
     mirror.one_pass()
     assert mirror.served() == model_tree(model)

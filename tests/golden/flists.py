@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.sandbox.flist import Flist
+from tests.sandbox.flist import Directory, Flist, Inode
 from tests.sandbox.flist.chunks import Chunk, open_chunks
 
 FOLDER: Final = Path(__file__).parent / "services" / "flists"
@@ -83,3 +83,42 @@ class Recorded:
             kind = stat.S_IFBLK if entry["path"] in _BLOCK_DEVICES else stat.S_IFCHR
             major, minor = map(int, entry["data"].split(","))
             os.mknod(place, kind | 0o600, os.makedev(major, minor))
+
+
+def told(flist: Flist) -> list[Entry]:
+    """Return all entries of a flist, in its order, as the recordings describe them."""
+    top = flist.directory()
+    root = Inode("", "directory", 4096, top.access_key, top.modified, directory_key=top.key)
+    return [_described(flist, "", root), *_below(flist, top)]
+
+
+def _below(flist: Flist, directory: Directory) -> list[Entry]:
+    entries = []
+    for inode in directory.inodes:
+        path = f"{directory.path}/{inode.name}".lstrip("/")
+        entries.append(_described(flist, path, inode))
+        if inode.kind == "directory":
+            entries += _below(flist, flist.directory(path))
+    return entries
+
+
+def _described(flist: Flist, path: str, inode: Inode) -> Entry:
+    access = flist.access(inode.access_key)
+    own: dict[str, Entry] = {
+        "directory": {"key": inode.directory_key},
+        "file": {"chunks": [{"key": c.id.hex(), "cipher": c.cipher.hex()} for c in inode.chunks]},
+        "link": {"target": inode.target},
+        "special": {"special": inode.special, "data": inode.device},
+    }
+    return {
+        "path": f"/{path}",
+        "type": inode.kind,
+        "size": inode.size,
+        "mtime": inode.modified,
+        "mode": f"{access.mode:04o}",
+        "uid": access.uid,
+        "gid": access.gid,
+        "user": access.user,
+        "group": access.group,
+        **own[inode.kind],
+    }

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden.flists import NAMES, Entry, Recorded
-from tests.sandbox.flist import Directory, Flist, Inode, pack, pack_directory
+from tests.golden.flists import NAMES, Entry, Recorded, told
+from tests.sandbox.flist import Directory, Flist, pack, pack_directory
 from tests.sandbox.flist.tree import Access
 
 ZFLIST = os.environ.get("ZFLIST")
@@ -61,45 +61,6 @@ def test_chunks_of_a_recorded_flist_open_to_files_of_the_size_that_it_tells(
 
 def _without(entry: Entry, *names: str) -> Entry:
     return {name: value for name, value in entry.items() if name not in names}
-
-
-def told(flist: Flist) -> list[Entry]:
-    """Return all entries of a flist, in its order, as the recordings describe them."""
-    top = flist.directory()
-    root = Inode("", "directory", 4096, top.access_key, top.modified, directory_key=top.key)
-    return [_described(flist, "", root), *_below(flist, top)]
-
-
-def _below(flist: Flist, directory: Directory) -> list[Entry]:
-    entries = []
-    for inode in directory.inodes:
-        path = f"{directory.path}/{inode.name}".lstrip("/")
-        entries.append(_described(flist, path, inode))
-        if inode.kind == "directory":
-            entries += _below(flist, flist.directory(path))
-    return entries
-
-
-def _described(flist: Flist, path: str, inode: Inode) -> Entry:
-    access = flist.access(inode.access_key)
-    own: dict[str, Entry] = {
-        "directory": {"key": inode.directory_key},
-        "file": {"chunks": [{"key": c.id.hex(), "cipher": c.cipher.hex()} for c in inode.chunks]},
-        "link": {"target": inode.target},
-        "special": {"special": inode.special, "data": inode.device},
-    }
-    return {
-        "path": f"/{path}",
-        "type": inode.kind,
-        "size": inode.size,
-        "mtime": inode.modified,
-        "mode": f"{access.mode:04o}",
-        "uid": access.uid,
-        "gid": access.gid,
-        "user": access.user,
-        "group": access.group,
-        **own[inode.kind],
-    }
 
 
 # -- writing ---------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import sys
 import tarfile
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 from hub_tools import front, packer
+from tests.sandbox.host.processes import wait_until
 
 HUB_UID = 10005
 PASSWORD = "canary-password"
@@ -348,11 +348,11 @@ def test_a_command_ends_when_the_hub_that_asked_for_it_goes(place: Place) -> Non
         env={"GRIDHUB_PACKER": str(place.config.socket)},
     )
     try:
-        wait_until(lambda: running(SLEEPER))
+        wait_until(lambda: running(SLEEPER), "the tool", 20)
     finally:
         child.kill()
         child.wait()
-    wait_until(lambda: not running(SLEEPER))
+    wait_until(lambda: not running(SLEEPER), "the end of the tool", 20)
 
 
 def running(command: list[str]) -> bool:
@@ -364,13 +364,6 @@ def running(command: list[str]) -> bool:
         except OSError:
             continue
     return False
-
-
-def wait_until(condition: Any) -> None:
-    ends = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 def test_only_the_hubs_uid_reaches_the_packer(place: Place) -> None:
@@ -397,7 +390,7 @@ def test_two_uploads_for_one_workspace_do_not_reach_into_each_other(place: Place
         thread.start()
     with here, there:
         try:
-            wait_until(lambda: len(list(place.config.area.iterdir())) == 2)
+            wait_until(lambda: len(list(place.config.area.iterdir())) == 2, "both folders", 20)
         finally:
             go.touch()
             for thread in threads:

@@ -8,6 +8,7 @@ import requests
 from rich.console import Console
 
 from tests.sandbox.host import newcomer, world
+from tests.sandbox.host.processes import wait_until
 from tests.sandbox.node import Mirror, Node
 
 _LOOPBACKS = ("127.0.0.1", "::1")
@@ -59,16 +60,15 @@ def change(console: Console) -> None:
     started = time.monotonic()
     waiting = {f"alice.3bot/{flist}", kernel}
     with _node(4) as node:
-        while waiting and time.monotonic() - started < _FOLLOW_SECONDS:
-            served = {*node.bootable(), *node.kernels()}
-            for name in sorted(waiting & served):
+
+        def followed() -> bool:
+            for name in sorted(waiting & {*node.bootable(), *node.kernels()}):
                 seconds = time.monotonic() - started
                 console.print(f"  after {seconds:.1f} s the mirror serves {name}", highlight=False)
-            waiting -= served
-            time.sleep(0.2)
-        if waiting:
-            names = ", ".join(sorted(waiting))
-            raise TimeoutError(f"not followed within {_FOLLOW_SECONDS} s: {names}")
+                waiting.remove(name)
+            return not waiting
+
+        wait_until(followed, f"the mirror with {flist} and {kernel}", _FOLLOW_SECONDS)
         node.boot(f"alice.3bot/{flist}")
     console.print("[green]And it boots.[/]")
 

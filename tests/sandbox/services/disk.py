@@ -33,7 +33,7 @@ class DiskTree:
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory, sorted."""
-        return sorted(os.listdir(self._root / directory))  # noqa: PTH208
+        return sorted(path.name for path in (self._root / directory).iterdir())
 
     def listing(self, directory: str) -> list[Entry] | None:
         """Return a directory's entries, sorted by name.
@@ -88,10 +88,10 @@ class DiskKernels:
     def kernels(self) -> list[tuple[str, float]]:
         """Return name and modification time of each regular file at the top."""
         found = []
-        for name in os.listdir(self._root):  # noqa: PTH208
-            status = _status(self._root / name, follow=False)
+        for path in self._root.iterdir():
+            status = _status(path, follow=False)
             if status is not None and stat.S_ISREG(status.st_mode):
-                found.append((name, status.st_mtime))
+                found.append((path.name, status.st_mtime))
         return found
 
     def content(self, path: str) -> Content | None:

@@ -125,7 +125,7 @@ class Mounted:
 
     def _putdir(self, source: str, _: str) -> Answer:
         failed = ZflistError("putdir", "could not load local directory")
-        if not os.listdir(source):  # noqa: PTH208
+        if not any(Path(source).iterdir()):
             raise failed
         try:
             packed = pack_directory(Path(source), keep=lambda _: True)

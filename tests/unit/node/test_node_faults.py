@@ -12,6 +12,7 @@ import pytest
 from tests.sandbox.flist import Backend, Flist, pack_directory
 from tests.sandbox.node import Mirror, Node, NodeError, Phase
 from tests.sandbox.upstream import Fault
+from tests.sandbox.upstream.faults import FaultKind
 from tests.sandbox.upstream.nodes import File, Link, ModelTree, Tag
 from tests.unit.node.edge import DOMAIN, Certificates, Edge
 
@@ -306,8 +307,8 @@ def test_an_md5_that_is_not_told_ends_an_upgrade(
 
 
 @pytest.mark.parametrize("kind", ["status", "truncate", "flip", "reset", "html"])
-def test_a_workload_that_does_not_arrive_whole_does_not_start(edge: Edge, kind: str) -> None:
-    edge.plain_faults.add(Fault(kind, rf"/{BASE}", status=500))  # type: ignore[arg-type]
+def test_a_workload_that_does_not_arrive_whole_does_not_start(edge: Edge, kind: FaultKind) -> None:
+    edge.plain_faults.add(Fault(kind, rf"/{BASE}", status=500))
     with Node(edge.mirror, 4) as node, pytest.raises(NodeError, match=r"zos-base\.flist"):
         node.boot(BASE)
 
