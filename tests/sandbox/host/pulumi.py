@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.sandbox.host.dockerd import PROJECT
 
 STAND_INS = PROJECT / "tests" / "sandbox" / "bin"
+LANGUAGE_HOST = PROJECT / "tests" / "sandbox" / "pulumi" / "bin"
 
 
 class PulumiError(RuntimeError):
@@ -25,7 +26,7 @@ class PulumiError(RuntimeError):
 def search_path() -> str:
     """PATH with this Python's scripts first and the stand-ins last: the real ones win."""
     scripts = str(Path(sys.executable).parent)
-    return os.pathsep.join([scripts, os.environ.get("PATH", ""), str(STAND_INS)])
+    return os.pathsep.join([scripts, os.environ.get("PATH", ""), str(LANGUAGE_HOST), str(STAND_INS)])
 
 
 def which() -> str:

@@ -1,27 +1,19 @@
-"""A stand-in plugin as a process: it serves on loopback, prints its port, and ends with its parent.
-
-An engine starts a plugin as a child and ends it when it is done; should the engine be killed, the
-plugin notices that it has another parent and ends by itself.
-"""
+"""Serves a stand-in plugin by its name."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 from concurrent import futures
 
 import grpc
 from pulumi.runtime.proto import provider_pb2_grpc
 
+from tests.sandbox.plugins import process
 from tests.sandbox.plugins.faults import Faults
 from tests.sandbox.plugins.provider import Plugin, Provider
 
 _WORKERS = 16
 _MESSAGE_BYTES = 400 * 1024 * 1024
-_PARENT_POLL_SECONDS = 1.0
-_STOP_SECONDS = 2.0
 
 
 def plugin_named(name: str) -> Plugin:
@@ -37,8 +29,8 @@ def plugin_named(name: str) -> Plugin:
     raise SystemExit(f"no stand-in plugin is named {name!r}; there are: cloudflare, docker")
 
 
-def start(plugin: Plugin, faults: Faults | None = None) -> tuple[grpc.Server, int]:
-    """Serve a plugin on a free port of loopback; the caller stops the server."""
+def make_server(plugin: Plugin, faults: Faults | None = None) -> grpc.Server:
+    """Return a server of this plugin that is not started."""
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=_WORKERS),
         options=[
@@ -47,6 +39,12 @@ def start(plugin: Plugin, faults: Faults | None = None) -> tuple[grpc.Server, in
         ],
     )
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(Provider(plugin, faults), server)
+    return server
+
+
+def start(plugin: Plugin, faults: Faults | None = None) -> tuple[grpc.Server, int]:
+    """Serve a plugin on a free port of loopback; the caller stops the server."""
+    server = make_server(plugin, faults)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
@@ -57,14 +55,5 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print("usage: python -m tests.sandbox.plugins NAME [ENGINE_ADDRESS]", file=sys.stderr)
         return 2
-    parent = os.getppid()
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    server, port = start(plugin_named(arguments[0]))
-    print(port, flush=True)
-    while not ended.wait(_PARENT_POLL_SECONDS):
-        if os.getppid() != parent:
-            break
-    server.stop(_STOP_SECONDS)
+    process.serve(make_server(plugin_named(arguments[0])))
     return 0
