@@ -41,10 +41,6 @@ bench: $(STAMP) ## Measure against upstream's algorithms and the limits; build/b
 bench-small: $(STAMP) ## The same in seconds, without bars, so that it cannot rot
 	$(PY) -m tests.bench --small
 
-.PHONY: compare
-compare: $(STAMP) ## Hold the sandbox's engine to the real one (or to its recorded results)
-	$(PY) -m tests.sandbox.compare run
-
 .PHONY: pin-images
 pin-images: $(STAMP) ## Fill the image digests of a stack: make pin-images STACK=stacks/Pulumi.x.yaml
 	$(PY) -m sync.providers.pin_images $(STACK)

@@ -2,8 +2,8 @@
 
 `make test` runs on two workers, a file at a time; they share the engine that their parent starts.
 
-`make test` sets GRIDHUB_TEST_ENGINE=1, so an engine and sshd's program are there before the tests
-are collected.
+`make test` sets GRIDHUB_TEST_ENGINE=1, so an engine with images, sshd's program and the Pulumi CLI
+are there before the tests are collected.
 A run of single tests without it uses an engine where one answers; tests that need one skip with
 that reason where none does.
 """
@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.sandbox.host import dockerd, packages, sshd
+from tests.sandbox.host import dockerd, images, packages, sshd
+from tests.sandbox.pulumi import cli
 
 _OURS = pytest.StashKey[bool]()
 
@@ -46,10 +47,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     worker = hasattr(session.config, "workerinput")
     if os.environ.get("GRIDHUB_TEST_ENGINE") == "1" and not worker:
         console = Console(file=sys.stderr)
-        engine = dockerd.ensure(console)
-        if os.geteuid() == 0:
-            # The tests start one of their own; the machine's own must not begin to listen.
-            packages.ensure(sshd.PROGRAMS, console, services=False)
+        with cli.getting_ready(console) as program:
+            engine = dockerd.ensure(console)
+            if os.geteuid() == 0:
+                # The tests start one of their own; the machine's own must not begin to listen.
+                packages.ensure(sshd.PROGRAMS, console, services=False)
+            images.ensure(engine.url, console)
+            program()
     session.stash[_OURS] = engine is not None and before is None and engine.private
     if engine is not None:
         os.environ["DOCKER_HOST"] = engine.url

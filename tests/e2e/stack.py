@@ -23,8 +23,8 @@ from tests.sandbox.host import dockerd, images
 from tests.sandbox.host.dockerd import PROJECT
 from tests.sandbox.host.ports import free_port
 from tests.sandbox.host.processes import wait_until
-from tests.sandbox.host.pulumi import PulumiError, Workspace
 from tests.sandbox.host.world import Wan
+from tests.sandbox.pulumi.workspace import PulumiError, Workspace
 from tests.sandbox.upstream import Upstream
 
 _NO_CHANGE: Final = ("same", "read", "refresh")

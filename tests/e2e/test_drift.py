@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.nodes import live
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.host import dockerd
-from tests.sandbox.host.pulumi import PulumiError
+from tests.sandbox.pulumi.workspace import PulumiError
 from tests.sandbox.upstream import Upstream, standard_world
 
 pytestmark = [pytest.mark.docker, pytest.mark.ends_engine, pytest.mark.timeout(900)]

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.stack import Ground, mirror_stack
 from tests.sandbox.host import images
 from tests.sandbox.host.processes import wait_until
-from tests.sandbox.host.pulumi import PulumiError
+from tests.sandbox.pulumi.workspace import PulumiError
 from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]

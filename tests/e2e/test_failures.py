@@ -7,9 +7,8 @@ import pytest
 from tests.e2e.nodes import live
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.dns.sandbox import DnsSandbox
-from tests.sandbox.host import pulumi
-from tests.sandbox.host.pulumi import PulumiError
 from tests.sandbox.plugins.faults import FILE_VARIABLE
+from tests.sandbox.pulumi.workspace import PulumiError
 from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -108,8 +107,6 @@ def kinds_of(urns: list[str]) -> list[int]:
 def test_a_failure_at_each_resource_of_a_first_up_in_turn_and_up_finishes(
     place: Ground, master: Upstream, tmp_path: Path, *, every: bool
 ) -> None:
-    if pulumi.is_real():
-        pytest.skip("failures of our own providers need the sandbox's dynamic host")
     rules = tmp_path / "faults"
     rules.write_text("")
     with DnsSandbox(["grid.test"], token=_TOKEN) as dns:

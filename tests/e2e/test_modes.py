@@ -13,7 +13,7 @@ import pytest
 from sync.providers.token import mint
 from tests.e2e.nodes import live, node_of, upload
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
-from tests.sandbox.host.pulumi import PulumiError
+from tests.sandbox.pulumi.workspace import PulumiError
 from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]

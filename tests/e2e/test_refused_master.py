@@ -7,7 +7,7 @@ import pytest
 
 from sync.contract.zdb_memory import LEAST_MIB, MIB, keys_within
 from tests.e2e.stack import Ground, mirror_stack
-from tests.sandbox.host.pulumi import PulumiError
+from tests.sandbox.pulumi.workspace import PulumiError
 from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]

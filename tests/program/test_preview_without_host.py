@@ -8,7 +8,7 @@ import yaml
 
 from tests.e2e.stack import project_copy
 from tests.program.declared import production
-from tests.sandbox.host.pulumi import Workspace
+from tests.sandbox.pulumi.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(300)
 # Nothing listens on port 1, and neither file exists.

@@ -10,7 +10,7 @@ import yaml
 from tests.e2e.stack import project_copy
 from tests.program.declared import production
 from tests.program.test_wrong_settings import WRONG, changed
-from tests.sandbox.host.pulumi import PulumiError, Workspace
+from tests.sandbox.pulumi.workspace import PulumiError, Workspace
 
 pytestmark = pytest.mark.timeout(300)
 CHOSEN = ("many at once", "images missing", "Cloudflare half set", "unknown key")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.sandbox.dns import DnsSandbox
-from tests.sandbox.engine.values import UNKNOWN, Secret
 from tests.sandbox.plugins.client import Created, PluginCallError, PluginCalls
 from tests.sandbox.plugins.cloudflare.plugin import CloudflarePlugin
 from tests.sandbox.plugins.serve import start
+from tests.sandbox.plugins.values import UNKNOWN, Secret
 
 RECORD = "cloudflare:index/dnsRecord:DnsRecord"
 TOKEN = "token-of-this-test"

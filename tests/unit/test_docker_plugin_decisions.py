@@ -161,7 +161,7 @@ def test_a_name_is_made_kept_and_freed_as_by_the_real_plugin(plugin: PluginCalls
 def test_a_secret_input_stays_secret_through_check_and_is_plain_in_a_diff(
     plugin: PluginCalls,
 ) -> None:
-    from tests.sandbox.engine.values import Secret
+    from tests.sandbox.plugins.values import Secret
 
     recorded = RESOURCES["hub"]
     given = {**as_written(recorded["inputs"]), "envs": Secret(["DOMAIN=example.org", "MODE=x"])}

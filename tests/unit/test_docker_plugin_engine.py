@@ -24,7 +24,7 @@ from tests.sandbox.plugins.tiny_image import make_image
 pytestmark = pytest.mark.docker
 
 ROOT = Path(__file__).parents[2]
-PLUGIN = ROOT / "tests/sandbox/bin/pulumi-resource-docker"
+PLUGIN = ROOT / "tests/sandbox/plugins/bin/pulumi-resource-docker"
 CONTAINER = "docker:index/container:Container"
 NETWORK = "docker:index/network:Network"
 VOLUME = "docker:index/volume:Volume"

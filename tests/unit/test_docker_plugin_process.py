@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.host.processes import pid_has_ended
 from tests.sandbox.plugins.client import PluginCallError, PluginProcess
+from tests.sandbox.plugins.values import UNKNOWN
 
 ROOT = Path(__file__).parents[2]
-PLUGIN = str(ROOT / "tests/sandbox/bin/pulumi-resource-docker")
+PLUGIN = str(ROOT / "tests/sandbox/plugins/bin/pulumi-resource-docker")
 CONTAINER = "docker:index/container:Container"
 NETWORK = "docker:index/network:Network"
 WAIT_SECONDS = 20

@@ -14,9 +14,9 @@ import docker
 import pytest
 
 from tests.sandbox.host.ports import free_port
-from tests.sandbox.host.pulumi import STAND_INS, PulumiError, Workspace, search_path
 from tests.sandbox.plugins import golden as golden_records
 from tests.sandbox.plugins.tiny_image import make_image
+from tests.sandbox.pulumi.workspace import PLUGINS, PulumiError, Workspace, search_path
 
 pytestmark = pytest.mark.docker
 
@@ -208,7 +208,7 @@ def test_an_edit_previews_as_recorded(stack: Stack, edit: str) -> None:
 
 def test_an_update_that_fails_is_finished_by_the_next(stack: Stack) -> None:
     plugin = shutil.which("pulumi-resource-docker", path=search_path())
-    if plugin is None or Path(plugin).parent != STAND_INS:
+    if plugin is None or Path(plugin).parent != PLUGINS:
         pytest.skip(f"{plugin} is not the stand-in: it can not be told to fail")
     edit = json.dumps(ARGUMENTS["hub.cpu_shares"])
     rule = "docker:index/container:Container update hub"

@@ -15,8 +15,10 @@ from rich.table import Table
 from sync.contract.layout import JOBS, STATUS_FILE, Job, job_state_dir
 from sync.contract.status import StatusRecord
 from sync.providers.job_words import bytes_in_words
-from tests.sandbox.host import dockerd, images, pulumi, world
+from tests.sandbox.host import dockerd, images, world
 from tests.sandbox.host.dockerd import PROJECT, SANDBOX
+from tests.sandbox.pulumi import cli
+from tests.sandbox.pulumi.workspace import PulumiError, Workspace
 
 STACK = "sandbox"
 DOMAIN = world.ZONE
@@ -31,9 +33,9 @@ _SYNC_SECONDS = 180
 _IN_SYNC = ("idle", "following")
 
 
-def workspace(engine: dockerd.DockerEngine) -> pulumi.Workspace:
+def project(engine: dockerd.DockerEngine) -> Workspace:
     """Return the project itself as the workspace, with the state below `.sandbox/`."""
-    return pulumi.Workspace(
+    return Workspace(
         project=PROJECT,
         backend=SANDBOX / "pulumi",
         passphrase=_PASSPHRASE,
@@ -51,30 +53,48 @@ def _dns_variables() -> dict[str, str]:
 
 def up(console: Console) -> None:
     """Bring the whole sandbox up; a second call on top of it changes nothing."""
-    started = time.monotonic()
-    engine = dockerd.ensure(console)
-    owner = "private" if engine.private else "the machine's"
-    console.print(f"Docker Engine {engine.version} ({owner}) at {engine.url}")
-    _link_socket(engine)
-    made = images.ensure(engine.url, console)
-    kinds = ", ".join(f"{image.service}: {image.kind}" for image in made)
-    console.print(f"Service images: {kinds}")
-    ready = time.monotonic()
+    clock = Clock()
+    with cli.getting_ready(console) as program:
+        engine = dockerd.ensure(console)
+        owner = "private" if engine.private else "the machine's"
+        console.print(f"Docker Engine {engine.version} ({owner}) at {engine.url}")
+        _link_socket(engine)
+        clock.lap("packages and Docker Engine")
+        made = images.ensure(engine.url, console)
+        kinds = ", ".join(f"{image.service}: {image.kind}" for image in made)
+        console.print(f"Service images: {kinds}")
+        clock.lap("images")
+        used = program()
+        clock.lap("Pulumi CLI, beside those")
     world.start(engine.url)
-    place = workspace(engine)
+    place = project(engine)
     _write_environment(place)
-    name = "the real Pulumi CLI" if pulumi.is_real() else "the sandbox's own pulumi"
-    console.print(f"Running [bold]pulumi up[/] with {name}")
+    version = place.run("version").strip()
+    console.print(f"Running [bold]pulumi up[/] with {used} ({version})", soft_wrap=True)
     _select(place)
     for line in place.lines("up", "--yes", "--skip-preview", "--refresh", "--stack", STACK):
         console.print(f"  {line}", markup=False, highlight=False)
     records = follow(console)
-    finished = time.monotonic()
+    clock.lap("the stack and its first sync")
     _summary(console, records)
-    console.print(
-        f"Up in {finished - started:.0f} s, {finished - ready:.0f} s of it "
-        "after packages and images were there."
-    )
+    console.print(f"Up in {clock}")
+
+
+class Clock:
+    """What the parts of a run took."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+        self._laps: list[str] = []
+
+    def lap(self, part: str) -> None:
+        """End a part that began where the one before it ended."""
+        now = time.monotonic()
+        self._laps.append(f"{part} {now - self._last:.0f} s")
+        self._last = now
+
+    def __str__(self) -> str:
+        return f"{self._last - self._started:.0f} s: {', '.join(self._laps)}."
 
 
 def _link_socket(engine: dockerd.DockerEngine) -> None:
@@ -86,7 +106,7 @@ def _link_socket(engine: dockerd.DockerEngine) -> None:
     SOCKET.symlink_to(path)
 
 
-def _select(place: pulumi.Workspace) -> None:
+def _select(place: Workspace) -> None:
     known = place.run("stack", "ls", "--json")
     if f'"{STACK}"' in known:
         place.run("stack", "select", STACK)
@@ -94,7 +114,7 @@ def _select(place: pulumi.Workspace) -> None:
         place.run("stack", "init", STACK)
 
 
-def _write_environment(place: pulumi.Workspace) -> None:
+def _write_environment(place: Workspace) -> None:
     lines = ["# source this file, then use `pulumi` in the project's folder"]
     lines += [f"export {name}='{value}'" for name, value in sorted(place.variables().items())]
     target = SANDBOX / "env"
@@ -215,14 +235,15 @@ def down(console: Console) -> None:
 
 
 def _destroy(console: Console, engine: dockerd.DockerEngine) -> None:
-    place = workspace(engine)
+    cli.ensure(console)
+    place = project(engine)
     try:
         if f'"{STACK}"' not in place.run("stack", "ls", "--json"):
             return
         for line in place.lines("destroy", "--yes", "--skip-preview", "--stack", STACK):
             console.print(f"  {line}", markup=False, highlight=False)
         place.run("stack", "rm", "--yes", "--preserve-config", STACK)
-    except (pulumi.PulumiError, DockerException, subprocess.SubprocessError) as error:
+    except (PulumiError, DockerException, subprocess.SubprocessError) as error:
         raise RuntimeError(
             f"the stack could not be destroyed, so nothing else was removed: {error}"
         ) from error

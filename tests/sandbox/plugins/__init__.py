@@ -3,7 +3,7 @@
 Each is a ResourceProvider gRPC server with the defaults, outputs and update-or-replace decisions
 of the real plugin, for the resources that this project uses; whatever else is asked of it is
 refused by name. `python -m tests.sandbox.plugins NAME ENGINE_ADDRESS` serves one; the commands
-`pulumi-resource-docker` and `pulumi-resource-cloudflare` in tests/sandbox/bin do just that.
+`pulumi-resource-docker` and `pulumi-resource-cloudflare` in tests/sandbox/plugins/bin do just that.
 
 The real docker plugin is a Terraform provider behind a bridge, and so is the stand-in in outline:
 

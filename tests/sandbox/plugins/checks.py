@@ -6,13 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.sandbox.engine.values import (
-    UNKNOWN,
-    Secret,
-    contains_secret,
-    contains_unknown,
-    unwrap,
-)
 from tests.sandbox.plugins.conversion import DEFAULTS_KEY, WrongTypeError, value_to_terraform
 from tests.sandbox.plugins.schema import (
     Attribute,
@@ -20,6 +13,13 @@ from tests.sandbox.plugins.schema import (
     Kind,
     by_pulumi_name,
     pulumi_name,
+)
+from tests.sandbox.plugins.values import (
+    UNKNOWN,
+    Secret,
+    contains_secret,
+    contains_unknown,
+    unwrap,
 )
 
 

@@ -17,7 +17,7 @@ from google.protobuf import empty_pb2
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 from typing_extensions import override
 
-from tests.sandbox.engine.values import from_struct, to_struct
+from tests.sandbox.plugins.values import from_struct, to_struct
 
 _STARTUP_LINE_BYTES = 64
 _CALL_SECONDS = 120

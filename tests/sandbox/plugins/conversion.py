@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.plugins.schema import (
     Attribute,
     Fields,
@@ -20,6 +19,7 @@ from tests.sandbox.plugins.schema import (
     pulumi_name,
     snake,
 )
+from tests.sandbox.plugins.values import UNKNOWN
 
 DEFAULTS_KEY: Final = "__defaults"
 META_KEY: Final = "__meta"

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.plugins.conversion import (
     DEFAULTS_KEY,
     META_KEY,
@@ -21,6 +20,7 @@ from tests.sandbox.plugins.conversion import (
 )
 from tests.sandbox.plugins.planning import identity
 from tests.sandbox.plugins.schema import Attribute, Fields, Kind, by_pulumi_name
+from tests.sandbox.plugins.values import UNKNOWN
 
 Changes = dict[str, str]
 

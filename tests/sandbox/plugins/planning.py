@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.plugins.conversion import State, ordered_set
 from tests.sandbox.plugins.schema import ZERO, Attribute, Fields, Kind
+from tests.sandbox.plugins.values import UNKNOWN
 
 
 def plan(prior: Mapping[str, Any] | None, config: Mapping[str, Any], fields: Fields) -> State:

@@ -15,14 +15,6 @@ from google.protobuf import any_pb2, empty_pb2, struct_pb2
 from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc, status_pb2
 from typing_extensions import override
 
-from tests.sandbox.engine.values import (
-    UNKNOWN,
-    contains_unknown,
-    from_struct,
-    make_secret,
-    to_struct,
-    unwrap,
-)
 from tests.sandbox.plugins.checks import autonamed, failures, has_given_name, with_defaults
 from tests.sandbox.plugins.conversion import (
     DEFAULTS_KEY,
@@ -43,6 +35,14 @@ from tests.sandbox.plugins.resource import (
     applied,
 )
 from tests.sandbox.plugins.schema import ZERO, Fields, by_pulumi_name
+from tests.sandbox.plugins.values import (
+    UNKNOWN,
+    contains_unknown,
+    from_struct,
+    make_secret,
+    to_struct,
+    unwrap,
+)
 
 _SEED_BYTES = 32
 _SUFFIX_LETTERS = 7

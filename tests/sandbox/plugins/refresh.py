@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.sandbox.engine.values import UNKNOWN, Secret, unwrap
 from tests.sandbox.plugins.conversion import DEFAULTS_KEY, State, ordered_set
 from tests.sandbox.plugins.schema import ZERO, Attribute, Fields, Kind, by_pulumi_name
+from tests.sandbox.plugins.values import UNKNOWN, Secret, unwrap
 
 Changed = bool
 

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.plugins.conversion import State
 from tests.sandbox.plugins.refresh import seen_set
 from tests.sandbox.plugins.schema import Attribute, Fields, Kind, ResourceSchema
+from tests.sandbox.plugins.values import UNKNOWN
 
 
 class ResourceError(Exception):

@@ -15,11 +15,11 @@ from typing import Any
 
 from typing_extensions import override
 
-from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.plugins.cloudflare.api import CloudflareApi
 from tests.sandbox.plugins.conversion import State
 from tests.sandbox.plugins.resource import Handler, PlainError
 from tests.sandbox.plugins.schema import Attribute, Fields, Kind, ResourceSchema, matching
+from tests.sandbox.plugins.values import UNKNOWN
 
 _TYPES = "A|AAAA|CNAME|MX|NS|OPENPGPKEY|PTR|TXT|CAA|CERT|DNSKEY|DS|HTTPS|LOC|NAPTR|SMIMEA|SRV"
 _TYPES += "|SSHFP|SVCB|TLSA|URI"

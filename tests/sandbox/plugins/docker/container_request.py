@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tests.sandbox.engine.values import UNKNOWN
 from tests.sandbox.plugins.conversion import State
 from tests.sandbox.plugins.resource import ResourceError
+from tests.sandbox.plugins.values import UNKNOWN
 
 _MEBIBYTE = 1024 * 1024
 _NANOSECONDS = 1_000_000_000
