@@ -1,9 +1,9 @@
 """A mirror on a remote host: what `up` and an empty `preview --refresh` cost over SSH.
 
-The host is this machine behind an sshd on loopback; RTT 30 is a relay in front of it. Where the
-sandbox's engine runs, the preview's time is split: `jobs` is what reading and comparing the three
-sync resources takes, `providers` all of ours, `plugins` docker's and Cloudflare's, `program` what
-the program takes beside them; each counts a moment in which several calls run once.
+The host is this machine behind an sshd on loopback; RTT 30 is a relay in front of it. The preview's
+time is split: `jobs` is what reading and comparing the three sync resources takes, `providers` all
+of ours, `plugins` docker's and Cloudflare's, `program` what the program takes beside them; each
+counts a moment in which several calls run once.
 """
 
 import contextlib
@@ -16,10 +16,9 @@ from typing import Final
 from rich.console import Console
 
 from sync.contract.layout import JOBS
+from tests.bench import spans
 from tests.e2e.stack import Ground, ground, mirror_stack, steps_of
-from tests.sandbox.engine import spans
-from tests.sandbox.engine.plugins import DYNAMIC
-from tests.sandbox.host import dockerd, packages, pulumi, sshd
+from tests.sandbox.host import dockerd, packages, sshd
 from tests.sandbox.upstream import Upstream, standard_world
 from tests.sandbox.wan import Link, relay_process
 
@@ -64,16 +63,17 @@ def _host(place: Ground, rtt_seconds: float) -> Iterator[dict[str, str]]:
 
 def split(written: list[spans.Span]) -> dict[str, float]:
     """Tell what of a run went where, in seconds."""
+    running = [span for span in written if (span.package, span.method) == (spans.PROGRAM, "Run")]
     calls = [span for span in written if span.package != spans.PROGRAM]
-    ours = [span for span in calls if span.package == DYNAMIC]
-    theirs = [span for span in calls if span.package != DYNAMIC]
+    ours = [span for span in calls if span.package == spans.DYNAMIC]
+    theirs = [span for span in calls if span.package != spans.DYNAMIC]
     looks = ("Check", "Diff", "Read")
     jobs = [span for span in ours if span.resource in _JOBS and span.method in looks]
     return {
         "jobs_seconds": spans.covered_seconds(jobs),
         "providers_seconds": spans.covered_seconds(ours),
         "plugins_seconds": spans.covered_seconds(theirs),
-        "program_seconds": spans.covered_seconds(written) - spans.covered_seconds(calls),
+        "program_seconds": spans.covered_seconds(running + calls) - spans.covered_seconds(calls),
     }
 
 
@@ -92,7 +92,7 @@ def _measure(place: Ground, rtt_seconds: float, rounds: int) -> dict[str, float]
         for job in JOBS:
             stack.wait_for(job, "first pass")
         file = Path(folder) / "spans"
-        stack.add_environment({spans.FILE_VARIABLE: str(file)})
+        stack.add_environment(spans.environment(file))
         previews = []
         for _ in range(rounds):
             file.unlink(missing_ok=True)
@@ -101,8 +101,7 @@ def _measure(place: Ground, rtt_seconds: float, rounds: int) -> dict[str, float]
             seconds = time.monotonic() - started
             if planned:
                 raise RuntimeError(f"the preview is not empty: {planned}")
-            parts = {} if pulumi.is_real() else split(spans.read(file))
-            previews.append({"refresh_seconds": seconds, **parts})
+            previews.append({"refresh_seconds": seconds, **split(spans.read(file))})
         best = min(previews, key=lambda figures: figures["refresh_seconds"])
         return figures | best
 

@@ -51,6 +51,10 @@ def cache() -> Path:
     return Path(root, "gridhub", f"pulumi-{version()}")
 
 
+def _beside_cache(ending: str) -> Path:
+    return cache().with_name(cache().name + ending)
+
+
 def find() -> Path | None:
     """Return the CLI that will run, if there is one."""
     return _on_path("pulumi") or (built if (built := cache() / "pulumi").exists() else None)
@@ -69,7 +73,7 @@ def ensure(console: Console) -> Path:
     found = find()
     if found is not None:
         return found
-    with locks.held(cache().with_suffix(".lock")):
+    with locks.held(_beside_cache(".lock")):
         found = find()
         if found is None:
             started = time.monotonic()
@@ -101,7 +105,7 @@ def getting_ready(console: Console) -> Iterator[Callable[[], Path]]:
 
 
 def _build(console: Console) -> Path:
-    work = cache().with_suffix(".building")
+    work = _beside_cache(".building")
     made = work / "made"
     made.mkdir(parents=True, exist_ok=True)
     build = _Build(_go(work, console), work)
