@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.program.declared import PROJECT
+from tests.sandbox.pulumi import cli
 
 FOLDER = PROJECT / ".github" / "workflows"
 NAMES = sorted(path.name for path in FOLDER.glob("*.yaml"))
@@ -55,6 +56,11 @@ def test_every_action_is_pinned_by_a_whole_commit_hash_with_its_version(name: st
     for action, rest in used:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", rest), action
+
+
+def test_the_workflows_run_the_cli_that_the_lock_names() -> None:
+    named = [re.findall(r"pulumi-version: (\S+)", (FOLDER / name).read_text()) for name in NAMES]
+    assert {version for found in named for version in found} == {cli.version()}
 
 
 @pytest.fixture
