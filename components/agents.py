@@ -171,7 +171,8 @@ def sync_outputs(sync: Sync) -> dict[str, Any]:
         "healthy": sync.healthy,
         "reason": sync.reason,
         "summary": sync.summary,
-        **{key: _of_record(sync, key) for key in ("phase", "done", "total", "lag")},
+        "broken": sync.broken,
+        **{key: _of_record(sync, key) for key in ("phase", "firstPassAt", "done", "total", "lag")},
     }
 
 

@@ -71,9 +71,7 @@ class StackSecretProvider(ResourceProvider):
         changed = [key for key in ("stack", "rotation") if _olds.get(key) != _news.get(key)]
         replaced = ["kind"] if _olds.get("kind") != _news.get("kind") else []
         unusable = not _usable(str(_olds.get("kind")), str(_olds.get("value")))
-        return decided(
-            _olds, changed=bool(changed or replaced), repair=unusable, replaces=replaced
-        )
+        return decided(_olds, changed=bool(changed or replaced), repair=unusable, replaces=replaced)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Generate anew if the counter changed or the form is wrong; return the whole record."""
