@@ -125,7 +125,7 @@ class SyncJob(pulumi.ComponentResource):
             purge=agents.purge,
             opts=placement.options(self, self.container, agents.zdb),
         )
-        self.register_outputs({"phase": self.sync.phase})
+        self.register_outputs({"healthy": self.sync.healthy})
 
 
 def _container(config: SyncJobConfig) -> ContainerConfig:
@@ -168,11 +168,13 @@ def _mounts(agents: AgentsConfig, job: Job) -> list[Mount]:
 def sync_outputs(sync: Sync) -> dict[str, Any]:
     """Return what a stack tells of one job."""
     return {
-        "phase": sync.phase,
         "healthy": sync.healthy,
         "reason": sync.reason,
         "summary": sync.summary,
-        "done": sync.done,
-        "total": sync.total,
-        "lag": sync.lag,
+        "broken": sync.broken,
+        **{key: _of_record(sync, key) for key in ("phase", "firstPassAt", "done", "total", "lag")},
     }
+
+
+def _of_record(sync: Sync, key: str) -> pulumi.Output[Any]:
+    return sync.record.apply(lambda record: (record or {}).get(key))

@@ -4,6 +4,8 @@ import shlex
 from typing import Any
 from urllib.parse import urlsplit
 
+import pulumi
+
 from components.agents import sync_outputs
 from components.dns import told
 from components.host import ssh_options
@@ -24,10 +26,12 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
         "urls": _urls(config),
         "dnsRecords": told(mirror.dns.records),
         "mode": mirror.guard.mode,
-        "mirror": {
-            job: sync_outputs(sync)
-            for job, sync in sorted((mirror.agents.syncs if mirror.agents else {}).items())
-        },
+        "mirror": _told_by_up(
+            {
+                job: sync_outputs(sync)
+                for job, sync in sorted((mirror.agents.syncs if mirror.agents else {}).items())
+            }
+        ),
         "commands": commands(config),
         "addresses": {
             "ipv4": settings.public_addresses.ipv4,
@@ -41,6 +45,14 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
     if settings.mode != "mirror":
         outputs["hubSeed"] = mirror.secrets.hub_seed
     return outputs
+
+
+def _told_by_up(output: Any) -> Any:
+    """Leave an output that moves while nothing changes open in a preview, which then shows none.
+
+    What the jobs will have done by the end of an `up` is not known before it.
+    """
+    return pulumi.Output.from_input(pulumi.UNKNOWN) if pulumi.runtime.is_dry_run() else output
 
 
 def _urls(config: MirrorConfig) -> dict[str, str]:

@@ -22,7 +22,7 @@ from sync.providers.connection import Command, HostError
 from sync.providers.host import DataRootGoneError, Host, connect, docker_failure
 from sync.providers.hostside import MANIFEST
 from sync.providers.props import changed_inputs
-from sync.providers.provider import HostProvider
+from sync.providers.provider import HostProvider, decided, refreshed
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 LOCK: Final = PROJECT / "sync" / "agent" / "requirements.lock"
@@ -145,7 +145,8 @@ class AgentBundleProvider(HostProvider):
         problems = survey.survey(props).bundles.get(props["digest"])
         if problems is None:
             return ReadResult(None, {})
-        return ReadResult(id_, self._record(props, props.get("platform") or "", list(problems)))
+        outs = self._record(props, props.get("platform") or "", list(problems))
+        return refreshed(id_, {key: props[key] for key in _INPUTS}, outs, problems)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Tell another digest and damaged files; another root is another resource."""
@@ -155,7 +156,7 @@ class AgentBundleProvider(HostProvider):
             )
         replaces = ["root"] if _olds.get("root") != _news.get("root") else []
         changed = changed_inputs(_INPUTS, _olds, _news)
-        return DiffResult(changes=bool(changed or drift), replaces=replaces)
+        return decided(_olds, changed=bool(changed), repair=bool(drift), replaces=replaces)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Remove every version from the host."""

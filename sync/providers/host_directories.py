@@ -10,7 +10,7 @@ from sync.providers import survey
 from sync.providers.connection import Command, HostError
 from sync.providers.host import DataRootGoneError, connect
 from sync.providers.props import changed_inputs, integer
-from sync.providers.provider import HostProvider
+from sync.providers.provider import HostProvider, decided, refreshed
 
 _INPUTS = ("host", "root", "directories", "mustBeMount", "purge")
 
@@ -83,7 +83,10 @@ class HostDirectoriesProvider(HostProvider):
         seen = survey.survey(props, [entry["path"] for entry in _entries(props)])
         if not any(entry["path"] in seen.paths for entry in _entries(props)):
             return ReadResult(None, {})
-        return ReadResult(id_, _record(props, _drift(props, seen)))
+        drift = _drift(props, seen)
+        return refreshed(
+            id_, {key: props.get(key) for key in _INPUTS}, _record(props, drift), drift
+        )
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Tell changed inputs and drift; another root is another resource."""
@@ -91,7 +94,7 @@ class HostDirectoriesProvider(HostProvider):
             pulumi.log.info(f"directories on the host drifted: {'; '.join(drift)}")
         replaces = ["root"] if _olds.get("root") != _news.get("root") else []
         changed = changed_inputs(_INPUTS, _olds, _news)
-        return DiffResult(changes=bool(changed or drift), replaces=replaces)
+        return decided(_olds, changed=bool(changed), repair=bool(drift), replaces=replaces)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Keep everything, unless the stack says purge."""

@@ -11,7 +11,7 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 from sync.providers import survey
 from sync.providers.host import DataRootGoneError, connect
 from sync.providers.props import changed_inputs, integer, unknown
-from sync.providers.provider import HostProvider
+from sync.providers.provider import HostProvider, decided
 
 
 def _written(props: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ class HostFilesProvider(HostProvider):
         changed = bool(changed_inputs(("host", "root"), _olds, _news)) or _files_changed(
             _olds, _news
         )
-        return DiffResult(changes=changed or bool(drift), replaces=replaces)
+        return decided(_olds, changed=changed, repair=bool(drift), replaces=replaces)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Remove the files; a data root that is gone has none."""

@@ -13,17 +13,15 @@ _ITEMS: Final[Mapping[Job, str]] = {"users": "flists", "kernels": "kernels", "fl
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _THOUSAND: Final = 1000
 
+# The output with the whole record: times and counters that move while nothing changes. Pulumi keeps
+# keys that begin with two underscores in the state and shows them in no diff (pulumi:
+# sdk/go/common/resource, IsInternalPropertyKey).
+RECORD: Final = "__record"
 # Outputs that JobProvider judges by what the stack asked for; the others are seen on the host.
 JUDGED: Final = ("readyState", "specDrift")
-RECORDED: Final = (
-    *JUDGED,
-    *("phase", "healthy", "summary", "reason", "runningAgent", "specDigest"),
-    *("startedAt", "updatedAt", "endedAt", "nextAt", "bootableAt", "firstPassAt"),
-    *("lastSuccessAt", "done", "total", "cursor", "lag", "rateItemsPerSecond"),
-    *("rateBytesPerSecond", "etaSeconds", "retries", "refused", "broken", "errors", "master"),
-    "sources",
-    *("details", "container"),
-)
+# What a reviewer sees of a job: it changes only when that matters, but for the one-line summary.
+SHOWN: Final = ("healthy", "reason", "summary", "runningAgent", "refused", "broken")
+RECORDED: Final = (*JUDGED, *SHOWN, RECORD)
 
 
 def bytes_in_words(count: float) -> str:
@@ -98,20 +96,21 @@ def _record_trouble(record: StatusRecord, now: datetime) -> Trouble | None:
 def recorded(job: Job, name: str, seen: JobsView) -> dict[str, Any]:
     """Return the outputs of a job's resource: its status record, with a verdict in words.
 
-    name: of its container. Every key of RECORDED but readyState and specDrift is there.
+    name: of its container. The keys are those of SHOWN, and RECORD: the status record with its
+    keys in camel case, `phase` and `reason` as they are judged here, `container` in words.
     """
     files = seen.files[job]
     container = seen.containers.get(name)
-    outs: dict[str, Any] = {key: None for key in RECORDED if key not in JUDGED}
-    if files.record is not None:
-        outs |= _of_record(job, files.record)
+    record = _of_record(files.record) if files.record is not None else {}
+    words = summary(job, files.record) if files.record is not None else None
     wrong = trouble(files, container, seen.now)
     if wrong is not None:
-        before = f"; before that: {outs['summary']}" if outs["summary"] else ""
-        outs |= {"phase": wrong.phase, "reason": wrong.words, "summary": wrong.words + before}
-    outs["healthy"] = wrong is None
-    outs["container"] = _container_words(container)
-    return outs
+        if not wrong.phase == record.get("phase") == "failed":  # else the record says so itself
+            words = f"{wrong.words}; before that: {words}" if words else wrong.words
+        record |= {"phase": wrong.phase, "reason": wrong.words}
+    shown = {"healthy": wrong is None, "summary": words}
+    shown |= {key: record.get(key) for key in SHOWN if key not in shown}
+    return {**shown, RECORD: {**record, "container": _container_words(container)}}
 
 
 def _container_words(container: ContainerState | None) -> str:
@@ -121,7 +120,7 @@ def _container_words(container: ContainerState | None) -> str:
     return f"{container.status}{health}"
 
 
-def _of_record(job: Job, record: StatusRecord) -> dict[str, Any]:
+def _of_record(record: StatusRecord) -> dict[str, Any]:
     data = _rounded(record.model_dump(mode="json"))
     camel = {_camel(key): value for key, value in data.items()}
     camel["runningAgent"] = camel.pop("agentVersion")
@@ -130,9 +129,7 @@ def _of_record(job: Job, record: StatusRecord) -> dict[str, Any]:
     camel["sources"] = [
         {_camel(key): value for key, value in use.items()} for use in data["sources"]
     ]
-    camel["lag"] = dict(data["lag"])
-    camel["summary"] = summary(job, record)
-    return {key: camel[key] for key in RECORDED if key in camel}
+    return camel
 
 
 def _rounded(value: Any) -> Any:

@@ -26,11 +26,11 @@ from sync.contract.layout import Job
 from sync.providers import job_view
 from sync.providers.host import DataRootGoneError, connect
 from sync.providers.job_wait import Wanted, wait_until_ready, wait_until_stopped
-from sync.providers.job_words import RECORDED, recorded, trouble
+from sync.providers.job_words import RECORD, RECORDED, recorded, trouble
 from sync.providers.props import changed_inputs, normal, unknown
-from sync.providers.provider import HostProvider
+from sync.providers.provider import HostProvider, decided, refreshed
 
-__all__ = ["RECORDED", "JobProvider"]
+__all__ = ["RECORD", "RECORDED", "JobProvider"]
 
 Spec: TypeAlias = contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec
 # `readyTimeoutSeconds` is left out: how long an earlier run would have waited is no change.
@@ -131,7 +131,8 @@ class JobProvider(HostProvider):
         """Record where the job stands now; a job whose spec is gone is not installed."""
         if not job_view.view(props).files[props["job"]].spec_written:
             return ReadResult(None, {})
-        return ReadResult(id_, {**_record(props), "readyState": props.get("readyState")})
+        outs = {**_record(props), "readyState": props.get("readyState")}
+        return refreshed(id_, {key: props[key] for key in _INPUTS}, outs, _repairs(outs, props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Tell spec changes, an older agent, a failed, stalled or missing job, nothing else."""
@@ -143,8 +144,10 @@ class JobProvider(HostProvider):
         replaces = ["spec"] if other_master else []
         replaces += ["root"] if _olds.get("root") != _news.get("root") else []
         changed = changed_inputs(_COMPARED, _olds, _news) or _spec_changed(_olds, _news)
-        return DiffResult(
-            changes=bool(changed or reasons or replaces),
+        return decided(
+            _olds,
+            changed=bool(changed or replaces),
+            repair=bool(reasons),
             replaces=replaces,
             delete_before_replace=True,
         )

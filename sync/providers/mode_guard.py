@@ -18,6 +18,8 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from sync.providers.provider import decided
+
 _WRITABLE: Final = ("detached", "standalone")
 _HISTORY: Final = 20
 
@@ -62,7 +64,7 @@ class ModeGuardProvider(ResourceProvider):
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Tell a change of mode, confirmation or stack name; always an update."""
         keys = ("stack", "mode", "confirmation")
-        return DiffResult(changes=any(_olds.get(key) != _news.get(key) for key in keys))
+        return decided(_olds, changed=any(_olds.get(key) != _news.get(key) for key in keys))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Remember the new mode, and the ones before it."""

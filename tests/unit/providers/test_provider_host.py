@@ -26,7 +26,7 @@ from sync.providers.host_files import HostFilesProvider
 from sync.providers.jobs import JobProvider
 from tests.sandbox.host import sshd
 from tests.sandbox.wan import Fault, Relay
-from tests.unit.providers.conftest import directories
+from tests.unit.providers.conftest import ENGINE_COMPARES, directories
 
 pytestmark = pytest.mark.docker
 ZDB = contract.ZdbEndpoint(host="127.0.0.1", port=1)
@@ -74,7 +74,7 @@ def test_directories_are_made_owned_mended_and_purged(host: dict[str, str], data
         "0-bootstrap/kernels/net: missing",
         "caddy/log: belongs to 5, mode 750 instead of 10007, 750",
     ]
-    assert provider.diff(created.id, drifted, inputs).changes is True
+    assert provider.diff(created.id, drifted, inputs).changes is ENGINE_COMPARES
     provider.update(created.id, drifted, inputs)
     assert _seen(provider, created.id, drifted)["drift"] == []
     (Path(data_root) / "foreign").write_text("not ours")
@@ -224,7 +224,7 @@ def test_the_agent_runs_from_its_bundle_which_is_adopted_and_mended(
     (folder / "src/sync/contract/spec.py").unlink()
     drifted = _seen(provider, created.id, created.outs)
     assert drifted["drift"] == ["src/sync/contract/spec.py: missing"]
-    assert provider.diff(created.id, drifted, agent.inputs).changes is True
+    assert provider.diff(created.id, drifted, agent.inputs).changes is ENGINE_COMPARES
     provider.update(created.id, drifted, agent.inputs)
     assert _seen(provider, created.id, drifted)["drift"] == []
     assert folder.stat().st_ino == before
@@ -296,9 +296,10 @@ def test_a_job_is_started_recorded_killed_repaired_and_stopped(
 
     subprocess.run(["docker", "kill", container], check=True, capture_output=True, timeout=60)
     killed = _seen(provider, created.id, created.outs)
-    assert killed["phase"] == "stopped"
+    assert killed["__record"]["phase"] == "stopped"
+    assert killed["repair"] == [f"{killed['reason']}; pulumi up repairs it"]
     assert "exit code 137" in killed["summary"]
-    assert provider.diff(created.id, killed, inputs).changes is True
+    assert provider.diff(created.id, killed, inputs).changes is ENGINE_COMPARES
     repaired = provider.update(created.id, killed, inputs)
     assert repaired.outs is not None
     assert repaired.outs["healthy"] is True
@@ -307,7 +308,7 @@ def test_a_job_is_started_recorded_killed_repaired_and_stopped(
     spec_file.write_text(spec_file.read_text().replace("http://127.0.0.1:1", "http://127.0.0.1:2"))
     edited = _seen(provider, created.id, repaired.outs)
     assert edited["specDrift"] == "the spec on the host was changed"
-    assert provider.diff(created.id, edited, inputs).changes is True
+    assert provider.diff(created.id, edited, inputs).changes is ENGINE_COMPARES
     mended = provider.update(created.id, edited, inputs)
     assert mended.outs is not None
     assert mended.outs["specDrift"] == ""
@@ -326,7 +327,8 @@ def test_a_job_without_its_container_is_recorded_not_lost(agent: Agent) -> None:
     inputs = _job(agent, "providers-no-such-container", readyTimeoutSeconds=0.5)
     created = provider.create(inputs)
     assert created.outs is not None
-    assert (created.outs["phase"], created.outs["healthy"]) == ("missing", False)
+    found = (created.outs["__record"]["phase"], created.outs["healthy"])
+    assert found == ("missing", False)
     assert "not reached within 0.5 s, its container is missing" in created.outs["readyState"]
     assert provider.diff(created.id, created.outs, inputs).changes is True
 

@@ -12,12 +12,21 @@ import pytest
 from pulumi.output import UNKNOWN
 
 from sync.contract import spec as contract
-from sync.contract.status import Amount, Lag, MasterIdentity, NameList, SourceUse, StatusRecord
+from sync.contract.status import (
+    Amount,
+    JobError,
+    Lag,
+    MasterIdentity,
+    NameList,
+    SourceUse,
+    StatusRecord,
+)
 from sync.providers import job_view, job_wait
 from sync.providers.job_view import ContainerState, JobFiles, JobsView
 from sync.providers.job_wait import Wanted, wait_until_ready, wait_until_stopped
-from sync.providers.job_words import bytes_in_words, recorded, summary, trouble
+from sync.providers.job_words import RECORD, bytes_in_words, recorded, summary, trouble
 from sync.providers.jobs import JobProvider
+from tests.unit.providers.conftest import ENGINE_COMPARES
 
 NOW = datetime(2026, 11, 23, 16, 0, tzinfo=UTC)
 AGENT = "0123456789abcdef"
@@ -106,6 +115,73 @@ def test_a_mirror_that_merely_moved_is_no_change(moved: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "moved",
+    [
+        {"updated_at": NOW, "next_at": NOW + timedelta(minutes=5), "last_success_at": NOW},
+        {"cursor": "abcd", "rate_items_per_second": 3.5, "eta_seconds": 7.0, "retries": 2},
+        {"errors": [JobError(at=NOW, message="timed out")], "details": {"master_requests": 9}},
+        {"sources": [SourceUse(service="hub", name="https://a.example", in_use=True, since=NOW)]},
+    ],
+)
+def test_what_moves_by_itself_is_recorded_and_shown_in_no_diff(moved: dict[str, Any]) -> None:
+    """The engine compares no output whose key begins with two underscores."""
+    before = recorded("users", "users", _view(_record()))
+    after = recorded("users", "users", _view(_record(**moved)))
+    differing = {key for key in after if after[key] != before[key]}
+    assert differing == {RECORD}
+    assert RECORD.startswith("__")
+
+
+def test_every_field_of_a_status_record_is_in_the_state() -> None:
+    fields = {name.replace("_", "") for name in StatusRecord.model_fields}
+    outs = recorded("users", "users", _view(_record()))[RECORD]
+    assert {key.lower() for key in outs} == (fields - {"agentversion"}) | {
+        "runningagent",
+        "container",
+    }
+
+
+def _of_a_state_before(**changes: Any) -> dict[str, Any]:
+    """Return the outputs of a job as they were stored while each fact was an output."""
+    outs = {**_inputs(), **recorded("users", "users", _view(_record())), "specDrift": ""}
+    outs |= {**outs.pop(RECORD), "readyState": "started: reached", **changes}
+    return {k: v for k, v in _as_the_engine_gives(outs).items() if v is not None}
+
+
+def test_a_state_of_the_form_before_is_judged_as_ever() -> None:
+    assert PROVIDER.diff("id", _of_a_state_before(), _inputs()).changes is False
+    longer = {**SPEC.model_dump(mode="json"), "retention_days": 7}
+    diff = PROVIDER.diff("id", _of_a_state_before(), _inputs(spec=longer))
+    assert (diff.changes, diff.replaces) == (ENGINE_COMPARES, [])
+    for broken in (
+        {"healthy": False, "reason": "it stalled", "phase": "stalled"},
+        {"specDrift": "the spec on the host was changed"},
+    ):
+        # Such a state's inputs do not say it: left to the engine the repair would be lost.
+        assert PROVIDER.diff("id", _of_a_state_before(**broken), _inputs()).changes is True
+
+
+def test_a_refreshed_job_tells_its_trouble_among_its_inputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped = replace(CONTAINER, running=False, status="exited", exit_code=137)
+    seen = [_view(_record(), stopped), _view(_record())]
+    monkeypatch.setattr(job_view, "view", lambda *_, **__: seen[0])
+    read = PROVIDER.read("id", HEALTHY)
+    words = ["its container is exited (exit code 137); pulumi up repairs it"]
+    assert read.inputs == {**_as_the_engine_gives(_inputs()), "repair": words}
+    assert read.outs is not None
+    assert read.outs["repair"] == words
+    assert PROVIDER.diff("id", read.outs, _inputs()).changes is ENGINE_COMPARES
+    assert "repair" not in PROVIDER.check({}, read.inputs).inputs
+    seen.pop(0)
+    mended = PROVIDER.read("id", read.outs)
+    assert mended.inputs == _as_the_engine_gives(_inputs())
+    assert mended.outs is not None
+    assert PROVIDER.diff("id", mended.outs, _inputs()).changes is False
+
+
+@pytest.mark.parametrize(
     ("view", "words"),
     [
         (_view(_record(phase="failed", reason="the master went backwards")), "went backwards"),
@@ -172,7 +248,7 @@ def test_a_spec_edited_on_the_host_is_a_change() -> None:
 )
 def test_a_changed_input_is_an_update_in_place(change: dict[str, Any]) -> None:
     diff = PROVIDER.diff("id", HEALTHY, _inputs(**change))
-    assert (diff.changes, diff.replaces) == (True, [])
+    assert (diff.changes, diff.replaces) == (ENGINE_COMPARES, [])
 
 
 def test_how_long_to_wait_is_no_change() -> None:
@@ -184,7 +260,8 @@ def test_another_master_is_a_replacement_that_says_what_happens_to_the_data(
 ) -> None:
     spec = {**SPEC.model_dump(mode="json"), "sources": ["https://other.example.org"]}
     diff = PROVIDER.diff("id", HEALTHY, _inputs(spec=spec))
-    assert (diff.changes, diff.replaces, diff.delete_before_replace) == (True, ["spec"], True)
+    assert (diff.changes, diff.replaces) == (ENGINE_COMPARES, ["spec"])
+    assert diff.delete_before_replace is True
     told = capfd.readouterr().err
     assert "https://hub.example.org becomes https://other.example.org" in told
     assert "what was mirrored stays and is served" in told
@@ -194,7 +271,7 @@ def test_the_spec_of_the_release_before_is_updated_in_place() -> None:
     old = SPEC.model_dump(mode="json")
     old |= {"source": old.pop("sources")[1], "source_zdb": old.pop("sources_zdb")[0]}
     diff = PROVIDER.diff("id", {**HEALTHY, "spec": old}, _inputs())
-    assert (diff.changes, diff.replaces) == (True, [])
+    assert (diff.changes, diff.replaces) == (ENGINE_COMPARES, [])
     single = {**old, "source": SPEC.source}
     one = {**SPEC.model_dump(mode="json"), "sources": [SPEC.source]}
     assert PROVIDER.diff("id", {**HEALTHY, "spec": single}, _inputs(spec=one)).changes is False
@@ -240,6 +317,21 @@ def test_outputs_say_in_one_line_where_the_mirror_stands() -> None:
     ]
 
 
+def test_the_summary_of_a_job_in_trouble_says_it_once() -> None:
+    failed = _record(phase="failed", reason="the master went backwards")
+    outs = recorded("users", "users", _view(failed))
+    assert outs["summary"] == (
+        "failed (the master went backwards), 12 of 12 flists, 1.2 MB, in sync"
+    )
+    stopped = replace(CONTAINER, running=False, status="exited")
+    outs = recorded("users", "users", _view(failed, stopped))
+    assert outs["summary"].startswith("its container is exited (exit code 0); before that: failed")
+    outs = recorded("users", "users", _view(_record(), None))
+    assert outs["summary"] == (
+        "its container is missing; before that: idle, 12 of 12 flists, 1.2 MB, in sync"
+    )
+
+
 def test_outputs_have_no_more_digits_than_anybody_reads() -> None:
     record = _record(
         lag=Lag(items=0, bytes=0, seconds=0.0019204309996894153),
@@ -248,7 +340,7 @@ def test_outputs_have_no_more_digits_than_anybody_reads() -> None:
         eta_seconds=12.34567,
         details={"pass_seconds": 0.30000000000000004, "wanted": 3, "words": "none"},
     )
-    outs = recorded("users", "users", _view(record))
+    outs = recorded("users", "users", _view(record))[RECORD]
     assert outs["lag"] == {"items": 0, "bytes": 0, "seconds": 0.002}
     rates = (outs["rateItemsPerSecond"], outs["rateBytesPerSecond"], outs["etaSeconds"])
     assert rates == (1234.568, 1234.568, 12.346)
