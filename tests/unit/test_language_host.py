@@ -59,12 +59,14 @@ pulumi.export("hidden", config.require_secret("hidden"))
 pulumi.export("where", os.getcwd())
 pulumi.export("who", f"{pulumi.get_project()}/{pulumi.get_stack()}/{pulumi.get_organization()}")
 print("said aloud")
+pulumi.log.warn("mind this")
 """
     declare(workspace, program)
     workspace.run("config", "set", "plain", "words", "--stack", "dev")
     workspace.run("config", "set", "--secret", "hidden", "hush", "--stack", "dev")
     said = up(workspace)
     assert "said aloud" in said
+    assert "warning: mind this" in said
     assert "hush" not in said
     told = workspace.run("stack", "output", "--json", "--show-secrets", "--stack", "dev")
     for value in ("words", "hush", str(workspace.project), "small/dev/organization"):

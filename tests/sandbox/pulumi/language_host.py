@@ -73,16 +73,15 @@ def plugins(info: Any) -> Iterator[Any]:
 
 
 class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
-    """Serves one CLI; the names of its methods are the protocol's."""
+    """Serves one CLI; the names of its methods are the protocol's. engine: its address."""
 
-    def __init__(self) -> None:
-        self._engine = ""
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
         self._programs: list[subprocess.Popen[bytes]] = []
 
     @override
     def Handshake(self, request: Any, context: Any) -> Any:
-        """Learn where the engine answers."""
-        self._engine = request.engine_address
+        """Agree; where the engine answers is on the command line."""
         return language_pb2.LanguageHandshakeResponse()
 
     @override
@@ -179,10 +178,10 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             program.terminate()
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Serve until the CLI that started this is gone or ends it."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=_WORKERS))
-    host = LanguageHost()
+    host = LanguageHost(engine=arguments[-1])
     language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)
     process.serve(server)
     host.stop()
@@ -190,4 +189,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
