@@ -27,7 +27,7 @@ from components.settings.problems import Problem, SettingsError
 from components.settings.rules import combination_problems
 
 PROJECT: Final = "gridhub"
-TOKEN_VARIABLE: Final = "CLOUDFLARE_API_TOKEN"
+_TOKEN_FROM: Final = ("dnsApiToken", "CLOUDFLARE_API_TOKEN")
 # What the provider takes (terraform-provider-cloudflare 5: internal/provider.go, ProviderSchema).
 # It looks at its own configuration only; the environment's token would first fail at the API.
 _API_TOKEN: Final = re.compile(r"[0-9A-Za-z_-]{40,80}")
@@ -116,18 +116,18 @@ def _token_problems(right: Mapping[str, Any], environment: Mapping[str, str]) ->
     dns = right.get("dns")
     if dns is None or dns.provider != "cloudflare" or "dns_api_token" not in right:
         return
-    key = "dnsApiToken" if right["dns_api_token"] else TOKEN_VARIABLE
-    token = right["dns_api_token"] or environment.get(TOKEN_VARIABLE)
+    setting, variable = _TOKEN_FROM
+    token = right["dns_api_token"] or environment.get(variable)
     if not token:
-        remedy = f"`pulumi config set --secret dnsApiToken`, or set {TOKEN_VARIABLE}"
-        yield Problem("dnsApiToken", "is required with dns.provider cloudflare", remedy)
+        remedy = f"`pulumi config set --secret {setting}`, or set {variable}"
+        yield Problem(setting, "is required with dns.provider cloudflare", remedy)
     elif not _API_TOKEN.fullmatch(token):
         reason = (
             "is no API token of Cloudflare: one has 40 to 80 characters, all of them letters, "
             "digits, - or _ (no blank, no line break)"
         )
         remedy = "copy it again from My Profile > API Tokens; a Global API Key will not do"
-        yield Problem(key, reason, remedy)
+        yield Problem(setting if right["dns_api_token"] else variable, reason, remedy)
 
 
 def _absent(value: Any) -> bool:

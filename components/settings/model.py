@@ -377,8 +377,8 @@ class Settings(Section):
     dns: DnsSettings = Field(default_of(DnsSettings), description="DNS records.")
     dns_api_token: str | None = Field(
         None,
-        description="Cloudflare API token that may edit the zone's DNS, 40 to 80 characters; unset: "
-        "CLOUDFLARE_API_TOKEN of the environment, which then stays out of the state.",
+        description="Cloudflare API token that may edit the zone's DNS, 40 to 80 characters; "
+        "unset: CLOUDFLARE_API_TOKEN of the environment, which then stays out of the state.",
         json_schema_extra={"secret": True},
     )
     acme: AcmeSettings = Field(default_of(AcmeSettings), description="Certificates.")

@@ -328,6 +328,8 @@ def test_a_ttl_that_cloudflare_refuses_is_refused_where_cloudflare_sets_it(
 ) -> None:
     zone = {"zoneId": "z"} if provider == "cloudflare" else {}
     config = as_pulumi_gives(changed({"dns": {"provider": provider, "ttl": ttl, **zone}}))
-    expected = contextlib.nullcontext() if taken else pytest.raises(SettingsError, match=r"dns\.ttl")
+    expected = (
+        contextlib.nullcontext() if taken else pytest.raises(SettingsError, match=r"dns\.ttl")
+    )
     with expected:
         parse(config, environment={"CLOUDFLARE_API_TOKEN": CANARY})
