@@ -261,7 +261,8 @@ class _Importing:
         if obstacle.resource is None:
             return f"{told}; delete it in the zone"
         command = self.command(obstacle.resource, obstacle.record.id)
-        return f"{told}; delete it in the zone, or make it the stack's, which changes it: {command}"
+        taking = "delete it in the zone, or have the stack take and change it"
+        return f"{told}; {taking}: `{command}`"
 
     def command(self, resource: str, identity: str) -> str:
         """Return the `pulumi import` of a record for a POSIX shell."""

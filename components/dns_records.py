@@ -5,7 +5,7 @@ what to do about it. Pure: who asks the zone and the state is `components/dns.py
 """
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -113,12 +113,9 @@ def judge(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> V
             adopted[resource] = twin.id
     settled = {*adopted.values(), *(obstacle.record.id for obstacle in obstacles)}
     rest = [record for record in foreign if record.id not in settled]
-    free = {
-        resource: record
-        for resource, record in wanted.records.items()
-        if resource not in {*ours, *adopted, *(obstacle.resource for obstacle in obstacles)}
-    }
-    return Verdict(adopted, _gone(wanted, found, ours), (*obstacles, *_in_the_way(free, rest)))
+    new = {key: record for key, record in wanted.records.items() if key not in ours}
+    taken = {*adopted, *(obstacle.resource for obstacle in obstacles)}
+    return Verdict(adopted, _gone(wanted, found, ours), (*obstacles, *_others(new, taken, rest)))
 
 
 def _same_answer(record: Record, other: Found) -> bool:
@@ -155,11 +152,13 @@ def _word(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _in_the_way(free: Mapping[str, Record], rest: Sequence[Found]) -> Iterator[Obstacle]:
-    """Yield what excludes or accompanies a record that is about to be made."""
-    left = dict(free)
+def _others(
+    new: Mapping[str, Record], taken: Collection[str | None], rest: Sequence[Found]
+) -> Iterator[Obstacle]:
+    """Yield what excludes or accompanies a new record. taken: new ones that have one to import."""
+    left = {key: record for key, record in new.items() if key not in taken}
     for other in rest:
-        kinds = {record.type for record in free.values() if record.name == other.name}
+        kinds = {record.type for record in new.values() if record.name == other.name}
         if other.type in _EXCLUSIVE and kinds:
             yield Obstacle(other, f"lets no {' or '.join(sorted(kinds))} record stand beside it")
         elif other.type in kinds:

@@ -125,7 +125,7 @@ def test_a_name_of_the_master_that_is_dead_beside_one_that_answers_is_a_warning(
 
 def test_every_check_that_can_be_ignored_is_one() -> None:
     found = {check for check, _facts, _words in BROKEN} | {"containers"}
-    # The zone's records are no matter of the host: tests/unit/test_dns_records.py.
+    # The zone's records are no matter of the host: tests/program/test_dns_records.py.
     assert found == {*get_args(Check)} - {"records"}
 
 
