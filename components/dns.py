@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pulumi_cloudflare
 
 WILDCARD: Final = "*"
-RECORD_TOKEN: Final = "cloudflare:index/dnsRecord:DnsRecord"  # noqa: S105 - a type, no secret
+RECORD_KIND: Final = "cloudflare:index/dnsRecord:DnsRecord"
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _ours(state: Mapping[str, Any], zone: str) -> dict[str, Ours]:
     records = {
         urn.rpartition("::")[2]: entry["outputs"]
         for urn, entry in state.items()
-        if entry["type"] == RECORD_TOKEN
+        if entry["type"] == RECORD_KIND
     }
     return {
         resource: Ours(outputs["id"], outputs["name"])
@@ -267,7 +267,7 @@ class _Importing:
     def command(self, resource: str, identity: str) -> str:
         """Return the `pulumi import` of a record for a POSIX shell."""
         stack = self.config.naming.stack
-        words = ["pulumi", "import", RECORD_TOKEN, resource]
+        words = ["pulumi", "import", RECORD_KIND, resource]
         words += [f"{self.config.dns.zone_id}/{identity}", "--stack", stack]
         parent = self._urn("gridhub:index:Dns", self.name)
         provider = self._urn("pulumi:providers:cloudflare", f"{self.name}-cloudflare")
