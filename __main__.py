@@ -2,6 +2,7 @@
 
 import pulumi
 
+from components.dns_records import ExistingRecordsError
 from components.mirror import Mirror, MirrorConfig
 from components.naming import Naming
 from components.outputs import stack_outputs
@@ -13,10 +14,10 @@ def main() -> None:
     """Declare the stack; raises pulumi.RunError with every wrong setting at once."""
     try:
         settings = load()
-    except SettingsError as error:
+        naming = Naming(pulumi.get_stack(), settings.domain)
+        mirror = Mirror("mirror", MirrorConfig(naming, settings, agent_digest()))
+    except (SettingsError, ExistingRecordsError) as error:
         raise pulumi.RunError(str(error)) from None
-    naming = Naming(pulumi.get_stack(), settings.domain)
-    mirror = Mirror("mirror", MirrorConfig(naming, settings, agent_digest()))
     for name, value in stack_outputs(mirror).items():
         pulumi.export(name, value)
 

@@ -1,33 +1,38 @@
 """The DNS records of a mirror: set by Cloudflare, or told as an output."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import pulumi
 
+from components.dns_records import (
+    ExistingRecordsError,
+    Found,
+    Obstacle,
+    Ours,
+    Record,
+    RecordType,
+    Verdict,
+    Wanted,
+    judge,
+)
 from components.naming import Naming
 from components.settings.model import DnsSettings, PublicAddressSettings
 
-RecordType: TypeAlias = Literal["A", "AAAA"]
+if TYPE_CHECKING:
+    import pulumi_cloudflare
+
 WILDCARD: Final = "*"
-
-
-@dataclass(frozen=True)
-class Record:
-    """One DNS record; name: fully qualified, without the last dot."""
-
-    name: str
-    type: RecordType
-    content: str
-    ttl: int
+RECORD_KIND: Final = "cloudflare:index/dnsRecord:DnsRecord"
 
 
 @dataclass(frozen=True)
 class DnsConfig:
     """bootstrap: whether a bootstrap server runs here. api_token: null takes the environment's.
 
-    after: what must have succeeded before a record is set.
+    neighbours_allowed: a foreign record that would be answered beside the stack's is only told.
     """
 
     naming: Naming
@@ -35,7 +40,7 @@ class DnsConfig:
     addresses: PublicAddressSettings
     bootstrap: bool
     api_token: pulumi.Output[str] | None
-    after: tuple[pulumi.Resource, ...]
+    neighbours_allowed: bool = False
 
 
 def wanted_records(config: DnsConfig) -> list[Record]:
@@ -59,6 +64,8 @@ class Dns(pulumi.ComponentResource):
     """The mirror's records; `records` is what they say, whoever sets them.
 
     With provider `none` nothing is set: an operator takes the records from the stack's output.
+    Else the zone is looked at here, and `set_records` sets them: construct it before all that
+    changes anything. Raises ExistingRecordsError where records of others stand in the way.
     """
 
     records: Sequence[Record]
@@ -67,44 +74,222 @@ class Dns(pulumi.ComponentResource):
         self, name: str, config: DnsConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("gridhub:index:Dns", name, None, opts)
+        self.config = config
         self.records = wanted_records(config)
-        if config.dns.provider == "cloudflare":
-            self._set(name, config)
+        self._wanted = Wanted(
+            config.naming.stack, _by_resource(name, config, self.records), config.dns.proxied
+        )
+        self._cloudflare = _provider(name, config, self) if _by_cloudflare(config) else None
+        self._verdict = self._looked_at(name)
         self.register_outputs({"records": told(self.records)})
 
-    def _set(self, name: str, config: DnsConfig) -> None:
-        # Seconds to load; a stack that sets no records need not wait for it.
+    def _looked_at(self, name: str) -> Verdict:
+        if self._cloudflare is None:
+            return Verdict()
+        try:
+            state = _state(self.config.naming.stack)
+            found = _found(self._cloudflare, self.config, self.records)
+        except Exception as error:  # noqa: BLE001 - the SDK raises nothing more particular
+            pulumi.log.warn(
+                f"the DNS zone could not be looked at ({error}); a record that stands in the way "
+                "there will first show when `pulumi up` sets its own",
+                self,
+            )
+            return Verdict()
+        verdict = judge(self._wanted, found, _ours(state, str(self.config.dns.zone_id)))
+        importing = _Importing(name, self.config, state)
+        self._refuse(verdict.obstacles, importing)
+        self._tell(verdict)
+        return verdict
+
+    def _refuse(self, obstacles: Sequence[Obstacle], importing: "_Importing") -> None:
+        lines = {obstacle: importing.remedy(obstacle) for obstacle in obstacles}
+        passable = {o: line for o, line in lines.items() if self._passable(o)}
+        if len(passable) < len(lines):
+            raise ExistingRecordsError(list(lines.values()))
+        for line in passable.values():
+            pulumi.log.warn(line, self)
+
+    def _passable(self, obstacle: Obstacle) -> bool:
+        return self.config.neighbours_allowed and not obstacle.refused
+
+    def _tell(self, verdict: Verdict) -> None:
+        for resource in verdict.adopted:
+            record = self._wanted.records[resource]
+            pulumi.log.info(
+                f"{record.name} {record.type} {record.content} is in the zone already and becomes "
+                f"the stack's ({resource}); `pulumi destroy` will delete it",
+                self,
+            )
+        for resource in verdict.gone:
+            record = self._wanted.records[resource]
+            pulumi.log.warn(
+                f"{record.name} {record.type} ({resource}) is not in the zone any more: `pulumi up "
+                "--refresh` sets it again; without --refresh a change of it fails, and so does "
+                "`pulumi destroy`",
+                self,
+            )
+
+    def set_records(self, after: Sequence[pulumi.Resource]) -> None:
+        """Set the records, if Cloudflare is to; after: what must have succeeded before."""
+        if self._cloudflare is None:
+            return
         import pulumi_cloudflare as cloudflare
 
-        provider = cloudflare.Provider(
-            f"{name}-cloudflare",
-            api_token=config.api_token,
-            base_url=config.dns.api_url,
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        counts: dict[str, int] = {}
-        for record in self.records:
-            label = record.name.removesuffix(f".{config.naming.domain}").replace("*", "wildcard")
-            slot = f"{name}-{label}-{record.type.lower()}"
-            counts[slot] = counts.get(slot, 0) + 1
-            # By number, not by address: a changed address is an update of its record.
-            suffix = "" if counts[slot] == 1 else f"-{counts[slot]}"
+        zone = str(self.config.dns.zone_id)
+        for resource, record in self._wanted.records.items():
+            adopted = self._verdict.adopted.get(resource)
             cloudflare.DnsRecord(
-                f"{slot}{suffix}",
-                zone_id=str(config.dns.zone_id),
+                resource,
+                zone_id=zone,
                 name=record.name,
                 type=record.type,
                 content=record.content,
                 ttl=record.ttl,
-                proxied=config.dns.proxied,
-                comment=f"gridhub stack {config.naming.stack}",
+                proxied=self.config.dns.proxied,
+                comment=self._wanted.comment,
                 opts=pulumi.ResourceOptions(
                     parent=self,
-                    provider=provider,
-                    depends_on=list(config.after),
+                    provider=self._cloudflare,
+                    depends_on=list(after),
                     delete_before_replace=True,
+                    # Given in the one run that adopts it, and never again: for a record that is in
+                    # the state under another import id the engine would delete it as replaced.
+                    import_=f"{zone}/{adopted}" if adopted else None,
+                    # Where `pulumi import` puts it while the stack has no parent for it yet.
+                    aliases=[pulumi.Alias(parent=pulumi.ROOT_STACK_RESOURCE)],
                 ),
             )
+
+
+def _by_cloudflare(config: DnsConfig) -> bool:
+    return config.dns.provider == "cloudflare"
+
+
+def _provider(name: str, config: DnsConfig, parent: Dns) -> "pulumi_cloudflare.Provider":
+    # Seconds to load; a stack that sets no records need not wait for it.
+    import pulumi_cloudflare as cloudflare
+
+    return cloudflare.Provider(
+        f"{name}-cloudflare",
+        api_token=config.api_token,
+        base_url=config.dns.api_url,
+        opts=pulumi.ResourceOptions(parent=parent),
+    )
+
+
+def _by_resource(name: str, config: DnsConfig, records: Sequence[Record]) -> dict[str, Record]:
+    counts: dict[str, int] = {}
+    named: dict[str, Record] = {}
+    for record in records:
+        label = record.name.removesuffix(f".{config.naming.domain}").replace("*", "wildcard")
+        slot = f"{name}-{label}-{record.type.lower()}"
+        counts[slot] = counts.get(slot, 0) + 1
+        # By number, not by address: a changed address is an update of its record.
+        suffix = "" if counts[slot] == 1 else f"-{counts[slot]}"
+        named[f"{slot}{suffix}"] = record
+    return named
+
+
+def _state(stack: str) -> Mapping[str, Any]:
+    """Return what the stack's state records, {URN: {type, outputs}}; of a new stack nothing.
+
+    The engine's own function, on which `pulumi.StackReference` stands too. It is the only way to
+    know what is the stack's already: a comment in the zone can be changed by anyone.
+    """
+    name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{stack}"
+    answer = pulumi.runtime.invoke(
+        "pulumi:pulumi:readStackResourceOutputs", {"stackName": name}
+    ).value
+    return dict(answer["outputs"])
+
+
+def _ours(state: Mapping[str, Any], zone: str) -> dict[str, Ours]:
+    """Return the records of this zone in the state, by resource name."""
+    records = {
+        urn.rpartition("::")[2]: entry["outputs"]
+        for urn, entry in state.items()
+        if entry["type"] == RECORD_KIND
+    }
+    return {
+        resource: Ours(outputs["id"], outputs["name"])
+        for resource, outputs in records.items()
+        if outputs["zoneId"] == zone
+    }
+
+
+def _found(
+    provider: "pulumi_cloudflare.Provider", config: DnsConfig, records: Sequence[Record]
+) -> list[Found]:
+    """Return every record of the zone that has the name of one of ours."""
+    import pulumi_cloudflare as cloudflare
+
+    found: list[Found] = []
+    for name in sorted({record.name for record in records}):
+        listed = cloudflare.get_dns_records(
+            zone_id=config.dns.zone_id,
+            name={"exact": name},
+            opts=pulumi.InvokeOptions(provider=provider),
+        )
+        found += [
+            Found(
+                id=entry.id,
+                name=entry.name,
+                type=entry.type,
+                content=entry.content or "",
+                ttl=int(entry.ttl),
+                proxied=bool(entry.proxied),
+                comment=entry.comment or "",
+                tags=tuple(entry.tags or ()),
+            )
+            for entry in listed.results or ()
+        ]
+    return found
+
+
+@dataclass(frozen=True)
+class _Importing:
+    """Writes the command that takes an existing record into the stack as it is now."""
+
+    name: str
+    config: DnsConfig
+    state: Mapping[str, Any]
+
+    def remedy(self, obstacle: Obstacle) -> str:
+        """Return a sentence: what there is, why it is in the way, what to do."""
+        told = f"{obstacle.record} (id {obstacle.record.id}) exists already and {obstacle.reason}"
+        if obstacle.resource is None:
+            return f"{told}; delete it in the zone"
+        command = self.command(obstacle.resource, obstacle.record.id)
+        taking = "delete it in the zone, or have the stack take and change it"
+        return f"{told}; {taking}: `{command}`"
+
+    def command(self, resource: str, identity: str) -> str:
+        """Return the `pulumi import` of a record for a POSIX shell."""
+        stack = self.config.naming.stack
+        words = ["pulumi", "import", RECORD_KIND, resource]
+        words += [f"{self.config.dns.zone_id}/{identity}", "--stack", stack]
+        parent = self._urn("gridhub:index:Dns", self.name)
+        provider = self._urn("pulumi:providers:cloudflare", f"{self.name}-cloudflare")
+        if parent and provider:
+            words += ["--parent", f"{self.name}={parent}"]
+            words += ["--provider", f"{self.name}-cloudflare={provider}"]
+        # Without these the CLI protects the record and prints a program of its own.
+        words += ["--protect=false", "--generate-code=false"]
+        variables = () if provider else self._variables(stack)
+        return " ".join([*variables, shlex.join(words)])
+
+    def _variables(self, stack: str) -> Iterator[str]:
+        """Yield what the CLI's own provider needs where the stack has none yet."""
+        if self.config.api_token is not None:
+            get = shlex.join(["pulumi", "config", "get", "dnsApiToken", "--stack", stack])
+            yield f'CLOUDFLARE_API_TOKEN="$({get})"'
+        if self.config.dns.api_url is not None:
+            yield f"CLOUDFLARE_BASE_URL={shlex.quote(self.config.dns.api_url)}"
+
+    def _urn(self, kind: str, name: str) -> str:
+        ends = f"{kind}::{name}"
+        return next((urn for urn in self.state if urn.endswith(ends)), "")
 
 
 def told(records: Sequence[Record]) -> list[dict[str, str | int]]:

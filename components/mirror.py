@@ -76,6 +76,8 @@ class Mirror(pulumi.ComponentResource):
         )
         self.config = config
         self._connection = connection(host)
+        # First of all: what stands in its way is told before anything else is changed.
+        self.dns = self._dns()
         self.guard = self._guard()
         self.secrets = self._secrets()
         self.preflight = self._preflight()
@@ -88,7 +90,7 @@ class Mirror(pulumi.ComponentResource):
         self.bootstrap = self._bootstrap() if config.settings.bootstrap.enabled else None
         self.edge = self._edge()
         self.agents = self._agents()
-        self.dns = self._dns()
+        self.dns.set_records(after=(self.guard, self.preflight))
         self.register_outputs({})
 
     def _child(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
@@ -279,7 +281,7 @@ class Mirror(pulumi.ComponentResource):
             addresses=settings.public_addresses,
             bootstrap=settings.bootstrap.enabled,
             api_token=pulumi.Output.secret(token) if token else None,
-            after=(self.guard, self.preflight),
+            neighbours_allowed="records" in settings.preflight.ignore,
         )
         return Dns("dns", config, pulumi.ResourceOptions(parent=self))
 

@@ -27,6 +27,10 @@ from components.settings.problems import Problem, SettingsError
 from components.settings.rules import combination_problems
 
 PROJECT: Final = "gridhub"
+_TOKEN_FROM: Final = ("dnsApiToken", "CLOUDFLARE_API_TOKEN")
+# What the provider takes (terraform-provider-cloudflare 5: internal/provider.go, ProviderSchema).
+# It looks at its own configuration only; the environment's token would first fail at the API.
+_API_TOKEN: Final = re.compile(r"[0-9A-Za-z_-]{40,80}")
 _FIELDS: Final[dict[str, tuple[str, FieldInfo]]] = {
     str(info.alias): (name, info) for name, info in Settings.model_fields.items()
 }
@@ -79,7 +83,7 @@ def parse(
             right[name] = _value(key, info, given)
         except _KeyProblemsError as error:
             problems += error.problems
-    problems += _missing_token(right, environment)
+    problems += _token_problems(right, environment)
     problems += combination_problems(right)
     if problems:
         raise SettingsError(problems)
@@ -104,13 +108,26 @@ def _engine_of(environment: Mapping[str, str], given: Mapping[str, Any]) -> dict
     return {"host": json.dumps({**known, "docker": environment["DOCKER_HOST"]})}
 
 
-def _missing_token(right: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[Problem]:
+def _token_problems(right: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield what is wrong with Cloudflare's token, of the stack file or the environment.
+
+    Its words never hold the token, nor a part of it.
+    """
     dns = right.get("dns")
     if dns is None or dns.provider != "cloudflare" or "dns_api_token" not in right:
         return
-    if not right["dns_api_token"] and not environment.get("CLOUDFLARE_API_TOKEN"):
-        remedy = "`pulumi config set --secret dnsApiToken`, or set CLOUDFLARE_API_TOKEN"
-        yield Problem("dnsApiToken", "is required with dns.provider cloudflare", remedy)
+    setting, variable = _TOKEN_FROM
+    token = right["dns_api_token"] or environment.get(variable)
+    if not token:
+        remedy = f"`pulumi config set --secret {setting}`, or set {variable}"
+        yield Problem(setting, "is required with dns.provider cloudflare", remedy)
+    elif not _API_TOKEN.fullmatch(token):
+        reason = (
+            "is no API token of Cloudflare: one has 40 to 80 characters, all of them letters, "
+            "digits, - or _ (no blank, no line break)"
+        )
+        remedy = "copy it again from My Profile > API Tokens; a Global API Key will not do"
+        yield Problem(setting if right["dns_api_token"] else variable, reason, remedy)
 
 
 def _absent(value: Any) -> bool:

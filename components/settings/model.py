@@ -104,7 +104,11 @@ class DnsSettings(Section):
     )
     zone_id: str | None = Field(None, description="Cloudflare's id of the zone.")
     ttl: int = Field(
-        1, ge=1, le=86400, description="Seconds that resolvers may keep a record; 1: automatic."
+        1,
+        ge=1,
+        le=86400,
+        description="Seconds that resolvers may keep a record; 1: automatic. Cloudflare takes no 2 "
+        "to 59.",
     )
     proxied: bool = Field(
         default=False,
@@ -373,8 +377,8 @@ class Settings(Section):
     dns: DnsSettings = Field(default_of(DnsSettings), description="DNS records.")
     dns_api_token: str | None = Field(
         None,
-        description="Cloudflare API token that may edit the zone; unset: CLOUDFLARE_API_TOKEN of "
-        "the environment, which then stays out of the state.",
+        description="Cloudflare API token that may edit the zone's DNS, 40 to 80 characters; "
+        "unset: CLOUDFLARE_API_TOKEN of the environment, which then stays out of the state.",
         json_schema_extra={"secret": True},
     )
     acme: AcmeSettings = Field(default_of(AcmeSettings), description="Certificates.")

@@ -12,6 +12,10 @@ from urllib.parse import urlsplit
 from components.settings.model import Settings
 from components.settings.problems import Problem
 
+# Cloudflare's own words: 1 is automatic, else 60 to 86400 (30 in an Enterprise zone, which nothing
+# here can tell from others).
+AUTOMATIC_TTL: Final = 1
+SHORTEST_TTL_SECONDS: Final = 60
 Found: TypeAlias = Iterator[Problem]
 RuleBody: TypeAlias = Callable[[Settings], Found]
 
@@ -160,6 +164,12 @@ def _cloudflare_is_whole(settings: Settings) -> Found:
                 "is required with dns.provider cloudflare",
                 "`pulumi config set --path dns.zoneId ID` (the zone's overview page shows it)",
             )
+        if AUTOMATIC_TTL < dns.ttl < SHORTEST_TTL_SECONDS:
+            yield Problem(
+                "dns.ttl",
+                f"is {dns.ttl}, which Cloudflare refuses",
+                f"give {SHORTEST_TTL_SECONDS} or more, or {AUTOMATIC_TTL} (automatic)",
+            )
         return
     for key, value in (("zoneId", dns.zone_id), ("apiUrl", dns.api_url), ("proxied", dns.proxied)):
         if value:
@@ -176,7 +186,7 @@ def _cloudflare_is_whole(settings: Settings) -> Found:
 def _proxy_leaves_zdb_reachable(settings: Settings) -> Found:
     if not settings.dns.proxied:
         return
-    if settings.dns.ttl != 1:
+    if settings.dns.ttl != AUTOMATIC_TTL:
         yield Problem("dns.ttl", "must be 1 (automatic) for proxied records", "set it to 1")
     zdb_host = settings.zdb.publish_host
     if zdb_host is None or zdb_host.endswith(f".{settings.domain}"):

@@ -22,6 +22,8 @@ Check: TypeAlias = Literal[
     "ports",
     "addresses",
     "dns",
+    # Judged before any resource is declared, by the zone's records (components/dns_records.py).
+    "records",
     "compose",
     "containers",
     "master",

@@ -14,7 +14,7 @@ from tests.sandbox.upstream import Upstream
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 DYNAMIC = "pulumi-python:dynamic"
-_TOKEN = "e2e-dns-token"
+_TOKEN = "e2e-dns-token-of-forty-characters-000000"
 _CONTAINER = "docker:index/container:Container"
 _FIRST_KINDS = (
     "docker:index/remoteImage:RemoteImage create * before",

@@ -16,7 +16,7 @@ from tests.sandbox.upstream import Upstream
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 _LOOPBACKS = ("127.0.0.1", "::1")
 _FOLLOW_SECONDS = 30
-_TOKEN = "e2e-dns-token"
+_TOKEN = "e2e-dns-token-of-forty-characters-000000"
 
 
 def test_a_stack_file_becomes_a_mirror_that_boots_without_its_master(

@@ -5,9 +5,10 @@ import contextvars
 import json
 import os
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -75,15 +76,24 @@ class _Answers(Mocks):
             outputs["value"] = pulumi.Output.secret(value)
         return f"{args.name}-id", outputs
 
+    def __init__(self, zone: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> None:
+        self._zone = zone
+        self._state = state
+
     def call(self, args: MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        if args.token == "cloudflare:index/getDnsRecords:getDnsRecords":
+            name = args.args["name"]["exact"]
+            return {"results": [r for r in self._zone if r["name"] == name]}, []
+        if args.token == "pulumi:pulumi:readStackResourceOutputs":
+            return {"outputs": self._state}, []
         raise AssertionError(f"the program calls {args.token}: it must not ask the world anything")
 
 
 class _Monitor(MockMonitor):
     """Writes down what is registered, options and all."""
 
-    def __init__(self, declared: Declared) -> None:
-        super().__init__(_Answers())
+    def __init__(self, declared: Declared, answers: _Answers) -> None:
+        super().__init__(answers)
         self.declared = declared
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802  gRPC's name
@@ -103,6 +113,7 @@ def _registration(request: Any) -> Registration:
             "protect": request.protect,
             "parent": _short(request.parent),
             "dependencies": sorted(_short(urn) for urn in request.dependencies),
+            "importId": request.importId,
             "deleteBeforeReplace": request.deleteBeforeReplace,
             "replaceOnChanges": sorted(request.replaceOnChanges),
             "additionalSecretOutputs": sorted(request.additionalSecretOutputs),
@@ -139,13 +150,19 @@ def declare(
     stack: str = "sandbox",
     environment: Mapping[str, str] | None = None,
     secret_keys: tuple[str, ...] = (),
+    zone: Sequence[Mapping[str, Any]] = (),
+    state: Mapping[str, Any] = MappingProxyType({}),
 ) -> Declared:
     """Run the program; config: as in a stack file (full keys). Raises pulumi.RunError.
+
+    zone: the records that its DNS zone has. state: what the stack's state has, by URN.
 
     Pulumi's settings are context variables: in a context of its own a run leaves nothing behind
     for the tests after it.
     """
-    return contextvars.copy_context().run(_declare, config, stack, environment or {}, secret_keys)
+    return contextvars.copy_context().run(
+        _declare, config, stack, environment or {}, secret_keys, _Answers(zone, state)
+    )
 
 
 def _declare(
@@ -153,9 +170,10 @@ def _declare(
     stack: str,
     environment: Mapping[str, str],
     secret_keys: tuple[str, ...],
+    answers: _Answers,
 ) -> Declared:
     declared = Declared()
-    monitor = _Monitor(declared)
+    monitor = _Monitor(declared, answers)
     set_mocks(monitor.mocks, project="gridhub", stack=stack, preview=False, monitor=monitor)
     set_all_config(as_pulumi_gives(config), list(secret_keys))
 

@@ -12,7 +12,7 @@ from tests.program.declared import PROJECT, declare, production, stack_file
 _PRINT = """
 import json
 from tests.program.declared import declare, stack_file
-found = declare(stack_file("sandbox"), "sandbox", {"CLOUDFLARE_API_TOKEN": "t"})
+found = declare(stack_file("sandbox"), "sandbox", {"CLOUDFLARE_API_TOKEN": "t" * 40})
 rows = {n: [r.type, r.raw, r.options] for n, r in found.resources.items()}
 print(json.dumps([rows, found.outputs], sort_keys=True))
 """
@@ -65,7 +65,7 @@ def test_writing_out_a_default_changes_nothing() -> None:
         "gridhub:hub": {},
         "gridhub:modeConfirmation": 0,
     }
-    token = {"CLOUDFLARE_API_TOKEN": "t"}
+    token = {"CLOUDFLARE_API_TOKEN": "t" * 40}
     before, after = declare(config, "sandbox", token), declare(spelled, "sandbox", token)
     assert {n: r.raw for n, r in before.resources.items()} == {
         n: r.raw for n, r in after.resources.items()

@@ -36,7 +36,8 @@ SERVICE_UIDS: dict[str, int] = {
     "caddy": UID_CADDY,
     **{str(job): uid for job, uid in JOB_UIDS.items()},
 }
-TOKEN = {"CLOUDFLARE_API_TOKEN": "t"}
+TOKEN = {"CLOUDFLARE_API_TOKEN": "t" * 40}
+CANARY = "canary-token-0123456789-abcdefghijklmnop"
 
 
 def _variants() -> dict[str, dict[str, Any]]:
@@ -334,13 +335,17 @@ def test_without_a_provider_the_same_records_are_told() -> None:
 
 def test_an_api_token_reaches_the_provider_as_a_secret_only() -> None:
     dns = {"provider": "cloudflare", "zoneId": "z"}
-    config = {**production(), "gridhub:dns": dns, "gridhub:dnsApiToken": "canary-token"}
+    config = {
+        **production(),
+        "gridhub:dns": dns,
+        "gridhub:dnsApiToken": CANARY,
+    }
     declared = declare(config, "prod", secret_keys=("gridhub:dnsApiToken",))
     for entry in declared.resources.values():
-        holds = "canary-token" in str(entry.raw)
+        holds = CANARY in str(entry.raw)
         assert holds is (entry.name == "dns-cloudflare")
-        assert "canary-token" not in str(without_secrets(entry.raw))
-    assert "canary-token" not in str(declared.outputs)
+        assert CANARY not in str(without_secrets(entry.raw))
+    assert CANARY not in str(declared.outputs)
 
 
 @pytest.mark.parametrize(

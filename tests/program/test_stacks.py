@@ -14,7 +14,7 @@ from components.specs import job_specs
 from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
 from tests.program.declared import STACKS, as_pulumi_gives, declare, pinned_images, stack_file
 
-TOKEN = {"CLOUDFLARE_API_TOKEN": "t"}
+TOKEN = {"CLOUDFLARE_API_TOKEN": "t" * 40}
 EXAMPLES = ("example-records", "example-wildcard")
 # What a spec takes from elsewhere in the settings, or is the same for all.
 DERIVED: Final = {

@@ -1,5 +1,6 @@
 """Wrong stack files: each is refused by key with the remedy, all errors of it at once."""
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from components.settings import SettingsError, parse
 from tests.program.declared import as_pulumi_gives, declare, pinned_images, production
 
 REMOVED = object()
+# Of a form that Cloudflare makes: 40 characters.
+CANARY = "canary-token-0123456789-abcdefghijklmnop"
 
 # name: (what is set on top of a right production stack, the keys that must be named)
 WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -72,7 +75,7 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "Cloudflare half set": ({"dns": {"provider": "cloudflare"}}, {"dns.zoneId", "dnsApiToken"}),
     "token in plain text": (
-        {"dns": {"provider": "cloudflare", "zoneId": "z"}, "dnsApiToken": "canary-token"},
+        {"dns": {"provider": "cloudflare", "zoneId": "z"}, "dnsApiToken": CANARY},
         {"dnsApiToken"},
     ),
     "zone without provider": ({"dns": {"zoneId": "z"}}, {"dns.zoneId"}),
@@ -272,6 +275,61 @@ def test_a_remedy_with_brackets_passes_every_shell() -> None:
         assert "--path 'publicAddresses.ipv4[0]'" in str(caught.value)
 
 
+CLOUDFLARE = {"dns": {"provider": "cloudflare", "zoneId": "z"}}
+SECRET = ["gridhub:dnsApiToken"]
+
+
 def test_a_token_of_the_environment_makes_the_setting_superfluous() -> None:
-    config = changed({"dns": {"provider": "cloudflare", "zoneId": "z"}})
-    parse(as_pulumi_gives(config), environment={"CLOUDFLARE_API_TOKEN": "t"})
+    parse(as_pulumi_gives(changed(CLOUDFLARE)), environment={"CLOUDFLARE_API_TOKEN": CANARY})
+
+
+@pytest.mark.parametrize("token", [CANARY, f"cfut_{CANARY}0123abcd", "_-" * 40])
+def test_tokens_that_cloudflare_makes_are_taken_from_either_place(token: str) -> None:
+    parse(as_pulumi_gives(changed(CLOUDFLARE)), environment={"CLOUDFLARE_API_TOKEN": token})
+    parse(as_pulumi_gives(changed({**CLOUDFLARE, "dnsApiToken": token})), SECRET)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        *(CANARY[:39], f"{CANARY}\n", f" {CANARY}", f"Bearer {CANARY}", f'"{CANARY}"'),
+        *(CANARY.replace("n", "ü"), CANARY + "x" * 41, f"{CANARY}={CANARY}"),
+    ],
+)
+def test_a_token_that_the_provider_refuses_is_refused_from_either_place_and_not_repeated(
+    token: str,
+) -> None:
+    for key, edit, variable in (
+        ("dnsApiToken", {**CLOUDFLARE, "dnsApiToken": token}, CANARY),
+        ("CLOUDFLARE_API_TOKEN", CLOUDFLARE, token),
+    ):
+        with pytest.raises(SettingsError, match="is no API token of Cloudflare") as caught:
+            parse(as_pulumi_gives(changed(edit)), SECRET, {"CLOUDFLARE_API_TOKEN": variable})
+        assert [problem.key for problem in caught.value.problems] == [key]
+        assert "canary" not in str(caught.value)
+
+
+def test_a_token_that_nothing_uses_is_not_looked_at() -> None:
+    parse(as_pulumi_gives(changed({})), environment={"CLOUDFLARE_API_TOKEN": "of another"})
+    right = {"CLOUDFLARE_API_TOKEN": "of another"}
+    parse(as_pulumi_gives(changed({**CLOUDFLARE, "dnsApiToken": CANARY})), SECRET, right)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "provider", "taken"),
+    [
+        *((ttl, "cloudflare", True) for ttl in (1, 60, 300, 86400)),
+        *((ttl, "cloudflare", False) for ttl in (0, 2, 30, 59, 86401)),
+        *((ttl, "none", True) for ttl in (1, 2, 30, 59, 86400)),
+    ],
+)
+def test_a_ttl_that_cloudflare_refuses_is_refused_where_cloudflare_sets_it(
+    ttl: int, provider: str, *, taken: bool
+) -> None:
+    zone = {"zoneId": "z"} if provider == "cloudflare" else {}
+    config = as_pulumi_gives(changed({"dns": {"provider": provider, "ttl": ttl, **zone}}))
+    expected = (
+        contextlib.nullcontext() if taken else pytest.raises(SettingsError, match=r"dns\.ttl")
+    )
+    with expected:
+        parse(config, environment={"CLOUDFLARE_API_TOKEN": CANARY})

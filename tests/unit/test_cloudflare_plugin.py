@@ -10,12 +10,13 @@ import pytest
 
 from tests.sandbox.dns import DnsSandbox
 from tests.sandbox.plugins.client import Created, PluginCallError, PluginCalls
+from tests.sandbox.plugins.cloudflare.dns_records import TOKEN as LIST
 from tests.sandbox.plugins.cloudflare.plugin import CloudflarePlugin
 from tests.sandbox.plugins.serve import start
 from tests.sandbox.plugins.values import UNKNOWN, Secret
 
 RECORD = "cloudflare:index/dnsRecord:DnsRecord"
-TOKEN = "token-of-this-test"
+TOKEN = "token-of-this-test-with-40-characters-00"
 ZONE = "example.org"
 
 
@@ -178,6 +179,77 @@ def test_the_token_is_a_secret_and_a_wrong_one_is_told(world: World) -> None:
     with pytest.raises(PluginCallError, match="Invalid access token") as refused:
         world.make()
     assert "wrong" not in str(refused.value)
+
+
+@pytest.mark.parametrize("token", ["short", TOKEN + " ", f"Bearer {TOKEN}", "x" * 81, "ä" * 40])
+def test_a_token_of_another_form_is_refused_before_any_call_and_not_repeated(
+    world: World, token: str
+) -> None:
+    with pytest.raises(PluginCallError, match="API tokens must only contain") as refused:
+        world.plugin.check_config({"apiToken": token})
+    assert token not in str(refused.value)
+    assert world.api.requests_log == []
+
+
+def test_an_import_reads_a_record_that_then_shows_no_change(world: World) -> None:
+    zone = world.api.zone_id(ZONE)
+    record = world.api.zones.create(
+        zone, {"name": "hub", "type": "A", "content": "203.0.113.7", "ttl": 300, "comment": "mine"}
+    )
+    seen = world.plugin.read(RECORD, f"{zone}/{record.id}", {}, {})
+    assert seen.id == record.id
+    assert seen.inputs == {
+        "zoneId": zone,
+        "name": "hub.example.org",
+        "type": "A",
+        "ttl": 300,
+        "content": "203.0.113.7",
+        "comment": "mine",
+        "__defaults": [],
+    }
+    news = world.inputs(ttl=300, comment="mine", proxied=False)
+    assert not world.plugin.diff(RECORD, seen.id, seen.properties, news).changes
+    changed = world.inputs(ttl=60, comment="mine")
+    assert world.plugin.diff(RECORD, seen.id, seen.properties, changed).changes
+    assert world.plugin.read(RECORD, seen.id, seen.properties, seen.inputs).inputs == seen.inputs
+
+
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        ("{record}", r'expected urlencoded segments "<zone_id>/<dns_record_id>"'),
+        ("{zone}/{record}/x", "expected urlencoded segments"),
+        ("{zone}/absent", r"404 .*Record does not exist\."),
+        ("{other}/{record}", r"404 .*Record does not exist\."),
+    ],
+)
+def test_an_import_of_anything_else_is_refused(world: World, identity: str, message: str) -> None:
+    made = world.make()
+    other = world.api.zone_id("other.test")
+    wanted = identity.format(zone=world.api.zone_id(ZONE), record=made.id, other=other)
+    with pytest.raises(PluginCallError, match=message):
+        world.plugin.read(RECORD, wanted, {}, {})
+
+
+def test_records_are_listed_by_name_and_type(world: World) -> None:
+    zone = world.api.zone_id(ZONE)
+    for number in range(250):
+        record = {"name": "hub", "type": "A", "content": f"203.0.113.{number}", "ttl": 1}
+        world.api.zones.create(zone, record)
+    world.make(type="AAAA", content="2001:db8::7")
+    world.make(name="other.example.org")
+
+    def contents(**query: Any) -> list[str]:
+        answer = world.plugin.invoke(LIST, {"zoneId": zone, **query})
+        return [record["content"] for record in answer["results"]]
+
+    assert len(contents()) == 252
+    assert len(contents(name={"exact": "hub.example.org"})) == 251
+    assert contents(name={"exact": "hub.example.org"}, type="AAAA") == ["2001:db8::7"]
+    assert contents(name={"exact": "none.example.org"}) == []
+    assert contents(maxItems=2) == ["203.0.113.0", "203.0.113.1"]
+    with pytest.raises(PluginCallError, match="search is not supported"):
+        contents(search="hub")
 
 
 def test_an_unreachable_api_is_told_with_the_remedy(world: World) -> None:

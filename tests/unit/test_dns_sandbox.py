@@ -19,7 +19,7 @@ import requests
 from tests.sandbox.dns import DnsSandbox
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "token-of-this-test"
+TOKEN = "token-of-this-test-with-40-characters-00"
 ZONE = "example.org"
 
 
@@ -146,6 +146,29 @@ def test_records_that_exclude_each_other_are_refused(sandbox: DnsSandbox) -> Non
     assert api.call("POST", api.records, twin)[1]["errors"][0]["code"] == 81058
     alias = {"name": "hub", "type": "CNAME", "content": "b.example.org", "ttl": 1}
     assert api.call("POST", api.records, alias)[1]["errors"][0]["code"] == 81053
+    twin["ttl"], twin["proxied"] = 300, True
+    assert api.call("POST", api.records, twin)[1]["errors"][0]["code"] == 81058
+    api.add("www", "CNAME", "hub.example.org")
+    address = {"name": "www", "type": "A", "content": "203.0.113.7", "ttl": 1}
+    assert api.call("POST", api.records, address)[1]["errors"][0]["code"] == 81054
+    second = {"name": "www", "type": "CNAME", "content": "b.example.org", "ttl": 1}
+    assert api.call("POST", api.records, second)[1]["errors"][0]["code"] == 81053
+
+
+def test_records_are_found_by_parts_of_what_they_say(sandbox: DnsSandbox) -> None:
+    api = Api(sandbox)
+    api.add("hub", "A", "203.0.113.7", comment="of the hub")
+    api.add("www", "CNAME", "hub.example.org")
+    for query, names in (
+        ("name.exact=hub.example.org", ["hub.example.org"]),
+        ("name.exact=hub", []),
+        ("name.endswith=example.org", ["hub.example.org", "www.example.org"]),
+        ("name.startswith=w&type=CNAME", ["www.example.org"]),
+        ("comment.contains=the+hub", ["hub.example.org"]),
+        ("content.contains=hub", ["www.example.org"]),
+    ):
+        listed = api.call("GET", f"{api.records}?{query}")[1]["result"]
+        assert [record["name"] for record in listed] == names, query
 
 
 def test_a_body_that_is_no_object_is_refused(sandbox: DnsSandbox) -> None:

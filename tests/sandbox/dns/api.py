@@ -48,10 +48,21 @@ def _get_zone(request: _Request) -> dict[str, Any]:
 
 def _list_records(request: _Request) -> list[dict[str, Any]]:
     shown = [record.as_json() for record in request.zones.records(request.zone)]
-    for key in ("type", "name", "content"):
-        if key in request.query:
-            shown = [record for record in shown if record[key] == request.query[key]]
+    for key, wanted in request.query.items():
+        field, _, how = key.partition(".")
+        if field in ("type", "name", "content", "comment"):
+            matches = _MATCHES[how]
+            shown = [record for record in shown if matches(record[field] or "", wanted)]
     return shown
+
+
+_MATCHES: Final[Mapping[str, Callable[[str, str], bool]]] = {
+    "": str.__eq__,
+    "exact": str.__eq__,
+    "contains": str.__contains__,
+    "startswith": str.startswith,
+    "endswith": str.endswith,
+}
 
 
 def _create_record(request: _Request) -> dict[str, Any]:

@@ -186,10 +186,12 @@ class Zones:
         for other in others:
             if (other.type, other.content) == (checked["type"], checked["content"]):
                 raise DnsRefusal(400, 81058, "An identical record already exists.")
-            if "CNAME" in (other.type, checked["type"]):
+            if checked["type"] == "CNAME":
                 raise DnsRefusal(
                     400, 81053, "An A, AAAA, or CNAME record with that host already exists."
                 )
+            if other.type == "CNAME":
+                raise DnsRefusal(400, 81054, "A CNAME record with that host already exists.")
 
     def _save(self) -> None:
         if self._state_file is None:

@@ -26,7 +26,7 @@ from tests.sandbox.plugins.conversion import (
 from tests.sandbox.plugins.differ import detailed_diff
 from tests.sandbox.plugins.faults import BadRuleError, Faults, InjectedFailureError, split_urn
 from tests.sandbox.plugins.planning import plan
-from tests.sandbox.plugins.refresh import refreshed, refreshed_inputs
+from tests.sandbox.plugins.refresh import imported_inputs, refreshed, refreshed_inputs
 from tests.sandbox.plugins.resource import (
     Handler,
     PartialError,
@@ -216,19 +216,20 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         """Tell the live state of a resource, or that it is gone."""
         with _reported(context, f"refreshing {request.urn}: "):
             handler = self._handler(request.urn, "Read")
-            if not request.properties.fields:
-                raise ResourceError(
-                    "the sandbox's stand-in plugin can not import; install the real plugin"
-                )
             with self._faulty("read", request.urn):
                 fields = handler.schema.fields
-                state = recorded_state(_plain(request.properties), fields)
-                seen = handler.read(request.id, state)
+                recorded = _plain(request.properties)
+                state = recorded_state(recorded, fields) if recorded else {}
+                seen = handler.read(request.id, state) if recorded else handler.imported(request.id)
                 if seen is None:
                     return provider_pb2.ReadResponse()
                 fresh = refreshed(state, seen[1], fields)
                 properties = outputs(handler.schema, seen[0], fresh)
-                inputs = refreshed_inputs(from_struct(request.inputs), properties, fields)
+                inputs = (
+                    refreshed_inputs(from_struct(request.inputs), properties, fields)
+                    if recorded
+                    else imported_inputs(properties, fields)
+                )
         return provider_pb2.ReadResponse(
             id=seen[0], properties=to_struct(properties), inputs=to_struct(inputs)
         )

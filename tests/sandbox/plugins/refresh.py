@@ -61,6 +61,20 @@ def refreshed_inputs(
     return _object(inputs, properties, fields)[0]
 
 
+def imported_inputs(properties: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """Return the inputs that a program would give to have what was imported.
+
+    What says nothing (null, empty, the default) is left out, as the bridge does.
+    """
+    known = by_pulumi_name(fields).items()
+    said = {
+        key: properties[key]
+        for key, (_, attribute) in known
+        if not attribute.output_only and properties[key] not in (None, [], attribute.default)
+    }
+    return {**said, DEFAULTS_KEY: []}
+
+
 def _object(
     given: Mapping[str, Any], read: Mapping[str, Any], fields: Fields
 ) -> tuple[dict[str, Any], Changed]:

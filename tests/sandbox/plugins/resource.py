@@ -41,6 +41,13 @@ class Handler(ABC):
     def read(self, identity: str, state: State) -> tuple[str, State] | None:
         """Return the id and what is seen of the live resource, or None when it is gone."""
 
+    def imported(self, identity: str) -> tuple[str, State]:
+        """Return the id and what is seen of a resource of which nothing but an id is known."""
+        raise ResourceError(
+            f"{identity}: the sandbox's stand-in plugin can not import {self.schema.token}; "
+            "install the real plugin"
+        )
+
     def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:
         """Apply a change in place; what it returns is seen of the resource afterwards.
 

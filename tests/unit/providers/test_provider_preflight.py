@@ -125,7 +125,8 @@ def test_a_name_of_the_master_that_is_dead_beside_one_that_answers_is_a_warning(
 
 def test_every_check_that_can_be_ignored_is_one() -> None:
     found = {check for check, _facts, _words in BROKEN} | {"containers"}
-    assert found == set(get_args(Check))
+    # The zone's records are no matter of the host: tests/program/test_dns_records.py.
+    assert found == {*get_args(Check)} - {"records"}
 
 
 def test_all_findings_come_at_once_errors_first() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import requests
 
@@ -32,6 +34,20 @@ class CloudflareApi:
         if not response.ok:
             raise PlainError(_failure(method, response))
         return dict(response.json()["result"])
+
+    def listed(self, path: str, query: dict[str, str], most: int) -> list[dict[str, Any]]:
+        """Return up to `most` of the things at a path: page by page, until one is empty."""
+        found: list[dict[str, Any]] = []
+        for page in itertools.count(1):
+            url = f"{path}?{urlencode({**query, 'page': str(page)})}"
+            response = self._send("GET", url, None)
+            if not response.ok:
+                raise PlainError(_failure("GET", response))
+            shown = response.json()["result"]
+            found += shown
+            if not shown or len(found) >= most:
+                break
+        return found[:most]
 
     def find(self, path: str) -> dict[str, Any] | None:
         """Return the thing at a path, or None when there is none."""

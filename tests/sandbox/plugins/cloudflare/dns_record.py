@@ -5,6 +5,7 @@ Which changes replace is what terraform-provider-cloudflare 5.22 says, which pul
 `zone_id` and `type` only, so a changed name, content, TTL, proxied or comment is an update in
 place (`PUT …/dns_records/ID`), and pulumi-cloudflare's resources.go asks for no delete before
 the replacement. A relative name is the same as the full name that the API returns (custom.go).
+An import wants `<zone_id>/<dns_record_id>` (resource.go, ImportState).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from typing_extensions import override
 
@@ -100,6 +102,19 @@ class DnsRecordHandler(Handler):
         view = _view(seen)
         # A create keeps the name as it was given; a refresh takes the full name of the API.
         return identity, view if created_now else {**view, "name": seen["name"]}
+
+    @override
+    def imported(self, identity: str) -> tuple[str, State]:
+        """Return what the API tells of a record that no state has."""
+        zone, separator, record = identity.partition("/")
+        if not separator or "/" in record:
+            raise PlainError(
+                'invalid ID: expected urlencoded segments "<zone_id>/<dns_record_id>", '
+                f'got "{identity}"'
+            )
+        zone, record = unquote(zone), unquote(record)
+        seen = self._api.call("GET", _path({"zone_id": zone}, record))
+        return record, {**_view(seen), "zone_id": zone, "name": seen["name"]}
 
     @override
     def update(self, identity: str, prior: State, planned: State) -> tuple[str, State] | None:

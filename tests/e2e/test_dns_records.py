@@ -1,0 +1,244 @@
+"""Records that are in the zone before the stack: under the Pulumi CLI, against the sandbox's zone.
+
+The project under test declares the program's `Dns` and nothing else, so no host is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.sandbox.dns import DnsSandbox
+from tests.sandbox.dns.zones import DnsRecord
+from tests.sandbox.host.dockerd import PROJECT
+from tests.sandbox.pulumi.workspace import Workspace
+
+_TOKEN = "e2e-dns-token-of-forty-characters-000000"
+_PROGRAM = f"""
+import sys
+
+sys.path.insert(0, {str(PROJECT)!r})
+import pulumi
+
+from components.dns import Dns, DnsConfig
+from components.dns_records import ExistingRecordsError
+from components.naming import Naming
+from components.settings.model import DnsSettings, PublicAddressSettings
+
+config = pulumi.Config()
+try:
+    dns = Dns(
+        "dns",
+        DnsConfig(
+            naming=Naming(pulumi.get_stack(), "grid.test"),
+            dns=DnsSettings.model_validate_json(config.require("dns")),
+            addresses=PublicAddressSettings.model_validate_json(config.require("addresses")),
+            bootstrap=False,
+            api_token=None,
+        ),
+    )
+except ExistingRecordsError as error:
+    raise pulumi.RunError(str(error)) from None
+dns.set_records(after=())
+"""
+_RUNTIME = "name: gridhub\nruntime:\n  name: python\n"
+_HUB = {"name": "hub", "type": "A", "content": "203.0.113.10", "ttl": 60}
+_HUB6 = {**_HUB, "type": "AAAA", "content": "2001:db8::10"}
+_OTHER = {**_HUB, "content": "198.51.100.9"}
+_ALIAS = {**_HUB, "type": "CNAME", "content": "old.grid.test"}
+_COMMAND = re.compile(r"`((?:\S+=\S+ )?pulumi import .*?)`")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A stack that sets `hub.grid.test`, and the zone that it sets it in."""
+
+    workspace: Workspace
+    dns: DnsSandbox
+
+    @property
+    def zone(self) -> str:
+        return self.dns.zone_id("grid.test")
+
+    def configure(self, ttl: int = 60, provider: str = "cloudflare") -> None:
+        file = self.workspace.project / "Pulumi.one.yaml"
+        config = yaml.safe_load(file.read_text()) if file.exists() else {}
+        config["config"] = {
+            "gridhub:dns": {"provider": provider, "zoneId": self.zone, "ttl": ttl},
+            "gridhub:addresses": {"ipv4": ["203.0.113.10"], "ipv6": ["2001:db8::10"]},
+        }
+        file.write_text(yaml.safe_dump(config))
+
+    def run(self, *arguments: str, check: bool = True) -> str:
+        return self.workspace.run(*arguments, "--stack", "one", check=check)
+
+    def preview(self, *arguments: str) -> tuple[int, str]:
+        """Return the exit code (0: no change) and what a person is shown."""
+        return self.shell("pulumi preview --expect-no-changes --stack one " + " ".join(arguments))
+
+    def shell(self, command: str) -> tuple[int, str]:
+        """Run a command as a person would, on this project."""
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=self.workspace.project,
+            env={**os.environ, **self.workspace.variables()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def put(self, **record: Any) -> DnsRecord:
+        return self.dns.zones.create(self.zone, record)
+
+    def records(self) -> set[tuple[str, str, int, str | None]]:
+        found = self.dns.zones.records(self.zone)
+        return {(r.type, r.content, r.ttl, r.comment) for r in found}
+
+
+WHOLE = {
+    ("A", "203.0.113.10", 60, "gridhub stack one"),
+    ("AAAA", "2001:db8::10", 60, "gridhub stack one"),
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    with DnsSandbox(["grid.test", "other.test"], token=_TOKEN) as dns:
+        environment = {"CLOUDFLARE_BASE_URL": dns.api_url, "CLOUDFLARE_API_TOKEN": _TOKEN}
+        folder = tmp_path / "project"
+        folder.mkdir()
+        (folder / "Pulumi.yaml").write_text(_RUNTIME)
+        (folder / "__main__.py").write_text(_PROGRAM)
+        workspace = Workspace(folder, tmp_path / "state", "of this test", environment)
+        made = Project(workspace, dns)
+        made.run("stack", "init")
+        made.configure()
+        yield made
+
+
+def test_identical_records_are_adopted_once_and_previews_are_unchanged(project: Project) -> None:
+    ids = {project.put(**_HUB).id, project.put(**_HUB6).id}
+    _, shown = project.preview("--diff")
+    assert "= 2 to import" in shown
+    assert "`pulumi destroy` will delete it" in shown
+    project.run("up", "--yes")
+    assert {record.id for record in project.dns.zones.records()} == ids
+    assert project.records() == WHOLE
+    for arguments in ("", "--refresh"):
+        code, shown = project.preview(arguments)
+        assert code == 0, shown
+    note = {record.id: "a note of somebody" for record in project.dns.zones.records()}
+    for identity, comment in note.items():
+        project.dns.zones.patch(project.zone, identity, {"comment": comment})
+    code, shown = project.preview()
+    assert code == 0, shown
+    project.configure(ttl=120)
+    project.run("up", "--yes")
+    assert {record.id for record in project.dns.zones.records()} == ids
+    project.run("destroy", "--yes")
+    assert project.records() == set()
+
+
+# name: (what the zone has, what of it a person has to delete, how many commands are named,
+# whether the stack sets records already)
+IN_THE_WAY: dict[str, tuple[list[dict[str, Any]], list[int], int, bool]] = {
+    "another ttl": ([{**_HUB, "ttl": 300}], [], 1, False),
+    "another content": ([_OTHER], [], 1, True),
+    "another owner": ([{**_HUB, "comment": "gridhub stack other"}], [], 1, True),
+    "two of the name": ([_OTHER, {**_HUB6, "ttl": 300}], [], 2, False),
+    "one more than wanted": ([_OTHER, _HUB], [0], 0, False),
+    "an alias": ([_ALIAS], [0], 0, True),
+}
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_records_in_the_way_are_named_before_anything_is_changed_and_the_commands_work(
+    project: Project, name: str
+) -> None:
+    there, to_delete, commands, existing = IN_THE_WAY[name]
+    if existing:
+        project.run("up", "--yes")
+        for record in project.dns.zones.records():
+            project.dns.zones.delete(project.zone, record.id)
+        project.run("refresh", "--yes")
+    made = [project.put(**record) for record in there]
+    before = project.records()
+    failed, shown = project.shell("pulumi up --yes --skip-preview --stack one")
+    assert failed
+    assert "nothing was changed" in shown
+    assert project.records() == before
+    for record in made:
+        assert (record.id in shown) is (name != "one more than wanted" or record is made[0])
+    # The CLI shows an error twice: as it comes, and among the diagnostics.
+    named = list(dict.fromkeys(_COMMAND.findall(shown)))
+    assert len(named) == commands
+    for number in to_delete:
+        project.dns.zones.delete(project.zone, made[number].id)
+    for command in named:
+        failed, said = project.shell(f"{command} --yes --non-interactive")
+        assert not failed, said
+    project.run("up", "--yes")
+    assert project.records() == WHOLE
+    code, shown = project.preview("--refresh")
+    assert code == 0, shown
+    kept = {record.id for number, record in enumerate(made) if number not in to_delete}
+    assert kept <= {record.id for record in project.dns.zones.records()}
+
+
+def test_the_same_records_of_another_zone_are_not_the_stacks(project: Project) -> None:
+    other = project.dns.zone_id("other.test")
+    for record in (_HUB, _HUB6):
+        project.dns.zones.create(other, record)
+    _, shown = project.preview()
+    assert "import" not in shown
+    project.run("up", "--yes")
+    assert project.records() == WHOLE
+    project.run("destroy", "--yes")
+    assert len(project.dns.zones.records(other)) == 2
+
+
+def test_a_record_deleted_by_hand_is_told_and_needs_a_refresh(project: Project) -> None:
+    project.run("up", "--yes")
+    gone = next(r for r in project.dns.zones.records() if r.type == "A")
+    project.dns.zones.delete(project.zone, gone.id)
+    code, shown = project.preview()
+    assert code == 0
+    assert "hub.grid.test A (dns-hub-a) is not in the zone any more" in shown
+    assert "`pulumi up --refresh` sets it again" in shown
+    project.configure(ttl=120)
+    for command in ("up --yes --skip-preview", "destroy --yes --skip-preview"):
+        failed, shown = project.shell(f"pulumi {command} --target '**dns-hub-a' --stack one")
+        assert failed
+        assert "Record does not exist." in shown
+    project.configure()
+    project.run("up", "--yes", "--refresh")
+    assert project.records() == WHOLE
+    project.dns.zones.delete(project.zone, project.dns.zones.records()[-1].id)
+    project.run("destroy", "--yes", "--refresh")
+    assert project.records() == set()
+
+
+def test_a_record_that_a_cut_off_run_left_is_adopted(project: Project) -> None:
+    project.put(**_HUB, comment="gridhub stack one")
+    project.run("up", "--yes")
+    assert project.records() == WHOLE
+
+
+def test_a_zone_that_can_not_be_looked_at_is_told_and_the_preview_goes_on(project: Project) -> None:
+    project.run("up", "--yes")
+    project.dns.stop()
+    code, shown = project.preview()
+    assert code == 0, shown
+    assert "the DNS zone could not be looked at" in shown
