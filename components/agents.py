@@ -7,6 +7,7 @@ from typing import Any, Final
 import pulumi
 
 from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
+from components.naming import DockerNames
 from components.settings.model import Ready, ServiceLimits
 from sync.contract.layout import (
     AGENT_MOUNT,
@@ -117,15 +118,20 @@ class SyncJob(pulumi.ComponentResource):
             f"{name}-sync",
             host=dict(placement.connection),
             root=placement.root,
-            spec=config.spec.model_dump(mode="json"),
+            spec=placement.names.apply(lambda names: _spec(config, names)),
             agent_version=agents.digest,
-            container_name=placement.naming.container(job),
+            container_name=placement.container_name(job),
             ready=agents.ready,
             ready_timeout_seconds=agents.ready_timeout_seconds,
             purge=agents.purge,
             opts=placement.options(self, self.container, agents.zdb),
         )
         self.register_outputs({"healthy": self.sync.healthy})
+
+
+def _spec(config: SyncJobConfig, names: DockerNames) -> dict[str, Any]:
+    # A renamed stack asks for nothing else, so its spec stays as well.
+    return {**config.spec.model_dump(mode="json"), "stack": names.stack}
 
 
 def _container(config: SyncJobConfig) -> ContainerConfig:

@@ -10,7 +10,7 @@ from typing import Final
 import pulumi
 import pulumi_docker as docker
 
-from components.naming import Naming
+from components.naming import DockerNames
 from components.settings.model import ServiceLimits
 from sync.contract.layout import under
 from sync.providers import HostFiles
@@ -45,13 +45,13 @@ class PublishedPort:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where all of a stack goes: its host, data root and network.
+    """Where all of a stack goes: its host, data root and network. names: of its Docker objects.
 
     connection: how the dynamic resources reach the host. after: what must have succeeded before
     anything on the host is touched.
     """
 
-    naming: Naming
+    names: pulumi.Output[DockerNames]
     connection: Mapping[str, str]
     root: str
     network_name: pulumi.Input[str]
@@ -61,6 +61,10 @@ class Placement:
     def options(self, parent: pulumi.Resource, *after: pulumi.Resource) -> pulumi.ResourceOptions:
         """Return the options of a child that also waits for `after`."""
         return pulumi.ResourceOptions(parent=parent, depends_on=[*self.after, *after])
+
+    def container_name(self, service: str) -> pulumi.Output[str]:
+        """Return the name of a service's container."""
+        return self.names.apply(lambda names: names.container(service))
 
     def path(self, relative: str) -> str:
         """Return the absolute path on the host of a path below the data root."""
@@ -137,7 +141,7 @@ def declare(
     )
     return docker.Container(
         name,
-        name=placement.naming.container(config.service),
+        name=placement.container_name(config.service),
         hostname=config.service,
         image=config.image_id,
         command=list(config.command) if config.command is not None else None,
@@ -165,7 +169,9 @@ def declare(
                 name=placement.network_name, aliases=[config.service]
             )
         ],
-        labels=_labels({**placement.naming.labels(), **_revision(config)}),
+        labels=placement.names.apply(
+            lambda names: _labels({**names.labels(), **_revision(config)})
+        ),
         healthcheck=_healthcheck(config.health, placement.health_interval_seconds),
         init=True,
         restart="unless-stopped",

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pulumi
 import pulumi_docker as docker
 
-from components.naming import Naming
+from components.naming import DockerNames
 from components.settings.model import HostSettings, ImageSettings, NetworkSettings
 from sync.contract.layout import directories
 from sync.providers import HostDirectories
@@ -17,9 +17,8 @@ SERVICES: Final = ("zdb", "hub", "bootstrap", "caddy", "python")
 
 @dataclass(frozen=True)
 class HostConfig:
-    """naming: the stack's. helper_image: the one that host operations run in (python)."""
+    """helper_image: the one that host operations run in (python)."""
 
-    naming: Naming
     host: HostSettings
     helper_image: str
 
@@ -114,9 +113,9 @@ class Images(pulumi.ComponentResource):
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """naming: names and derives the subnets that the settings leave open. after: what precedes."""
+    """names: they also give the subnets that the settings leave open. after: what precedes."""
 
-    naming: Naming
+    names: pulumi.Output[DockerNames]
     network: NetworkSettings
     after: tuple[pulumi.Resource, ...]
 
@@ -129,19 +128,19 @@ class Network(pulumi.ComponentResource):
     """
 
     network_name: pulumi.Output[str]
-    ipv4_subnet: str
-    ipv6_subnet: str
+    ipv4_subnet: pulumi.Output[str]
+    ipv6_subnet: pulumi.Output[str]
 
     def __init__(
         self, name: str, config: NetworkConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("gridhub:index:Network", name, None, opts)
-        naming, network = config.naming, config.network
-        self.ipv4_subnet = network.ipv4_subnet or naming.ipv4_subnet()
-        self.ipv6_subnet = network.ipv6_subnet or naming.ipv6_subnet()
+        names, network = config.names, config.network
+        self.ipv4_subnet = names.apply(lambda own: network.ipv4_subnet or own.ipv4_subnet())
+        self.ipv6_subnet = names.apply(lambda own: network.ipv6_subnet or own.ipv6_subnet())
         self.network = docker.Network(
             f"{name}-bridge",
-            name=naming.prefix,
+            name=names.apply(lambda own: own.prefix),
             driver="bridge",
             internal=False,
             ipv6=True,
@@ -149,10 +148,7 @@ class Network(pulumi.ComponentResource):
                 docker.NetworkIpamConfigArgs(subnet=subnet)
                 for subnet in (self.ipv4_subnet, self.ipv6_subnet)
             ],
-            labels=[
-                docker.NetworkLabelArgs(label=label, value=value)
-                for label, value in sorted(naming.labels().items())
-            ],
+            labels=names.apply(_network_labels),
             # The name is taken until the old one is gone.
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=list(config.after), delete_before_replace=True
@@ -160,6 +156,13 @@ class Network(pulumi.ComponentResource):
         )
         self.network_name = self.network.name
         self.register_outputs({"networkName": self.network_name})
+
+
+def _network_labels(names: DockerNames) -> list[docker.NetworkLabelArgs]:
+    return [
+        docker.NetworkLabelArgs(label=label, value=value)
+        for label, value in sorted(names.labels().items())
+    ]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from components.host import (
     docker_provider,
 )
 from components.hub import Hub, HubConfig, HubSecrets
-from components.naming import Naming
+from components.naming import DockerNames, Naming
 from components.settings import Settings
 from components.specs import job_specs, published_zdb
 from components.zdb import Zdb, ZdbConfig
@@ -68,7 +68,7 @@ class Mirror(pulumi.ComponentResource):
     def __init__(
         self, name: str, config: MirrorConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        host = HostConfig(config.naming, config.settings.host, config.settings.images.python)
+        host = HostConfig(config.settings.host, config.settings.images.python)
         provider = docker_provider("docker", host)
         providers = pulumi.ResourceOptions(providers=[provider])
         super().__init__(
@@ -79,6 +79,7 @@ class Mirror(pulumi.ComponentResource):
         # First of all: what stands in its way is told before anything else is changed.
         self.dns = self._dns()
         self.guard = self._guard()
+        self.names = self.guard.stack.apply(DockerNames)
         self.secrets = self._secrets()
         self.preflight = self._preflight()
         self.images = self._images()
@@ -109,7 +110,7 @@ class Mirror(pulumi.ComponentResource):
     def _secrets(self) -> StackSecrets:
         return StackSecrets(
             "secrets",
-            stack=self.config.naming.stack,
+            stack=self.guard.stack,
             rotation=self.config.rotation,
             opts=pulumi.ResourceOptions(parent=self, protect=self.config.settings.production),
         )
@@ -143,7 +144,7 @@ class Mirror(pulumi.ComponentResource):
             # Behind Cloudflare's proxy a name leads to the proxy, wherever that sends it.
             names=dns_names(self.config) if limits.check_dns and not settings.dns.proxied else [],
             upstream=masters(self.config) if limits.check_source else [],
-            own_containers=container_names(self.config),
+            own_containers=self.names.apply(container_names),
             root_is_mount=limits.data_root_is_mount,
             dns_managed=settings.dns.provider == "cloudflare",
             ignore=limits.ignore,
@@ -167,13 +168,13 @@ class Mirror(pulumi.ComponentResource):
 
     def _network(self) -> Network:
         config = NetworkConfig(
-            self.config.naming, self.config.settings.network, (self.guard, self.preflight)
+            self.names, self.config.settings.network, (self.guard, self.preflight)
         )
         return Network("network", config, pulumi.ResourceOptions(parent=self))
 
     def _placement(self) -> Placement:
         return Placement(
-            naming=self.config.naming,
+            names=self.names,
             connection=self._connection,
             root=self.config.settings.data_root,
             network_name=self.network.network_name,
@@ -336,6 +337,6 @@ def _endpoint(url: str) -> dict[str, Any]:
     return {"host": str(parts.hostname), "port": parts.port or default}
 
 
-def container_names(config: MirrorConfig) -> list[str]:
-    """Return the names of all containers that a stack of this name may have."""
-    return sorted(config.naming.container(service) for service in (*SERVICES, *JOBS))
+def container_names(names: DockerNames) -> list[str]:
+    """Return the names of all containers that a stack may have."""
+    return sorted(names.container(service) for service in (*SERVICES, *JOBS))

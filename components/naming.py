@@ -17,15 +17,10 @@ def unsecure(bootstrap: str) -> str:
 
 @dataclass(frozen=True)
 class Naming:
-    """Names of one stack; two stacks on one host share none."""
+    """Host names of one stack. stack: what Pulumi calls it now, which is none of its names."""
 
     stack: str
     domain: str
-
-    @property
-    def prefix(self) -> str:
-        """What every Docker object of the stack starts with; also the network's name."""
-        return f"{PREFIX}-{self.stack}"
 
     @property
     def hub(self) -> str:
@@ -41,6 +36,22 @@ class Naming:
     def unsecure_bootstrap(self) -> str:
         """Host name of the bootstrap server for boot media that cannot speak TLS."""
         return unsecure(self.bootstrap)
+
+
+@dataclass(frozen=True)
+class DockerNames:
+    """Names of one stack's Docker objects; two stacks on one host share none.
+
+    stack: the name that it had at its first `up` (ModeGuard keeps it): a renamed stack is the
+    same mirror, whose containers would otherwise all be replaced for a name.
+    """
+
+    stack: str
+
+    @property
+    def prefix(self) -> str:
+        """What every Docker object of the stack starts with; also the network's name."""
+        return f"{PREFIX}-{self.stack}"
 
     def container(self, service: str) -> str:
         """Name of a service's container."""

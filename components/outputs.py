@@ -10,6 +10,7 @@ from components.agents import sync_outputs
 from components.dns import told
 from components.host import ssh_options
 from components.mirror import SERVICES, Mirror, MirrorConfig
+from components.naming import DockerNames
 from components.specs import job_specs, published_zdb
 
 
@@ -32,7 +33,7 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
                 for job, sync in sorted((mirror.agents.syncs if mirror.agents else {}).items())
             }
         ),
-        "commands": commands(config),
+        "commands": mirror.names.apply(lambda names: commands(config, names)),
         "addresses": {
             "ipv4": settings.public_addresses.ipv4,
             "ipv6": settings.public_addresses.ipv6,
@@ -92,7 +93,7 @@ def _as_source(config: MirrorConfig) -> dict[str, Any]:
     return source
 
 
-def commands(config: MirrorConfig) -> dict[str, Any]:
+def commands(config: MirrorConfig, names: DockerNames) -> dict[str, Any]:
     """Return shell lines: how to get onto the host, and to each container's log."""
     host = config.settings.host
     remote = host.docker.startswith("ssh://")
@@ -106,7 +107,7 @@ def commands(config: MirrorConfig) -> dict[str, Any]:
     ssh = shlex.join(words) if remote else ""
     prefix = f"{ssh} docker" if remote else f"docker --host {host.docker}"
     logs = {
-        service: f"{prefix} logs --tail 100 --follow {config.naming.container(service)}"
+        service: f"{prefix} logs --tail 100 --follow {names.container(service)}"
         for service in sorted(services)
     }
     return {"ssh": ssh or "the host is this machine", "logs": logs}

@@ -392,13 +392,34 @@ def _is_upstream(container: Container) -> bool:
 
 def _leftovers(facts: Facts, needs: Needs) -> Iterator[Finding]:
     for container in facts.containers:
-        if needs.first and container.name in needs.own_containers:
+        if not needs.first or container.name not in needs.own_containers:
+            continue
+        if _data_elsewhere(container, needs.root):
+            yield Finding(
+                "error",
+                "containers",
+                f"container {container.name} belongs to another stack, whose data are not in "
+                f"{needs.root}: it is called as this one, or was before a `pulumi stack rename`",
+                "give this stack another name: `pulumi stack rm --force --preserve-config`, move "
+                "its stack file, `pulumi stack init` and `pulumi up`",
+            )
+        else:
             yield Finding(
                 "warning",
                 "containers",
                 f"container {container.name} exists already, and the stack does not know it",
                 f"if its creation fails: docker rm --force {container.name} (the data stay)",
             )
+
+
+def _data_elsewhere(container: Container, root: str) -> bool:
+    """Tell a stack's container that works on another data root."""
+    places = [PurePosixPath(mount) for mount in container.mounts if mount.startswith("/")]
+    return (
+        _STACK_LABEL in container.labels
+        and bool(places)
+        and not any(place.is_relative_to(root) for place in places)
+    )
 
 
 def _upstream(facts: Facts, needs: Needs) -> Iterator[Finding]:

@@ -1,7 +1,11 @@
-"""Remembers a stack's mode, so that the way back to `mirror` is refused unless it is confirmed.
+"""Remembers a stack's mode and its first name, which a later preview has to know.
 
 A hub that accepted uploads holds data that no master has. A mirror pass over it would delete or
-replace them, so the step is stopped in the preview, before anything has changed.
+replace them, so the way back to `mirror` is refused in the preview, before anything has changed.
+
+What a stack has on its host carries the name that the stack had at its first `up`. `pulumi stack
+rename` makes it no other mirror, so that name is kept: check gives it back in place of a later one,
+and as an input it is known in every preview.
 """
 
 from typing import Any, Final
@@ -53,17 +57,18 @@ class ModeGuardProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Refuse a step that can lose uploads."""
+        """Keep the stack's first name; refuse a step that can lose uploads."""
         reason = refused(_olds, news)
-        return CheckResult(news, [CheckFailure("gridhub:mode", reason)] if reason else [])
+        inputs = {**news, "stack": _olds.get("stack") or news["stack"]}
+        return CheckResult(inputs, [CheckFailure("gridhub:mode", reason)] if reason else [])
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Remember the first mode."""
         return CreateResult(f"{props['stack']}/mode", _record(props, []))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Tell a change of mode, confirmation or stack name; always an update."""
-        keys = ("stack", "mode", "confirmation")
+        """Tell a change of mode or confirmation; always an update."""
+        keys = ("mode", "confirmation")
         return decided(_olds, changed=any(_olds.get(key) != _news.get(key) for key in keys))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -89,9 +94,11 @@ def _record(props: dict[str, Any], history: list[str]) -> dict[str, Any]:
 class ModeGuard(Resource, module="gridhub", name="ModeGuard"):
     """A stack's mode as it is recorded; `history`: the modes it had, oldest first.
 
+    stack: the stack's name; the output is the one that it had when this was created.
     confirmation: a counter; raised by one it allows one step back to `mirror`.
     """
 
+    stack: pulumi.Output[str]
     mode: pulumi.Output[str]
     history: pulumi.Output[list[str]]
 

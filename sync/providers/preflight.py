@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -120,8 +121,9 @@ class PreflightProvider(HostProvider):
         return CreateResult(f"{props['root']}#preflight", _checked(props, first=True))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Check again: the stack needs something else now."""
-        return UpdateResult(_checked(_news, first=False))
+        """Check again: the stack needs something else now, and has what it made before."""
+        before = tuple(_olds.get("ownContainers") or ())
+        return UpdateResult(_checked(_news, first=False, before=before))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Return what was found then: a preflight is about the moment before a change."""
@@ -132,9 +134,14 @@ class PreflightProvider(HostProvider):
         return decided(_olds, changed=bool(changed_inputs(_INPUTS, _olds, _news)))
 
 
-def _checked(props: Mapping[str, Any], *, first: bool) -> dict[str, Any]:
+def _checked(
+    props: Mapping[str, Any], *, first: bool, before: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """before: names that the stack's containers had; those still hold ports and data root."""
     facts = gather(connect(props["host"]), props)
-    found = judge(facts, needs_of(props, first=first), tuple(props.get("ignore") or ()))
+    needs = needs_of(props, first=first)
+    needs = replace(needs, own_containers=(*needs.own_containers, *before))
+    found = judge(facts, needs, tuple(props.get("ignore") or ()))
     _refuse(found)
     for finding in found:
         pulumi.log.warn(f"preflight: {finding.check}: {finding.message}; {finding.remedy}")
