@@ -1,6 +1,6 @@
-"""Write what the settings say of themselves: docs/configuration.md, the schema in Pulumi.yaml.
+"""Write what the settings say of themselves: docs/configuration.md.
 
-`python -m components.settings.describe` prints nothing and rewrites both; a test holds them to it.
+`python -m components.settings.describe` prints nothing and rewrites it; a test holds it to that.
 """
 
 import json
@@ -19,8 +19,6 @@ from components.settings.model import Settings
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "configuration.md"
-PROJECT_FILE: Final = ROOT / "Pulumi.yaml"
-_MARK: Final = "# Written by `python -m components.settings.describe`; a test compares."
 
 _HEAD: Final = """# Configuration
 
@@ -124,48 +122,9 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def schema() -> str:
-    """Return the config section of Pulumi.yaml.
-
-    Entries have no `type:`, as the CLI would then stop at the first wrong one, by its own words;
-    the type leads the description instead. For the same reason required keys have an empty
-    default, which the program takes as not set, and sections have `{}`: their keys' own defaults.
-    """
-    lines = [_MARK, "config:"]
-    for info in Settings.model_fields.values():
-        option = next(o for o in options() if o.path == info.alias)
-        required = "; required" if option.default is None else ""
-        description = f"{option.type}{required}; {option.description}"
-        lines += [
-            f"  {option.path}:",
-            f"    description: {json.dumps(description, ensure_ascii=False)}",
-            f"    default: {_schema_default(info)}",
-        ]
-        if option.secret:
-            lines.append("    secret: true")
-    return "\n".join(lines) + "\n"
-
-
-def _schema_default(info: FieldInfo) -> str:
-    if _section(info.annotation) is not None:
-        return "{}"
-    if info.is_required() or info.get_default() is None:
-        return '""'
-    return json.dumps(info.get_default())
-
-
-def project_file() -> str:
-    """Return Pulumi.yaml with its config section made anew."""
-    kept, mark, _ = PROJECT_FILE.read_text().partition(_MARK)
-    if not mark:
-        raise ValueError(f"{PROJECT_FILE.name}: the line {_MARK!r} is gone; put it back at the end")
-    return kept + schema()
-
-
 def main() -> None:
-    """Rewrite both files."""
+    """Rewrite the page."""
     PAGE.write_text(page())
-    PROJECT_FILE.write_text(project_file())
 
 
 if __name__ == "__main__":

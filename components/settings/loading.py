@@ -131,7 +131,7 @@ def _token_problems(right: Mapping[str, Any], environment: Mapping[str, str]) ->
 
 
 def _absent(value: Any) -> bool:
-    """Tell an empty value, which is how the schema in Pulumi.yaml writes "no default"."""
+    """Tell an empty value: by hand, or from `pulumi config refresh` of an earlier program."""
     return value in ("", "{}", "null")
 
 

@@ -2,7 +2,7 @@
 
 Keys are camelCase in the stack file. Sizes are in the unit that the key ends with (Mb, Gb: powers
 of 1024; Bytes; Seconds; Days). The descriptions here are the only ones: `docs/configuration.md`
-and the config section of `Pulumi.yaml` are written from them.
+is written from them.
 """
 
 from typing import Annotated, Final, Literal, TypeAlias
