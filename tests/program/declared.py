@@ -26,6 +26,7 @@ NETWORK = "docker:index/network:Network"
 IMAGE = "docker:index/remoteImage:RemoteImage"
 DNS_RECORD = "cloudflare:index/dnsRecord:DnsRecord"
 SECRET = "pulumi-python:dynamic/gridhub:StackSecret"
+GUARD = "pulumi-python:dynamic/gridhub:ModeGuard"
 AGENT_DIGEST = "0123456789abcdef"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 # How Pulumi's wire format marks a secret value (pulumi: sdk/python/lib/pulumi/runtime/rpc.py).
@@ -70,15 +71,23 @@ class _Answers(Mocks):
         outputs = {key: value for key, value in _plain(args.inputs).items() if value is not None}
         if args.typ == IMAGE:
             outputs["imageId"] = f"sha256:{args.name}"
+        if args.typ == GUARD and self._first_name is not None:
+            outputs["stack"] = self._first_name
         if args.typ == SECRET:
             kind = outputs["kind"]
             value = _SEED if kind == "hubSeed" else f"canary-{kind}"
             outputs["value"] = pulumi.Output.secret(value)
         return f"{args.name}-id", outputs
 
-    def __init__(self, zone: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        zone: Sequence[Mapping[str, Any]],
+        state: Mapping[str, Any],
+        first_name: str | None,
+    ) -> None:
         self._zone = zone
         self._state = state
+        self._first_name = first_name
 
     def call(self, args: MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
         if args.token == "cloudflare:index/getDnsRecords:getDnsRecords":
@@ -152,16 +161,18 @@ def declare(
     secret_keys: tuple[str, ...] = (),
     zone: Sequence[Mapping[str, Any]] = (),
     state: Mapping[str, Any] = MappingProxyType({}),
+    first_name: str | None = None,
 ) -> Declared:
     """Run the program; config: as in a stack file (full keys). Raises pulumi.RunError.
 
-    zone: the records that its DNS zone has. state: what the stack's state has, by URN.
+    zone: the records that its DNS zone has. state: what the stack's state has, by URN. first_name:
+    the one that the state has kept of a stack that was renamed since.
 
     Pulumi's settings are context variables: in a context of its own a run leaves nothing behind
     for the tests after it.
     """
     return contextvars.copy_context().run(
-        _declare, config, stack, environment or {}, secret_keys, _Answers(zone, state)
+        _declare, config, stack, environment or {}, secret_keys, _Answers(zone, state, first_name)
     )
 
 

@@ -160,6 +160,26 @@ def test_the_guard_refuses_in_check_so_that_a_preview_shows_it() -> None:
     assert failure.property == "gridhub:mode"
 
 
+def test_the_guard_keeps_the_first_name_of_a_stack_that_was_renamed() -> None:
+    provider = ModeGuardProvider()
+    olds = {"stack": "first", "mode": "mirror", "confirmation": 0.0}
+    news = {"stack": "second", "mode": "mirror", "confirmation": 0.0}
+    # As inputs are what a preview of an update tells, the name is right there as well.
+    for mode in ("mirror", "detached"):
+        assert provider.check(olds, {**news, "mode": mode}).inputs["stack"] == "first"
+    assert provider.check({}, news).inputs["stack"] == "second", "a new stack has its own name"
+    assert not provider.diff("first/mode", olds, news).changes
+
+
+def test_what_a_renamed_stack_has_on_its_host_keeps_its_names() -> None:
+    renamed = declare(production(), "second", first_name="first")
+    before = declare(production(), "first")
+    assert {name: entry.inputs for name, entry in renamed.resources.items() if name != "mode"} == {
+        name: entry.inputs for name, entry in before.resources.items() if name != "mode"
+    }
+    assert renamed.outputs == before.outputs
+
+
 def test_the_guard_remembers_the_modes_a_stack_had() -> None:
     provider = ModeGuardProvider()
     props = {"stack": "s", "mode": "mirror", "confirmation": 0, "history": None}

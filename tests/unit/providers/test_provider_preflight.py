@@ -1,6 +1,7 @@
 """A host that will not do is refused before the first change, with every finding at once."""
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -271,6 +272,16 @@ def test_a_leftover_container_is_told() -> None:
     ]
 
 
+def test_a_container_of_our_name_with_another_data_root_is_another_stacks() -> None:
+    """A renamed stack keeps its containers' names; a new one may get its former name."""
+    mounts = ("/data/0-db_data", "/data/0-db_index")
+    zdb = replace(OTHER_STACK, name="zdb", mounts=mounts)
+    (finding,) = judge(replace(GOOD, containers=(zdb,)), NEEDS)
+    assert (finding.level, finding.check) == ("error", "containers")
+    assert "container zdb belongs to another stack" in finding.message
+    assert judge(replace(GOOD, containers=(zdb,)), replace(NEEDS, first=False)) == []
+
+
 def test_a_listing_of_docker_is_read() -> None:
     entry = {
         "Names": "edge",
@@ -417,6 +428,41 @@ def test_a_master_larger_than_0_dbs_memory_is_refused_before_anything_is_changed
     assert created.outs["findings"] == []
     lower = PreflightProvider().diff("", enough, props)
     assert lower.changes is ENGINE_COMPARES, "a lower limit is checked again"
+
+
+def test_containers_that_the_stack_made_under_a_former_name_are_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path / "srv")
+    listed = {
+        "Names": "gridhub-old-zdb",
+        "Image": "0-db",
+        "Labels": "gridhub.stack=old",
+        "State": "running",
+        "Mounts": f"{root}/0-db_data",
+        "Ports": "127.0.0.1:9900->9900/tcp",
+    }
+
+    class Listing(HereHost):
+        def run_docker(self, *arguments: str) -> str:
+            return json.dumps(listed) if arguments[0] == "ps" else super().run_docker(*arguments)
+
+    monkeypatch.setattr(preflight, "connect", lambda _: Listing())
+    monkeypatch.setattr(preflight_probe, "HOST", Path("/"))
+    limits = {"cores": 1.0, "memoryBytes": 1e6, "freeBytes": 1e3, "dockerVersion": "20.10"}
+    props: dict[str, Any] = {
+        "host": {},
+        "root": root,
+        "limits": limits,
+        "ports": [{"address": "127.0.0.1", "port": 9900.0}],
+        "ownContainers": ["gridhub-new-zdb"],
+    }
+    with pytest.raises(PreflightError, match="used by container gridhub-old-zdb of another stack"):
+        PreflightProvider().update("", {"ownContainers": []}, props)
+    updated = PreflightProvider().update("", {"ownContainers": ["gridhub-old-zdb"]}, props)
+    assert updated.outs is not None
+    assert updated.outs["findings"] == []
+    assert updated.outs["ownContainers"] == ["gridhub-new-zdb"]
 
 
 @pytest.fixture
