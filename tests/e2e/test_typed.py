@@ -11,7 +11,7 @@ import yaml
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.host.dockerd import PROJECT
 from tests.sandbox.host.ports import free_port
-from tests.sandbox.host.pulumi import PulumiError
+from tests.sandbox.pulumi.workspace import PulumiError
 from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
