@@ -1,5 +1,6 @@
 """Runs the program against Pulumi's mocks and gives what it would register."""
 
+import asyncio
 import contextlib
 import contextvars
 import json
@@ -171,9 +172,22 @@ def declare(
     Pulumi's settings are context variables: in a context of its own a run leaves nothing behind
     for the tests after it.
     """
-    return contextvars.copy_context().run(
-        _declare, config, stack, environment or {}, secret_keys, _Answers(zone, state, first_name)
-    )
+    answers = _Answers(zone, state, first_name)
+    context = contextvars.copy_context()
+    with _event_loop():
+        return context.run(_declare, config, stack, environment or {}, secret_keys, answers)
+
+
+@contextlib.contextmanager
+def _event_loop() -> Iterator[None]:
+    """Have a loop, as the SDK expects: one that another test has run by itself is gone."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def _declare(
