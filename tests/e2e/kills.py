@@ -25,7 +25,7 @@ _PROVIDERS: Final = {"dynamic": "pulumi.dynamic", "docker": "tests.sandbox.plugi
 _COMMANDS: Final = ("up", "up --refresh", "refresh", "destroy")
 _WEIGHTS: Final = (5, 2, 1, 2)
 _MARK: Final = "GRIDHUB_KILLS_STACK"
-_LONGEST_DELAY_SECONDS: Final = 0.6
+_LONGEST_DELAY_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 0.02
 # What Docker says of a container that a killed engine made and did not record.
 _IN_USE: Final = re.compile(r'container name "?/?([\w.-]+)"? is already in use')
@@ -44,11 +44,14 @@ class Kill:
 
     @classmethod
     def drawn(cls, dice: random.Random, number: int) -> "Kill":
-        """Draw a kill; the victims take turns, early moments are as likely as late ones."""
+        """Draw a stack's kill of this number; the first one cuts its first `up` short.
+
+        The victims take turns; early moments are likelier than late ones.
+        """
         return cls(
             victim=("engine", "dynamic", "engine", "docker")[number % 4],
-            command=dice.choices(_COMMANDS, _WEIGHTS)[0],
-            lines=int(2 ** dice.uniform(0, 5.5)) - 1,
+            command=dice.choices(_COMMANDS, _WEIGHTS)[0] if number else "up",
+            lines=int(60 * dice.random() ** 1.5),
             delay_seconds=dice.uniform(0, _LONGEST_DELAY_SECONDS),
         )
 
@@ -120,10 +123,11 @@ def left_behind(stack: MirrorStack) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def ending_what_is_left(stack: MirrorStack) -> Iterator[None]:
-    """End what kills of the engine left running, by its own process id."""
+    """End what kills of the engine left running, by its own process id, and its lock."""
     try:
         yield
     finally:
+        stack.pulumi("cancel", "--yes", check=False)
         for process in left_behind(stack):
             _sent(signal.SIGKILL, process)
 
