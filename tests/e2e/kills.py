@@ -161,11 +161,16 @@ def _remove_unrecorded(stack: MirrorStack, said: str) -> list[str]:
     return sorted(containers | networks)
 
 
+def cut_off(stack: MirrorStack) -> list[str]:
+    """Return what the state says was under way, such as `creating hub-container`."""
+    pending = stack.state()["deployment"].get("pending_operations") or []
+    return [f"{op['type']} {op['resource']['urn'].rsplit('::', 1)[1]}" for op in pending]
+
+
 def untrue(stack: MirrorStack) -> list[str]:
     """Compare the state with the host both ways; a line for everything that is wrong."""
-    deployment = stack.state()["deployment"]
-    resources = deployment.get("resources") or []
-    wrong = [f"pending: {op['type']} {op['resource']['urn']}" for op in _pending(deployment)]
+    resources = stack.state()["deployment"].get("resources") or []
+    wrong = [f"pending: {operation}" for operation in cut_off(stack)]
     wrong += [
         f"marked {mark}: {resource['urn']}"
         for resource in resources
@@ -179,11 +184,6 @@ def untrue(stack: MirrorStack) -> list[str]:
     wrong += [f"not recorded: {there[id_]}" for id_ in there.keys() - recorded.keys()]
     wrong += [f"not there: {recorded[id_]}" for id_ in recorded.keys() - there.keys()]
     return wrong + _files(stack, resources)
-
-
-def _pending(deployment: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = deployment.get("pending_operations") or []
-    return found
 
 
 def _objects(client: docker.DockerClient, stack: MirrorStack) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.kills import Kill, ending_what_is_left, left_behind, repair, strike, untrue
+from tests.e2e.kills import Kill, cut_off, ending_what_is_left, left_behind, repair, strike, untrue
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.upstream import Upstream
 
@@ -56,8 +56,7 @@ def rounds(stack: MirrorStack, seed: int, kills: int) -> None:
         hits += 1
         told = f"seed {seed}, kill {hits}: {kill}"
         print(time.strftime("%X"), told, flush=True)
-        stack.state()
-        told += f", repaired by {repair(stack)}"
+        told += f", cut off: {cut_off(stack)}, repaired by {repair(stack)}"
         print(time.strftime("%X"), told, flush=True)
         assert untrue(stack) == [], f"{told}\n{printed}"
         assert steps_of(stack) == {}, f"{told}\n{printed}"
