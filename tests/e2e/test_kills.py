@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.kills import Kill, cut_off, ending_what_is_left, left_behind, repair, strike, untrue
+from tests.e2e.kills import (
+    Kill,
+    cut_off,
+    ending_what_is_left,
+    left_behind,
+    repair,
+    started,
+    strike,
+    untrue,
+)
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
+from tests.sandbox.host.processes import wait_until
 from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -83,6 +93,24 @@ def test_after_a_kill_at_any_moment_the_repair_of_the_docs_leaves_a_true_state(
         assert untrue(stack) == []
         assert stack.state()["deployment"].get("resources", []) == []
         assert (stack.containers(), stack.networks()) == ({}, [])
+
+
+def test_a_container_that_was_made_and_not_recorded_is_named_and_its_removal_suffices(
+    place: Ground, master: Upstream, tmp_path: Path
+) -> None:
+    with (
+        mirror_stack(place, master, tmp_path, **_STACKS["standalone"]) as stack,
+        ending_what_is_left(stack),
+    ):
+        engine = started(stack, "up")
+        # It is recorded when it is healthy, which takes at least the interval of its probes.
+        wait_until(lambda: "zdb" in stack.containers(), "0-db's container", 300)
+        engine.kill()
+        engine.communicate()
+        assert "creating zdb-container" in cut_off(stack)
+        assert f"gridhub-{stack.name}-zdb" in repair(stack)
+        assert untrue(stack) == []
+        assert steps_of(stack) == {}
 
 
 def test_an_interrupt_lets_what_is_under_way_finish_and_keeps_it(
