@@ -16,8 +16,7 @@ import docker
 import psutil
 
 from tests.e2e.stack import MirrorStack
-from tests.sandbox.host import pulumi
-from tests.sandbox.host.pulumi import PulumiError
+from tests.sandbox.pulumi.workspace import PulumiError
 
 Victim: TypeAlias = Literal["engine", "dynamic", "docker"]
 # What the process of each provider has on its command line.
@@ -66,7 +65,7 @@ def started(stack: MirrorStack, command: str) -> "subprocess.Popen[str]":
     workspace = stack.workspace
     flags = ("--yes", "--skip-preview", "--stack", stack.name)
     return subprocess.Popen(
-        [pulumi.which(), "--non-interactive", *command.split(), *flags],
+        ["pulumi", "--non-interactive", *command.split(), *flags],
         cwd=workspace.project,
         env={**os.environ, **workspace.variables(), _MARK: stack.name},
         stdin=subprocess.DEVNULL,
