@@ -188,7 +188,7 @@ def untrue(stack: MirrorStack) -> list[str]:
 def _objects(client: docker.DockerClient, stack: MirrorStack) -> dict[str, dict[str, str]]:
     """Return the stack's containers and networks on the engine, id to name, by type."""
     label: dict[str, str | list[str] | bool] = {"label": f"gridhub.stack={stack.name}"}
-    containers = client.containers.list(all=True, filters=label)
+    containers = client.containers.list(all=True, filters=label, ignore_removed=True)
     networks = client.networks.list(filters=label)
     return {
         "docker:index/container:Container": {str(c.id): str(c.name) for c in containers},

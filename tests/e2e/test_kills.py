@@ -35,6 +35,7 @@ _STACKS: dict[str, dict[str, Any]] = {
 
 def edited(dice: random.Random, number: int) -> dict[str, Any]:
     """Return settings that update, replace, add and delete resources of the edit before."""
+    bootstrap = dice.random() < 0.7
     return {
         "limits": {
             "hub": {"logFiles": 3 + number % 7},
@@ -42,11 +43,11 @@ def edited(dice: random.Random, number: int) -> dict[str, Any]:
             "bootstrap": {"memoryMb": 256 + number},
         },
         "kernels": {
-            "enabled": dice.random() < 0.5,
+            "enabled": bootstrap and dice.random() < 0.6,
             "schedule": {"intervalSeconds": 1.0 + number % 3, "jitter": 0.0},
             "freeSpaceFloorBytes": 0,
         },
-        "bootstrap": {"enabled": dice.random() < 0.7},
+        "bootstrap": {"enabled": bootstrap},
         "rotation": {dice.choice(("zdbAdmin", "hubKey", "bootstrapToken")): number},
     }
 
