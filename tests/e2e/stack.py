@@ -135,7 +135,9 @@ class MirrorStack:
         """Return the stack's containers by service name, running or not."""
         prefix = f"gridhub-{self.name}-"
         with contextlib.closing(self.client()) as client:
-            found = client.containers.list(all=True, filters={"name": f"^/{prefix}"})
+            found = client.containers.list(
+                all=True, filters={"name": f"^/{prefix}"}, ignore_removed=True
+            )
             return {str(container.name).removeprefix(prefix): container for container in found}
 
     def ailing(self) -> str:

@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.nodes import live
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.dns.sandbox import DnsSandbox
-from tests.sandbox.plugins.faults import FILE_VARIABLE
+from tests.sandbox.plugins import faults
 from tests.sandbox.pulumi.workspace import PulumiError
 from tests.sandbox.upstream import Upstream
 
@@ -45,7 +45,7 @@ def test_a_failure_at_every_resource_in_turn_leaves_a_true_state_and_up_finishes
 ) -> None:
     rules = tmp_path / "faults"
     with mirror_stack(place, master, tmp_path) as stack:
-        stack.add_environment({FILE_VARIABLE: str(rules)})
+        stack.add_environment(faults.environment(rules))
         for number in range(len(_FIRST_KINDS)):
             # What comes after fails as well: it must not be there yet when its turn comes.
             fails(stack, rules, "\n".join(_FIRST_KINDS[number:]))
@@ -116,7 +116,7 @@ def test_a_failure_at_each_resource_of_a_first_up_in_turn_and_up_finishes(
         }
         with mirror_stack(place, master, tmp_path, **settings) as stack:
             stack.environment_for_dns(dns.api_url, _TOKEN)
-            stack.add_environment({FILE_VARIABLE: str(rules)})
+            stack.add_environment(faults.environment(rules))
             urns = order_of_creation(stack)
             for number in range(len(urns)) if every else kinds_of(urns):
                 in_turn(stack, rules, number, urns)

@@ -11,13 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.plugins.client import PluginCallError, PluginCalls
+from tests.sandbox.plugins.client import PluginCallError, PluginCalls, PluginProcess
 from tests.sandbox.plugins.docker.plugin import DockerPlugin
-from tests.sandbox.plugins.faults import FILE_VARIABLE, RULES_VARIABLE, BadRuleError, Faults, parse
+from tests.sandbox.plugins.faults import (
+    FILE_VARIABLE,
+    RULES_VARIABLE,
+    BadRuleError,
+    Faults,
+    environment,
+    parse,
+)
 from tests.sandbox.plugins.serve import start
 
 ROOT = Path(__file__).parents[2]
 NETWORK = "docker:index/network:Network"
+DYNAMIC = "pulumi-python:dynamic:Resource"
 VOLUME = "docker:index/volume:Volume"
 
 
@@ -121,3 +129,27 @@ def test_a_plugin_with_a_bad_rule_does_not_start() -> None:
     )
     assert started.returncode != 0
     assert "write TOKEN OPERATION NAME-PATTERN [before|after|partial]" in started.stderr
+
+
+def test_the_programs_own_providers_fail_by_the_same_rules(tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text(f"{DYNAMIC} check *\n")
+    command = [sys.executable, "-u", "-m", "pulumi.dynamic"]
+    with PluginProcess(command, "dynamic", {**os.environ, **environment(rules)}) as provider:
+        with pytest.raises(PluginCallError, match="failure injected by the sandbox"):
+            provider.check(DYNAMIC, {})
+        rules.write_text("")
+        with pytest.raises(PluginCallError, match="KeyError"):
+            provider.check(DYNAMIC, {})
+
+
+def test_no_other_process_learns_of_the_rules(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys; print('grpc' in sys.modules)", "dynamic"],
+        env={**os.environ, **environment(tmp_path / "rules")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert said.stdout.strip() == "False"

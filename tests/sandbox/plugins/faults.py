@@ -11,6 +11,9 @@ any effect (the default), `after` the whole of it as if the answer was lost, or 
 a create or update, reported as a resource that exists but failed to become ready, which the
 engine then keeps in its state. Previews do not fail at create and update.
 GRIDHUB_SANDBOX_FAIL_FILE names a file of such rules, read anew at every call.
+
+The stand-in plugins read the rules themselves. The program's own providers run in a process that
+knows nothing of the sandbox; `environment` leads it to tests/sandbox/plugins/inject.
 """
 
 from __future__ import annotations
@@ -24,8 +27,16 @@ from typing import Final
 
 RULES_VARIABLE: Final = "GRIDHUB_SANDBOX_FAIL"
 FILE_VARIABLE: Final = "GRIDHUB_SANDBOX_FAIL_FILE"
+_INJECT: Final = Path(__file__).with_name("inject")
 OPERATIONS: Final = ("check", "diff", "create", "read", "update", "delete", "*")
 MOMENTS: Final = ("before", "after", "partial")
+
+
+def environment(rules: Path) -> dict[str, str]:
+    """Return what a pulumi command needs so that plugins and providers obey the rules in a file."""
+    inherited = os.environ.get("PYTHONPATH")
+    path = f"{_INJECT}{os.pathsep}{inherited}" if inherited else str(_INJECT)
+    return {FILE_VARIABLE: str(rules), "PYTHONPATH": path}
 
 
 class BadRuleError(ValueError):

@@ -57,7 +57,8 @@ class Workspace:
         """Only what a shell needs on top of its own environment."""
         return {
             "PATH": search_path(),
-            "PULUMI_BACKEND_URL": f"file://{self.backend}",
+            # Without files of metadata, which a kill can cut off: then nothing reads the state.
+            "PULUMI_BACKEND_URL": f"file://{self.backend}?metadata=skip",
             # What the CLI remembers of stacks and plugins stays out of the user's own home.
             "PULUMI_HOME": str(self.backend.with_name(f"{self.backend.name}-home")),
             "PULUMI_CONFIG_PASSPHRASE": self.passphrase,
