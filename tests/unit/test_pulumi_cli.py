@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import re
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from tests.sandbox.host.dockerd import PROJECT
 from tests.sandbox.host.processes import wait_until
 from tests.sandbox.pulumi import cli
 
@@ -159,3 +162,15 @@ def test_a_failure_of_what_is_done_meanwhile_ends_the_build(
     left = [child.name() for child in psutil.Process().children(recursive=True)]
     assert "sleep" not in left
     assert cli.find() is None
+
+
+def test_told_to_end_it_ends_the_build_too(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GO_SLEEPS", "300")
+    command = [sys.executable, "-m", "tests.sandbox.pulumi"]
+    with subprocess.Popen(command, cwd=PROJECT) as process:
+        wait_until(lambda: builds(machine) != [], "the build has begun", 30)
+        building = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+    assert process.returncode == 143
+    assert building
+    assert psutil.wait_procs(building, timeout=10)[1] == []

@@ -162,8 +162,13 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
         raise CliError(f"{error}; {_REMEDY}") from error
     with process:
         _RUNNING.add(process)
-        out, err = process.communicate()
-        _RUNNING.discard(process)
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            _RUNNING.discard(process)
     if process.returncode != 0:
         raise CliError(
             f"`{' '.join(command[:2])}` failed, so there is no Pulumi CLI: try again, {_REMEDY}\n"
