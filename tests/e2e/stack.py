@@ -25,7 +25,7 @@ from tests.sandbox.host.ports import free_port
 from tests.sandbox.host.processes import wait_until
 from tests.sandbox.host.world import Wan
 from tests.sandbox.pulumi.workspace import PulumiError, Workspace
-from tests.sandbox.upstream import Upstream
+from tests.sandbox.upstream import Upstream, standard_world
 
 _NO_CHANGE: Final = ("same", "read", "refresh")
 _PROGRAM: Final = ("Pulumi.yaml", "__main__.py", "components", "hub_tools", "sync")
@@ -282,3 +282,18 @@ def mirror_stack(
         for container in stack.containers().values():
             container.remove(force=True)
         shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_mirror(
+    place: Ground, directory: Path, **config: Any
+) -> Iterator[tuple[MirrorStack, Upstream]]:
+    """Provide a mirror that is up, and its master: what a file's tests share.
+
+    config: as in `mirror_stack`.
+    """
+    upstream = Upstream(addresses=(place.wan.gateway,))
+    standard_world(upstream.model)
+    with upstream, mirror_stack(place, upstream, directory, **config) as stack:
+        stack.up()
+        yield stack, upstream

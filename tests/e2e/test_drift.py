@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.e2e.nodes import live
-from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
+from tests.e2e.stack import Ground, MirrorStack, running_mirror, steps_of
 from tests.sandbox.host import dockerd
 from tests.sandbox.pulumi.workspace import PulumiError
-from tests.sandbox.upstream import Upstream, standard_world
+from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.ends_engine, pytest.mark.timeout(900)]
 
@@ -18,14 +18,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.ends_engine, pytest.mark.timeout(9
 def drifting(
     place: Ground, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[MirrorStack, Upstream]]:
-    upstream = Upstream(addresses=(place.wan.gateway,))
-    standard_world(upstream.model)
-    with (
-        upstream,
-        mirror_stack(place, upstream, tmp_path_factory.mktemp("drift")) as stack,
-    ):
-        stack.up()
-        yield stack, upstream
+    directory = tmp_path_factory.mktemp("drift")
+    with running_mirror(place, directory) as found:
+        yield found
 
 
 def stop_container(stack: MirrorStack) -> None:

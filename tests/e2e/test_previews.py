@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
+from tests.e2e.stack import Ground, MirrorStack, running_mirror, steps_of
 from tests.sandbox.host.ports import free_port
-from tests.sandbox.upstream import Upstream, standard_world
+from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -198,17 +198,10 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
 def running(
     place: Ground, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[MirrorStack, Upstream]]:
-    upstream = Upstream(addresses=(place.wan.gateway,))
-    standard_world(upstream.model)
-    with (
-        upstream,
-        # Sixty previews: health checks every second would take half of a small machine meanwhile.
-        mirror_stack(
-            place, upstream, tmp_path_factory.mktemp("previews"), healthIntervalSeconds=5
-        ) as stack,
-    ):
-        stack.up()
-        yield stack, upstream
+    # Sixty previews: health checks every second would take half of a small machine meanwhile.
+    directory = tmp_path_factory.mktemp("previews")
+    with running_mirror(place, directory, healthIntervalSeconds=5) as found:
+        yield found
 
 
 def merged(settings: dict[str, Any], edit: dict[str, Any]) -> dict[str, Any]:

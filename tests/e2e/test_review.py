@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.stack import Ground, MirrorStack, mirror_stack
+from tests.e2e.stack import Ground, MirrorStack, running_mirror
 from tests.e2e.test_previews import merged
 from tests.sandbox.host.processes import wait_until
-from tests.sandbox.upstream import Upstream, standard_world
+from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -42,14 +42,9 @@ def changed_lines(printed: str) -> dict[str, list[str]]:
 def running(
     place: Ground, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[MirrorStack, Upstream]]:
-    upstream = Upstream(addresses=(place.wan.gateway,))
-    standard_world(upstream.model)
-    with (
-        upstream,
-        mirror_stack(place, upstream, tmp_path_factory.mktemp("review")) as stack,
-    ):
-        stack.up()
-        yield stack, upstream
+    directory = tmp_path_factory.mktemp("review")
+    with running_mirror(place, directory) as found:
+        yield found
 
 
 def test_an_unchanged_stack_shows_no_line(running: tuple[MirrorStack, Upstream]) -> None:
