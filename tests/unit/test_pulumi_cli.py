@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from tests.sandbox.host.dockerd import PROJECT
 from tests.sandbox.host.processes import wait_until
-from tests.sandbox.pulumi import cli
+from tests.sandbox.pulumi import cli, workspace
 
 # Answers as Go does, and writes down each build; $GO_SAYS is its version, $GO_FAILS its complaint.
 _GO = """#!/bin/sh
@@ -174,3 +175,19 @@ def test_told_to_end_it_ends_the_build_too(machine: Path, monkeypatch: pytest.Mo
     assert process.returncode == 143
     assert building
     assert psutil.wait_procs(building, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize("place", ["beside", "on PATH", "nowhere"])
+def test_our_language_host_is_used_only_where_the_real_one_is_nowhere(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    folders = {"beside": machine / "opt", "on PATH": machine / "bin", "nowhere": machine}
+    (machine / "opt").mkdir()
+    program(machine / "opt" / "pulumi", "#!/bin/sh\n")
+    # As an installation does that links only the CLI into a folder of PATH.
+    (machine / "bin" / "pulumi").symlink_to(machine / "opt" / "pulumi")
+    program(folders[place] / "pulumi-language-python", "#!/bin/sh\n")
+    used = shutil.which("pulumi-language-python", path=workspace.search_path())
+    ours = str(PROJECT / "tests" / "sandbox" / "pulumi" / "bin" / "pulumi-language-python")
+    wanted = {"beside": None, "on PATH": str(machine / "bin" / "pulumi-language-python")}
+    assert used == wanted.get(place, ours)
