@@ -17,7 +17,7 @@ def unsecure(bootstrap: str) -> str:
 
 @dataclass(frozen=True)
 class Naming:
-    """Host names of one stack. stack: what Pulumi calls it now, which is none of its names."""
+    """Host names of one stack. stack: its present name, which Pulumi and DNS comments have."""
 
     stack: str
     domain: str

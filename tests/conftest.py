@@ -47,7 +47,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     worker = hasattr(session.config, "workerinput")
     if os.environ.get("GRIDHUB_TEST_ENGINE") == "1" and not worker:
         console = Console(file=sys.stderr)
-        with cli.getting_ready(console) as program:
+        with cli.getting_ready() as program:
             engine = dockerd.ensure(console)
             if os.geteuid() == 0:
                 # The tests start one of their own; the machine's own must not begin to listen.

@@ -400,8 +400,9 @@ def _leftovers(facts: Facts, needs: Needs) -> Iterator[Finding]:
                 "containers",
                 f"container {container.name} belongs to another stack, whose data are not in "
                 f"{needs.root}: it is called as this one, or was before a `pulumi stack rename`",
-                "give this stack another name: `pulumi stack rm --force --preserve-config`, move "
-                "its stack file, `pulumi stack init` and `pulumi up`",
+                "give this stack another name; where it has brought up nothing yet: `pulumi "
+                "destroy`, `pulumi stack rm --preserve-config`, move its stack file, `pulumi stack "
+                "init`",
             )
         else:
             yield Finding(

@@ -105,7 +105,8 @@ def recorded(job: Job, name: str, seen: JobsView) -> dict[str, Any]:
     words = summary(job, files.record) if files.record is not None else None
     wrong = trouble(files, container, seen.now)
     if wrong is not None:
-        if not wrong.phase == record.get("phase") == "failed":  # else the record says so itself
+        says_so_itself = record.get("phase") == "failed" and wrong.phase == "failed"
+        if not says_so_itself:
             words = f"{wrong.words}; before that: {words}" if words else wrong.words
         record |= {"phase": wrong.phase, "reason": wrong.words}
     shown = {"healthy": wrong is None, "summary": words}

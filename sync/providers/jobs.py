@@ -26,11 +26,9 @@ from sync.contract.layout import Job
 from sync.providers import job_view
 from sync.providers.host import DataRootGoneError, connect
 from sync.providers.job_wait import Wanted, wait_until_ready, wait_until_stopped
-from sync.providers.job_words import RECORD, RECORDED, recorded, trouble
+from sync.providers.job_words import recorded, trouble
 from sync.providers.props import changed_inputs, normal, unknown
 from sync.providers.provider import HostProvider, decided, refreshed
-
-__all__ = ["RECORD", "RECORDED", "JobProvider"]
 
 Spec: TypeAlias = contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec
 # `readyTimeoutSeconds` is left out: how long an earlier run would have waited is no change.

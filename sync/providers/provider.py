@@ -60,7 +60,8 @@ def decided(
     """Return a diff that shows no more than what differs.
 
     changed: an input differs from the one that was applied last, and therefore from the one in the
-    state. repair: the host is not as it should be, whatever the inputs say.
+    state. The engine is then left to find which; where none did, it would drop the change. repair:
+    the host is not as it should be, whatever the inputs say.
     """
     inputs_differ = changed or (repair and REPAIR in olds)
     return DiffResult(

@@ -15,7 +15,8 @@ from sync.contract.layout import Job
 from sync.providers.agent_bundle import AgentBundleProvider, bundle_path
 from sync.providers.host_directories import HostDirectoriesProvider
 from sync.providers.host_files import HostFilesProvider
-from sync.providers.jobs import RECORD, RECORDED, JobProvider
+from sync.providers.job_words import RECORD, RECORDED
+from sync.providers.jobs import JobProvider
 from sync.providers.preflight import PreflightProvider
 from sync.providers.stack_secrets import KINDS, StackSecretProvider
 

@@ -3,7 +3,8 @@
 The host is this machine behind an sshd on loopback; RTT 30 is a relay in front of it. The preview's
 time is split: `jobs` is what reading and comparing the three sync resources takes, `providers` all
 of ours, `plugins` docker's and Cloudflare's, `program` what the program takes beside them; each
-counts a moment in which several calls run once.
+counts a moment in which several calls run once. A part whose servers are not in Python, as the real
+plugins and the real language host, can not be watched and is left out.
 """
 
 import contextlib
@@ -69,12 +70,16 @@ def split(written: list[spans.Span]) -> dict[str, float]:
     theirs = [span for span in calls if span.package != spans.DYNAMIC]
     looks = ("Check", "Diff", "Read")
     jobs = [span for span in ours if span.resource in _JOBS and span.method in looks]
-    return {
+    figures = {
         "jobs_seconds": spans.covered_seconds(jobs),
         "providers_seconds": spans.covered_seconds(ours),
-        "plugins_seconds": spans.covered_seconds(theirs),
-        "program_seconds": spans.covered_seconds(running + calls) - spans.covered_seconds(calls),
     }
+    if theirs:
+        figures["plugins_seconds"] = spans.covered_seconds(theirs)
+    if theirs and running:
+        beside = spans.covered_seconds(running + calls) - spans.covered_seconds(calls)
+        figures["program_seconds"] = beside
+    return figures
 
 
 def _measure(place: Ground, rtt_seconds: float, rounds: int) -> dict[str, float]:

@@ -79,6 +79,8 @@ pulumi.log.warn("mind this")
         ("def deep():\n    raise ValueError('too deep')\ndeep()\n", "ValueError: too deep"),
         ("import pulumi\nraise pulumi.RunError('one sentence')\n", "one sentence"),
         ("import nowhere_to_be_found\n", "No module named 'nowhere_to_be_found'"),
+        # The sandbox's own modules are no part of what a program finds.
+        ("import tests.sandbox\n", "No module named 'tests'"),
         ("import os\nos._exit(7)\n", "Program exited with non-zero exit code: 7"),
     ],
 )

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from tests.sandbox.host import locks
 from tests.sandbox.host.dockerd import PROJECT
 from tests.sandbox.host.processes import wait_until
 from tests.sandbox.pulumi import cli, workspace
@@ -154,7 +155,7 @@ def test_a_failure_of_what_is_done_meanwhile_ends_the_build(
     monkeypatch.setenv("GO_SLEEPS", "300")
 
     def fail() -> None:
-        with cli.getting_ready(Console(quiet=True)):
+        with cli.getting_ready():
             wait_until(lambda: builds(machine) != [], "the build has begun", 30)
             raise OSError("no Docker Engine")
 
@@ -163,6 +164,33 @@ def test_a_failure_of_what_is_done_meanwhile_ends_the_build(
     left = [child.name() for child in psutil.Process().children(recursive=True)]
     assert "sleep" not in left
     assert cli.find() is None
+
+
+def test_a_failure_of_what_is_done_meanwhile_waits_for_no_other_clone_s_build(
+    machine: Path,
+) -> None:
+    def fail() -> None:
+        with locks.held(cli.cache().with_name(f"{cli.cache().name}.lock")), cli.getting_ready():
+            raise OSError("no Docker Engine")
+
+    with pytest.raises(OSError, match="no Docker Engine"):
+        fail()
+    assert builds(machine) == []
+
+
+def test_what_could_not_be_built_is_told_to_who_waits_for_it(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GO_FAILS", "proxy.golang.org: 403 Forbidden")
+    with cli.getting_ready() as program, pytest.raises(cli.CliError, match="no Pulumi CLI"):
+        program()
+    assert "403 Forbidden" in capfd.readouterr().err
+
+
+def test_a_half_cleaned_cache_is_no_hindrance(machine: Path) -> None:
+    cli.cache().mkdir(parents=True)
+    (cli.cache() / "pulumi-language-python-exec").touch()
+    assert cli.ensure(Console(quiet=True)).read_text() == "built\n"
 
 
 def test_told_to_end_it_ends_the_build_too(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

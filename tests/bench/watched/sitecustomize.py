@@ -2,7 +2,8 @@
 
 Python imports a `sitecustomize` at every start. The benchmark puts this folder first on PYTHONPATH
 and names a file in GRIDHUB_BENCH_SPANS, which gets a line of JSON per call (tests/bench/spans.py).
-Only servers in Python can be watched so: the dynamic provider, and the sandbox's own.
+Only servers in Python can be watched so: the dynamic provider, and the sandbox's own. Python takes
+the first `sitecustomize` on its path, so failures on demand can not be watched.
 """
 
 import json

@@ -54,7 +54,7 @@ def _dns_variables() -> dict[str, str]:
 def up(console: Console) -> None:
     """Bring the whole sandbox up; a second call on top of it changes nothing."""
     clock = Clock()
-    with cli.getting_ready(console) as program:
+    with cli.getting_ready() as program:
         engine = dockerd.ensure(console)
         owner = "private" if engine.private else "the machine's"
         console.print(f"Docker Engine {engine.version} ({owner}) at {engine.url}")

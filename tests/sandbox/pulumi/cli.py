@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,13 +25,13 @@ from typing import Final
 from rich.console import Console
 
 from tests.sandbox.host import locks
+from tests.sandbox.host.dockerd import PROJECT
 
 HERE: Final = Path(__file__).parent
 _MODULE: Final = "github.com/pulumi/pulumi"
 _VERSION_VARIABLE: Final = f"{_MODULE}/sdk/v3/go/common/version.Version"
 # What the CLI's Python side needs beside it; the module of its SDK has them.
 _BESIDE: Final = ("cmd/pulumi-language-python-exec", "dist/pulumi-resource-pulumi-python")
-_RUNNING: Final[set[subprocess.Popen[str]]] = set()
 _REMEDY: Final = "or install Pulumi (https://www.pulumi.com/docs/install) and put it on PATH"
 
 
@@ -89,18 +88,25 @@ def ensure(console: Console) -> Path:
 
 
 @contextlib.contextmanager
-def getting_ready(console: Console) -> Iterator[Callable[[], Path]]:
+def getting_ready() -> Iterator[Callable[[], Path]]:
     """Have the CLI built while something else is done; what is provided waits for it.
 
-    A failure of what is done meanwhile ends the building at once.
+    A failure of what is done meanwhile ends the building at once. It is a process of its own, and
+    says on stderr what it does.
     """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        built = pool.submit(ensure, console)
+    command = [sys.executable, "-m", "tests.sandbox.pulumi"]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+
+        def built() -> Path:
+            told, _ = process.communicate()
+            if process.returncode != 0:
+                raise CliError("there is no Pulumi CLI, for the reason above")
+            return Path(told.strip())
+
         try:
-            yield built.result
+            yield built
         except BaseException:
-            for process in _RUNNING:
-                process.terminate()
+            process.terminate()
             raise
 
 
@@ -121,6 +127,7 @@ def _build(console: Console) -> Path:
         target = made / Path(name).name
         shutil.copyfile(sdk / "python" / name, target)
         target.chmod(0o755)
+    shutil.rmtree(cache(), ignore_errors=True)
     made.rename(cache())
     shutil.rmtree(work)
     return cache() / "pulumi"
@@ -136,6 +143,8 @@ class _Build:
     def run(self, *arguments: str) -> str:
         """Run Go on the module beside this file and return what it prints; raises CliError."""
         environment = {
+            # Go's own default falls back to repositories where the proxy lacks a module.
+            "GOPROXY": "https://proxy.golang.org",
             **os.environ,
             "CGO_ENABLED": "0",
             "GOFLAGS": "-mod=readonly -modcacherw -trimpath -buildvcs=false",
@@ -161,14 +170,11 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
     except OSError as error:
         raise CliError(f"{error}; {_REMEDY}") from error
     with process:
-        _RUNNING.add(process)
         try:
             out, err = process.communicate()
         except BaseException:
             process.terminate()
             raise
-        finally:
-            _RUNNING.discard(process)
     if process.returncode != 0:
         raise CliError(
             f"`{' '.join(command[:2])}` failed, so there is no Pulumi CLI: try again, {_REMEDY}\n"
@@ -198,7 +204,11 @@ def wanted_go() -> tuple[int, ...]:
 
 
 def _go_version(go: Path) -> tuple[int, ...]:
-    found = re.findall(r"\bgo([0-9.]+)", _run([str(go), "version"]))
+    """Return its version; of one that does not run, nothing."""
+    try:
+        found = re.findall(r"\bgo([0-9]+(?:\.[0-9]+)*)", _run([str(go), "version"]))
+    except CliError:
+        return ()
     return _numbers(found[0]) if found else ()
 
 

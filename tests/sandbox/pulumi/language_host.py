@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -48,6 +48,12 @@ def interpreter(info: Any) -> str:
     if not python.exists():
         raise FileNotFoundError(f"{place} is no virtual environment; `pulumi install` makes it")
     return str(python)
+
+
+def without_us(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment as the CLI had it: the program's path must not lead to the sandbox."""
+    path = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return {**environment, "PYTHONPATH": os.pathsep.join(path[1:])}
 
 
 def packages(info: Any) -> list[Distribution]:
@@ -102,9 +108,9 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
     @override
     def About(self, request: Any, context: Any) -> Any:
         """Tell the interpreter, for `pulumi about`."""
-        return language_pb2.AboutResponse(
-            executable=interpreter(request.info), version=platform.python_version()
-        )
+        place = virtualenv(request.info)
+        python = place / "bin" / "python" if place else Path(sys.executable)
+        return language_pb2.AboutResponse(executable=str(python), version=platform.python_version())
 
     @override
     def GetProgramDependencies(self, request: Any, context: Any) -> Any:
@@ -124,15 +130,12 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             python = str(place / "bin" / "python") if place else sys.executable
             commands.append([python, "-m", "pip", "install", "-r", "requirements.txt"])
         for command in commands:
-            done = subprocess.run(
-                command,
-                cwd=request.directory,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-            yield language_pb2.InstallDependenciesResponse(stdout=done.stdout)
-            if done.returncode:
+            with subprocess.Popen(
+                command, cwd=request.directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ) as running:
+                for line in running.stdout or ():
+                    yield language_pb2.InstallDependenciesResponse(stdout=line)
+            if running.returncode:
                 context.abort(grpc.StatusCode.INTERNAL, f"{' '.join(command)} failed")
 
     @override
@@ -143,7 +146,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         except FileNotFoundError as error:
             return language_pb2.RunResponse(error=str(error))
         environment = {
-            **os.environ,
+            **without_us(os.environ),
             "PULUMI_CONFIG": json.dumps(dict(request.config)),
             "PULUMI_CONFIG_SECRET_KEYS": json.dumps(list(request.configSecretKeys)),
         }
@@ -180,6 +183,9 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
 
 def main(arguments: list[str]) -> int:
     """Serve until the CLI that started this is gone or ends it."""
+    if not arguments:
+        print("usage: pulumi-language-python ENGINE_ADDRESS", file=sys.stderr)
+        return 2
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=_WORKERS))
     host = LanguageHost(engine=arguments[-1])
     language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server)
