@@ -1,7 +1,7 @@
 """The DNS records of a mirror: set by Cloudflare, or told as an output."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from components.dns_records import (
     RecordType,
     Verdict,
     Wanted,
+    assigned,
     judge,
 )
 from components.naming import Naming
@@ -23,6 +24,7 @@ from components.settings.model import DnsSettings, PublicAddressSettings
 
 if TYPE_CHECKING:
     import pulumi_cloudflare
+    from pulumi_cloudflare.outputs import GetDnsRecordsResultResult
 
 WILDCARD: Final = "*"
 RECORD_KIND: Final = "cloudflare:index/dnsRecord:DnsRecord"
@@ -76,31 +78,68 @@ class Dns(pulumi.ComponentResource):
         super().__init__("gridhub:index:Dns", name, None, opts)
         self.config = config
         self.records = wanted_records(config)
-        self._wanted = Wanted(
-            config.naming.stack, _by_resource(name, config, self.records), config.dns.proxied
-        )
         self._cloudflare = _provider(name, config, self) if _by_cloudflare(config) else None
-        self._verdict = self._looked_at(name)
+        state = self._state() if self._cloudflare else None
+        ours, partial = _ours(state or {}, str(config.dns.zone_id))
+        self._wanted = Wanted(
+            config.naming.stack,
+            assigned(_by_stem(name, config, self.records), ours),
+            config.dns.proxied,
+        )
+        self._verdict = Verdict()
+        if self._cloudflare and state is not None and not self._told_partial(partial):
+            importing = _Importing(name, config, state)
+            self._verdict = self._judged(self._cloudflare, ours, importing)
         self.register_outputs({"records": told(self.records)})
 
-    def _looked_at(self, name: str) -> Verdict:
-        if self._cloudflare is None:
-            return Verdict()
+    def _state(self) -> Mapping[str, Any] | None:
         try:
-            state = _state(self.config.naming.stack)
-            found = _found(self._cloudflare, self.config, self.records)
+            return _state(self.config.naming.stack)
+        except Exception as error:  # noqa: BLE001 - the SDK raises nothing more particular
+            pulumi.log.warn(
+                f"the stack's state could not be read ({error}), so nobody knows which DNS records "
+                "are its own: `pulumi up` may stop at one that is there already",
+                self,
+            )
+            return None
+
+    def _told_partial(self, partial: Sequence[str]) -> bool:
+        """Tell of records that the state has in part: whose is what is in the zone, is unknown."""
+        if partial:
+            pulumi.log.warn(
+                f"the stack's state has {', '.join(partial)} only in part, so the DNS zone was not "
+                "looked at; `pulumi refresh` completes it",
+                self,
+            )
+        return bool(partial)
+
+    def _judged(
+        self,
+        provider: "pulumi_cloudflare.Provider",
+        ours: Mapping[str, Ours],
+        importing: "_Importing",
+    ) -> Verdict:
+        found = self._found(provider)
+        if found is None:
+            return Verdict()
+        verdict = judge(self._wanted, found, ours)
+        # First: an obstacle ends the program, and may be there because a record is gone.
+        self._tell_gone({resource: ours[resource] for resource in verdict.gone})
+        self._refuse(verdict.obstacles, importing)
+        self._tell_adopted(verdict.adopted)
+        return verdict
+
+    def _found(self, provider: "pulumi_cloudflare.Provider") -> Sequence[Found] | None:
+        try:
+            listed = _listed(provider, self.config, self.records)
         except Exception as error:  # noqa: BLE001 - the SDK raises nothing more particular
             pulumi.log.warn(
                 f"the DNS zone could not be looked at ({error}); a record that stands in the way "
                 "there will first show when `pulumi up` sets its own",
                 self,
             )
-            return Verdict()
-        verdict = judge(self._wanted, found, _ours(state, str(self.config.dns.zone_id)))
-        importing = _Importing(name, self.config, state)
-        self._refuse(verdict.obstacles, importing)
-        self._tell(verdict)
-        return verdict
+            return None
+        return [_as_found(entry) for entry in listed]
 
     def _refuse(self, obstacles: Sequence[Obstacle], importing: "_Importing") -> None:
         lines = {obstacle: importing.remedy(obstacle) for obstacle in obstacles}
@@ -113,19 +152,24 @@ class Dns(pulumi.ComponentResource):
     def _passable(self, obstacle: Obstacle) -> bool:
         return self.config.neighbours_allowed and not obstacle.refused
 
-    def _tell(self, verdict: Verdict) -> None:
-        for resource in verdict.adopted:
+    def _tell_adopted(self, resources: Iterable[str]) -> None:
+        for resource in resources:
             record = self._wanted.records[resource]
             pulumi.log.info(
                 f"{record.name} {record.type} {record.content} is in the zone already and becomes "
                 f"the stack's ({resource}); `pulumi destroy` will delete it",
                 self,
             )
-        for resource in verdict.gone:
-            record = self._wanted.records[resource]
+
+    def _tell_gone(self, gone: Mapping[str, Ours]) -> None:
+        for resource, own in gone.items():
+            wanted = resource in self._wanted.records
+            then, else_fails = (
+                ("sets it again", "a change of it") if wanted else ("forgets it", "its removal")
+            )
             pulumi.log.warn(
-                f"{record.name} {record.type} ({resource}) is not in the zone any more: `pulumi up "
-                "--refresh` sets it again; without --refresh a change of it fails, and so does "
+                f"{own.name} {own.type} ({resource}) is not in the zone any more: `pulumi up "
+                f"--refresh` {then}; without --refresh {else_fails} fails, and so does "
                 "`pulumi destroy`",
                 self,
             )
@@ -178,17 +222,13 @@ def _provider(name: str, config: DnsConfig, parent: Dns) -> "pulumi_cloudflare.P
     )
 
 
-def _by_resource(name: str, config: DnsConfig, records: Sequence[Record]) -> dict[str, Record]:
-    counts: dict[str, int] = {}
-    named: dict[str, Record] = {}
+def _by_stem(name: str, config: DnsConfig, records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the records by what their resources' names begin with: by name and type."""
+    stems: dict[str, list[Record]] = {}
     for record in records:
         label = record.name.removesuffix(f".{config.naming.domain}").replace("*", "wildcard")
-        slot = f"{name}-{label}-{record.type.lower()}"
-        counts[slot] = counts.get(slot, 0) + 1
-        # By number, not by address: a changed address is an update of its record.
-        suffix = "" if counts[slot] == 1 else f"-{counts[slot]}"
-        named[f"{slot}{suffix}"] = record
-    return named
+        stems.setdefault(f"{name}-{label}-{record.type.lower()}", []).append(record)
+    return stems
 
 
 def _state(stack: str) -> Mapping[str, Any]:
@@ -204,47 +244,52 @@ def _state(stack: str) -> Mapping[str, Any]:
     return dict(answer["outputs"])
 
 
-def _ours(state: Mapping[str, Any], zone: str) -> dict[str, Ours]:
-    """Return the records of this zone in the state, by resource name."""
-    records = {
-        urn.rpartition("::")[2]: entry["outputs"]
-        for urn, entry in state.items()
-        if entry["type"] == RECORD_KIND
-    }
-    return {
-        resource: Ours(outputs["id"], outputs["name"])
-        for resource, outputs in records.items()
-        if outputs["zoneId"] == zone
-    }
+def _ours(state: Mapping[str, Any], zone: str) -> tuple[dict[str, Ours], list[str]]:
+    """Return the records of this zone in the state, by resource name; and which are incomplete."""
+    ours: dict[str, Ours] = {}
+    partial: list[str] = []
+    for urn, entry in state.items():
+        if entry.get("type") != RECORD_KIND:
+            continue
+        resource = urn.rpartition("::")[2]
+        outputs = entry.get("outputs") or {}
+        fields = {key: outputs.get(key) for key in ("zoneId", "id", "name", "type", "content")}
+        text = {key: value for key, value in fields.items() if value and isinstance(value, str)}
+        if len(text) < len(fields):
+            partial.append(resource)
+        elif text.pop("zoneId") == zone:
+            ours[resource] = Ours(**text)
+    return ours, partial
 
 
-def _found(
+def _listed(
     provider: "pulumi_cloudflare.Provider", config: DnsConfig, records: Sequence[Record]
-) -> list[Found]:
+) -> "list[GetDnsRecordsResultResult]":
     """Return every record of the zone that has the name of one of ours."""
     import pulumi_cloudflare as cloudflare
 
-    found: list[Found] = []
-    for name in sorted({record.name for record in records}):
-        listed = cloudflare.get_dns_records(
+    answers = [
+        cloudflare.get_dns_records(
             zone_id=config.dns.zone_id,
             name={"exact": name},
             opts=pulumi.InvokeOptions(provider=provider),
         )
-        found += [
-            Found(
-                id=entry.id,
-                name=entry.name,
-                type=entry.type,
-                content=entry.content or "",
-                ttl=int(entry.ttl),
-                proxied=bool(entry.proxied),
-                comment=entry.comment or "",
-                tags=tuple(entry.tags or ()),
-            )
-            for entry in listed.results or ()
-        ]
-    return found
+        for name in sorted({record.name for record in records})
+    ]
+    return [entry for answer in answers for entry in answer.results or ()]
+
+
+def _as_found(entry: "GetDnsRecordsResultResult") -> Found:
+    return Found(
+        id=entry.id,
+        name=entry.name,
+        type=entry.type,
+        content=entry.content or "",
+        ttl=int(entry.ttl),
+        proxied=bool(entry.proxied),
+        comment=entry.comment or "",
+        tags=tuple(entry.tags or ()),
+    )
 
 
 @dataclass(frozen=True)
@@ -260,6 +305,12 @@ class _Importing:
         told = f"{obstacle.record} (id {obstacle.record.id}) exists already and {obstacle.reason}"
         if obstacle.resource is None:
             return f"{told}; delete it in the zone"
+        if obstacle.held:
+            return (
+                f"{told}; delete it in the zone, or run `pulumi refresh`, which forgets the "
+                f"stack's own ({obstacle.resource}) that is gone: then the same record is adopted, "
+                "and of another the preview names how to take it"
+            )
         command = self.command(obstacle.resource, obstacle.record.id)
         taking = "delete it in the zone, or have the stack take and change it"
         return f"{told}; {taking}: `{command}`"

@@ -5,13 +5,18 @@ what to do about it. Pure: who asks the zone and the state is `components/dns.py
 """
 
 import ipaddress
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 RecordType: TypeAlias = Literal["A", "AAAA"]
 # No address can stand beside one of these at the same name.
 _EXCLUSIVE: Final = ("CNAME", "NS")
+_NUMBER: Final = re.compile(r"(-[0-9]+)?")
+# Not what `ipaddress` takes: the scope of an IPv6 address may be any text.
+_ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]+")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Found:
-    """A record as the zone has it; whoever made it."""
+    """A record as the zone has it; whoever made it. `name` becomes as `plain_name` has it."""
 
     id: str
     name: str
@@ -37,16 +42,31 @@ class Found:
     comment: str = ""
     tags: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plain_name(self.name))
+
     def __str__(self) -> str:
-        return f"{self.name} {self.type} {self.content}"
+        """Return it for a terminal or a comment; what others may have written there is quoted."""
+        content = self.content if _ADDRESS.fullmatch(self.content) else repr(self.content)
+        return f"{self.name} {self.type} {content}"
 
 
 @dataclass(frozen=True)
 class Ours:
-    """A record in the stack's state: the provider's id, and the name that it had there."""
+    """A record in the stack's state: the provider's id, and what it was when last seen."""
 
     id: str
     name: str
+    type: str
+    content: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plain_name(self.name))
+
+
+def plain_name(name: str) -> str:
+    """Return a DNS name in the form that names are compared in: lower case, no last dot."""
+    return name.rstrip(".").lower()
 
 
 @dataclass(frozen=True)
@@ -68,17 +88,22 @@ class Obstacle:
     """A record in the way. resource: which of the stack's may take it over, if any may.
 
     refused: the zone would refuse the stack's record; else it would take it, beside this one.
+    held: the resource may only once a refresh has forgotten its own record, which is gone.
     """
 
     record: Found
     reason: str
     resource: str | None = None
     refused: bool = True
+    held: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """adopted: ids of records by the resource that takes them. gone: resources without record."""
+    """adopted: ids of records by the resource that takes them.
+
+    gone: resources of the state without a record, also such as are not wanted any more.
+    """
 
     adopted: Mapping[str, str] = field(default_factory=dict)
     gone: tuple[str, ...] = ()
@@ -94,10 +119,40 @@ class ExistingRecordsError(ValueError):
         super().__init__(f"{count} in the way; nothing was changed:{told}")
 
 
+def assigned(stems: Mapping[str, Sequence[Record]], ours: Mapping[str, Ours]) -> dict[str, Record]:
+    """Return the records by resource name: a stem for one, `STEM-2`, … for more of the same stem.
+
+    stems: the records that share one, in the settings' order. What the state has keeps its number:
+    the zone takes a content once, and the engine updates before it deletes. The others get the
+    numbers that are left, of the state first: there a changed address is an update in place.
+    """
+    return {
+        resource: record
+        for stem, records in stems.items()
+        for resource, record in _numbered(stem, records, ours)
+    }
+
+
+def _numbered(
+    stem: str, records: Sequence[Record], ours: Mapping[str, Ours]
+) -> Iterator[tuple[str, Record]]:
+    there = [key for key in ours if key.startswith(stem) and _NUMBER.fullmatch(key, len(stem))]
+    there.sort(key=lambda key: (len(key), key))
+    holders = {_address(ours[key].content): key for key in reversed(there)}
+    contents = {_address(record.content) for record in records}
+    kept = {holders[content] for content in contents & holders.keys()}
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    new = (key for key in names if key not in there)
+    free = itertools.chain((key for key in there if key not in kept), new)
+    for record in records:
+        yield holders.get(_address(record.content)) or next(free), record
+
+
 def judge(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> Verdict:
     """Return what becomes of each record that is there. ours: the state's, by resource name."""
     known = {record.id for record in ours.values()}
     foreign = [record for record in found if record.id not in known]
+    gone = _gone(wanted, found, ours)
     adopted: dict[str, str] = {}
     obstacles: list[Obstacle] = []
     for resource, record in wanted.records.items():
@@ -106,21 +161,31 @@ def judge(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> V
             continue
         reasons = _differences(wanted, record, twin)
         if resource in ours:
-            obstacles.append(Obstacle(twin, "is what the stack's own record is to become"))
+            held = resource in gone
+            reason = "is what the stack's own record is to become"
+            obstacles.append(Obstacle(twin, reason, resource if held else None, held=held))
         elif reasons:
             obstacles.append(Obstacle(twin, f"has {' and '.join(reasons)}", resource))
         else:
             adopted[resource] = twin.id
     settled = {*adopted.values(), *(obstacle.record.id for obstacle in obstacles)}
     rest = [record for record in foreign if record.id not in settled]
-    new = {key: record for key, record in wanted.records.items() if key not in ours}
     taken = {*adopted, *(obstacle.resource for obstacle in obstacles)}
-    return Verdict(adopted, _gone(wanted, found, ours), (*obstacles, *_others(new, taken, rest)))
+    # What has no record at its name yet: not made, deleted by hand, or elsewhere until now.
+    new = {
+        key: record
+        for key, record in wanted.records.items()
+        if key not in ours or key in gone or ours[key].name != record.name
+    }
+    takers = [key for key in new if key not in taken and (key not in ours or key in gone)]
+    others = _others(new, takers, rest)
+    obstacles += [replace(other, held=other.resource in gone) for other in others]
+    return Verdict(adopted, gone, tuple(obstacles))
 
 
 def _same_answer(record: Record, other: Found) -> bool:
     """Tell whether both give one answer: what the zone allows once, whatever else they say."""
-    same = (record.name, record.type) == (other.name.rstrip(".").lower(), other.type)
+    same = (record.name, record.type) == (other.name, other.type)
     return same and ipaddress.ip_address(record.content) == _address(other.content)
 
 
@@ -144,7 +209,7 @@ def _differences(wanted: Wanted, record: Record, other: Found) -> list[str]:
     if other.comment not in ("", wanted.comment):
         found.append(f"the comment {other.comment!r}, which may name another owner")
     if other.tags:
-        found.append(f"the tags {', '.join(other.tags)}, which may name another owner")
+        found.append(f"the tags {', '.join(map(repr, other.tags))}, which may name another owner")
     return found
 
 
@@ -153,10 +218,10 @@ def _word(value: bool) -> str:
 
 
 def _others(
-    new: Mapping[str, Record], taken: Collection[str | None], rest: Sequence[Found]
+    new: Mapping[str, Record], takers: Sequence[str], rest: Sequence[Found]
 ) -> Iterator[Obstacle]:
-    """Yield what excludes or accompanies a new record. taken: new ones that have one to import."""
-    left = {key: record for key, record in new.items() if key not in taken}
+    """Yield what excludes or accompanies a new record. takers: new ones with none to take yet."""
+    left = {key: new[key] for key in takers}
     for other in rest:
         kinds = {record.type for record in new.values() if record.name == other.name}
         if other.type in _EXCLUSIVE and kinds:
@@ -178,8 +243,5 @@ def _taker(left: Mapping[str, Record], other: Found) -> str | None:
 def _gone(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> tuple[str, ...]:
     """Return the resources whose record was looked for by the name it had, and is not there."""
     ids = {record.id for record in found}
-    return tuple(
-        resource
-        for resource, record in wanted.records.items()
-        if resource in ours and ours[resource].name == record.name and ours[resource].id not in ids
-    )
+    names = {record.name for record in wanted.records.values()}
+    return tuple(key for key, own in ours.items() if own.name in names and own.id not in ids)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ try:
     dns = Dns(
         "dns",
         DnsConfig(
-            naming=Naming(pulumi.get_stack(), "grid.test"),
+            naming=Naming(pulumi.get_stack(), config.require("domain")),
             dns=DnsSettings.model_validate_json(config.require("dns")),
             addresses=PublicAddressSettings.model_validate_json(config.require("addresses")),
             bootstrap=False,
@@ -68,12 +68,15 @@ class Project:
     def zone(self) -> str:
         return self.dns.zone_id("grid.test")
 
-    def configure(self, ttl: int = 60, provider: str = "cloudflare") -> None:
+    def configure(
+        self, ttl: int = 60, domain: str = "grid.test", ipv4: Sequence[str] = ("203.0.113.10",)
+    ) -> None:
         file = self.workspace.project / "Pulumi.one.yaml"
         config = yaml.safe_load(file.read_text()) if file.exists() else {}
         config["config"] = {
-            "gridhub:dns": {"provider": provider, "zoneId": self.zone, "ttl": ttl},
-            "gridhub:addresses": {"ipv4": ["203.0.113.10"], "ipv6": ["2001:db8::10"]},
+            "gridhub:dns": {"provider": "cloudflare", "zoneId": self.zone, "ttl": ttl},
+            "gridhub:addresses": {"ipv4": list(ipv4), "ipv6": ["2001:db8::10"]},
+            "gridhub:domain": domain,
         }
         file.write_text(yaml.safe_dump(config))
 
@@ -228,6 +231,55 @@ def test_a_record_deleted_by_hand_is_told_and_needs_a_refresh(project: Project) 
     project.dns.zones.delete(project.zone, project.dns.zones.records()[-1].id)
     project.run("destroy", "--yes", "--refresh")
     assert project.records() == set()
+
+
+def test_a_record_made_anew_by_hand_is_adopted_after_a_refresh(project: Project) -> None:
+    project.run("up", "--yes")
+    gone = next(r for r in project.dns.zones.records() if r.type == "A")
+    project.dns.zones.delete(project.zone, gone.id)
+    made = project.put(**_HUB)
+    for command in ("preview", "up --yes --refresh --skip-preview"):
+        failed, shown = project.shell(f"pulumi {command} --stack one")
+        assert failed
+        assert "hub.grid.test A (dns-hub-a) is not in the zone any more" in shown
+        assert "run `pulumi refresh`, which forgets the stack's own (dns-hub-a)" in shown
+    project.run("refresh", "--yes")
+    project.run("up", "--yes")
+    assert project.records() == WHOLE
+    assert made.id in {record.id for record in project.dns.zones.records()}
+    code, shown = project.preview("--refresh")
+    assert code == 0, shown
+
+
+def test_another_domain_with_an_alias_ends_before_anything_is_changed(project: Project) -> None:
+    project.run("up", "--yes")
+    alias = project.put(**{**_ALIAS, "name": "hub.new"})
+    before = project.records()
+    project.configure(domain="new.grid.test")
+    failed, shown = project.shell("pulumi up --yes --skip-preview --stack one")
+    assert failed
+    assert "nothing was changed" in shown
+    assert alias.id in shown
+    assert project.records() == before
+    project.dns.zones.delete(project.zone, alias.id)
+    project.run("up", "--yes")
+    assert {record.name for record in project.dns.zones.records()} == {"hub.new.grid.test"}
+
+
+def test_addresses_may_be_swapped_taken_out_and_changed(project: Project) -> None:
+    project.configure(ipv4=["203.0.113.10", "203.0.113.11"])
+    project.run("up", "--yes")
+    kept = next(r.id for r in project.dns.zones.records() if r.content == "203.0.113.11")
+    project.configure(ipv4=["203.0.113.11", "203.0.113.10"])
+    code, shown = project.preview("--refresh")
+    assert code == 0, shown
+    for wanted in ("203.0.113.11", "203.0.113.12"):
+        project.configure(ipv4=[wanted])
+        project.run("up", "--yes")
+        left = {r.id: r.content for r in project.dns.zones.records() if r.type == "A"}
+        assert left == {kept: wanted}
+        code, shown = project.preview()
+        assert code == 0, shown
 
 
 def test_a_record_that_a_cut_off_run_left_is_adopted(project: Project) -> None:

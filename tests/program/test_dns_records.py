@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.dns_records import Found, Ours, Record, Verdict, Wanted, judge
+from components.dns_records import Found, Ours, Record, RecordType, Verdict, Wanted, assigned, judge
 from tests.program.declared import DNS_RECORD, declare, production
 
 HUB = Record("hub.grid.test", "A", "203.0.113.10", 60)
@@ -75,11 +75,22 @@ def test_what_stands_there_is_adopted_or_named(name: str) -> None:
 def test_every_difference_is_told() -> None:
     odd = replace(SAME, ttl=1, proxied=True, comment="mine", tags=("x",))
     (obstacle,) = judge(WANTED, [odd], {}).obstacles
-    for word in ("ttl 1 (the stack's: 60)", "proxied true", "'mine'", "tags x"):
+    for word in ("ttl 1 (the stack's: 60)", "proxied true", "'mine'", "tags 'x'"):
         assert word in obstacle.reason
 
 
-OURS = {"dns-hub-a": Ours("id1", "hub.grid.test"), "dns-hub-aaaa": Ours("id9", "hub.grid.test")}
+def test_what_others_wrote_in_the_zone_is_quoted() -> None:
+    for content in ("a\x1b[2J\n@team", "fe80::1%\x1b[2J"):
+        assert str(replace(ALIAS, content=content)) == f"hub.grid.test CNAME {content!r}"
+    assert str(SAME) == "hub.grid.test A 203.0.113.10"
+    (obstacle,) = judge(WANTED, [replace(SAME, tags=("a\x1b[2J",))], {}).obstacles
+    assert obstacle.reason.isprintable()
+
+
+OURS = {
+    "dns-hub-a": Ours("id1", "hub.grid.test", "A", "203.0.113.10"),
+    "dns-hub-aaaa": Ours("id9", "hub.grid.test", "AAAA", "2001:db8::10"),
+}
 THERE = [SAME, Found("id9", "hub.grid.test", "AAAA", "2001:db8::10", 60)]
 
 
@@ -109,8 +120,85 @@ def test_a_record_that_the_stacks_own_is_to_become_is_named_for_deletion() -> No
 
 def test_a_record_deleted_by_hand_is_told_and_one_of_a_former_name_is_not() -> None:
     assert judge(WANTED, THERE[1:], OURS).gone == ("dns-hub-a",)
-    former = {**OURS, "dns-hub-a": Ours("id1", "hub.old.test")}
+    former = {**OURS, "dns-hub-a": replace(OURS["dns-hub-a"], name="hub.old.test")}
     assert judge(WANTED, THERE[1:], former) == Verdict()
+    unwanted = {**OURS, "dns-hub-a-2": replace(OURS["dns-hub-a"], id="id8", content="192.0.2.1")}
+    assert judge(WANTED, THERE, unwanted).gone == ("dns-hub-a-2",)
+
+
+NOTE = replace(SAME, comment="Bob's")
+# name: (what the zone has, the obstacles where the stack's record is at another name until now, and
+# where it was deleted by hand: (id, who may take it, refused by the zone, only after a refresh))
+_Way = tuple[str, str | None, bool, bool]
+NOT_THERE: dict[str, tuple[list[Found], list[_Way], list[_Way]]] = {
+    "nothing": ([], [], []),
+    "the same": ([SAME], [("id1", None, True, False)], [("id1", "dns-hub-a", True, True)]),
+    "a note": ([NOTE], [("id1", None, True, False)], [("id1", "dns-hub-a", True, True)]),
+    "another": ([OTHER], [("id2", None, False, False)], [("id2", "dns-hub-a", False, True)]),
+    "an alias": ([ALIAS], [("id3", None, True, False)], [("id3", None, True, False)]),
+    "an alias, written otherwise": (
+        [replace(ALIAS, name="HUB.grid.test.")],
+        [("id3", None, True, False)],
+        [("id3", None, True, False)],
+    ),
+    "the same and another": (
+        [SAME, OTHER],
+        [("id1", None, True, False), ("id2", None, False, False)],
+        [("id1", "dns-hub-a", True, True), ("id2", None, False, False)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_THERE)
+def test_a_record_that_is_to_come_to_its_name_is_judged_as_a_new_one(name: str) -> None:
+    found, moved, deleted = NOT_THERE[name]
+    wanted = Wanted("prod", {"dns-hub-a": HUB})
+    for own, obstacles, gone in (
+        (Ours("id0", "hub.old.test", "A", HUB.content), moved, ()),
+        (Ours("id0", "Hub.grid.test.", "A", HUB.content), deleted, ("dns-hub-a",)),
+    ):
+        verdict = judge(wanted, found, {"dns-hub-a": own})
+        ways = [(o.record.id, o.resource, o.refused, o.held) for o in verdict.obstacles]
+        assert (verdict.adopted, ways, verdict.gone) == ({}, obstacles, gone)
+
+
+# name: (the last bytes of the addresses by number in the state, those wanted, those by number then)
+NUMBERS: dict[str, tuple[dict[int, int], list[int], dict[int, int]]] = {
+    "from empty": ({}, [10, 11], {1: 10, 2: 11}),
+    "unchanged": ({1: 10, 2: 11}, [10, 11], {1: 10, 2: 11}),
+    "swapped": ({1: 10, 2: 11}, [11, 10], {1: 10, 2: 11}),
+    "the first removed": ({1: 10, 2: 11}, [11], {2: 11}),
+    "the last removed": ({1: 10, 2: 11}, [10], {1: 10}),
+    "the only one changed": ({1: 10}, [11], {1: 11}),
+    "one changed": ({1: 10, 2: 11}, [12, 11], {1: 12, 2: 11}),
+    "one changed and swapped": ({1: 10, 2: 11}, [11, 12], {1: 12, 2: 11}),
+    "one added": ({1: 10}, [10, 11], {1: 10, 2: 11}),
+    "one added before": ({1: 10}, [9, 10], {1: 10, 2: 9}),
+    "one added where the first was removed": ({2: 11}, [11, 12], {1: 12, 2: 11}),
+    "one changed where the first was removed": ({2: 11}, [12], {2: 12}),
+    "one kept of a dozen": ({1: 1, 2: 2, 9: 9, 12: 12}, [12, 3, 4], {1: 3, 2: 4, 12: 12}),
+    "by number, not by letter": ({2: 2, 10: 10}, [7], {2: 7}),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_address_keeps_its_resource_and_a_changed_one_takes_a_former_ones(name: str) -> None:
+    state, wanted, expected = NUMBERS[name]
+    kinds: dict[RecordType, str] = {"A": "192.0.2.", "AAAA": "fd00::"}
+    for kind, network in kinds.items():
+        stem = f"dns-hub-{kind.lower()}"
+        # What is of another stem, and how an address is written, must not matter.
+        ours = {"dns-hub": Ours("x", "x", "A", "x"), "dns-hub-a-b": Ours("y", "y", "A", "y")}
+        for number, byte in state.items():
+            content = f"{network}{byte}".replace("fd00::", "FD00:0::")
+            ours[_resource(stem, number)] = Ours(f"id{number}", "hub.grid.test", kind, content)
+        records = [Record("hub.grid.test", kind, f"{network}{byte}", 60) for byte in wanted]
+        named = {key: record.content for key, record in assigned({stem: records}, ours).items()}
+        assert named == {_resource(stem, n): f"{network}{byte}" for n, byte in expected.items()}
+
+
+def _resource(stem: str, number: int) -> str:
+    return stem if number == 1 else f"{stem}-{number}"
 
 
 TOKEN = {"CLOUDFLARE_API_TOKEN": "t" * 40}
@@ -129,7 +217,8 @@ def _entry(**fields: Any) -> dict[str, Any]:
 
 
 def _recorded(**fields: Any) -> dict[str, Any]:
-    outputs = {"id": "id1", "name": f"hub.{DOMAIN}", "zoneId": ZONE, **fields}
+    outputs = {"id": "id1", "name": f"hub.{DOMAIN}", "zoneId": ZONE, "type": "A", **fields}
+    outputs.setdefault("content", "203.0.113.10")
     urn = f"urn:pulumi:prod::gridhub::gridhub:index:Dns${DNS_RECORD}::dns-hub-a"
     return {urn: {"type": DNS_RECORD, "outputs": outputs}}
 
@@ -145,6 +234,29 @@ def test_the_program_imports_an_identical_record_until_it_is_in_the_state() -> N
     assert _imports(zone=zone, state=_recorded()) == {}
     assert _imports(zone=[_entry(comment=None)], state=_recorded()) == {}
     assert _imports(zone=zone, state=_recorded(zoneId="another")) == {"dns-hub-a": f"{ZONE}/id1"}
+
+
+@pytest.mark.parametrize("lost", ["id", "name", "zoneId", "type", "content"])
+def test_a_state_that_has_a_record_in_part_adopts_nothing_and_ends_nothing(
+    lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _imports(zone=[_entry()], state=_recorded(**{lost: None})) == {}
+    assert "has dns-hub-a only in part" in caplog.text
+
+
+def test_a_state_that_can_not_be_read_is_not_the_zone(caplog: pytest.LogCaptureFixture) -> None:
+    assert _imports(zone=[_entry()], state=None) == {}
+    said = caplog.text
+    assert "the stack's state could not be read" in said
+    assert "DNS zone" not in said
+
+
+def test_a_record_that_is_gone_is_told_also_where_another_stands_in_the_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(pulumi.RunError, match="run `pulumi refresh`, which forgets"):
+        declare(_config(), "prod", TOKEN, zone=[_entry(id="id2")], state=_recorded())
+    assert "(dns-hub-a) is not in the zone any more" in caplog.text
 
 
 def test_the_program_names_every_record_in_the_way_and_declares_nothing_else() -> None:
