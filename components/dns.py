@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import pulumi
+import stamina
 
 from components.dns_records import (
     ExistingRecordsError,
@@ -231,11 +232,13 @@ def _by_stem(name: str, config: DnsConfig, records: Sequence[Record]) -> dict[st
     return stems
 
 
+@stamina.retry(on=Exception, attempts=6, timeout=5, wait_initial=0.05, wait_max=0.5)
 def _state(stack: str) -> Mapping[str, Any]:
     """Return what the stack's state records, {URN: {type, outputs}}; of a new stack nothing.
 
     The engine's own function, on which `pulumi.StackReference` stands too. It is the only way to
-    know what is the stack's already: a comment in the zone can be changed by anyone.
+    know what is the stack's already: a comment in the zone can be changed by anyone. Tried again,
+    as a `file://` backend is not readable in the moment in which `up` writes it.
     """
     name = f"{pulumi.get_organization()}/{pulumi.get_project()}/{stack}"
     answer = pulumi.runtime.invoke(

@@ -19,7 +19,7 @@ from typing import Any
 # The module that a process runs: what its spans are filed under.
 _SERVERS = {
     "pulumi.dynamic": "pulumi-python",
-    "tests.sandbox.pulumi.language_host": "program",
+    "tests.sandbox.pulumi.language": "program",
     "tests.sandbox.plugins": "plugin",
 }
 

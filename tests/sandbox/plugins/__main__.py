@@ -2,6 +2,15 @@
 
 import sys
 
-from tests.sandbox.plugins.serve import main
+from tests.sandbox.plugins.stubs import import_stubs_only
 
-sys.exit(main(sys.argv[1:]))
+
+def main() -> int:
+    """Serve it, without the SDK in this process."""
+    import_stubs_only()
+    from tests.sandbox.plugins import serve
+
+    return serve.main(sys.argv[1:])
+
+
+sys.exit(main())

@@ -192,7 +192,3 @@ def main(arguments: list[str]) -> int:
     process.serve(server)
     host.stop()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
