@@ -251,6 +251,19 @@ def test_a_state_that_can_not_be_read_is_not_the_zone(caplog: pytest.LogCaptureF
     assert "DNS zone" not in said
 
 
+def test_a_state_that_up_is_just_writing_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    invoke, failures = pulumi.runtime.invoke, [OSError("failed to load checkpoint: EOF")]
+
+    def fails_once(token: str, *rest: Any, **options: Any) -> Any:
+        if token.endswith("readStackResourceOutputs") and failures:
+            raise failures.pop()
+        return invoke(token, *rest, **options)
+
+    monkeypatch.setattr(pulumi.runtime, "invoke", fails_once)
+    assert _imports(zone=[_entry()]) != {}
+    assert failures == []
+
+
 def test_a_record_that_is_gone_is_told_also_where_another_stands_in_the_way(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
