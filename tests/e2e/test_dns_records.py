@@ -164,9 +164,14 @@ IN_THE_WAY: dict[str, tuple[list[dict[str, Any]], list[int], int, bool]] = {
     "one more than wanted": ([_OTHER, _HUB], [0], 0, False),
     "an alias": ([_ALIAS], [0], 0, True),
 }
+# A new stack and one that sets records; the judgement on all is in tests/program.
+_IN_A_HURRY = ("two of the name", "another content")
+_CASES = [
+    pytest.param(name, marks=() if name in _IN_A_HURRY else pytest.mark.soak) for name in IN_THE_WAY
+]
 
 
-@pytest.mark.parametrize("name", IN_THE_WAY)
+@pytest.mark.parametrize("name", _CASES)
 def test_records_in_the_way_are_named_before_anything_is_changed_and_the_commands_work(
     project: Project, name: str
 ) -> None:
