@@ -9,13 +9,9 @@ import psutil
 import pytest
 
 from tests.sandbox.host.processes import wait_until
-from tests.sandbox.pulumi import cli
 from tests.sandbox.pulumi.workspace import PulumiError, Workspace, search_path
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(cli.find() is None, reason="no Pulumi CLI: `make test` builds it"),
-]
+pytestmark = pytest.mark.timeout(300)
 _PLAIN = "name: small\nruntime: python\n"
 
 

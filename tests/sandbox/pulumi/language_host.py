@@ -39,13 +39,17 @@ def virtualenv(info: Any) -> Path | None:
     return Path(info.root_directory, name) if name else None
 
 
+def python_of(info: Any) -> Path:
+    """Return where the program's interpreter belongs."""
+    place = virtualenv(info)
+    return place / "bin" / "python" if place else Path(sys.executable)
+
+
 def interpreter(info: Any) -> str:
     """Return the program's interpreter; raises FileNotFoundError where it is not there."""
-    place = virtualenv(info)
-    if place is None:
-        return sys.executable
-    python = place / "bin" / "python"
+    python = python_of(info)
     if not python.exists():
+        place = python.parent.parent
         raise FileNotFoundError(f"{place} is no virtual environment; `pulumi install` makes it")
     return str(python)
 
@@ -127,8 +131,9 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         place = virtualenv(request.info)
         commands = [[sys.executable, "-m", "venv", str(place)]] if place else []
         if Path(request.directory, "requirements.txt").exists():
-            python = str(place / "bin" / "python") if place else sys.executable
-            commands.append([python, "-m", "pip", "install", "-r", "requirements.txt"])
+            commands.append(
+                [str(python_of(request.info)), "-m", "pip", "install", "-r", "requirements.txt"]
+            )
         for command in commands:
             with subprocess.Popen(
                 command, cwd=request.directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

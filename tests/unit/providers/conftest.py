@@ -16,6 +16,7 @@ from rich.console import Console
 from sync.contract import layout
 from sync.providers import job_view, survey
 from tests.sandbox.host import dockerd, images, sshd
+from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 
 # What a diff's `changes` is where an input differs: the engine finds which, and shows no other.
 ENGINE_COMPARES = None
@@ -98,3 +99,18 @@ def directories(host: Mapping[str, str], root: str) -> dict[str, Any]:
         for entry in layout.directories(hub_writes=False)
     ]
     return {"host": dict(host), "root": root, "directories": listed, "purge": True}
+
+
+@pytest.fixture
+def zdb() -> Iterator[ZdbServer]:
+    """Provide a protected 0-db with 1234 keys."""
+    server = ZdbServer(Store(Settings(admin="theirs", protect=True)))
+    server.store.default.set_many([(b"%016d" % number, b"x", 1) for number in range(1234)])
+    server.start()
+    yield server
+    server.stop()
+
+
+def zdb_asked(zdb: ZdbServer, namespace: str = "default") -> dict[str, Any]:
+    """Return how preflight names a master's 0-db to the probe."""
+    return {"name": "zdb", "host": zdb.address, "port": zdb.port, "namespace": namespace}

@@ -1,13 +1,11 @@
 """A host that will not do is refused before the first change, with every finding at once."""
 
-import contextlib
 import json
 import socket
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -16,8 +14,8 @@ from sync.providers import preflight, preflight_probe
 from sync.providers.findings import Check, Container, Facts, Finding, Needs, judge
 from sync.providers.preflight import PreflightError, PreflightProvider
 from tests.sandbox.host.ports import free_port
-from tests.sandbox.services.zdb import Settings, Store, ZdbServer
-from tests.unit.providers.conftest import ENGINE_COMPARES
+from tests.sandbox.services.zdb import ZdbServer
+from tests.unit.providers.conftest import ENGINE_COMPARES, zdb_asked
 
 GOOD_ROOT = {
     "exists": True,
@@ -301,93 +299,6 @@ def test_a_listing_of_docker_is_read() -> None:
     )
 
 
-def test_the_probe_sees_listening_sockets_of_both_families_and_own_addresses() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as four,
-        socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
-    ):
-        wanted = [["127.0.0.1", four.getsockname()[1]], ["::1", six.getsockname()[1]]]
-        seen = [*preflight_probe._listening("tcp"), *preflight_probe._listening("tcp6")]
-    assert [place for place in wanted if place not in seen] == []
-    ours = ["127.0.0.1", "::1", "0.0.0.0", "::"]
-    addresses = [*ours, "203.0.113.10", "2001:db8::10"]
-    assert [a for a in addresses if preflight_probe._is_local(a)] == ours
-
-
-@pytest.fixture
-def zdb() -> Iterator[ZdbServer]:
-    server = ZdbServer(Store(Settings(admin="theirs", protect=True)))
-    server.store.default.set_many([(b"%016d" % number, b"x", 1) for number in range(1234)])
-    server.start()
-    yield server
-    server.stop()
-
-
-def asked(zdb: ZdbServer, namespace: str = "default") -> dict[str, Any]:
-    return {"name": "zdb", "host": zdb.address, "port": zdb.port, "namespace": namespace}
-
-
-def test_the_probe_asks_a_master_how_many_keys_it_holds(zdb: ZdbServer) -> None:
-    assert preflight_probe._reach(asked(zdb)) == ("", 1234)
-    assert preflight_probe._reach(asked(zdb, "no-such")) == ("", None)
-
-
-@pytest.mark.parametrize(
-    "answer", [b"", b"+no 0-db\r\n", b"$5\r\nhello\r\n", b"entries: many\n" * 9000]
-)
-def test_the_probe_takes_any_other_answer_for_none(answer: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            taken, _ = server.accept()
-            with taken, contextlib.suppress(OSError):
-                taken.recv(1000)
-                taken.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        master = {"host": "127.0.0.1", "port": server.getsockname()[1], "namespace": "default"}
-        assert preflight_probe._reach(master) == ("", None)
-        thread.join()
-
-
-class TricklingZdb:
-    """A connection that brings a few bytes a second, by a clock of its own."""
-
-    def __init__(self, piece: bytes) -> None:
-        self.seconds, self.taken_bytes = 1000.0, 0
-        self._piece = piece
-        self._timeout_seconds = 0.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def settimeout(self, seconds: float) -> None:
-        self._timeout_seconds = seconds
-
-    def sendall(self, _request: bytes) -> None:
-        pass
-
-    def recv(self, most_bytes: int) -> bytes:
-        waited = min(1.0, self._timeout_seconds)
-        self.seconds += waited
-        if waited < 1:
-            raise TimeoutError
-        self.taken_bytes += len(self._piece[:most_bytes])
-        return self._piece[:most_bytes]
-
-
-@pytest.mark.parametrize("piece", [b".", b"." * 50_000])
-def test_the_probe_has_one_deadline_and_a_bound_for_an_answer_that_trickles(
-    piece: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trickling = TricklingZdb(piece)
-    monkeypatch.setattr(preflight_probe, "time", trickling)
-    assert preflight_probe._keys(cast(socket.socket, trickling), "default") is None
-    assert trickling.seconds <= 1005
-    assert trickling.taken_bytes <= 64 << 10
-
-
 class HereHost:
     """A host that is this machine, without Docker: the probe runs in this process."""
 
@@ -414,7 +325,7 @@ def test_a_master_larger_than_0_dbs_memory_is_refused_before_anything_is_changed
             "zdbMemoryBytes": float(bytes_for(1000)),
         },
         "ports": [],
-        "upstream": [asked(zdb)],
+        "upstream": [zdb_asked(zdb)],
     }
     with pytest.raises(PreflightError, match="nothing was changed") as refused:
         PreflightProvider().create(props)
