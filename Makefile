@@ -43,7 +43,7 @@ bench-small: $(STAMP) ## The same in seconds, without bars, so that it cannot ro
 
 .PHONY: pin-images
 pin-images: $(STAMP) ## Fill the image digests of a stack: make pin-images STACK=stacks/Pulumi.x.yaml
-	$(PY) -m sync.providers.pin_images $(STACK)
+	$(PY) -m cli.pin_images $(STACK)
 
 .PHONY: sandbox
 sandbox: $(STAMP) ## Bring up a whole mirror here: master, Docker, stack; watch it sync

@@ -31,7 +31,7 @@ from components.settings.values import (
     ZdbMemory,
     in_order,
 )
-from sync.providers.findings import Check
+from sync.providers.preflight.checks import Check
 
 Mode: TypeAlias = Literal["mirror", "detached", "standalone"]
 Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]

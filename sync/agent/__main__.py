@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from sync.agent import logs
-from sync.agent.http import HttpError
-from sync.agent.runtime import Directories, JobFailed, SpecFile, VerifyOptions, run_job
+from sync.agent.master.client import HttpError
+from sync.agent.supervisor import Directories, JobFailed, SpecFile, VerifyOptions, run_job
 from sync.agent.zdb import ZdbError
 from sync.contract import layout
 from sync.contract.names import shown
@@ -54,7 +54,7 @@ def _verify(options: argparse.Namespace) -> int:
     loaded = SpecFile(directories.spec, options.job).load()
     if loaded is None:
         raise JobFailed(f"{directories.spec}: holds no spec.json; run `pulumi up` first")
-    engine = importlib.import_module(f"sync.agent.{options.job}")
+    engine = importlib.import_module(layout.ENGINES[options.job])
     part, parts = options.part
     asked = VerifyOptions(part, parts, chunks=options.chunks, offline=options.offline)
     report = getattr(engine, options.command)(loaded.spec, directories, asked)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
-from sync.agent.http import HttpError, HttpMissingError, HttpStoppedError, Master
+from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
 
 # Of more names than these a sample is asked for.
 _ASKED: Final = 64

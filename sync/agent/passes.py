@@ -12,10 +12,10 @@ from random import SystemRandom
 from typing import Final, TypeVar
 
 from sync.agent.durable import NoSpaceError
-from sync.agent.http import HttpError, HttpStoppedError, SourceLostError
-from sync.agent.reporter import Reporter, utc_now
-from sync.agent.runtime import Control, JobPaused
+from sync.agent.master.client import HttpError, HttpStoppedError, SourceLostError
 from sync.agent.schedule import BackoffClock, seconds_to_next
+from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.supervisor import Control, JobPaused
 from sync.agent.zdb import ZdbError
 from sync.contract.spec import MOST_SOURCES, KernelsSpec, UsersSpec
 from sync.contract.status import MasterIdentity

@@ -1,6 +1,9 @@
 """Dynamic providers: install a job on the host, read its status back into the stack."""
 
+import sys
+
 from sync.providers.agent_bundle import agent_digest
+from sync.providers.host import directories, files
 from sync.providers.resources import (
     AgentBundle,
     FlistsSync,
@@ -25,3 +28,8 @@ __all__ = [
     "UsersSync",
     "agent_digest",
 ]
+
+# A state names each provider by module and class (pulumi.dynamic pickles them by reference), and a
+# refresh or delete loads what stands there: the modules' names in the releases before.
+sys.modules[f"{__name__}.host_directories"] = directories
+sys.modules[f"{__name__}.host_files"] = files

@@ -17,12 +17,13 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
 
 from sync.contract import layout
-from sync.providers import survey, wheels
-from sync.providers.connection import Command, HostError
-from sync.providers.host import DataRootGoneError, Host, connect, docker_failure
-from sync.providers.hostside import MANIFEST
+from sync.providers import wheels
+from sync.providers.base import HostProvider, decided, refreshed
+from sync.providers.host import facts
+from sync.providers.host.connection import Command, HostError
+from sync.providers.host.host import DataRootGoneError, Host, connect, docker_failure
+from sync.providers.host.root_helper import MANIFEST
 from sync.providers.props import changed_inputs
-from sync.providers.provider import HostProvider, decided, refreshed
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 LOCK: Final = PROJECT / "sync" / "agent" / "requirements.lock"
@@ -116,13 +117,13 @@ class AgentBundleProvider(HostProvider):
         keep = {_news["digest"], *_digests_in_use(host, _news["root"])}
         request = {"agents": layout.AGENTS, "keep": sorted(keep)}
         host.as_root("remove_bundles", _news["root"], request)
-        survey.forget()
+        facts.forget()
         return UpdateResult(record)
 
     def _install(self, props: Mapping[str, Any]) -> dict[str, Any]:
         host = connect(props["host"])
         architecture = _architecture(host)
-        if survey.survey(props).bundles.get(props["digest"]) != ():
+        if facts.survey(props).bundles.get(props["digest"]) != ():
             if props["digest"] != agent_digest():
                 raise HostError(
                     "the agent's sources changed after the program computed their digest; "
@@ -131,7 +132,7 @@ class AgentBundleProvider(HostProvider):
             request = {"agents": layout.AGENTS, "digest": props["digest"]}
             stream = packed(bundle_files(architecture))
             host.as_root("install_bundle", props["root"], request, stream)
-            survey.forget()
+            facts.forget()
         return self._record(props, architecture, [])
 
     def _record(
@@ -142,7 +143,7 @@ class AgentBundleProvider(HostProvider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Tell which files are missing or changed; a bundle that is gone is no resource."""
-        problems = survey.survey(props).bundles.get(props["digest"])
+        problems = facts.survey(props).bundles.get(props["digest"])
         if problems is None:
             return ReadResult(None, {})
         outs = self._record(props, props.get("platform") or "", list(problems))
@@ -166,4 +167,4 @@ class AgentBundleProvider(HostProvider):
         except DataRootGoneError:
             return
         finally:
-            survey.forget()
+            facts.forget()

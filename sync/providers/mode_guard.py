@@ -22,7 +22,7 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from sync.providers.provider import decided
+from sync.providers.base import decided
 
 _WRITABLE: Final = ("detached", "standalone")
 _HISTORY: Final = 20

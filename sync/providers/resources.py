@@ -13,11 +13,11 @@ from pulumi.dynamic import Resource
 
 from sync.contract.layout import Job
 from sync.providers.agent_bundle import AgentBundleProvider, bundle_path
-from sync.providers.host_directories import HostDirectoriesProvider
-from sync.providers.host_files import HostFilesProvider
-from sync.providers.job_words import RECORD, RECORDED
-from sync.providers.jobs import JobProvider
-from sync.providers.preflight import PreflightProvider
+from sync.providers.host.directories import HostDirectoriesProvider
+from sync.providers.host.files import HostFilesProvider
+from sync.providers.jobs.outputs import RECORD, RECORDED
+from sync.providers.jobs.provider import JobProvider
+from sync.providers.preflight.provider import PreflightProvider
 from sync.providers.stack_secrets import KINDS, StackSecretProvider
 
 Host: TypeAlias = pulumi.Input[Mapping[str, pulumi.Input[str]]]

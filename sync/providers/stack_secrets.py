@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
 
-from sync.providers.provider import decided
+from sync.providers.base import decided
 
 _TOKEN_BYTES: Final = 32
 

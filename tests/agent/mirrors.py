@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from sync.agent.reporter import Reporter
-from sync.agent.runtime import Directories, RunControl
-from sync.agent.users.engine import UsersEngine
+from sync.agent.hub.engine import UsersEngine
+from sync.agent.status_writer import Reporter
+from sync.agent.supervisor import Directories, RunControl
 from sync.contract.layout import Job
 from sync.contract.spec import Backoff, HttpLimits, KernelsSpec, UsersSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity, StatusRecord

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.agent.reporter import name_list
-from sync.agent.users.listing import Link, Name, page_path
-from sync.agent.users.tree import Tree, link_text, read_link_text
+from sync.agent.hub.listing import Link, Name, page_path
+from sync.agent.hub.tree import Tree, link_text, read_link_text
+from sync.agent.status_writer import name_list
 from sync.contract import names
 from sync.contract.names import RefusedNameError
-from tests.agent.flists_of import small
+from tests.agent.hub.flists_of import small
+from tests.agent.hub.test_hub_names import ODD_PARTS
 from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
-from tests.agent.test_users_names import ODD_PARTS
 from tests.sandbox.services.disk import DiskTree
 from tests.sandbox.services.http import HttpServer
 from tests.sandbox.services.hub_api import HubApi, HubOptions

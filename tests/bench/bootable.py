@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sync.agent.reporter import read_record
+from sync.agent.status_writer import read_record
 from sync.contract import spec as contract
 from sync.contract.spec import FlistsSpec, UsersSpec, ZdbEndpoint
 from sync.contract.status import StatusRecord

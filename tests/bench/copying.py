@@ -19,18 +19,18 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from sync.agent import flists
-from sync.agent.flists.copying import (
+from sync.agent import chunks
+from sync.agent.chunks.copying.copy_loop import (
     UNACKNOWLEDGED_BYTES,
     WINDOW_LOOK_SECONDS,
     CopyLoop,
 )
-from sync.agent.flists.fetcher import Fetched
-from sync.agent.flists.index_source import IndexSource
-from sync.agent.flists.planning import plan, published_keys, sample_size
-from sync.agent.flists.writer import Stored, Writer
-from sync.agent.reporter import Reporter, utc_now
-from sync.agent.runtime import Directories, RunControl, collect_garbage_seldom
+from sync.agent.chunks.copying.fetcher import Fetched
+from sync.agent.chunks.copying.writer import Stored, Writer
+from sync.agent.chunks.scan.index_source import IndexSource
+from sync.agent.chunks.scan.span_plan import plan, published_keys, sample_size
+from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.supervisor import Directories, RunControl, collect_garbage_seldom
 from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity, StatusRecord
@@ -106,7 +106,7 @@ def _copy(spec: FlistsSpec, directories: Directories) -> Run:
 
     def run() -> None:
         try:
-            flists.run(spec, directories, reporter, control)
+            chunks.run(spec, directories, reporter, control)
         except Exception as error:  # noqa: BLE001 - told below
             failures.append(error)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Final
 
-from sync.agent.users.published import Published
+from sync.agent.hub.pinned_chunks import Published
 from sync.contract import spec as contract
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from tests.bench.copying import Run, make_directories, measured

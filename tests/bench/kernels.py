@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sync.agent.http import Master
 from sync.agent.kernels.engine import KernelsEngine
-from sync.agent.kernels.record import opened
-from sync.agent.reporter import Reporter, utc_now
-from sync.agent.runtime import Directories, RunControl
+from sync.agent.kernels.state_db import opened
+from sync.agent.master.client import Master
+from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.supervisor import Directories, RunControl
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import MasterIdentity, StatusRecord
 from tests.bench import downloads

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sync.agent.reporter import Reporter, utc_now
-from sync.agent.runtime import Directories, RunControl
-from sync.agent.users.engine import UsersEngine
+from sync.agent.hub.engine import UsersEngine
+from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.supervisor import Directories, RunControl
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity, StatusRecord
 from tests.bench import downloads

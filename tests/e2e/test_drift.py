@@ -87,7 +87,7 @@ def test_the_hosts_docker_dies_and_comes_back(drifting: tuple[MirrorStack, Upstr
             stack.pulumi("preview", "--refresh")
         assert "docker" in failure.value.output.lower()
         # Pulumi's own frames are there, none of ours.
-        assert "sync/providers/connection.py" not in failure.value.output
+        assert "sync/providers/host/connection.py" not in failure.value.output
         assert "During handling" not in failure.value.output
         assert stack.state() == before
     finally:

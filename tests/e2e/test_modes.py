@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.providers.token import mint
+from cli.tokens import mint
 from tests.e2e.nodes import live, node_of, upload
 from tests.e2e.stack import Ground, MirrorStack, mirror_stack, steps_of
 from tests.sandbox.pulumi.workspace import PulumiError

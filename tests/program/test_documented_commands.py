@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cli import known_hosts
 from sync.agent.__main__ import parser as agent_parser
-from sync.providers import known_hosts
 from tests.program.declared import PROJECT, STACKS
 
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), *STACKS.glob("*.yaml")])
@@ -33,7 +33,7 @@ def test_an_agents_command_is_one(page: str, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), spoken(r"-m sync\.providers\.known_hosts ([^`]+?)\s*(?=`)")
+    ("page", "line"), spoken(r"-m cli\.known_hosts ([^`]+?)\s*(?=`)")
 )
 def test_a_command_about_host_keys_is_one(page: str, line: str) -> None:
     options = known_hosts._parser().parse_args(shlex.split(line))
@@ -41,7 +41,7 @@ def test_a_command_about_host_keys_is_one(page: str, line: str) -> None:
     assert str(options.known_hosts) == "FILE", f"{page}: it names the stack's file"
 
 
-@pytest.mark.parametrize(("page", "name"), spoken(r"-m ((?:sync|components|tests)\.[\w.]+\w)"))
+@pytest.mark.parametrize(("page", "name"), spoken(r"-m ((?:cli|sync|components|tests)\.[\w.]+\w)"))
 def test_a_module_that_is_run_exists(page: str, name: str) -> None:
     assert importlib.util.find_spec(name) is not None, page
 

@@ -8,10 +8,11 @@ from typing import Final
 from urllib.parse import quote
 
 from sync.agent.absences import Absences
-from sync.agent.followed import Evidence, follow
-from sync.agent.http import HttpError, HttpMissingError, HttpStoppedError, Master
+from sync.agent.deletion_guard import Vanished, guard
 from sync.agent.kernels import listing
-from sync.agent.kernels.choosing import (
+from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder
+from sync.agent.kernels.listing import Kernel, Listing
+from sync.agent.kernels.plan import (
     LinkedFile,
     candidates,
     is_net,
@@ -20,13 +21,12 @@ from sync.agent.kernels.choosing import (
     top_link,
     wanted,
 )
-from sync.agent.kernels.listing import Kernel, Listing
-from sync.agent.kernels.publishing import Fetched, Fetcher, KernelFolder
-from sync.agent.kernels.record import KernelRecord, LinkRecord, Record
+from sync.agent.kernels.state_db import KernelRecord, LinkRecord, Record
+from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
+from sync.agent.master.identity import Evidence, follow
 from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
-from sync.agent.removals import Vanished, guard
-from sync.agent.reporter import Reporter, name_list, utc_now
-from sync.agent.runtime import Control, Directories
+from sync.agent.status_writer import Reporter, name_list, utc_now
+from sync.agent.supervisor import Control, Directories
 from sync.contract import names
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import Amount, Lag

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Final
 
-from sync.agent.http import HttpError, HttpMissingError, Master
+from sync.agent.master.client import HttpError, HttpMissingError, Master
 from sync.contract import names
 
 MAX_LISTING_BYTES: Final = 16 << 20

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sync.contract.layout import JOBS, STATUS_FILE, Job, job_state_dir
 from sync.contract.status import StatusRecord
-from sync.providers.job_words import bytes_in_words
+from sync.providers.jobs.outputs import bytes_in_words
 from tests.sandbox.host import dockerd, images, world
 from tests.sandbox.host.dockerd import PROJECT, SANDBOX
 from tests.sandbox.pulumi import cli

@@ -1,0 +1,1 @@
+"""The operator's commands: what is done by hand beside `pulumi up`."""

@@ -1,0 +1,71 @@
+"""The names of the master's 0-db: which of them answers, and when a better one is back.
+
+A session works with one name from its start, where it finds out who answers there, to its end.
+"""
+
+import threading
+from typing import Final
+
+from sync.agent.master.endpoints import Sources
+from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbError
+from sync.contract.spec import FlistsSpec, ZdbEndpoint
+
+_LEAST_SECONDS: Final = 0.05
+
+
+def silence(endpoint: ZdbEndpoint, timeout_seconds: float) -> str:
+    """Say why no 0-db can be talked to at an endpoint; empty where one answers, whatever it says.
+
+    What is wrong with an answer is told by the session that meets it.
+    """
+    try:
+        with ZdbConnection.open(endpoint, None, timeout_seconds) as connection:
+            connection.nsinfo()
+    except ZdbConnectionError as error:
+        return str(error)
+    except ZdbError:
+        return ""
+    return ""
+
+
+def answering(spec: FlistsSpec) -> FlistsSpec:
+    """Return the spec with the first name that answers in use; as it is where none does."""
+    for endpoint in spec.sources[:-1]:
+        if not silence(endpoint, spec.io_timeout_seconds):
+            return spec.at(endpoint)
+    return spec.at(spec.sources[-1])
+
+
+class Returning:
+    """Tries the names that are preferred to the one in use, on a thread of its own.
+
+    `back` is set once one of them answers. There is no thread where the first name is in use.
+    """
+
+    def __init__(self, sources: Sources[ZdbEndpoint], timeout_seconds: float) -> None:
+        self.back = threading.Event()
+        self._sources = sources
+        self._timeout_seconds = timeout_seconds
+        self._stop = threading.Event()
+        if sources.better():
+            threading.Thread(target=self._try, name="returning", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread, not waiting for an attempt that is under way."""
+        self._stop.set()
+
+    def _try(self) -> None:
+        while not self._stop.wait(max(_LEAST_SECONDS, self._seconds_to_next())):
+            for endpoint, due_seconds in self._sources.better():
+                if due_seconds > 0 or self._stop.is_set():
+                    continue
+                reason = silence(endpoint, self._timeout_seconds)
+                if self._stop.is_set():
+                    return
+                self._sources.tried(endpoint, reason)
+                if not reason:
+                    self.back.set()
+                    return
+
+    def _seconds_to_next(self) -> float:
+        return min(due_seconds for _, due_seconds in self._sources.better())

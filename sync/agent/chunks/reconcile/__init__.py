@@ -1,0 +1,1 @@
+"""Beside copying: full diff of both key sets, refetch, the master's deletes, verify and repair."""

@@ -1,0 +1,82 @@
+"""After a restart of the slave: the payloads that it got last, read back and proven.
+
+zdbd does not fsync. After a power loss its index may name payloads that never reached the disk;
+the number of keys does not tell. What was written last, by whomever, is what is at risk: it stands
+at the end of the slave's index.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sync.agent.chunks.reconcile.refetch import Mended, bad_keys, mend
+from sync.agent.chunks.scan.full_scan import Stopped
+from sync.agent.chunks.scan.span_plan import accepts
+from sync.agent.zdb import Cursor, ZdbConnection
+
+_NAMED_LOOKS: Final = 4
+_NEWEST_KEYS: Final = 8
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A page of the slave that is right now: where it ends (hex), and what had to be mended."""
+
+    cursor: str
+    mended: Mended
+
+
+def newest(connection: ZdbConnection) -> str:
+    """Return the cursor (hex) of a namespace's newest entry; empty where it has none."""
+    page = connection.rscan()
+    if page is None:
+        return ""
+    # The newest may have been deleted since it was listed.
+    cursors = connection.keycur([entry.key for entry in page.entries[:_NEWEST_KEYS]])
+    return next((cursor.hex for cursor in cursors if cursor), page.cursor.hex)
+
+
+def earlier(one: str, other: str) -> str:
+    """Return the one of two cursors (hex) that comes first; an empty one is the start."""
+    if not one or not other:
+        return ""
+    return min(one, other, key=lambda text: Cursor.from_hex(text).position)
+
+
+def prove(
+    master: ZdbConnection, slave: ZdbConnection, start: str, stopping: Callable[[], bool]
+) -> Iterator[Proven]:
+    """Prove what the slave has now after `start` (hex), page by page; fetch anew what is bad.
+
+    A slave that knows no such cursor lost more than the last minute: it is proven from its first
+    entry. Raises ZdbError, Stopped.
+    """
+    last = newest(slave)
+    cursor = Cursor.from_hex(start) if start else None
+    if cursor and not accepts(slave, cursor):
+        cursor = None
+    while last and (cursor is None or cursor.position < Cursor.from_hex(last).position):
+        if stopping():
+            raise Stopped
+        page = slave.scan(cursor)
+        if page is None:
+            return
+        cursor = page.cursor
+        yield Proven(cursor.hex, mend(master, slave, bad_keys(slave, page.entries)))
+
+
+def check_named(master: ZdbConnection, slave: ZdbConnection, keys: list[bytes]) -> None:
+    """Make the payloads of keys that prove nothing equal to the master's. Raises ZdbError.
+
+    Looked at again after each mending: the master may overwrite them meanwhile.
+    """
+    for _ in range(_NAMED_LOOKS):
+        there, here = master.mget(keys), slave.mget(keys)
+        wrong = [
+            key
+            for key, right, ours in zip(keys, there, here, strict=True)
+            if right is not None and right != ours
+        ]
+        if not wrong:
+            return
+        mend(master, slave, wrong)

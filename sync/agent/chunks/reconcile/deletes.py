@@ -1,0 +1,196 @@
+"""The master's deletes: applied by the rule that references never precede content.
+
+A chunk is deleted here only if the master listed it once, lists it no more, and no flist that is
+published or retained here names it, judged by a users pass that began after the observation.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sync.agent import durable
+from sync.agent.chunks.reconcile.partitions import KeyFile
+from sync.agent.chunks.reconcile.refetch import grouped, mend
+from sync.agent.chunks.scan.span_plan import PUBLISHED_FILE
+from sync.agent.zdb import ZdbConnection
+
+_KEY_FILES: Final = "dropped*.keys"
+OBSERVATION_FILE: Final = "dropped.json"
+_GROUP: Final = 500
+
+
+class Observation(BaseModel):
+    """When the dropped keys were seen to be dropped (unix seconds), and how many they were.
+
+    file: which of the files beside it names them. confirmation: the removalConfirmation by which
+    the operator let them go, also if that is interrupted. judged: what is left is what a flist
+    named. outdated: the master has dropped more since.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    observed_at: float
+    items: int
+    file: str = "dropped.keys"
+    confirmation: int = 0
+    judged: bool = False
+    outdated: bool = False
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What became of dropped keys: deleted here, kept because a flist names them, back again."""
+
+    deleted: int = 0
+    kept: int = 0
+    back: int = 0
+
+
+class Dropped:
+    """The keys that the master dropped and that wait for judgement, durable in `directory`.
+
+    A kill at any moment leaves the old observation or the new one, never none.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._observation = directory / OBSERVATION_FILE
+
+    def observation(self) -> Observation | None:
+        """Return when they were observed; None where nothing waits."""
+        try:
+            return Observation.model_validate_json(self._observation.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def replace(self, keys: KeyFile, observed_at: float, *, judged: bool = False) -> None:
+        """Remember a new observation in place of the last one. Raises OSError."""
+        if keys.count == 0:
+            self.forget()
+            return
+        name = f"dropped-{os.urandom(6).hex()}.keys"
+        durable.publish(keys.path, self._directory / name)
+        self._write(
+            Observation(observed_at=observed_at, items=keys.count, file=name, judged=judged)
+        )
+        self._discard(but=name)
+
+    def confirm(self, confirmation: int) -> None:
+        """Remember that the operator lets these keys go. Raises OSError."""
+        observation = self.observation()
+        if observation:
+            self._write(observation.model_copy(update={"confirmation": confirmation}))
+
+    def outdate(self) -> None:
+        """Remember that the master has dropped more since. Raises OSError."""
+        observation = self.observation()
+        if observation:
+            self._write(observation.model_copy(update={"outdated": True}))
+
+    def note_judged(self) -> None:
+        """Remember that what waited was judged, all of it. Raises OSError."""
+        observation = self.observation()
+        if observation:
+            self._write(observation.model_copy(update={"judged": True}))
+
+    def keys(self) -> Iterator[bytes]:
+        """Return the keys that wait."""
+        observation = self.observation()
+        if observation:
+            for keys in KeyFile(self._directory / observation.file).read():
+                yield from keys
+
+    def forget(self) -> None:
+        """Nothing waits any more. Raises OSError."""
+        durable.remove(self._observation)
+        self._discard(but="")
+
+    def _write(self, observation: Observation) -> None:
+        durable.publish_bytes(observation.model_dump_json().encode(), self._observation)
+
+    def _discard(self, but: str) -> None:
+        for path in self._directory.glob(_KEY_FILES):
+            if path.name != but:
+                path.unlink(missing_ok=True)
+
+
+class Published:
+    """The users job's table of chunks that may not be deleted, read-only."""
+
+    def __init__(self, users_state: Path) -> None:
+        self._path = users_state / PUBLISHED_FILE
+
+    @property
+    def exists(self) -> bool:
+        """Tell whether a users job ever wrote one here."""
+        return self._path.is_file()
+
+    def stamp(self) -> float | None:
+        """Return when the last complete pass began (unix seconds); None where nobody knows."""
+        try:
+            with self._open() as database:
+                rows = dict(database.execute("SELECT name, value FROM meta").fetchall())
+        except sqlite3.Error:
+            return None
+        started, completed = rows.get("pass_started_at"), rows.get("pass_completed_at")
+        if started is None or completed is None or float(completed) < float(started):
+            return None
+        return float(started)
+
+    def named(self, keys: list[bytes]) -> set[bytes]:
+        """Return those of `keys` that a flist names. Raises sqlite3.Error."""
+        marks = ",".join("?" * len(keys))
+        with self._open() as database:
+            rows = database.execute(f"SELECT key FROM chunk WHERE key IN ({marks})", keys)  # noqa: S608 - only question marks
+            return {bytes(row[0]) for row in rows}
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        if not self.exists:
+            raise sqlite3.OperationalError(f"{self._path}: is not there")
+        database = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=5)
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+def judge(dropped: Dropped, published: Published | None, judged: KeyFile, kept: KeyFile) -> None:
+    """Divide dropped keys: `judged` may be deleted, `kept` are named by a flist.
+
+    published: None where no users job ever ran and the operator said to delete all the same.
+    Raises sqlite3.Error, OSError.
+    """
+    for keys in grouped(dropped.keys(), _GROUP):
+        named = published.named(keys) if published else set()
+        judged.add([key for key in keys if key not in named])
+        kept.add([key for key in keys if key in named])
+
+
+def delete(
+    master: ZdbConnection, slave: ZdbConnection, published: Published | None, judged: KeyFile
+) -> Iterator[Removed]:
+    """Delete judged keys on the slave, group by group; a key that came back is left or restored.
+
+    Yields what became of each group. Raises ZdbError, sqlite3.Error.
+    """
+    for keys in judged.read():
+        for group in grouped(keys, _GROUP):
+            there = master.exists(group)
+            gone = [key for key, back in zip(group, there, strict=True) if not back]
+            # Once more, as close to the delete as can be: a flist may have been published.
+            named = published.named(gone) if published else set()
+            doomed = [key for key in gone if key not in named]
+            deleted = sum(slave.delete_many(doomed))
+            # Written on the master between the question and the delete: fetch it again.
+            again = master.exists(doomed)
+            back = [key for key, is_back in zip(doomed, again, strict=True) if is_back]
+            if back:
+                mend(master, slave, back)
+            returned = len(group) - len(gone) + len(back)
+            yield Removed(deleted=deleted - len(back), kept=len(named), back=returned)

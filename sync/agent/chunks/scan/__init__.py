@@ -1,0 +1,1 @@
+"""The master's index: listed by several scanners, its pages, and the ledger of all listed keys."""

@@ -1,0 +1,101 @@
+"""A reader process: one JSON request a line on standard input, one answer a line on the output.
+
+Its memory and processor time are limited, so the worst that a hostile flist can do is to end it.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from sync.agent.flist import (
+    Backend,
+    Contents,
+    DirectoryCache,
+    FlistError,
+    read_flist,
+    rewrite_flist,
+)
+from sync.agent.flist.keys import pack_keys
+
+MEMORY_BYTES: Final = 1 << 30
+_READ_BYTES: Final = 1 << 18
+
+
+def file_digest(path: Path) -> tuple[int, str]:
+    """Return a file's size and MD5 (hex)."""
+    digest = hashlib.md5(usedforsecurity=False)
+    size = 0
+    with path.open("rb") as file:
+        while part := file.read(_READ_BYTES):
+            digest.update(part)
+            size += len(part)
+    return size, digest.hexdigest()
+
+
+def _rewritten(request: dict[str, Any], named: Backend | None) -> Backend | None:
+    """Return what the flist shall name: by what it names now, else the default."""
+    for backend, instead in request["instead"]:
+        if named == Backend(*backend):
+            return Backend(*instead)
+    return Backend(*request["default"]) if request["default"] else None
+
+
+def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
+    """Read the flist that the request names, and rewrite it in place where it says so."""
+    flist, scratch = Path(request["flist"]), Path(request["scratch"])
+    rewrites = bool(request["default"] or request["instead"])
+    try:
+        contents = read_flist(flist, scratch, cache, keep=rewrites)
+        backend = _rewritten(request, contents.backend)
+        size, md5 = None, None
+        if backend is not None:
+            rewrite_flist(scratch, flist, backend)
+            size, md5 = file_digest(flist)
+    except FlistError as error:
+        return {"wrong": str(error)}
+    except OSError as error:
+        return {"errno": error.errno, "error": str(error)}
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+    return {"backend": contents.backend, "size": size, "md5": md5, **telling(contents, cache)}
+
+
+def telling(contents: Contents, cache: DirectoryCache) -> dict[str, Any]:
+    """Return how the keys are told: those of a directory once, later its number stands for them.
+
+    first: numbers below this one will not come again.
+    """
+    new = [directory for directory in contents.directories if not directory.told]
+    told = {
+        "directories": [directory.number for directory in contents.directories],
+        "new": [[one.number, base64.b64encode(pack_keys(one.keys)).decode()] for one in new],
+        "first": cache.first,
+    }
+    for directory in new:
+        directory.told = True
+    return told
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    cache = DirectoryCache()
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line), cache)
+        except MemoryError:
+            reply = {"wrong": f"needs more than {MEMORY_BYTES} bytes of memory to be read"}
+        sys.stdout.write(json.dumps(reply) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    # The job that asked may be gone.
+    with contextlib.suppress(BrokenPipeError):
+        main()

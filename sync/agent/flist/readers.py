@@ -1,0 +1,184 @@
+"""Reader processes: decoding uses another core than fetching, and a crash ends a process only."""
+
+import base64
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+from weakref import WeakValueDictionary
+
+from sync.agent.flist.database import Backend
+from sync.agent.flist.errors import FlistError
+from sync.agent.flist.keys import KeyGroup
+
+# The largest flist known takes seconds.
+LONGEST_SECONDS: Final = 300.0
+_MOST: Final = 4
+_BUFFER_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """What a flist shall name as its backend, by what it names now; default None: leave it."""
+
+    default: Backend | None = None
+    instead: tuple[tuple[Backend, Backend], ...] = ()
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a reader found; size_bytes and md5 are those of the rewritten file, None if left."""
+
+    backend: Backend | None
+    groups: tuple[KeyGroup, ...]
+    size_bytes: int | None
+    md5: str | None
+
+
+class Told:
+    """The directories that a reader told, by its numbers, for as long as it knows them itself."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, KeyGroup] = {}
+        self._first = 0
+
+    @property
+    def known(self) -> int:
+        """How many there are."""
+        return len(self._groups)
+
+    def groups(
+        self, answer: dict[str, Any], shared: Callable[[bytes], KeyGroup]
+    ) -> tuple[KeyGroup, ...]:
+        """Return the groups that an answer names; shared: makes one, or returns that there is."""
+        for number, packed in answer["new"]:
+            self._groups[number] = shared(base64.b64decode(packed))
+        groups = tuple(self._groups[number] for number in answer["directories"])
+        if answer["first"] > self._first:
+            self._first = answer["first"]
+            kept = {one: group for one, group in self._groups.items() if one >= self._first}
+            self._groups = kept
+        return groups
+
+
+class _Reader:
+    """One process, used by one thread at a time; told: what it need not tell again."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-m", "sync.agent.flist"],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        self._answers = self._socket.makefile("rb", _BUFFER_BYTES)
+        self.told = Told()
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the answer, or None when the process ended or took too long."""
+        try:
+            self._socket.settimeout(LONGEST_SECONDS)
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(self._answers.readline())
+        except (OSError, ValueError):
+            return None
+        return answer
+
+    def kill(self) -> None:
+        """Have the process end, and do not wait for that."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process."""
+        with suppress(OSError):
+            self._answers.close()
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class Readers:
+    """As many processes as there are cores, at most 4; started by `start` or when needed."""
+
+    def __init__(self) -> None:
+        self._most = min(_MOST, os.cpu_count() or 1)
+        self._slots = threading.Semaphore(self._most)
+        self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
+        self._groups: WeakValueDictionary[bytes, KeyGroup] = WeakValueDictionary()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rest()
+
+    def start(self) -> None:
+        """Start the processes, so that they are ready when the first flist has come."""
+        for _ in range(self._most - self._idle.qsize()):
+            self._idle.put(_Reader())
+
+    def rest(self) -> None:
+        """End the processes that have nothing to do; the next flist starts them again."""
+        idle: list[_Reader] = []
+        with suppress(queue.Empty):
+            while True:
+                idle.append(self._idle.get_nowait())
+        for reader in idle:
+            reader.kill()
+        for reader in idle:
+            reader.close()
+
+    def read(self, flist: Path, scratch: Path, rewriting: Rewriting) -> Read:
+        """Read a flist and rewrite it in place. Threads may share this.
+
+        Raises FlistError, also for a flist that ends its reader; OSError of the disk.
+        """
+        request = {
+            "flist": str(flist),
+            "scratch": str(scratch),
+            "default": rewriting.default,
+            "instead": rewriting.instead,
+        }
+        with self._slots:
+            try:
+                reader = self._idle.get_nowait()
+            except queue.Empty:
+                reader = _Reader()
+            answer = reader.ask(request)
+            if answer is None:
+                reader.close()
+                scratch.unlink(missing_ok=True)
+                raise FlistError("its reader ended: it costs more than a flist may")
+            try:
+                return self._result(reader, answer)
+            finally:
+                self._idle.put(reader)
+
+    def _result(self, reader: _Reader, answer: dict[str, Any]) -> Read:
+        if "wrong" in answer:
+            raise FlistError(answer["wrong"])
+        if "error" in answer:
+            raise OSError(answer["errno"], answer["error"])
+        backend = Backend(*answer["backend"]) if answer["backend"] else None
+        groups = reader.told.groups(answer, self._shared)
+        return Read(backend, groups, answer["size"], answer["md5"])
+
+    def _shared(self, packed: bytes) -> KeyGroup:
+        """Return the group of these keys: the same for all readers, while a flist is under way.
+
+        Two threads may each make one of the same keys; that costs a question more, nothing else.
+        """
+        group = self._groups.get(packed)
+        if group is None:
+            group = self._groups[packed] = KeyGroup(packed)
+        return group

@@ -1,0 +1,16 @@
+"""The users job: a hub's repositories, flists, links and tags; never half, never stale."""
+
+from sync.agent.hub.engine import UsersEngine
+from sync.agent.hub.verification import repair, verify
+from sync.agent.passes import repeat
+from sync.agent.status_writer import Reporter
+from sync.agent.supervisor import Control, Directories
+from sync.contract.spec import UsersSpec
+
+__all__ = ["repair", "run", "verify"]
+
+
+def run(spec: UsersSpec, directories: Directories, reporter: Reporter, control: Control) -> None:
+    """Mirror a hub until stopping. See sync.agent.supervisor for what may be raised."""
+    with UsersEngine(spec, directories, reporter, control) as engine:
+        repeat(spec, reporter, control, engine.one_pass)

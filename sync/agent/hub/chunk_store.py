@@ -1,0 +1,334 @@
+"""Which chunks of a flist are on this mirror, and how the missing ones come.
+
+Only the 0-dbs that the spec names are ever contacted: what a flist says about its backend chooses
+among them, and nothing else. Foreign chunks go to a namespace that the master's deletes never
+reach. The master's 0-db may have several names; which of them answers does not matter, as a chunk
+proves itself by its key.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from weakref import WeakSet
+
+from sync.agent.flist import Backend
+from sync.agent.flist.keys import KeyGroup, keys_of
+from sync.agent.master.client import HttpStoppedError
+from sync.agent.master.endpoints import Sources, Tell, untold
+from sync.agent.rate_limit import TokenBucket
+from sync.agent.supervisor import Control
+from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbError
+from sync.agent.zdb.key_room import KeyRoom
+from sync.contract.spec import UsersSpec, ZdbEndpoint
+
+_T = TypeVar("_T")
+_HASH_BYTES: Final = 16
+_EXISTS_BATCH: Final = 2_000
+_LEAST_RETRY_SECONDS: Final = 30.0
+_FETCH_BATCH: Final = 64
+_FETCHERS: Final = 4
+# The mirror's own 0-db answers at once; when it is silent, it waits for more bytes.
+_LOCAL_NUDGE_SECONDS: Final = 0.005
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a flist's chunks come from and the local namespace that they go to.
+
+    source: for the master's 0-db its preferred name, whichever of its names is in use.
+    """
+
+    source: ZdbEndpoint
+    namespace: str
+
+
+@dataclass(frozen=True)
+class Brought:
+    """missing: keys that the source has not (or only with a payload that is not theirs)."""
+
+    missing: frozenset[bytes]
+    fetched_chunks: int = 0
+    fetched_bytes: int = 0
+
+
+def as_backend(endpoint: ZdbEndpoint) -> Backend:
+    """Return how a flist names a 0-db namespace."""
+    return Backend(endpoint.host, endpoint.port, endpoint.namespace)
+
+
+def place_of(spec: UsersSpec, backend: Backend | None) -> Place:
+    """Choose the source and the local namespace by what the flist says.
+
+    A backend on the allow-list is foreign. Any other, whatever it names, is looked for at the
+    master's 0-db: a flist never makes the agent connect to an address of its choosing.
+    """
+    for endpoint in spec.allowed_backends:
+        if backend == as_backend(endpoint):
+            return Place(endpoint, spec.foreign_namespace)
+    return Place(spec.source_zdb, spec.local_zdb.namespace)
+
+
+def proves_itself(key: bytes, payload: bytes) -> bool:
+    """Tell whether `payload` is what `key` stands for; keys of other sizes say nothing."""
+    if len(key) != _HASH_BYTES:
+        return True
+    return hashlib.blake2b(payload, digest_size=_HASH_BYTES).digest() == key
+
+
+def groups(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    """Cut keys into groups of at most `size`."""
+    return (keys[at : at + size] for at in range(0, len(keys), size))
+
+
+def _line_key(endpoint: ZdbEndpoint) -> tuple[str, int, str]:
+    return endpoint.host, endpoint.port, endpoint.namespace
+
+
+class _Lines:
+    """Open connections by endpoint, lent to one thread at a time."""
+
+    def __init__(self, password: str | None, control: Control) -> None:
+        self._password = password
+        self._control = control
+        self._lock = threading.Lock()
+        self._idle: dict[tuple[str, int, str], list[ZdbConnection]] = {}
+
+    @contextmanager
+    def lend(self, endpoint: ZdbEndpoint, *, admin: bool) -> Iterator[ZdbConnection]:
+        if self._control.stopping():
+            raise HttpStoppedError
+        key = _line_key(endpoint)
+        with self._lock:
+            idle = self._idle.setdefault(key, [])
+            line = idle.pop() if idle else None
+        if line is None:
+            line = ZdbConnection.open(endpoint, self._password if admin else None)
+            if admin:
+                line.nudge_seconds = _LOCAL_NUDGE_SECONDS
+        try:
+            yield line
+        except BaseException:
+            line.close()
+            raise
+        with self._lock:
+            self._idle.setdefault(key, []).append(line)
+
+    def drop(self, endpoint: ZdbEndpoint) -> None:
+        """Close what is kept open to an endpoint."""
+        with self._lock:
+            lines = self._idle.pop(_line_key(endpoint), [])
+        for line in lines:
+            line.close()
+
+    def close(self) -> None:
+        with self._lock:
+            lines = [line for idle in self._idle.values() for line in idle]
+            self._idle.clear()
+        for line in lines:
+            line.close()
+
+
+class ChunkStore:
+    """The local 0-db as the users job sees it. Threads may share it."""
+
+    def __init__(
+        self,
+        spec: UsersSpec,
+        password: str | None,
+        control: Control,
+        bandwidth: TokenBucket | None = None,
+        tell: Tell = untold,
+    ) -> None:
+        self._spec = spec
+        self._masters = Sources("zdb", spec.sources_zdb, spec.backoff, tell)
+        self._password = password
+        self._control = control
+        self._lines = _Lines(password, control)
+        self._pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="chunks")
+        # What is here for sure, by namespace: flists that share directories ask once.
+        self._known: dict[str, WeakSet[KeyGroup]] = {}
+        self._endpoints: dict[str, ZdbEndpoint] = {}
+        self._lock = threading.Lock()
+        self._foreign_ready = False
+        # Threads of the pool share the limit on chunks in flight.
+        self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
+        self._bandwidth = bandwidth
+        # Each try is a whole pass, and until the operator acts it ends where the one before did.
+        retry_seconds = max(_LEAST_RETRY_SECONDS, spec.schedule.interval_seconds)
+        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys, retry_seconds)
+
+    def close(self) -> None:
+        """End the threads and connections."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._lines.close()
+
+    def begin_pass(self) -> None:
+        """Trust nothing that was seen earlier (the flists job may delete), nor a name's death."""
+        self._masters.choose()
+        with self._lock:
+            self._known.clear()
+
+    def local(self, namespace: str) -> ZdbEndpoint:
+        """Return the local 0-db with that namespace."""
+        endpoint = self._endpoints.get(namespace)
+        if endpoint is None:
+            endpoint = self._spec.local_zdb.model_copy(update={"namespace": namespace})
+            self._endpoints[namespace] = endpoint
+        return endpoint
+
+    def absent(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those keys that the local namespace has not. Raises ZdbError."""
+        asked = list(frozenset(keys))
+        if not asked:
+            return []
+        self._prepare(namespace)
+        with self._lines.lend(self.local(namespace), admin=True) as line:
+            return _absent(line, asked)
+
+    def absent_at(self, place: Place, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those keys that the source has not. Raises ZdbError."""
+        return self._ask(place, lambda line: _absent(line, list(keys)))
+
+    def bring(self, place: Place, keys: Iterable[bytes]) -> Brought:
+        """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
+
+        Raises ZdbError when a 0-db does not do its part, HttpStoppedError when stopping, JobPaused
+        when the local 0-db has no memory for them.
+        """
+        absent = self.absent(place.namespace, keys)
+        if not absent:
+            return Brought(frozenset())
+        jobs = [
+            self._pool.submit(self._bring_new, place, group)
+            for group in groups(absent, self._batch)
+        ]
+        try:
+            parts = [job.result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()
+        return _total(parts)
+
+    def bring_groups(self, place: Place, groups: Collection[KeyGroup]) -> Brought:
+        """Do as `bring` for all keys of the groups, once for each group in a pass."""
+        with self._lock:
+            known = self._known.setdefault(place.namespace, WeakSet())
+            new = [group for group in groups if group not in known]
+        brought = self.bring(place, keys_of(new))
+        if not brought.missing:
+            with self._lock:
+                known.update(new)
+        return brought
+
+    def places(self, namespace: str) -> list[Place]:
+        """Return where the chunks of a local namespace may come from."""
+        if namespace == self._spec.local_zdb.namespace:
+            return [Place(self._spec.source_zdb, namespace)]
+        return [Place(endpoint, namespace) for endpoint in self._spec.allowed_backends]
+
+    def overwrite(self, place: Place, keys: Sequence[bytes]) -> None:
+        """Fetch keys that are here already, but wrong, and store them anew. Raises ZdbError."""
+        for group in groups(keys, self._batch):
+            self._bring_group(place, group)
+
+    def _bring_new(self, place: Place, keys: Sequence[bytes]) -> Brought:
+        self._room.take(len(keys))
+        return self._bring_group(place, keys)
+
+    def _count_keys(self) -> int:
+        with self._lines.lend(self._spec.local_zdb, admin=True) as line:
+            return line.count_keys()
+
+    def _ask(self, place: Place, question: Callable[[ZdbConnection], _T]) -> _T:
+        """Ask a place's 0-db: the master's by whichever of its names answers. Raises ZdbError."""
+        if place.source != self._spec.source_zdb:
+            return self._ask_at(place.source, question)
+        losses = 0
+        while True:
+            source = self._masters.current
+            try:
+                answer = self._ask_at(source, question)
+            except ZdbConnectionError as error:
+                losses += 1
+                # One that is the death of every name must not be asked of them in turn for ever.
+                if not self._goes_on(source, error) or losses >= self._masters.count:
+                    raise
+            else:
+                self._masters.answered()
+                return answer
+
+    def _ask_at(self, source: ZdbEndpoint, question: Callable[[ZdbConnection], _T]) -> _T:
+        """Ask, once more over a new connection where the first one was lost."""
+        try:
+            with self._lines.lend(source, admin=False) as line:
+                return question(line)
+        except ZdbConnectionError:
+            self._lines.drop(source)
+            with self._lines.lend(source, admin=False) as line:
+                return question(line)
+
+    def _goes_on(self, source: ZdbEndpoint, error: ZdbConnectionError) -> bool:
+        """Pass over a name of the master that died; tell whether another one is in use now.
+
+        Raises ZdbConnectionError with all the names where each of several died.
+        """
+        with self._lock:
+            if self._masters.current != source:
+                return True
+            if self._masters.pass_over(source, str(error)):
+                self._masters.choose()
+                return True
+        if self._masters.count == 1:
+            return False
+        raise ZdbConnectionError(self._masters.reasons()) from error
+
+    def _bring_group(self, place: Place, keys: Sequence[bytes]) -> Brought:
+        answers = self._ask(place, lambda source: source.mget_timed(keys))
+        # With the source's time, as the flists job stores them: a later SET of the same payload
+        # keeps the time of the first (0-db: zdbd/commands_set.c). Where the source does not tell
+        # it, the local 0-db takes its own.
+        good = [
+            (key, *answer)
+            for key, answer in zip(keys, answers, strict=True)
+            if answer is not None and proves_itself(key, answer[0])
+        ]
+        size = sum(len(payload) for _, payload, _ in good)
+        if self._bandwidth is not None and self._control.wait(self._bandwidth.take(size)):
+            raise HttpStoppedError
+        if good:
+            with self._lines.lend(self.local(place.namespace), admin=True) as local:
+                local.set_many(good)
+        missing = frozenset(keys).difference(key for key, _, _ in good)
+        return Brought(missing, len(good), size)
+
+    def _prepare(self, namespace: str) -> None:
+        """Create the foreign namespace, readable by all, where it is not there yet."""
+        if namespace == self._spec.local_zdb.namespace or self._foreign_ready:
+            return
+        if self._password is None:
+            raise ZdbError(f"namespace {namespace} can not be made without the 0-db admin password")
+        with self._lock, self._lines.lend(self._spec.local_zdb, admin=True) as admin:
+            if admin.namespace_create(namespace):
+                admin.namespace_protect(namespace, self._password)
+            self._foreign_ready = True
+
+
+def _absent(line: ZdbConnection, keys: Sequence[bytes]) -> list[bytes]:
+    absent: list[bytes] = []
+    for group in groups(keys, _EXISTS_BATCH):
+        there = line.exists(group)
+        if not all(there):
+            absent += [key for key, here in zip(group, there, strict=True) if not here]
+    return absent
+
+
+def _total(parts: list[Brought]) -> Brought:
+    return Brought(
+        frozenset[bytes]().union(*(part.missing for part in parts)),
+        sum(part.fetched_chunks for part in parts),
+        sum(part.fetched_bytes for part in parts),
+    )

@@ -1,0 +1,292 @@
+"""What the master's hub lists (0-hub: flist-uploader.py), validated entry by entry.
+
+One strict rule decides which names become paths; an entry that breaks it is refused and listed,
+and stops none of the others.
+"""
+
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias
+from urllib.parse import quote
+
+from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
+from sync.contract import names
+from sync.contract.names import FLIST_SUFFIX, RefusedNameError
+
+MAX_LISTING_BYTES: Final = 256 << 20
+MAX_REPOSITORY_BYTES: Final = 64 << 20
+# Each becomes a folder here, empty or not; the master has some thousand.
+MAX_REPOSITORIES: Final = 100_000
+_TAGS: Final = "tags"
+
+
+class Name(NamedTuple):
+    """Repository and file name: a flist, a link, or (tag not empty) a link in a tag."""
+
+    repository: str
+    name: str
+    tag: str = ""
+
+    def __str__(self) -> str:
+        """REPO/F.flist, or REPO/tags/T/F.flist."""
+        tag = f"{_TAGS}/{self.tag}/" if self.tag else ""
+        return f"{self.repository}/{tag}{self.name}"
+
+
+TagKey: TypeAlias = tuple[str, str]
+
+
+def tag_key(name: Name) -> TagKey:
+    """Return repository and tag of a name in a tag, or of a tag Name(REPO, "", T)."""
+    return name.repository, name.tag
+
+
+def tag_name(key: TagKey) -> Name:
+    """Return a tag as the target of a link: Name(REPO, "", T)."""
+    return Name(key[0], "", key[1])
+
+
+@dataclass(frozen=True)
+class Regular:
+    """A flist: size as the master prints it ("26.65 KB"), mtime in unix seconds."""
+
+    name: Name
+    size_text: str
+    updated: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link to a flist (target.name ends in .flist) or, as a taglink, to a tag (target.tag)."""
+
+    name: Name
+    target: Name
+    link_time: int
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A tag: a set of links with a name; updated: mtime of its directory, unix seconds."""
+
+    repository: str
+    tag: str
+    updated: int
+
+
+Entry: TypeAlias = Regular | Link | Tag
+
+
+@dataclass
+class Listing:
+    """A complete listing. refused: what was left out, and why."""
+
+    repositories: set[str] = field(default_factory=set)
+    regulars: dict[Name, Regular] = field(default_factory=dict)
+    links: dict[Name, Link] = field(default_factory=dict)
+    tags: dict[tuple[str, str], Tag] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many entries it names."""
+        return len(self.regulars) + len(self.links) + len(self.tags)
+
+    def add(self, repository: str, rows: object, wanted: Callable[[str], bool]) -> None:
+        """Take a repository's entries; wanted: decides by `REPO/NAME`."""
+        self.repositories.add(repository)
+        if not isinstance(rows, list):
+            raise HttpError(f"{repository}: its entries are not a list", retry=True)
+        for row in rows:
+            try:
+                entry = parse_entry(repository, row)
+                if entry is not None:
+                    self._put(entry, wanted)
+            except RefusedNameError as error:
+                self.refused.append(f"{repository}: {error}")
+
+    def _put(self, entry: Entry, wanted: Callable[[str], bool]) -> None:
+        if isinstance(entry, Tag):
+            self.tags[entry.repository, entry.tag] = entry
+        elif not wanted(str(entry.name)):
+            return
+        elif entry.name in self.regulars or entry.name in self.links:
+            raise RefusedNameError(f"refused {entry.name}: listed twice")
+        elif isinstance(entry, Regular):
+            self.regulars[entry.name] = entry
+        else:
+            self.links[entry.name] = entry
+
+
+def page_path(name: Name) -> str:
+    """Return the page of a name on a hub, which is 404 once it is gone."""
+    repository, last = quote(name.repository), quote(name.name)
+    if name.tag:
+        return f"/{repository}/{_TAGS}/{quote(name.tag)}/{last}"
+    if name.name.endswith(FLIST_SUFFIX):
+        return f"/{repository}/{last}"
+    return f"/api/flist/{repository}/{last}/taglink"
+
+
+def taglink_target(tag: Name) -> str:
+    """Return how a hub prints the target of a taglink: REPO/tags/T."""
+    return f"{tag.repository}/{_TAGS}/{tag.tag}"
+
+
+def _text(row: dict[str, object], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise RefusedNameError(f"refused entry {str(row)[:80]!r}: no {key}")
+    return value
+
+
+def _time(row: dict[str, object], key: str) -> int:
+    """Read a time; one before 1970 is a time (a hub prints what the file has)."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RefusedNameError(f"refused entry {str(row)[:80]!r}: no {key}")
+    if not abs(value) < 1 << 40:
+        raise RefusedNameError(f"refused entry {str(row)[:80]!r}: {key} is no time")
+    return int(value)
+
+
+def parse_entry(repository: str, row: object) -> Entry | None:
+    """Read one entry; None for a file that is no flist (the hub does not serve those).
+
+    Raises RefusedNameError for a name, a link target or a shape that must not become a path.
+    """
+    if not isinstance(row, dict):
+        raise RefusedNameError(f"refused entry {str(row)[:80]!r}: not an object")
+    name, kind = _text(row, "name"), row.get("type")
+    if kind == "tag":
+        return Tag(repository, names.checked_tag(name), _time(row, "updated"))
+    if kind == "taglink":
+        return _taglink(repository, name, row)
+    if kind == "symlink":
+        return _symlink(Name(repository, names.checked_flist(name)), row)
+    if kind != "regular":
+        raise RefusedNameError(f"refused {name[:80]!r}: type {str(kind)[:20]!r}")
+    if not name.endswith(FLIST_SUFFIX):
+        names.checked(name, "file")
+        return None
+    size = _text(row, "size")
+    return Regular(Name(repository, names.checked_flist(name)), size, _time(row, "updated"))
+
+
+def _taglink(repository: str, name: str, row: dict[str, object]) -> Link:
+    checked = names.checked(name, "taglink")
+    if checked.endswith(FLIST_SUFFIX):
+        raise RefusedNameError(f"refused taglink {name!r}: named like a flist")
+    parts = _text(row, "target").split("/")
+    if len(parts) != 3 or parts[1] != _TAGS:  # noqa: PLR2004 - REPO/tags/T
+        raise RefusedNameError(f"refused taglink {name!r}: target {'/'.join(parts)[:80]!r}")
+    target = Name(names.checked_repository(parts[0]), "", names.checked_tag(parts[2]))
+    return Link(Name(repository, checked), target, _time(row, "linktime"))
+
+
+def _symlink(name: Name, row: dict[str, object]) -> Link:
+    """Read a link: to F.flist in its own repository, or to REPO2/F.flist."""
+    parts = _text(row, "target").split("/")
+    if len(parts) == 1:
+        parts = [name.repository, *parts]
+    if len(parts) != 2:  # noqa: PLR2004 - REPO/F.flist
+        raise RefusedNameError(f"refused link {name}: target {'/'.join(parts)[:80]!r}")
+    target = Name(names.checked_repository(parts[0]), names.checked_flist(parts[1]))
+    if target == name:
+        raise RefusedNameError(f"refused link {name}: to itself")
+    return Link(name, target, _time(row, "linktime"))
+
+
+def parse_tag(repository: str, tag: str, rows: object) -> tuple[list[Link], list[str]]:
+    """Read a tag's contents: links to flists, and what was refused. Raises HttpError."""
+    if not isinstance(rows, list):
+        raise HttpError(f"{repository}/tags/{tag}: not a list", retry=True)
+    links: dict[Name, Link] = {}
+    refused: list[str] = []
+    for row in rows:
+        try:
+            link = _tag_link(repository, tag, row, links)
+            links[link.name] = link
+        except RefusedNameError as error:
+            refused.append(f"{repository}/tags/{tag}: {error}")
+    return [*links.values()], refused
+
+
+def _tag_link(repository: str, tag: str, row: object, known: Container[Name]) -> Link:
+    if not isinstance(row, dict) or row.get("type") != "symlink":
+        raise RefusedNameError(f"refused {str(row)[:80]!r}: a tag holds links only")
+    name = Name(repository, names.checked_flist(_text(row, "name")), tag)
+    if name in known:
+        raise RefusedNameError(f"refused {name}: listed twice")
+    if "/" not in _text(row, "target"):
+        raise RefusedNameError(f"refused link {name}: target {_text(row, 'target')[:80]!r}")
+    return _symlink(name, row)
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to ask a hub for its listing, and which part of it is wanted."""
+
+    master: Master
+    wanted_repository: Callable[[str], bool]
+    wanted_name: Callable[[str], bool]
+
+    def fetch(self, conditions: dict[str, str]) -> tuple[Page, Listing | None]:
+        """Fetch the whole listing; None when it is unchanged under `conditions` (304).
+
+        conditions: If-None-Match or If-Modified-Since, or nothing. Raises HttpError.
+        """
+        with self.master.while_listing():
+            return self._fetched(conditions)
+
+    def _fetched(self, conditions: dict[str, str]) -> tuple[Page, Listing | None]:
+        try:
+            page = self.master.get("/api/fileslist", MAX_LISTING_BYTES, conditions)
+        except HttpMissingError:
+            return self._one_by_one()
+        if page.status == 304:  # noqa: PLR2004 - not modified
+            return page, None
+        data = page.json()
+        if not isinstance(data, dict):
+            raise HttpError("/api/fileslist: not an object", retry=True)
+        return page, self._listing(iter(data.items()))
+
+    def _listing(self, repositories: Iterator[tuple[object, object]]) -> Listing:
+        listing = Listing()
+        for name, rows in repositories:
+            try:
+                # Not a str is refused by the rule itself.
+                repository = names.checked_repository(name)
+            except RefusedNameError as error:
+                listing.refused.append(str(error))
+                continue
+            if self.wanted_repository(repository):
+                listing.add(repository, rows, self.wanted_name)
+            if len(listing.repositories) > MAX_REPOSITORIES:
+                raise HttpError(f"lists more than {MAX_REPOSITORIES} repositories", retry=False)
+        return listing
+
+    def _one_by_one(self) -> tuple[Page, Listing]:
+        """Ask an older hub, which has no /api/fileslist, for one repository after the other."""
+        page = self.master.get("/api/repositories", MAX_REPOSITORY_BYTES)
+        data = page.json()
+        if not isinstance(data, list):
+            raise HttpError("/api/repositories: not a list", retry=True)
+        rows = [row.get("name") if isinstance(row, dict) else row for row in data]
+        return page, self._listing(self._contents(rows))
+
+    def _contents(self, repositories: list[object]) -> Iterator[tuple[object, object]]:
+        for name in repositories:
+            try:
+                repository = names.checked_repository(name)
+            except RefusedNameError:
+                yield name, []
+                continue
+            if self.wanted_repository(repository):
+                path = f"/api/flist/{quote(repository)}"
+                yield name, self.master.get(path, MAX_REPOSITORY_BYTES).json()
+
+    def tag(self, tag: Tag) -> tuple[Page, list[Link], list[str]]:
+        """Fetch a tag's contents. Raises HttpError."""
+        path = f"/api/flist/{quote(tag.repository)}/tags/{quote(tag.tag)}"
+        page = self.master.get(path, MAX_REPOSITORY_BYTES)
+        return page, *parse_tag(tag.repository, tag.tag, page.json())

@@ -1,0 +1,165 @@
+"""What a pass has learned and done so far, and how the job's status record tells it."""
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sync.agent.hub.links import LinkPlan, TagState
+from sync.agent.hub.listing import Listing, Name, Regular, TagKey
+from sync.agent.hub.prepare import Preparer, Ready
+from sync.agent.hub.publisher import Publisher
+from sync.agent.hub.state_db import FlistRecord
+from sync.agent.master.client import Master
+from sync.agent.status_writer import Reporter, name_list, utc_now
+from sync.contract.status import Amount, Lag
+
+_REPORT_SECONDS: Final = 0.5
+
+
+@dataclass
+class Pass:
+    """What one pass learned so far.
+
+    states: what the listed tags hold. failures: what could not be had, with the error. doubted:
+    names that stay although they are not listed, with the reason. unconfirmed: new or changed links
+    that are not served because the master did not confirm them, with the reason. waiting: the tags
+    and links that are not served as listed, and for what they wait; until the end of the pass those
+    of the one before. deselected: served tags that the operator wants no more. held: what stays for
+    others' sake.
+    """
+
+    listing: Listing
+    plan: LinkPlan
+    states: Mapping[TagKey, TagState]
+    refused: list[str]
+    failures: dict[str, str] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    deselected: set[TagKey] = field(default_factory=set)
+    doubted: dict[Name, str] = field(default_factory=dict)
+    unconfirmed: dict[Name, str] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.time)
+    held: int = 0
+
+
+class Progress:
+    """Writes the status record of the users job; used by one thread."""
+
+    def __init__(
+        self, reporter: Reporter, master: Master, preparer: Preparer, publisher: Publisher
+    ) -> None:
+        self._reporter = reporter
+        self._master = master
+        self._preparer = preparer
+        self._publisher = publisher
+        self._reported_at = 0.0
+        self._sizes_of: Listing | None = None
+        self._sizes: dict[Name, float | None] = {}
+
+    def bootable(self, ready: Iterable[Ready], official: Iterable[str]) -> None:
+        """Note when the first flist of an official repository was published."""
+        repositories = {one.record.name.repository for one in ready}
+        if not repositories.isdisjoint(official):
+            self._bootable_now()
+
+    def complete(self) -> None:
+        """Note the end of a pass after which everything is in place."""
+        if self._publisher.flists:
+            self._bootable_now()
+
+    def _bootable_now(self) -> None:
+        if self._reporter.record.bootable_at is None:
+            self._reporter.update(bootable_at=utc_now())
+
+    def report_seldom(self, work: Pass) -> None:
+        """Report where a pass stands, unless that was done just before."""
+        if time.monotonic() - self._reported_at >= _REPORT_SECONDS:
+            self.report(work)
+
+    def report(self, work: Pass) -> None:
+        """Report where a pass stands."""
+        self._reported_at = time.monotonic()
+        publisher, listing = self._publisher, work.listing
+        done = [flist for name, flist in publisher.flists.items() if _is_current(listing, flist)]
+        behind = len(listing.regulars) - len(done) - self._withheld_count(listing)
+        done_bytes = sum(flist.size_bytes or 0 for flist in done)
+        total_bytes = self._total_bytes(listing, done, done_bytes)
+        self._reporter.update(
+            done=Amount(items=len(done), bytes=done_bytes),
+            total=Amount(items=len(listing.regulars), bytes=total_bytes),
+            lag=Lag(items=behind, bytes=None if behind else 0, seconds=self._lag(behind)),
+            refused=name_list(work.refused),
+            broken=name_list(self._broken(work)),
+            details=self._details(work),
+        )
+
+    def _total_bytes(
+        self, listing: Listing, done: list[FlistRecord], done_bytes: int
+    ) -> int | None:
+        """Add up exact sizes of what is here, listed ones of the rest; None if one is unreadable.
+
+        A listing is read once: it stays while thousands of flists come.
+        """
+        if self._sizes_of is not listing:
+            self._sizes_of = listing
+            self._sizes = {entry.name: _listed_bytes(entry) for entry in listing.regulars.values()}
+        sizes = self._sizes
+        here = {flist.name for flist in done}
+        rest = [size for name, size in sizes.items() if name not in here]
+        return None if None in rest else done_bytes + int(math.fsum(filter(None, rest)))
+
+    def _withheld_count(self, listing: Listing) -> int:
+        return sum(1 for name in self._publisher.withheld if name in listing.regulars)
+
+    def _broken(self, work: Pass) -> Iterable[str]:
+        publisher = self._publisher
+        yield from (f"{held.name}: {held.reason}" for held in publisher.withheld.values())
+        yield from (
+            f"{flist.name}: published without all of its chunks"
+            for flist in publisher.flists.values()
+            if flist.broken
+        )
+        yield from work.plan.dangling.values()
+        for told in (work.doubted, work.unconfirmed):
+            yield from (f"{name}: {reason}" for name, reason in told.items() if not name.tag)
+        yield from work.waiting
+
+    def _details(self, work: Pass) -> dict[str, int | float | str]:
+        flists = self._publisher.flists.values()
+        return {
+            "chunks_fetched": self._preparer.fetched_chunks,
+            "chunk_bytes_fetched": self._preparer.fetched_bytes,
+            "held_for_links": work.held,
+            "links": len(self._publisher.served_links()),
+            "links_waiting": len(self._publisher.waiting()),
+            "master_requests": self._master.requests_sent,
+            "received_bytes": self._master.bytes_received,
+            "repositories": len(work.listing.repositories),
+            "retained": sum(1 for flist in flists if flist.missing_since is not None),
+            "tags": len(work.listing.tags),
+            "tags_waiting": sum(1 for key in work.states if not self._publisher.is_shown(key)),
+            "withheld": len(self._publisher.withheld),
+        }
+
+    def _lag(self, behind: int) -> float | None:
+        if not behind:
+            return 0.0
+        last = self._reporter.record.last_success_at
+        return None if last is None else (utc_now() - last).total_seconds()
+
+
+def _is_current(listing: Listing, flist: FlistRecord) -> bool:
+    entry = listing.regulars.get(flist.name)
+    return entry is not None and (flist.updated, flist.size_text) == (
+        entry.updated,
+        entry.size_text,
+    )
+
+
+def _listed_bytes(entry: Regular) -> float | None:
+    """Read a printed size; None where it is none."""
+    number, _, unit = entry.size_text.partition(" ")
+    if unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
+        return float(number) * 1024
+    return None

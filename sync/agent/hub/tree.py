@@ -1,0 +1,242 @@
+"""The hub's folder on disk, exactly as 0-hub lays it out, changed one whole name at a time.
+
+`users/REPO/F.flist` a flist; `users/REPO/G.flist -> F.flist` or `-> ../REPO2/F.flist`;
+`users/REPO/.tag-T/N.flist -> ../../REPO2/F.flist`; `users/REPO/L -> ../REPO2/.tag-T`.
+"""
+
+import contextlib
+import logging
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from sync.agent import durable
+from sync.agent.hub.listing import Link, Name, TagKey, tag_key, tag_name
+from sync.contract import names
+from sync.contract.names import RefusedNameError
+
+USERS: Final = "users"
+_TAG_PREFIX: Final = ".tag-"
+_FOLDER_MODE: Final = 0o755
+_LOG = logging.getLogger(__name__)
+
+
+def link_text(link: Link) -> str:
+    """Return what the symbolic link says: one of the four legitimate shapes."""
+    if not link.target.name:
+        return f"../{link.target.repository}/{names.tag_directory(link.target.tag)}"
+    if link.name.tag:
+        return f"../../{link.target.repository}/{link.target.name}"
+    if link.target.repository == link.name.repository:
+        return link.target.name
+    return f"../{link.target.repository}/{link.target.name}"
+
+
+def read_link_text(name: Name, text: str) -> Name:
+    """Return the target that `link_text` wrote. Raises RefusedNameError for any other shape."""
+    parts = text.split("/")
+    ups = 2 if name.tag else 1
+    if len(parts) == 1 and not name.tag:
+        return Name(name.repository, names.checked_flist(text))
+    if len(parts) != ups + 2 or parts[:ups] != [".."] * ups:
+        raise RefusedNameError(f"link {name} -> {text[:80]!r}: not a shape that a hub makes")
+    repository, last = names.checked_repository(parts[ups]), parts[ups + 1]
+    if last.startswith(_TAG_PREFIX) and not name.tag:
+        return Name(repository, "", names.checked_tag(last.removeprefix(_TAG_PREFIX)))
+    return Name(repository, names.checked_flist(last))
+
+
+class Tree:
+    """The folder that the hub serves. root: its userdata root, which holds users/.
+
+    empty_staging: remove what a killed process left there (the one that publishes does).
+    """
+
+    def __init__(self, root: Path, *, empty_staging: bool = True) -> None:
+        self.users = root / USERS
+        self.users.mkdir(exist_ok=True)
+        self._folders_known: dict[tuple[str, str], Path] = {}
+        self.staging = root / durable.STAGING
+        if empty_staging:
+            self.staging = durable.staging_directory(root)
+
+    def path(self, name: Name) -> Path:
+        """Where a name lives. Every part is checked again: nothing else becomes a path."""
+        folder = self._folder(name.repository, name.tag)
+        return folder / names.checked(name.name, "file") if name.name else folder
+
+    def _folder(self, repository: str, tag: str) -> Path:
+        """Where the names of a repository, or of a tag in it, live."""
+        folder = self._folders_known.get((repository, tag))
+        if folder is None:
+            folder = self.users / names.checked_repository(repository)
+            if tag:
+                folder /= names.tag_directory(tag)
+            self._folders_known[repository, tag] = folder
+        return folder
+
+    def prepare_folder(self, name: Name) -> Path:
+        """Make the folder that will hold `name`, durably; a file or link in its place goes."""
+        folder = self.path(name).parent
+        for part in (self.users / name.repository, folder):
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISDIR(part.lstat().st_mode):
+                    continue
+                part.unlink()
+            part.mkdir(mode=_FOLDER_MODE)
+            durable.sync_directory(part.parent)
+        return folder
+
+    def make_repository(self, repository: str) -> None:
+        """Make a repository's folder, empty or not."""
+        self.prepare_folder(Name(repository, "any"))
+
+    def link(self, link: Link) -> None:
+        """Publish a link, not one in a tag, whose target is published already."""
+        self.prepare_folder(link.name)
+        path = self.path(link.name)
+        durable.publish_link(link_text(link), path, self.staging, link.link_time)
+
+    def show_tag(self, key: TagKey, links: Iterable[Link]) -> None:
+        """Publish a tag's new state, whole and in one step, in the place of the one before."""
+        self.make_repository(key[0])
+        folder = durable.temporary_in(self.staging)
+        try:
+            folder.mkdir()
+            folder.chmod(_FOLDER_MODE)
+            for link in links:
+                path = folder / names.checked(link.name.name, "file")
+                path.symlink_to(link_text(link))
+                durable.set_time(path, link.link_time)
+            durable.publish_directory(folder, self.path(tag_name(key)), self.users.parent)
+        finally:
+            durable.discard(folder)
+
+    def remove_tag(self, key: TagKey) -> None:
+        """Take a tag away with all of its links, in one step."""
+        durable.remove_directory(self.path(tag_name(key)), self.staging)
+
+    def tags(self) -> set[TagKey]:
+        """Return the tags that are served: those whose names no hub can have are not."""
+        found: set[TagKey] = set()
+        for name, path in self._tag_folders():
+            with contextlib.suppress(RefusedNameError):
+                if self.path(name) == path:
+                    found.add(tag_key(name))
+        return found
+
+    def tag_links(self, key: TagKey) -> dict[Name, Name | None] | None:
+        """Return what is in a served tag, with the targets of what are links as a hub makes.
+
+        None where there is no such tag.
+        """
+        if not self.exists(tag_name(key)):
+            return None
+        names_in = (Name(key[0], name, key[1]) for name, _ in self._entries(self._folder(*key)))
+        return {name: self.target(name) for name in names_in}
+
+    def target(self, name: Name) -> Name | None:
+        """Return where the published link `name` leads; None where there is no such link."""
+        try:
+            return read_link_text(name, os.readlink(self.path(name)))  # noqa: PTH115 - its text
+        except (OSError, RefusedNameError):
+            return None
+
+    def is_file(
+        self, name: Name, size_bytes: int | None = None, updated: int | None = None
+    ) -> bool:
+        """Tell whether a flist is published under `name` (with that size and mtime)."""
+        try:
+            status = self.path(name).lstat()
+        except OSError:
+            return False
+        right_size = size_bytes is None or status.st_size == size_bytes
+        right_time = updated is None or int(status.st_mtime) == durable.served_seconds(updated)
+        return stat.S_ISREG(status.st_mode) and right_size and right_time
+
+    def is_there(self, name: Name) -> bool:
+        """Tell whether something has that name, though it be a link that leads nowhere."""
+        return os.path.lexists(self.path(name))
+
+    def exists(self, name: Name) -> bool:
+        """Tell whether `name` is served: the file or folder at the end of its links is there."""
+        return self.path(name).exists()
+
+    def remove(self, name: Name) -> None:
+        """Remove a flist or link durably."""
+        durable.remove(self.path(name))
+
+    def remove_stray(self, name: Name) -> None:
+        """Remove a link that was found on disk, whatever its name is."""
+        tag = [_TAG_PREFIX + name.tag] if name.tag else []
+        durable.remove(self.users.joinpath(name.repository, *tag, name.name))
+
+    def remove_folders(self, listed: set[str]) -> None:
+        """Remove repositories that are empty and not listed any more, and tags that none can be."""
+        served = self.tags()
+        for name, path in self._tag_folders():
+            if tag_key(name) not in served:
+                _remove_if_empty(path)
+        for repository in self._folders(self.users):
+            if repository not in listed:
+                _remove_if_empty(self.users / repository)
+
+    def set_tag_time(self, key: TagKey, updated: int) -> None:
+        """Give a tag's folder the master's time, so that a chained mirror sees its changes."""
+        with contextlib.suppress(OSError):
+            durable.set_time(self.path(tag_name(key)), updated)
+
+    def mend_times(self) -> None:
+        """Give whatever has a time that nodes can not read one that they can."""
+        for repository in self._folders(self.users):
+            _mend_time(self.users / repository)
+            for _, path in self._entries(self.users / repository):
+                _mend_time(path)
+        for _, folder in self._tag_folders():
+            for _, path in self._entries(folder):
+                _mend_time(path)
+
+    def walk(self) -> Iterator[tuple[Name, Path]]:
+        """Yield everything that the hub would serve, hidden files left out."""
+        for repository in self._folders(self.users):
+            for name, path in self._entries(self.users / repository):
+                if not name.startswith("."):
+                    yield Name(repository, name), path
+        for tag, folder in self._tag_folders():
+            for name, path in self._entries(folder):
+                yield tag._replace(name=name), path
+
+    def _tag_folders(self) -> Iterator[tuple[Name, Path]]:
+        for repository in self._folders(self.users):
+            for name in self._folders(self.users / repository):
+                if name.startswith(_TAG_PREFIX):
+                    tag = Name(repository, "", name.removeprefix(_TAG_PREFIX))
+                    yield tag, self.users / repository / name
+
+    @staticmethod
+    def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                yield entry.name, Path(entry.path)
+
+    @staticmethod
+    def _folders(folder: Path) -> list[str]:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def _mend_time(path: Path) -> None:
+    try:
+        seconds = path.lstat().st_mtime
+        if durable.served_seconds(seconds) != seconds:
+            durable.set_time(path, seconds)
+    except OSError as error:
+        _LOG.warning("%s: its time fails the lists of nodes, and stays: %s", path, error)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        durable.sync_directory(folder.parent)

@@ -1,0 +1,1 @@
+"""The master over HTTP: its names, who it is, and the only client that talks to it."""

@@ -1,0 +1,460 @@
+"""The only way in which a job talks HTTP to its master: bounded, retried, resumed, verified.
+
+One `Master` is shared by a job's threads. It keeps at most `connections` connections, all to the
+origin of the name that is in use; a redirect is followed only within that origin. When that name
+dies, every request ends with SourceLostError until the next pass begins with another one: a pass
+sees one name, so what it puts together was listed and fetched at one place.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from sync.agent.master.endpoints import Sources, Tell, untold
+from sync.agent.master.http1 import (
+    HttpError,
+    HttpStoppedError,
+    Origin,
+    Reply,
+    SourceLostError,
+    Wire,
+    WireLimits,
+)
+from sync.agent.master.replies import (
+    Downloaded,
+    Expected,
+    Page,
+    Partial,
+    continues,
+    page_of,
+    retry_after,
+    unpacked,
+    verified,
+)
+from sync.agent.rate_limit import TokenBucket
+from sync.agent.schedule import BackoffClock
+from sync.agent.supervisor import Control
+from sync.contract.spec import Backoff, HttpLimits
+from sync.contract.status import Service
+
+__all__ = [
+    "Downloaded",
+    "Expected",
+    "HttpError",
+    "HttpMissingError",
+    "HttpStoppedError",
+    "Master",
+    "Page",
+    "SourceLostError",
+]
+
+_T = TypeVar("_T")
+ATTEMPTS: Final = 4
+# At a name that may have died, while another one is there to go to.
+_ATTEMPTS_BEFORE_OTHERS: Final = 2
+_SLICE_SECONDS: Final = 0.5  # how soon one that waits notices that the name was given up
+# What every service answers in some way: asked where a request got no answer at all.
+_FRONT_PAGE: Final = "/"
+_REDIRECTS: Final = 3
+_ERROR_PAGE_BYTES: Final = 1 << 16
+_OK, _PART, _NOT_MODIFIED, _RANGE_WRONG = 200, 206, 304, 416
+_GONE: Final = frozenset({404, 410})
+_REDIRECT: Final = frozenset({301, 302, 303, 307, 308})
+_TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Said by what stands before a service that is not there.
+_NOBODY_BEHIND: Final = frozenset({502, 503, 504})
+
+
+class HttpMissingError(HttpError):
+    """The master has no such page (404, 410)."""
+
+    def __init__(self, path: str, status: int) -> None:
+        super().__init__(f"{path}: {status}", retry=False)
+
+
+class Master:
+    """The master's HTTP service, within the limits of the spec.
+
+    sources: base URLs, the names of one and the same service in order of preference.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        limits: HttpLimits,
+        control: Control,
+        *,
+        bandwidth: TokenBucket | None = None,
+        backoff: Backoff | None = None,
+        service: Service = "hub",
+        tell: Tell = untold,
+    ) -> None:
+        for source in sources:
+            Origin.of(urlsplit(source))
+        self._control = control
+        self._backoff = backoff or Backoff()
+        self._sources = Sources(service, sources, self._backoff, tell)
+        self._wire_limits = WireLimits(
+            limits.connect_timeout_seconds,
+            limits.read_timeout_seconds,
+            bandwidth,
+            control,
+        )
+        rate = limits.requests_per_second
+        self._requests = TokenBucket(rate, max(1.0, rate / 4)) if rate else None
+        self._slots = threading.BoundedSemaphore(limits.connections)
+        self._lock = threading.Lock()
+        # Held while it is found out whether the name in use died.
+        self._judging = threading.Lock()
+        self._idle: list[Wire] = []
+        self.requests_sent = 0
+        self.bytes_received = 0
+        self._begin_at(self._sources.current)
+
+    @property
+    def source(self) -> str:
+        """The name in use: the base URL that is asked."""
+        return self._sources.current
+
+    def begin_pass(self) -> None:
+        """Go on with the most preferred name that may answer; nothing may be under way."""
+        if self._lost is None:
+            self._sources.settle()
+        source = self._sources.choose()
+        if self._lost is not None or source != self._source:
+            self.close()
+            self._begin_at(source)
+
+    def _begin_at(self, source: str) -> None:
+        url = urlsplit(source)
+        self._source = source
+        self._origin = Origin.of(url)
+        self._prefix = url.path.rstrip("/")
+        self._lost: SourceLostError | None = None
+        self._heard = False
+        # The master must not be hammered by N threads after it asked one of them to wait.
+        self._not_before = 0.0
+        self._pipelines = True
+
+    @contextlib.contextmanager
+    def while_listing(self) -> Iterator[None]:
+        """Ask within it for what a pass begins with: a name that can not give it is of no use.
+
+        There the name answers only when all of it came, and whatever makes it fail is a reason to
+        pass the name over. A single name is judged as ever. Raises SourceLostError, HttpError.
+        """
+        if self._sources.count == 1:
+            yield
+            return
+        self._heard = True  # no reply by itself is told as an answer
+        try:
+            yield
+        except HttpStoppedError:
+            raise
+        except HttpError as error:
+            with self._judging:
+                self._lost = self._lost or self._passed_over(error)
+            raise self._lost from error
+        self._sources.answered(settles=False)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            wires, self._idle = self._idle, []
+        for wire in wires:
+            wire.close()
+
+    def get(self, path: str, max_bytes: int, headers: Mapping[str, str] | None = None) -> Page:
+        """Fetch a small page. 304 comes back as a Page; other statuses raise HttpError."""
+
+        def once() -> Page:
+            with self._wire() as wire:
+                return self._get_once(wire, path, max_bytes, headers or {})
+
+        return self._retried(once)
+
+    def head(self, path: str) -> Page:
+        """Ask for the headers of a page."""
+
+        def once() -> Page:
+            with self._wire() as wire:
+                reply = self._exchange(wire, "HEAD", path, {})
+                self._raise_for(path, reply)
+                return page_of(reply, reply.read_all(0))
+
+        return self._retried(once)
+
+    def download(
+        self, path: str, target: Path, max_bytes: int, expected: Expected | None = None
+    ) -> Downloaded:
+        """Fetch a file to `target`, resumed where it broke off, and verify size and MD5.
+
+        On failure `target` is gone. Raises HttpError, and OSError of the disk.
+        """
+        partial = Partial(target, max_bytes, expected or Expected())
+
+        def once() -> Downloaded:
+            with self._wire() as wire:
+                reply = self._exchange(wire, "GET", path, partial.headers())
+                return self._receive(path, reply, partial)
+
+        try:
+            return self._retried(once)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    def download_described(
+        self,
+        description_path: str,
+        path: str,
+        target: Path,
+        max_bytes: int,
+        describe: Callable[[Page], Expected],
+    ) -> tuple[Page, Downloaded]:
+        """Fetch a small page that describes a file, and the file, in one round trip.
+
+        describe: reads from the page what the file must be. Where the master does not keep
+        connections open the two are asked for one after the other.
+        """
+        if self._pipelines:
+            with contextlib.suppress(HttpError):
+                return self._pipelined(description_path, path, target, max_bytes, describe)
+            target.unlink(missing_ok=True)
+            if self._control.stopping():
+                raise HttpStoppedError
+        page = self.get(description_path, _ERROR_PAGE_BYTES)
+        return page, self.download(path, target, max_bytes, describe(page))
+
+    def _pipelined(
+        self,
+        description_path: str,
+        path: str,
+        target: Path,
+        max_bytes: int,
+        describe: Callable[[Page], Expected],
+    ) -> tuple[Page, Downloaded]:
+        with self._wire() as wire:
+            self._send(wire, "GET", [description_path, path], {})
+            first = wire.reply("GET")
+            if not first.keeps_alive:
+                self._pipelines = False
+                raise HttpError("does not keep connections open", retry=True)
+            self._raise_for(description_path, first)
+            page = page_of(first, first.read_all(_ERROR_PAGE_BYTES))
+            partial = Partial(target, max_bytes, describe(page))
+            return page, self._receive(path, wire.reply("GET"), partial)
+
+    def _get_once(self, wire: Wire, path: str, max_bytes: int, headers: Mapping[str, str]) -> Page:
+        reply = self._exchange(wire, "GET", path, {"Accept-Encoding": "gzip", **headers})
+        if reply.status == _NOT_MODIFIED:
+            return page_of(reply, reply.read_all(0))
+        self._raise_for(path, reply)
+        whole = reply.says_its_end
+        return page_of(reply, unpacked(reply, max_bytes), whole=whole)
+
+    def _receive(self, path: str, reply: Reply, partial: Partial) -> Downloaded:
+        if reply.status == _RANGE_WRONG:
+            partial.restart()
+            raise HttpError(f"{path}: can not be resumed", retry=True)
+        self._raise_for(path, reply)
+        page = page_of(reply, b"", whole=reply.says_its_end)
+        if reply.status == _OK:
+            partial.restart()
+            partial.page = page
+        elif not continues(reply, partial):
+            partial.restart()
+            raise HttpError(f"{path}: answered with another range", retry=True)
+        if partial.size_bytes + (reply.length or 0) > partial.max_bytes:
+            raise HttpError(f"{path}: longer than {partial.max_bytes} bytes", retry=False)
+        with partial.path.open("ab" if partial.size_bytes else "wb") as file:
+            while data := reply.read():
+                if partial.size_bytes + len(data) > partial.max_bytes:
+                    raise HttpError(f"{path}: longer than {partial.max_bytes} bytes", retry=False)
+                file.write(data)
+                partial.digest.update(data)
+                partial.size_bytes += len(data)
+                self.bytes_received += len(data)
+        return verified(path, partial, page)
+
+    def _exchange(self, wire: Wire, method: str, path: str, headers: Mapping[str, str]) -> Reply:
+        for _ in range(_REDIRECTS + 1):
+            self._send(wire, method, [path], headers)
+            reply = wire.reply(method)
+            if reply.status not in _REDIRECT:
+                return reply
+            path = self._redirected(path, reply)
+        raise HttpError(f"{path}: more than {_REDIRECTS} redirects", retry=False)
+
+    def _redirected(self, path: str, reply: Reply) -> str:
+        here = f"{self._origin.scheme}://{self._origin.host_header}{self._prefix}{path}"
+        reply.read_all(_ERROR_PAGE_BYTES)
+        location = reply.headers.get("Location")
+        try:
+            url = urlsplit(urljoin(here, location))
+            same = Origin.of(url) == self._origin and f"{url.path}{url.query}".isascii()
+        except ValueError:
+            same = False
+        if not same or not reply.keeps_alive:
+            elsewhere = HttpError(
+                f"{path}: redirected to {location[:200]!r}, which is not followed; "
+                "set the source to where the master really is",
+                retry=False,
+            )
+            elsewhere.unanswered = elsewhere.elsewhere = not same
+            raise elsewhere
+        target = url.path + (f"?{url.query}" if url.query else "")
+        return target.removeprefix(self._prefix)
+
+    def _send(self, wire: Wire, method: str, paths: list[str], headers: Mapping[str, str]) -> None:
+        """Ask for some pages at once: the replies come one after the other."""
+        if self._requests is not None and self._control.wait(self._requests.take(len(paths))):
+            raise HttpStoppedError
+        with self._lock:
+            self.requests_sent += len(paths)
+        base = {"User-Agent": "gridhub-mirror/1", "Accept-Encoding": "identity"}
+        wire.send(method, [self._prefix + path for path in paths], {**base, **headers})
+
+    def _raise_for(self, path: str, reply: Reply) -> None:
+        if reply.status in {_OK, _PART}:
+            return
+        # The connection is given up with the error, so the page need not be read.
+        if reply.status in _GONE:
+            raise HttpMissingError(path, reply.status)
+        wait = retry_after(reply.headers)
+        if wait:
+            with self._lock:
+                self._not_before = max(self._not_before, time.monotonic() + wait)
+        error = HttpError(
+            f"{path}: {reply.status}",
+            retry=reply.status in _TRY_AGAIN,
+            retry_after_seconds=wait,
+        )
+        error.unanswered = reply.status in _NOBODY_BEHIND
+        raise error
+
+    def _retried(self, once: Callable[[], _T]) -> _T:
+        clock = BackoffClock(self._backoff)
+        while True:
+            if self._lost is not None:
+                raise self._lost
+            try:
+                done = once()
+            except HttpStoppedError:
+                raise
+            except HttpError as error:
+                if error.at_once:
+                    continue
+                if not error.retry or clock.failures + 1 >= self._attempts(error):
+                    self._judge(error)
+                    raise
+                self._wait(clock.after_failure(error.retry_after_seconds))
+            else:
+                self._note_answer()
+                return done
+
+    def _attempts(self, error: HttpError) -> int:
+        """Return how often a request is sent before somebody else has to be asked."""
+        if not (error.unreachable or error.unanswered) or self._sources.count == 1:
+            return ATTEMPTS
+        if error.retry_after_seconds > self._wire_limits.read_timeout_seconds:
+            return 1
+        return _ATTEMPTS_BEFORE_OTHERS if self._sources.has_others() else ATTEMPTS
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, unless the job stops or the name in use is given up meanwhile."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._control.wait(min(left, _SLICE_SECONDS)):
+                raise HttpStoppedError
+            if self._lost is not None:
+                raise self._lost
+
+    def _note_answer(self) -> None:
+        if not self._heard:
+            self._heard = True
+            self._sources.answered(settles=False)
+
+    def _judge(self, error: HttpError) -> None:
+        """Raise SourceLostError where it is the name that died, not this request that failed."""
+        if not error.unreachable and not error.unanswered:
+            self._note_answer()
+            return
+        with self._judging:
+            if self._lost is None:
+                if not error.unreachable and self._front_page_answers(error):
+                    self._note_answer()
+                    return
+                self._lost = self._passed_over(error)
+            raise self._lost from error
+
+    def _passed_over(self, error: HttpError) -> SourceLostError:
+        asked = error.retry_after_seconds
+        others = self._sources.pass_over(self._source, str(error), asked)
+        told = str(error) if others or self._sources.count == 1 else self._sources.reasons()
+        lost = SourceLostError(told, others=others)
+        lost.retry_after_seconds = self._sources.patience_seconds()
+        return lost
+
+    def _front_page_answers(self, error: HttpError) -> bool:
+        """Tell whether the name answers at all: whatever it says, but that nobody is there.
+
+        To lead elsewhere from there is usual, and an answer; unless `error` is that it did so.
+        """
+        while True:
+            try:
+                with self._wire(at_once=True) as wire:
+                    reply = self._exchange(wire, "HEAD", _FRONT_PAGE, {})
+                    return reply.status not in _NOBODY_BEHIND
+            except HttpStoppedError:
+                raise
+            except HttpError as failure:
+                if failure.at_once:
+                    continue
+                if failure.elsewhere:
+                    return not error.elsewhere
+                return not failure.unreachable and not failure.unanswered
+
+    def _take_slot(self) -> None:
+        """Take one of the connections, once the master may be asked again."""
+        while True:
+            self._slots.acquire()
+            wait = self._not_before - time.monotonic()
+            if wait <= 0:
+                return
+            self._slots.release()
+            self._wait(wait)
+
+    @contextlib.contextmanager
+    def _wire(self, *, at_once: bool = False) -> Iterator[Wire]:
+        """Lend a connection; it is kept only when the exchange ended well.
+
+        at_once: although the master asked for patience.
+        """
+        if at_once:
+            self._slots.acquire()
+        else:
+            self._take_slot()
+        wire: Wire | None = None
+        kept_replies = 0
+        try:
+            with self._lock:
+                wire = self._idle.pop() if self._idle else None
+            kept_replies = wire.replies if wire else 0
+            wire = wire or Wire(self._origin, self._wire_limits)
+            yield wire
+            if wire.reusable and self._lost is None and wire.origin == self._origin:
+                with self._lock:
+                    self._idle.append(wire)
+                wire = None
+        except HttpError as error:
+            error.at_once = error.retry and 0 < kept_replies == (wire.replies if wire else 0)
+            raise
+        finally:
+            if wire is not None:
+                wire.close()
+            self._slots.release()

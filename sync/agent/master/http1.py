@@ -1,0 +1,377 @@
+"""One HTTP/1.1 connection to a master that is trusted with nothing.
+
+Requests may be written ahead of their replies (pipelining): a flist and its digest then cost one
+round trip. Every read has a deadline, and a peer that sends too slowly, too much, or breaks off
+ends the connection with an HttpError.
+"""
+
+import io
+import re
+import socket
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from urllib.parse import SplitResult
+
+import certifi
+
+from sync.agent.rate_limit import TokenBucket
+from sync.agent.supervisor import Control
+
+_SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
+_READ_BYTES: Final = 1 << 18
+_LINE_BYTES: Final = 1 << 16
+_MOST_FIELDS: Final = 100
+_MOST_HEADS: Final = 8
+_INTERIM: Final = range(100, 200)
+_WITHOUT_BODY: Final = frozenset({204, 304})
+_STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?", re.ASCII)
+_TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_CHUNK: Final = re.compile(r"[0-9a-fA-F]{1,15}", re.ASCII)
+# A transfer that brings less than this in a read timeout counts as hung.
+LEAST_BYTES: Final = 1024
+
+
+class HttpError(Exception):
+    """A request failed.
+
+    retry: asking again may help. retry_after_seconds: when the master said. at_once: the master
+    had merely closed a connection that was kept open, so asking again need not wait.
+    unreachable: there was no connection (DNS, refused, TLS, time-out), whatever was asked for.
+    unanswered: nothing came that answers; whether to this request alone is not known.
+    elsewhere: nothing came but that it is at another origin.
+    """
+
+    def __init__(self, message: str, *, retry: bool, retry_after_seconds: float = 0) -> None:
+        super().__init__(message)
+        self.retry = retry
+        self.retry_after_seconds = retry_after_seconds
+        self.at_once = False
+        self.unreachable = False
+        self.unanswered = False
+        self.elsewhere = False
+
+
+class HttpStoppedError(HttpError):
+    """The job stops; nothing is wrong with the master."""
+
+    def __init__(self, message: str = "the job stops") -> None:
+        super().__init__(message, retry=False)
+
+
+class SourceLostError(HttpStoppedError):
+    """The name by which the master was asked died: what is under way stops, to begin anew.
+
+    others: the master has another name that may answer.
+    """
+
+    def __init__(self, message: str, *, others: bool) -> None:
+        super().__init__(message)
+        self.others = others
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Scheme, host and port that a job talks to; it is never led anywhere else."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: SplitResult) -> "Origin":
+        """Read the origin of an http or https URL. Raises ValueError for any other."""
+        if url.scheme not in {"http", "https"} or not url.hostname:
+            raise ValueError(f"{url.geturl()!r} is not an http or https URL")
+        return cls(url.scheme, url.hostname, url.port or (443 if url.scheme == "https" else 80))
+
+    @property
+    def host_header(self) -> str:
+        """Value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class WireLimits:
+    """Timeouts in seconds; bandwidth: the job's bucket of bytes, or None."""
+
+    connect_timeout_seconds: float
+    read_timeout_seconds: float
+    bandwidth: TokenBucket | None
+    control: Control
+
+
+class _Reader(io.RawIOBase):
+    """The socket's bytes, under a deadline that moves on while enough of them come."""
+
+    def __init__(self, sock: socket.socket, limits: WireLimits) -> None:
+        self._sock = sock
+        self._limits = limits
+        self._window_ends = 0.0
+        self._window_bytes = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Start a new window of patience (a new reply)."""
+        self._window_ends = time.monotonic() + self._limits.read_timeout_seconds
+        self._window_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        while True:
+            if self._limits.control.stopping():
+                raise HttpStoppedError
+            left = self._window_ends - time.monotonic()
+            if left <= 0:
+                raise HttpError(
+                    f"hung: {self._window_bytes} bytes in {self._limits.read_timeout_seconds:g} s",
+                    retry=True,
+                )
+            self._sock.settimeout(min(_SLICE_SECONDS, left))
+            try:
+                count = self._sock.recv_into(view)
+            except TimeoutError:
+                continue
+            self._account(count)
+            return count
+
+    def _account(self, count: int) -> None:
+        self._window_bytes += count
+        if self._window_bytes >= LEAST_BYTES:
+            self.restart()
+        if self._limits.bandwidth is not None and count:
+            wait = self._limits.bandwidth.take(count)
+            if wait:
+                if self._limits.control.wait(wait):
+                    raise HttpStoppedError
+                self.restart()
+
+
+class Source(Protocol):
+    """Where a reply is read from: what a buffered reader does."""
+
+    def readline(self, size: int, /) -> bytes:
+        """Return a line with its end, `size` bytes of a longer one, nothing at the end."""
+        ...
+
+    def read1(self, size: int, /) -> bytes:
+        """Return at most `size` bytes as they come, nothing at the end."""
+        ...
+
+
+class Headers:
+    """The header fields of a reply, whatever the case of their names."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        self._fields = fields
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return a field's value: those of several fields of this name joined by commas."""
+        return self._fields.get(name.lower(), default)
+
+
+class Reply:
+    """A reply whose body has not been read yet (RFC 9112).
+
+    What can be read in more than one way is refused. Raises HttpError when the head is wrong.
+    """
+
+    def __init__(self, source: Source, method: str) -> None:
+        self._source = source
+        self.status = _INTERIM.start
+        for _ in range(_MOST_HEADS):
+            if self.status not in _INTERIM:
+                break
+            persistent = self._read_status()
+            self.headers = self._read_headers()
+        else:
+            raise HttpError("no reply: interim ones without end", retry=True)
+        self._chunked = False
+        self._chunk_left = 0
+        # Bytes of the body that are still to come; None where the master did not say.
+        self.length: int | None = 0
+        if method != "HEAD" and self.status not in _WITHOUT_BODY:
+            self._read_framing()
+        self.says_its_end = self._chunked or self.length is not None
+        self.ended = self.length == 0
+        options = {option.strip() for option in self.headers.get("Connection").lower().split(",")}
+        kept = "close" not in options if persistent else "keep-alive" in options
+        self.keeps_alive = kept and self.says_its_end
+
+    def _line(self) -> str:
+        try:
+            line = self._source.readline(_LINE_BYTES)
+        except (OSError, ValueError) as error:
+            raise HttpError(f"broke off: {error!r}", retry=True) from error
+        if not line.endswith(b"\n"):
+            what = f"a line of more than {_LINE_BYTES} bytes" if line else "closed"
+            raise HttpError(f"no reply: {what}", retry=True)
+        return line.rstrip(b"\r\n").decode("latin-1")
+
+    def _read_status(self) -> bool:
+        """Read the status line; True for HTTP/1.1, whose connections stay open."""
+        line = self._line()
+        found = _STATUS.fullmatch(line)
+        if found is None:
+            raise HttpError(f"no reply: {line[:80]!r} is not HTTP/1", retry=True)
+        self.status = int(found[2])
+        return found[1] == "1"
+
+    def _read_headers(self) -> Headers:
+        fields: dict[str, str] = {}
+        for _ in range(_MOST_FIELDS):
+            line = self._line()
+            if not line:
+                return Headers(fields)
+            name, colon, value = line.partition(":")
+            key, value = name.lower(), value.strip(" \t")
+            if not colon or not _TOKEN.fullmatch(key):
+                raise HttpError(f"no reply: {line[:80]!r} is no header", retry=True)
+            fields[key] = f"{fields[key]}, {value}" if key in fields else value
+        raise HttpError(f"no reply: more than {_MOST_FIELDS} headers", retry=True)
+
+    def _read_framing(self) -> None:
+        """Find out how the body ends: by chunks, by its length, or with the connection."""
+        coding = self.headers.get("Transfer-Encoding").lower()
+        length = self.headers.get("Content-Length")
+        self._chunked = coding == "chunked"
+        self.length = None
+        if coding and (length or not self._chunked):
+            raise HttpError(f"no reply: transfer coding {coding[:20]!r}", retry=True)
+        if length:
+            if not _LENGTH.fullmatch(length):
+                raise HttpError(f"no reply: a length of {length[:40]!r}", retry=True)
+            self.length = int(length)
+
+    def read(self, amount: int = _READ_BYTES) -> bytes:
+        """Return next bytes of the body as they come, nothing at its end. Raises HttpError."""
+        if self.ended:
+            return b""
+        if self._chunked:
+            return self._read_chunk(amount)
+        data = self._some(amount if self.length is None else min(amount, self.length))
+        if self.length is None:
+            self.ended = not data
+        elif not data:
+            raise HttpError(f"truncated: {self.length} bytes missing", retry=True)
+        else:
+            self.length -= len(data)
+            self.ended = self.length == 0
+        return data
+
+    def _some(self, amount: int) -> bytes:
+        try:
+            return self._source.read1(amount)
+        except (OSError, ValueError) as error:
+            raise HttpError(f"broke off: {error!r}", retry=True) from error
+
+    def _read_chunk(self, amount: int) -> bytes:
+        if not self._chunk_left:
+            size = self._line().partition(";")[0].strip()
+            if not _CHUNK.fullmatch(size):
+                raise HttpError(f"broke off: a chunk of {size[:20]!r} bytes", retry=True)
+            self._chunk_left = int(size, 16)
+        if not self._chunk_left:
+            self._read_headers()
+            self.ended = True
+            return b""
+        data = self._some(min(amount, self._chunk_left))
+        self._chunk_left -= len(data)
+        if not data or (not self._chunk_left and self._line()):
+            raise HttpError("truncated: in a chunk", retry=True)
+        return data
+
+    def read_all(self, max_bytes: int) -> bytes:
+        """Return the whole body. Raises HttpError when it is longer than max_bytes."""
+        parts: list[bytes] = []
+        size = 0
+        while part := self.read():
+            size += len(part)
+            if size > max_bytes:
+                raise HttpError(f"reply is longer than {max_bytes} bytes", retry=False)
+            parts.append(part)
+        return b"".join(parts)
+
+
+class Wire:
+    """One connection. After any HttpError it must be closed, not used again."""
+
+    def __init__(self, origin: Origin, limits: WireLimits) -> None:
+        self.origin = origin
+        self._limits = limits
+        self._sock = _connect(origin, limits)
+        self._reader = _Reader(self._sock, limits)
+        self._buffer = io.BufferedReader(self._reader, _READ_BYTES)
+        self._unread = 0
+        self.replies = 0
+        self._keeps_alive = True
+        self._last: Reply | None = None
+
+    @property
+    def reusable(self) -> bool:
+        """Tell whether every reply was read to its end and the master keeps the line open."""
+        ended = self._last is None or self._last.ended
+        return ended and self._keeps_alive and self._unread == 0
+
+    def send(self, method: str, targets: Sequence[str], headers: Mapping[str, str]) -> None:
+        """Write requests as one piece; `reply` reads their replies in their order."""
+        fields = {"Host": self.origin.host_header, **headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        requests = [f"{method} {target} HTTP/1.1\r\n{head}\r\n" for target in targets]
+        data = "".join(requests).encode("ascii")
+        try:
+            self._sock.settimeout(self._limits.read_timeout_seconds)
+            self._sock.sendall(data)
+        except OSError as error:
+            lost = HttpError(f"connection lost: {error!r}", retry=True)
+            lost.unanswered = True
+            raise lost from error
+        self._unread += len(targets)
+
+    def reply(self, method: str) -> Reply:
+        """Read the head of the next reply."""
+        self._reader.restart()
+        try:
+            self._last = Reply(self._buffer, method)
+        except HttpError as error:
+            error.unanswered = True
+            raise
+        self._unread -= 1
+        self.replies += 1
+        self._keeps_alive = self._last.keeps_alive
+        return self._last
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._sock.close()
+
+
+def _connect(origin: Origin, limits: WireLimits) -> socket.socket:
+    address = (origin.host, origin.port)
+    try:
+        sock = socket.create_connection(address, limits.connect_timeout_seconds)
+    except OSError as error:
+        raise _unreachable(f"{origin.host_header}: can not connect: {error}") from error
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if origin.scheme == "https":
+            context = ssl.create_default_context(cafile=certifi.where())
+            return context.wrap_socket(sock, server_hostname=origin.host)
+    except OSError as error:
+        sock.close()
+        raise _unreachable(f"{origin.host_header}: no TLS: {error}") from error
+    return sock
+
+
+def _unreachable(message: str) -> HttpError:
+    error = HttpError(message, retry=True)
+    error.unreachable = True
+    return error

@@ -1,0 +1,112 @@
+"""Whether another name of the master leads to the same one: by what it lists.
+
+Neither a hub nor a bootstrap server says who it is, and its name is what may change. What is known
+of it are the names and times of what was mirrored: a master that lists less than half of them, as
+new or newer, is taken for another one. Below that the guard of removals decides as ever.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sync.agent import durable
+from sync.agent.supervisor import JobFailed
+from sync.contract.spec import KernelsSpec, UsersSpec
+
+FILE: Final = "followed.json"
+# One revision tells times to the second, another one with a fraction.
+_CLOCK_SECONDS: Final = 1.0
+AnyName = TypeVar("AnyName")
+
+
+@dataclass(frozen=True)
+class Evidence(Generic[AnyName]):
+    """What is mirrored, and what the master lists now: when each was changed (unix seconds).
+
+    A time is None where nobody said it.
+    """
+
+    mirrored: Mapping[AnyName, float | None]
+    listed: Mapping[AnyName, float | None]
+
+    def agrees(self) -> bool:
+        """Tell whether at least half of what is mirrored is listed as old as here, or newer."""
+        alike = sum(1 for name, here in self.mirrored.items() if self._is_alike(name, here))
+        return alike * 2 >= len(self.mirrored)
+
+    def _is_alike(self, name: AnyName, here: float | None) -> bool:
+        if name not in self.listed:
+            return False
+        there = self.listed[name]
+        return here is None or there is None or there >= here - _CLOCK_SECONDS
+
+
+class Followed(BaseModel):
+    """The master that is followed: the name it was followed by last, and all of its names.
+
+    identity: the name by which it was first followed. confirmation: the removalConfirmation then.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    source: str = ""
+    sources: list[str] = []
+    identity: str = ""
+    confirmation: int = 0
+
+    @classmethod
+    def load(cls, state: Path) -> "Followed | None":
+        """Read it from the state directory; None where there is none."""
+        try:
+            return cls.model_validate_json((state / FILE).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def met(
+        self, spec: UsersSpec | KernelsSpec, source: str, evidence: Evidence[AnyName]
+    ) -> "Followed":
+        """Return what is followed now that `source` has listed what it has.
+
+        Raises JobFailed where a name turns out to be another master's, which nobody asked for. To
+        name none of the old names any more is to ask for it, and so is to confirm it.
+        """
+        chosen = bool(self.sources) and set(self.sources).isdisjoint(spec.sources)
+        chosen = chosen or spec.removal_confirmation > self.confirmation
+        same = source == self.source or evidence.agrees()
+        if not same and not chosen:
+            before = f" as {self.source}" if self.source else ""
+            raise JobFailed(
+                f"the master {source} is another one than was followed until now{before}: it lists "
+                "less than half of what is mirrored; nothing is changed here. Correct the source; "
+                "if this master is right, raise removalConfirmation by one"
+            )
+        return Followed(
+            source=source,
+            sources=spec.sources,
+            identity=self.identity if same and self.identity else source,
+            confirmation=spec.removal_confirmation,
+        )
+
+    def save(self, state: Path, before: "Followed | None") -> None:
+        """Write it where it differs from what is there. Raises OSError."""
+        if self != before:
+            durable.publish_bytes((self.model_dump_json() + "\n").encode(), state / FILE)
+
+
+def follow(
+    spec: UsersSpec | KernelsSpec, state: Path, source: str, evidence: Evidence[AnyName]
+) -> str:
+    """Check that `source` is the master that is followed, remember it, return its identity.
+
+    Raises JobFailed where it is another one.
+    """
+    on_record = Followed.load(state)
+    # What was confirmed before anything was on record meant something else. It is written down
+    # before the check, so that a number which the operator raises because of it is a new one.
+    before = on_record or Followed(confirmation=spec.removal_confirmation)
+    before.save(state, on_record)
+    now = before.met(spec, source, evidence)
+    now.save(state, before)
+    return now.identity

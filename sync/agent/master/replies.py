@@ -1,0 +1,183 @@
+"""What a reply says of a page or a file, and a file on its way, checked as it comes."""
+
+import email.utils
+import functools
+import hashlib
+import json
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sync.agent.master.http1 import Headers, HttpError, Reply
+
+_STRONG_DATE_SECONDS: Final = 2.0
+_LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+_PARTIAL: Final = 206
+
+
+@dataclass(frozen=True)
+class Page:
+    """A small reply: its body (empty for 304) and the headers that tell one version from another.
+
+    date: the master's clock when it answered, as it says it; None where it did not.
+    whole: False where the master did not say how long the body is, so that it may be half.
+    """
+
+    status: int
+    body: bytes = b""
+    etag: str | None = None
+    last_modified: str | None = None
+    length: int | None = None
+    date: str | None = None
+    whole: bool = True
+
+    @property
+    def modified_seconds(self) -> float | None:
+        """Last-Modified as unix seconds."""
+        return http_seconds(self.last_modified)
+
+    @property
+    def date_seconds(self) -> float | None:
+        """Date as unix seconds; None where the master did not say it."""
+        return http_seconds(self.date)
+
+    def json(self) -> object:
+        """Return the body as JSON. Raises HttpError where it is none."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise HttpError(f"not JSON: {error}", retry=True) from error
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file must turn out to be; None where the master said nothing about it."""
+
+    size_bytes: int | None = None
+    md5: str | None = None
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A whole file: its size, its MD5 (hex) and the page that described it."""
+
+    size_bytes: int
+    md5: str
+    page: Page
+
+
+@dataclass
+class Partial:
+    """A file on its way: what is there already, and the page under which it came."""
+
+    path: Path
+    max_bytes: int
+    expected: Expected
+    size_bytes: int = 0
+    page: Page | None = None
+    digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
+
+    def restart(self) -> None:
+        """Begin anew: what is there is overwritten."""
+        self.size_bytes = 0
+        self.page = None
+        self.digest = hashlib.md5(usedforsecurity=False)
+
+    def headers(self) -> dict[str, str]:
+        """Return what asks for the rest, as long as the file is the same."""
+        validator = _validator(self.page) if self.size_bytes and self.page else None
+        if validator is None:
+            self.restart()
+            return {}
+        return {"Range": f"bytes={self.size_bytes}-", "If-Range": validator}
+
+
+@functools.lru_cache(1024)
+def http_seconds(text: str | None) -> float | None:
+    """Read an HTTP date as unix seconds; None for anything else."""
+    if not text:
+        return None
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError):
+        return None
+
+
+def retry_after(headers: Headers) -> float:
+    """Return the seconds that the master asks to wait, 0 where it does not."""
+    text = headers.get("Retry-After")
+    if text.isdigit() and text.isascii():
+        return min(float(text), _LONGEST_RETRY_AFTER_SECONDS)
+    at = http_seconds(text)
+    return 0.0 if at is None else min(max(0.0, at - time.time()), _LONGEST_RETRY_AFTER_SECONDS)
+
+
+def page_of(reply: Reply, body: bytes, *, whole: bool = True) -> Page:
+    """Return what a reply says of the page that it brings."""
+    headers = reply.headers
+    length = headers.get("Content-Length")
+    return Page(
+        status=reply.status,
+        body=body,
+        etag=headers.get("ETag") or None,
+        last_modified=headers.get("Last-Modified") or None,
+        length=int(length) if length.isascii() and length.isdigit() else None,
+        date=headers.get("Date") or None,
+        whole=whole,
+    )
+
+
+def _validator(page: Page) -> str | None:
+    """Return what If-Range may carry: a strong ETag, else a date after which a second passed.
+
+    A file that is younger than that may have been written twice under one date.
+    """
+    if page.etag and not page.etag.startswith("W/"):
+        return page.etag
+    modified, now = page.modified_seconds, page.date_seconds
+    if modified is not None and now is not None and now - modified < _STRONG_DATE_SECONDS:
+        return None
+    return page.last_modified
+
+
+def unpacked(reply: Reply, max_bytes: int) -> bytes:
+    """Read a body, which may have come as gzip. Raises HttpError."""
+    coding = reply.headers.get("Content-Encoding", "identity").lower()
+    data = reply.read_all(max_bytes)
+    if coding in {"identity", ""}:
+        return data
+    if coding not in {"gzip", "x-gzip"}:
+        raise HttpError(f"content coding {coding[:20]!r} was not asked for", retry=False)
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        body = inflate.decompress(data, max_bytes + 1)
+    except zlib.error as error:
+        raise HttpError(f"broken gzip: {error}", retry=True) from error
+    if len(body) > max_bytes or not inflate.eof:
+        raise HttpError(f"gzip is broken or longer than {max_bytes} bytes", retry=True)
+    return body
+
+
+def continues(reply: Reply, partial: Partial) -> bool:
+    """Tell whether a reply brings what follows the bytes that are there."""
+    text = reply.headers.get("Content-Range")
+    return reply.status == _PARTIAL and text.startswith(f"bytes {partial.size_bytes}-")
+
+
+def verified(path: str, partial: Partial, page: Page) -> Downloaded:
+    """Return the file where it is whole and what was expected. Raises HttpError."""
+    md5 = partial.digest.hexdigest()
+    expected = partial.expected
+    size = partial.size_bytes
+    if expected.size_bytes is not None and size != expected.size_bytes:
+        partial.restart()
+        raise HttpError(f"{path}: {size} bytes, not {expected.size_bytes}", retry=True)
+    if expected.md5 is not None and md5 != expected.md5:
+        partial.restart()
+        raise HttpError(f"{path}: MD5 {md5}, not {expected.md5}", retry=True)
+    if not page.whole and expected == Expected():
+        partial.restart()
+        raise HttpError(f"{path}: the master does not say how long it is", retry=True)
+    return Downloaded(size, md5, page)

@@ -1,0 +1,348 @@
+"""Commands on a remote host by SSH: one connection, reused by every provider of the process.
+
+Only the project's known_hosts file is trusted. A host key that is not there, or is another one,
+stops before our key is offered.
+"""
+
+import contextlib
+import errno
+import logging
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import paramiko
+
+from sync.providers.host.connection import (
+    Command,
+    Completed,
+    HostConnection,
+    HostError,
+    HostKeyError,
+    HostLoginError,
+    HostSessionsError,
+    HostTimeoutError,
+    HostUnreachableError,
+    SshAddress,
+    expand,
+)
+from sync.providers.host.host_keys import fingerprint
+
+CONNECT_SECONDS: Final = 15.0
+_PIECE_BYTES: Final = 1 << 15
+_WINDOW_BYTES: Final = 1 << 22
+_ATTEMPTS: Final = 4
+_FIRST_PAUSE_SECONDS: Final = 0.5
+# Sessions of ours at once: sshd's MaxSessions is 10 by default and Docker's client has its own.
+_SESSIONS: Final = 4
+_KEEPALIVE_SECONDS: Final = 15
+_NO_STATUS: Final = -1  # paramiko's: the channel closed without one
+# Its messages come with tracebacks, and on stderr; what they say is in our errors.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+_PIN: Final = ".venv/bin/python -m cli.known_hosts pin"
+
+
+class SshTransport:
+    """Runs commands over one SSH connection, opened on first use and reopened when it broke."""
+
+    def __init__(self, connection: HostConnection) -> None:
+        self._connection = connection
+        self._address = SshAddress.parse(connection.docker_host)
+        self._lock = threading.Lock()
+        self._sessions = threading.BoundedSemaphore(_SESSIONS)
+        self._client: paramiko.SSHClient | None = None
+
+    def run(self, command: Command) -> Completed:
+        """Run to the end; HostError for everything that kept it from running."""
+        with self._sessions:
+            channel = self._open_session()
+            with contextlib.closing(channel):
+                try:
+                    channel.exec_command(shlex.join(command.argv))
+                    return _Conversation(channel, command).hold()
+                except (OSError, paramiko.SSHException, EOFError) as error:
+                    raise HostUnreachableError(
+                        f"{self._address}: the connection broke in mid-command ({error}); "
+                        "run pulumi up again, every operation is safe to repeat"
+                    ) from error
+
+    def close(self) -> None:
+        """End the connection."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _open_session(self) -> paramiko.Channel:
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        for attempt in range(1, _ATTEMPTS + 1):
+            transport = self._transport()
+            try:
+                return transport.open_session(window_size=_WINDOW_BYTES, timeout=CONNECT_SECONDS)
+            except paramiko.ChannelException as error:
+                if attempt == _ATTEMPTS:
+                    raise HostSessionsError(
+                        f"{self._address}: too many sessions ({error.text}): run pulumi with "
+                        "--parallel 4, or raise MaxSessions in the host's sshd_config"
+                    ) from error
+            except (paramiko.SSHException, EOFError, OSError):
+                self.close()  # it broke while idle: the next attempt connects anew
+            time.sleep(pause_seconds)
+            pause_seconds *= 2
+        raise HostUnreachableError(f"{self._address}: the connection breaks again and again")
+
+    def _transport(self) -> paramiko.Transport:
+        with self._lock:
+            transport = self._client.get_transport() if self._client is not None else None
+            if transport is None or not transport.is_active():
+                self._client = self._connect()
+                transport = self._client.get_transport()
+            if transport is None:
+                raise HostUnreachableError(f"{self._address}: the connection ended at once")
+            return transport
+
+    def _connect(self) -> paramiko.SSHClient:
+        """Connect; a server that is too busy to greet us (MaxStartups) is asked again."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return connect(self._connection, self._address)
+            except HostSessionsError:
+                if attempt == _ATTEMPTS:
+                    raise
+            time.sleep(pause_seconds)
+            pause_seconds *= 2
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClient:
+    """Open one authenticated connection, or raise the HostError that names what is wrong."""
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    _load_known_hosts(client, connection)
+    stream = dial(address)
+    try:
+        client.connect(
+            address.host,
+            port=address.port,
+            username=address.user,
+            pkey=_load_key(connection),
+            sock=stream,
+            look_for_keys=False,
+            allow_agent=not connection.ssh_key_path,
+            timeout=CONNECT_SECONDS,
+            banner_timeout=CONNECT_SECONDS,
+            auth_timeout=CONNECT_SECONDS,
+            channel_timeout=CONNECT_SECONDS,
+        )
+        transport = client.get_transport()
+        if transport is not None:
+            transport.set_keepalive(_KEEPALIVE_SECONDS)
+    except HostError:
+        client.close()
+        raise
+    except Exception as error:
+        client.close()
+        raise _failure(connection, address, error) from error
+    return client
+
+
+def dial(address: SshAddress) -> socket.socket:
+    """Open the TCP connection, or tell unreachable from refused from unknown name."""
+    where = f"{address} ({address.host} port {address.port})"
+    try:
+        stream = socket.create_connection((address.host, address.port), CONNECT_SECONDS)
+    except socket.gaierror as error:
+        raise HostUnreachableError(
+            f"{where}: the name does not resolve ({error.strerror}); check host.docker and DNS"
+        ) from error
+    except ConnectionRefusedError as error:
+        raise HostUnreachableError(
+            f"{where}: connection refused; is sshd running there, on this port?"
+        ) from error
+    except TimeoutError as error:
+        raise HostUnreachableError(
+            f"{where}: no answer within {CONNECT_SECONDS:g} s; is the host up, and does its "
+            f"firewall let port {address.port} in from here?"
+        ) from error
+    except OSError as error:
+        raise HostUnreachableError(
+            f"{where}: unreachable ({error.strerror}); is the host up, and is there a route to it?"
+        ) from error
+    with contextlib.suppress(OSError):
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return stream
+
+
+def _load_known_hosts(client: paramiko.SSHClient, connection: HostConnection) -> None:
+    if not connection.known_hosts_path:
+        raise HostKeyError(
+            "host.knownHostsPath is not set: name the project's known_hosts file, and pin the "
+            f"host's key with: {_PIN} {connection.docker_host}"
+        )
+    try:
+        client.load_host_keys(str(expand(connection.known_hosts_path)))
+    except FileNotFoundError as error:
+        raise HostKeyError(
+            f"host.knownHostsPath {connection.known_hosts_path} does not exist; see the host's "
+            f"fingerprint and pin it with: {_pin_command(connection)}"
+        ) from error
+    except (OSError, paramiko.SSHException) as error:
+        raise HostKeyError(
+            f"host.knownHostsPath {connection.known_hosts_path} can not be read: {error}"
+        ) from error
+
+
+def _pin_command(connection: HostConnection) -> str:
+    return f"{_PIN} {connection.docker_host} --known-hosts {connection.known_hosts_path}"
+
+
+def _load_key(connection: HostConnection) -> paramiko.PKey | None:
+    """Return the private key; None lets the SSH agent answer."""
+    if not connection.ssh_key_path:
+        return None
+    path = expand(connection.ssh_key_path)
+    try:
+        return paramiko.PKey.from_path(path)
+    except FileNotFoundError as error:
+        raise HostLoginError(
+            f"host.sshKeyPath {path} does not exist; name the private key for the host"
+        ) from error
+    except TypeError as error:  # paramiko asks for a passphrase this way
+        raise HostLoginError(
+            f"host.sshKeyPath {path} is encrypted, and nobody is there to ask for its passphrase; "
+            "make a key for this host alone that has none (ssh-keygen -t ed25519), or take the "
+            f"passphrase off: ssh-keygen -p -N '' -f {path}"
+        ) from error
+    except Exception as error:
+        raise HostLoginError(
+            f"host.sshKeyPath {path} can not be used: {error or type(error).__name__}"
+        ) from error
+
+
+def _failure(connection: HostConnection, address: SshAddress, error: Exception) -> HostError:
+    if isinstance(error, paramiko.BadHostKeyException):
+        return HostKeyError(
+            f"{address}: THE HOST KEY CHANGED: pinned is {fingerprint(error.expected_key)}, the "
+            f"host offers {fingerprint(error.key)}. Nothing was sent. If the host was reinstalled, "
+            f"compare the fingerprint on its console and pin it with: {_pin_command(connection)} "
+            "--replace"
+        )
+    if isinstance(error, paramiko.AuthenticationException):
+        key = connection.ssh_key_path or "the SSH agent's"
+        return HostLoginError(
+            f"{address}: user {address.user} is not let in with key {key}; add its public half to "
+            f"~{address.user}/.ssh/authorized_keys on the host, or name another host.sshKeyPath"
+        )
+    text = str(error)
+    if "not found in known_hosts" in text:
+        return HostKeyError(
+            f"{address}: its host key is not in {connection.known_hosts_path}; see its fingerprint "
+            f"and pin it with: {_pin_command(connection)}"
+        )
+    if _too_busy(error, text):
+        return HostSessionsError(
+            f"{address}: the SSH server ended the connection before it began, or does not greet "
+            f"({text}): too many connections at once? Run pulumi with --parallel 4, or raise "
+            "MaxStartups in the host's sshd_config"
+        )
+    return HostUnreachableError(f"{address}: SSH failed: {text or type(error).__name__}")
+
+
+def _too_busy(error: Exception, text: str) -> bool:
+    if isinstance(error, ConnectionResetError | EOFError | BrokenPipeError):
+        return True
+    return (
+        "banner" in text
+        or "No existing session" in text
+        or getattr(error, "errno", None) == errno.ECONNRESET
+    )
+
+
+class _Conversation:
+    """One command's stdin, stdout and stderr over a channel, with bounds on time and output."""
+
+    def __init__(self, channel: paramiko.Channel, command: Command) -> None:
+        self._channel = channel
+        self._command = command
+        self._stdout = bytearray()
+        self._stderr = bytearray()
+        self._deadline = time.monotonic() + command.timeout_seconds
+        self._broken: list[BaseException] = []
+
+    def hold(self) -> Completed:
+        """Feed stdin on a thread of its own, collect the output, return the end."""
+        self._channel.settimeout(1.0)
+        feeder = threading.Thread(target=self._feed, args=(self._command.stdin,), daemon=True)
+        feeder.start()
+        threads = [threading.Thread(target=self._collect_stderr, daemon=True)]
+        threads[0].start()
+        self._collect(self._channel.recv, self._stdout)
+        for thread in (feeder, *threads):
+            thread.join(max(0.0, self._deadline - time.monotonic()))
+            if thread.is_alive():
+                raise self._timed_out()
+        if self._broken:
+            raise self._broken[0]
+        status = self._channel.recv_exit_status()
+        if status == _NO_STATUS and not self._channel.get_transport().is_active():
+            raise EOFError("the connection ended before the command did")
+        return Completed(status, bytes(self._stdout), bytes(self._stderr))
+
+    def _feed(self, pieces: Iterable[bytes]) -> None:
+        try:
+            for piece in pieces:
+                self._send(piece)
+        except (OSError, EOFError):
+            return  # the program ended without reading all of it; its status says why
+        except BaseException as error:  # noqa: BLE001  raised again by hold(), on its thread
+            self._broken.append(error)
+        finally:
+            with contextlib.suppress(OSError, EOFError):
+                self._channel.shutdown_write()
+
+    def _send(self, piece: bytes) -> None:
+        pending = memoryview(piece)
+        while pending:
+            try:
+                sent = self._channel.send(bytes(pending[:_PIECE_BYTES]))
+            except TimeoutError:
+                if time.monotonic() > self._deadline:
+                    raise
+                continue
+            if sent == 0:
+                raise EOFError("the channel is closed")
+            pending = pending[sent:]
+
+    def _collect_stderr(self) -> None:
+        try:
+            self._collect(self._channel.recv_stderr, self._stderr)
+        except HostError as error:
+            self._broken.append(error)
+
+    def _collect(self, receive: Callable[[int], bytes], collected: bytearray) -> None:
+        while True:
+            try:
+                piece = receive(_PIECE_BYTES)
+            except TimeoutError:
+                if time.monotonic() > self._deadline:
+                    raise self._timed_out() from None
+                continue
+            if not piece:
+                return
+            collected += piece
+            if len(collected) > self._command.output_limit_bytes:
+                self._channel.close()
+                raise HostError(
+                    f"{self._command.argv[0]}: printed over "
+                    f"{self._command.output_limit_bytes} bytes"
+                )
+
+    def _timed_out(self) -> HostTimeoutError:
+        return HostTimeoutError(
+            f"{self._command.argv[0]}: not finished after {self._command.timeout_seconds:g} s; see "
+            "what the host is busy with, then run pulumi up again"
+        )

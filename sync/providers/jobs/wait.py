@@ -1,0 +1,142 @@
+"""Waiting until a job is as far as the stack asks, with a bound and with progress told."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import pulumi
+
+from sync.contract import layout
+from sync.contract import spec as contract
+from sync.contract.layout import Job
+from sync.contract.status import StatusRecord
+from sync.providers.jobs.outputs import summary, trouble
+from sync.providers.jobs.view import JobsView
+
+_POLL_SECONDS: Final = 0.5
+_LONGEST_POLL_SECONDS: Final = 5.0
+_PROGRESS_SECONDS: Final = 5.0
+# How long a job may look hopeless before it is believed: the record may be of before a restart.
+_HOPELESS_SECONDS: Final = 6.0
+_STOP_SECONDS: Final = 20.0
+# What the agent's runtime says while there is no spec.
+_WAITING_FOR_SPEC: Final = f"waiting for {layout.SPEC_FILE}"
+
+See = Callable[[], JobsView]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to wait for. ready: started, bootable, first-pass or in-sync.
+
+    restarted_at: host's time of a restart of ours; a record of before it shows the former life.
+    """
+
+    spec: contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec
+    agent_version: str
+    container_name: str
+    ready: str
+    restarted_at: datetime | None = None
+
+
+def reached(wanted: Wanted, record: StatusRecord) -> bool:
+    """Tell whether the record shows the wanted spec in effect, and as far as asked."""
+    if wanted.restarted_at is not None and record.started_at < wanted.restarted_at:
+        return False
+    in_effect = (record.spec_digest, record.agent_version)
+    if in_effect != (contract.digest(wanted.spec), wanted.agent_version):
+        return False
+    if wanted.ready == "started" or wanted.spec.paused:
+        return True
+    if wanted.ready == "bootable":
+        return record.bootable_at is not None
+    passed = record.first_pass_at is not None
+    # Before the first contact the lag is the one of a former life.
+    in_sync = passed and record.phase != "starting" and record.lag.items == 0
+    return passed if wanted.ready == "first-pass" else in_sync
+
+
+class _Progress:
+    """Tells the job's state at most every few seconds, and only when it moved."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._last = ""
+        self._told_at = time.monotonic()
+
+    def tell(self, words: str) -> None:
+        now = time.monotonic()
+        if words != self._last and now - self._told_at >= _PROGRESS_SECONDS:
+            self._last, self._told_at = words, now
+            pulumi.log.info(f"{self._job}: {words}")
+
+
+def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
+    """Wait at most limit_seconds; returns what was reached or not, for the record.
+
+    Running out of time is told as a warning and recorded: the job goes on by itself, and the
+    resource is not lost by it.
+    """
+    job = wanted.spec.job
+    progress = _Progress(job)
+    deadline = time.monotonic() + limit_seconds
+    hopeless_since: float | None = None
+    poll_seconds = _POLL_SECONDS
+    while True:
+        seen = see()
+        record = seen.files[job].record
+        container = seen.containers.get(wanted.container_name)
+        wrong = trouble(seen.files[job], container, seen.now)
+        if wrong is None and record is not None and reached(wanted, record):
+            return _reached_words(wanted)
+        words = wrong.words if wrong is not None else _state(wanted, record)
+        now = time.monotonic()
+        hopeless = container is None or (record is not None and record.phase == "failed")
+        hopeless_since = (hopeless_since or now) if hopeless else None
+        if hopeless_since is not None and now - hopeless_since > _HOPELESS_SECONDS:
+            return _told(job, f"{wanted.ready}: not reached, {words}")
+        if now >= deadline:
+            return _told(
+                job,
+                f"{wanted.ready}: not reached within {limit_seconds:g} s, {words}; the job goes "
+                "on by itself: pulumi refresh records where it stands",
+            )
+        progress.tell(words)
+        time.sleep(max(0.0, min(poll_seconds, deadline - now)))
+        poll_seconds = min(poll_seconds * 1.2, _LONGEST_POLL_SECONDS)
+
+
+def _reached_words(wanted: Wanted) -> str:
+    if wanted.spec.paused and wanted.ready != "started":
+        return f"{wanted.ready}: not waited for, the job is paused"
+    return f"{wanted.ready}: reached"
+
+
+def _told(job: Job, words: str) -> str:
+    pulumi.log.warn(f"{job}: {words}")
+    return words
+
+
+def _state(wanted: Wanted, record: StatusRecord | None) -> str:
+    if record is None:
+        return "no status record yet"
+    if record.agent_version != wanted.agent_version:
+        return f"agent {record.agent_version} still runs"
+    return summary(wanted.spec.job, record)
+
+
+def wait_until_stopped(job: Job, container_name: str, see: See) -> None:
+    """Wait (bounded) until the agent noticed that its spec is gone, or its container ended."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline:
+        seen = see()
+        container = seen.containers.get(container_name)
+        record = seen.files[job].record
+        if container is None or not container.running or record is None:
+            return
+        if record.phase == "starting" and record.reason == _WAITING_FOR_SPEC:
+            return
+        time.sleep(_POLL_SECONDS)
+    pulumi.log.warn(f"{job}: the agent did not stop within {_STOP_SECONDS:g} s; its container does")

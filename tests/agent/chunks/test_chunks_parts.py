@@ -1,0 +1,114 @@
+"""The small parts of the flists job: ledger, partitions, throttle, rates, batches."""
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sync.agent.chunks.progress import Rate, Sample, eta_seconds, lag
+from sync.agent.chunks.reconcile.partitions import PARTITIONS, KeyFile, Partitions
+from sync.agent.chunks.scan.ledger import Ledger, decode_keys, encode_keys
+from sync.agent.chunks.scan.pages import Page, cut
+from sync.agent.chunks.throttle import Throttle
+from sync.contract.status import Amount, Lag
+
+KEYS = st.lists(st.binary(min_size=1, max_size=40), max_size=40)
+
+
+@settings(deadline=None)
+@given(KEYS, st.integers(1, 30))
+def test_keys_are_read_back_whatever_the_pieces(keys: list[bytes], piece: int) -> None:
+    encoded = encode_keys(keys)
+    pieces = [encoded[at : at + piece] for at in range(0, len(encoded), piece)]
+    assert [key for part in decode_keys(pieces) for key in part] == keys
+
+
+def test_a_torn_ledger_is_cut_back_to_what_was_promised(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write(encode_keys([b"a" * 16]))
+    promised = ledger.size_bytes
+    ledger.write(encode_keys([b"odd"]))
+    ledger.sync()
+    ledger.close()
+    for known in (promised, None, 1 << 40):
+        with ledger.path.open("ab") as file:
+            file.write(b"\x10torn")
+        mended = Ledger(tmp_path)
+        mended.mend(known)
+        assert [key for part in mended.read() for key in part] == [b"a" * 16, b"odd"]
+        assert mended.size_bytes == mended.path.stat().st_size
+
+
+def test_zeros_that_a_power_loss_left_in_the_ledger_are_cut_off(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write(encode_keys([b"a" * 16]))
+    promised = ledger.size_bytes
+    ledger.close()
+    with ledger.path.open("ab") as file:
+        file.write(bytes(4096))
+    mended = Ledger(tmp_path)
+    mended.mend(promised)
+    assert mended.size_bytes == promised
+    assert [key for part in mended.read() for key in part] == [b"a" * 16]
+
+
+def test_partitions_hold_every_key_once(tmp_path: Path) -> None:
+    keys = [bytes([number % 251, number % 256]) * 8 for number in range(5000)]
+    with Partitions(tmp_path / "parts", expected=1_000_000) as parts:
+        assert parts.count == PARTITIONS
+        parts.add(keys)
+        found = [parts.part(number) for number in range(parts.count)]
+    assert set().union(*found) == set(keys)
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_key_file_counts_and_keeps_order(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys")
+    keys.add([b"b", b"a"])
+    keys.add([])
+    keys.add([b"c"])
+    assert keys.count == 3
+    assert [key for part in keys.read() for key in part] == [b"b", b"a", b"c"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 5000), min_size=1, max_size=60),
+    st.integers(1, 20),
+    st.integers(1, 9000),
+)
+def test_batches_keep_order_and_limits(lengths: list[int], most: int, most_bytes: int) -> None:
+    entries = [(b"%016d" % number, b"%d" % size, b"1") for number, size in enumerate(lengths)]
+    page = Page(None, b"", entries)
+    batches = cut(page, entries, most, most_bytes)
+    assert [entry for batch in batches for entry in batch.entries] == entries
+    assert page.open_batches == len(batches)
+    for batch in batches:
+        assert len(batch.entries) <= most
+        assert batch.payload_bytes <= most_bytes or len(batch.entries) == 1
+
+
+def test_keys_that_prove_nothing_are_fetched_in_order_apart() -> None:
+    entries = [(b"name", b"1", b"1"), (b"k" * 16, b"1", b"1"), (b"other", b"1", b"1")]
+    batches = cut(Page(None, b"", entries), entries, 10, 1000)
+    ordered = [batch for batch in batches if batch.ordered]
+    assert [entry[0] for batch in ordered for entry in batch.entries] == [b"name", b"other"]
+
+
+def test_a_throttle_admits_no_more_than_its_rate_and_none_admits_all() -> None:
+    throttle = Throttle(1000)
+    admitted = sum(throttle.admit(600) for _ in range(100))
+    assert admitted <= 2
+    assert all(Throttle(None).admit(1 << 40) for _ in range(3))
+
+
+def test_rates_eta_and_lag_are_unknown_before_they_are_known() -> None:
+    rate = Rate()
+    assert rate.per_second() is None
+    rate.add(Sample(1.0, 0, 0))
+    rate.add(Sample(3.0, 100, 4000))
+    assert rate.per_second() == (50.0, 2000.0)
+    behind = lag(Amount(items=40, bytes=1), Amount(items=100, bytes=11), None)
+    assert behind == Lag(items=60, bytes=10, seconds=None)
+    assert eta_seconds(behind, rate.per_second()) == 1.2
+    assert eta_seconds(behind, None) is None

@@ -1,0 +1,488 @@
+"""Flists are read to the last chunk key, rewritten to the same bytes, and can do no harm."""
+
+import gzip
+import hashlib
+import io
+import json
+import random
+import resource
+import sqlite3
+import struct
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sync.agent.flist import (
+    Backend,
+    FlistError,
+    archive,
+    database,
+    read_flist,
+    readers,
+    rewrite_flist,
+)
+from sync.agent.flist import capnp as decoder
+from sync.agent.flist.__main__ import telling
+from sync.agent.flist.keys import KeyGroup, keys_of
+from tests.sandbox.flist import Backend as PackedBackend
+from tests.sandbox.flist import Flist, Packed, pack_directory
+
+MIRROR = Backend("mirror.example", 9901, "default")
+MASTER = PackedBackend("hub.grid.tf")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    source = tmp_path_factory.mktemp("source")
+    chance = random.Random(1)
+    for number in range(40):
+        folder = source / f"d{number % 7}" / f"e{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"f{number}").write_bytes(chance.randbytes(number * 997))
+    (source / "large").write_bytes(chance.randbytes(3 << 19))
+    (source / "empty").write_bytes(b"")
+    (source / "link").symlink_to("large")
+    return pack_directory(source)
+
+
+@pytest.fixture
+def flist(packed: Packed, tmp_path: Path) -> Path:
+    path = tmp_path / "a.flist"
+    path.write_bytes(packed.archive(MASTER))
+    return path
+
+
+@pytest.fixture(params=[True, False], ids=["in a file", "in memory"])
+def keep(request: pytest.FixtureRequest) -> bool:
+    """Whether the database is left in a file; a small one is else read in memory."""
+    return bool(request.param)
+
+
+def scratch(tmp_path: Path) -> Path:
+    return tmp_path / "scratch.db"
+
+
+def test_every_chunk_key_of_a_packed_flist_is_found(
+    packed: Packed, flist: Path, tmp_path: Path
+) -> None:
+    contents = read_flist(flist, scratch(tmp_path))
+    assert contents.keys == packed.chunks.keys()
+    assert contents.backend == Backend("hub.grid.tf", 9900, "default")
+
+
+def test_rewriting_changes_the_backend_and_nothing_else(
+    packed: Packed, flist: Path, tmp_path: Path
+) -> None:
+    read_flist(flist, scratch(tmp_path))
+    rewrite_flist(scratch(tmp_path), tmp_path / "b.flist", MIRROR)
+    contents = read_flist(tmp_path / "b.flist", scratch(tmp_path))
+    assert contents.backend == Backend("mirror.example", 9901, "default")
+    assert contents.keys == packed.chunks.keys()
+    before = Flist.decode(flist.read_bytes())
+    after = Flist.decode((tmp_path / "b.flist").read_bytes())
+    assert after.entries == before.entries
+    assert {**after.metadata, "backend": ""} == {**before.metadata, "backend": ""}
+
+
+def test_same_input_gives_the_same_bytes_whenever_it_is_rewritten(
+    flist: Path, tmp_path: Path
+) -> None:
+    results = []
+    for number in range(2):
+        read_flist(flist, scratch(tmp_path))
+        target = tmp_path / f"{number}.flist"
+        rewrite_flist(scratch(tmp_path), target, MIRROR)
+        results.append(target.read_bytes())
+        time.sleep(1.1 - number)
+    assert results[0] == results[1]
+    assert results[0][4:8] == bytes(4)  # gzip: no time
+
+
+def test_rewritten_flist_is_a_tar_that_others_read(flist: Path, tmp_path: Path) -> None:
+    read_flist(flist, scratch(tmp_path))
+    rewrite_flist(scratch(tmp_path), tmp_path / "b.flist", MIRROR)
+    with tarfile.open(tmp_path / "b.flist", "r:gz") as tar:
+        member = tar.getmember("flistdb.sqlite3")
+        assert (member.mode, member.uid, member.mtime) == (0o644, 0, 0)
+        extracted = tar.extractfile(member)
+        assert extracted is not None
+        assert extracted.read() == scratch(tmp_path).read_bytes()
+
+
+def build_directory(schema: Any, chance: random.Random) -> tuple[bytes, list[bytes]]:
+    """Build a Dir with pycapnp; returns the message and the keys that it names, in order."""
+    directory = schema.Dir.new_message(name="d", location="l", parent="p", size=4096)
+    inodes = directory.init("contents", chance.randrange(40))
+    keys: list[bytes] = []
+    for number, inode in enumerate(inodes):
+        inode.name, inode.size = f"inode-{number}", chance.getrandbits(40)
+        kind = chance.choice(["dir", "file", "file", "link", "special"])
+        value = inode.attributes.init(kind)
+        if kind == "file" and chance.random() < 0.9:
+            for block in value.init("blocks", chance.randrange(6)):
+                block.hash = chance.randbytes(chance.choice([16, 16, 16, 32, 7]))
+                block.key = chance.randbytes(16)
+                keys.append(block.hash)
+        elif kind == "link":
+            value.target = "../" * chance.randrange(9)
+    return directory.to_bytes(), keys
+
+
+def test_keys_agree_with_pycapnp_for_random_directories(schema: Any) -> None:
+    chance = random.Random(2)
+    for _ in range(200):
+        message, keys = build_directory(schema, chance)
+        assert decoder.chunk_keys(message) == keys
+
+
+def outcome(decode: Callable[[bytes], list[bytes]], message: bytes) -> list[bytes] | str:
+    try:
+        return decode(message)
+    except FlistError:
+        return "refused"
+
+
+def test_quick_and_general_decoder_agree_on_good_and_damaged_messages(
+    schema: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(8)
+    messages = []
+    for _ in range(60):
+        message, _ = build_directory(schema, chance)
+        messages.append(message)
+        for _ in range(40):
+            damaged = bytearray(message)
+            damaged[chance.randrange(8, len(damaged))] = chance.randrange(256)
+            messages.append(bytes(damaged))
+    quick = [outcome(decoder.chunk_keys, message) for message in messages]
+    monkeypatch.setattr(decoder, "near_keys", lambda *_: None)
+    general = [outcome(decoder.chunk_keys, message) for message in messages]
+    assert quick == general
+    assert 100 < sum(one == "refused" for one in quick) < len(quick) - 100
+
+
+def test_keys_are_found_across_segments(schema: Any) -> None:
+    """A message too large for one segment uses far pointers, single and double."""
+    chance = random.Random(3)
+    directory = schema.Dir.new_message()
+    keys = []
+    for inode in directory.init("contents", 3000):
+        block = inode.attributes.init("file").init("blocks", 1)[0]
+        block.hash = chance.randbytes(16)
+        keys.append(block.hash)
+    message = directory.to_bytes()
+    assert struct.unpack_from("<I", message)[0] + 1 > 1
+    assert decoder.chunk_keys(message) == keys
+
+
+def test_access_objects_name_no_chunks(schema: Any) -> None:
+    aci = schema.ACI.new_message(uname="root", gname="root", mode=0o755)
+    assert decoder.chunk_keys(aci.to_bytes()) == []
+
+
+def test_no_damage_to_a_message_does_more_than_raise_flist_error(schema: Any) -> None:
+    """Every decoded or refused: no other exception, no hang, whatever bits are flipped."""
+    chance = random.Random(4)
+    message, _ = build_directory(schema, random.Random(5))
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(4000):
+        damaged = bytearray(message)
+        for _ in range(chance.randint(1, 8)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        end = len(damaged) if chance.random() < 0.8 else chance.randrange(len(damaged))
+        try:
+            decoder.chunk_keys(bytes(damaged[:end]))
+            outcomes["read"] += 1
+        except FlistError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 100
+
+
+def word_message(*words: int) -> bytes:
+    return struct.pack("<II", 0, len(words)) + struct.pack(f"<{len(words)}Q", *words)
+
+
+def struct_pointer(offset: int, data: int, pointers: int) -> int:
+    return (offset << 2 & 0xFFFF_FFFF) | data << 32 | pointers << 48
+
+
+def list_pointer(offset: int, kind: int, count: int) -> int:
+    return (offset << 2 & 0xFFFF_FFFF) | 1 | kind << 32 | count << 35
+
+
+def test_one_block_list_named_by_many_files_is_not_read_many_times() -> None:
+    """Amplification: n inodes that share m blocks would cost n * m."""
+    inodes, blocks = 2000, 2000
+    dir_words = [0, 0, 0, 0, list_pointer(2, 7, inodes * 6), 0, 0]
+    inode_at = 1 + len(dir_words) + 1
+    block_at = inode_at + inodes * 6 + 2
+    words = [struct_pointer(0, 2, 5), *dir_words, struct_pointer(inodes, 3, 3)]
+    for number in range(inodes):
+        at = inode_at + number * 6 + 4
+        words += [0, 1, 0, 0, struct_pointer(block_at - 2 - at - 1, 1, 1), 0]
+    words += [0, list_pointer(0, 7, blocks * 2), struct_pointer(blocks, 0, 2)]
+    for number in range(blocks):
+        words += [list_pointer(2 * (blocks - number) - 1, 2, 16), 0]
+    words += [7, 7]
+    started = time.monotonic()
+    with pytest.raises(FlistError, match="more often"):
+        decoder.chunk_keys(word_message(*words))
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        bytes(8),
+        struct.pack("<II", 0xFFFF_FFFF, 1),
+        struct.pack("<II", 5000, 1) + bytes(100),
+        struct.pack("<II", 0, 1 << 30),
+        word_message(struct_pointer(-2, 2, 5)),
+        word_message(struct_pointer(1 << 20, 2, 5)),
+        word_message(list_pointer(0, 7, 1), 0),
+        word_message(2 | 0 << 3 | 9 << 32),
+        word_message(6 | 0 << 3),
+        word_message(2 | 0 << 3),
+        word_message(struct_pointer(0, 2, 5), 0, 0, 0, 0, list_pointer(1, 7, 1 << 28), 0, 0),
+        word_message(struct_pointer(0, 2, 5), 0, 0, 0, 0, list_pointer(2, 7, 0), 0, 0, 1 << 30),
+    ],
+)
+def test_malformed_messages_are_refused(message: bytes) -> None:
+    with pytest.raises(FlistError):
+        decoder.chunk_keys(message)
+
+
+def test_reader_processes_find_the_same_as_the_reader(
+    packed: Packed, flist: Path, tmp_path: Path
+) -> None:
+    foreign = Backend("hub.grid.tf", 9900, "default")
+    with readers.Readers() as reading:
+        plain = reading.read(flist, scratch(tmp_path), readers.Rewriting())
+        assert keys_of(plain.groups) == packed.chunks.keys()
+        assert plain.size_bytes is None
+        wanted = readers.Rewriting(Backend("x", 1, "y"), ((foreign, MIRROR),))
+        rewritten = reading.read(flist, scratch(tmp_path), wanted)
+    assert read_flist(flist, scratch(tmp_path)).backend == MIRROR
+    assert rewritten.md5 == hashlib.md5(flist.read_bytes()).hexdigest()
+    assert rewritten.size_bytes == flist.stat().st_size
+
+
+def test_database_in_memory_says_the_same_as_the_one_in_a_file(
+    packed: Packed, flist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = read_flist(flist, scratch(tmp_path), keep=False)
+    assert not scratch(tmp_path).exists()
+    assert contents.keys == packed.chunks.keys()
+    assert contents.backend == read_flist(flist, scratch(tmp_path)).backend
+    scratch(tmp_path).unlink()
+    monkeypatch.setattr(archive, "MAX_IN_MEMORY_BYTES", 1024)
+    assert read_flist(flist, scratch(tmp_path), keep=False).keys == contents.keys
+    assert scratch(tmp_path).exists()
+
+
+def test_database_in_wal_mode_is_read(keep: bool, tmp_path: Path) -> None:
+    def edit(made: sqlite3.Connection) -> None:
+        made.execute("PRAGMA journal_mode=WAL")
+
+    data = sqlite_bytes(tmp_path, edit)
+    assert data[18:20] == b"\2\2"
+    path = tmp_path / "w.flist"
+    path.write_bytes(tarred({"flistdb.sqlite3": data}))
+    assert read_flist(path, scratch(tmp_path), keep=keep).keys == frozenset()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    flists=st.lists(st.lists(st.integers(0, 11), max_size=6), max_size=20),
+    max_bytes=st.integers(0, 3000),
+)
+def test_directories_are_told_once_and_understood_for_as_long_as_the_reader_knows_them(
+    schema: Any, flists: list[list[int]], max_bytes: int
+) -> None:
+    """However small the reader's memory is: its numbers stand for the right keys."""
+    built = [build_directory(schema, random.Random(number)) for number in range(12)]
+    cache, told = database.DirectoryCache(max_bytes), readers.Told()
+    for numbers in flists:
+        directories = tuple(dict.fromkeys(cache.directory(built[number][0]) for number in numbers))
+        named = tuple(one for one in directories if one.keys)
+        answer = telling(database.Contents(None, named), cache)
+        groups = told.groups(json.loads(json.dumps(answer)), KeyGroup)
+        assert keys_of(groups) == {key for number in numbers for key in built[number][1]}
+        assert [group.keys for group in groups] == [frozenset(one.keys) for one in named]
+        assert told.known <= 12 + len(groups)
+
+
+def test_reader_that_ends_or_hangs_makes_a_bad_flist_and_is_replaced(
+    flist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with readers.Readers() as reading:
+        monkeypatch.setattr(readers, "LONGEST_SECONDS", 0.0)
+        with pytest.raises(FlistError, match="its reader ended"):
+            reading.read(flist, scratch(tmp_path), readers.Rewriting())
+        monkeypatch.setattr(readers, "LONGEST_SECONDS", 60.0)
+        assert reading.read(flist, scratch(tmp_path), readers.Rewriting()).groups
+        flist.write_bytes(b"<html>")
+        with pytest.raises(FlistError, match="gzip"):
+            reading.read(flist, scratch(tmp_path), readers.Rewriting())
+        with pytest.raises(FileNotFoundError):
+            reading.read(tmp_path / "none", scratch(tmp_path), readers.Rewriting())
+    assert not scratch(tmp_path).exists()
+
+
+def tarred(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def sqlite_bytes(tmp_path: Path, edit: Callable[[sqlite3.Connection], None]) -> bytes:
+    path = tmp_path / "hostile.db"
+    path.unlink(missing_ok=True)
+    with sqlite3.connect(path, isolation_level=None) as hostile:
+        hostile.execute("CREATE TABLE entries (key VARCHAR(64) PRIMARY KEY, value BLOB)")
+        hostile.execute("CREATE TABLE metadata (key VARCHAR(64) PRIMARY KEY, value TEXT)")
+        edit(hostile)
+    hostile.close()
+    return path.read_bytes()
+
+
+HOSTILE_SQL = {
+    "view": "DROP TABLE entries; CREATE VIEW entries AS SELECT 1 AS key, 2 AS value",
+    "endless view": "DROP TABLE entries; CREATE VIEW entries(key, value) AS WITH RECURSIVE "
+    "n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT i, i FROM n",
+    "trigger": "CREATE TRIGGER t AFTER INSERT ON metadata BEGIN DELETE FROM entries; END",
+    "further table": "CREATE TABLE more (x)",
+    "index on an expression": "CREATE INDEX i ON entries(length(value))",
+    "virtual table": "CREATE VIRTUAL TABLE v USING fts5(x)",
+    "no entries": "DROP TABLE entries",
+    "check": "DROP TABLE metadata; CREATE TABLE metadata (key TEXT, value TEXT CHECK(abs(value)))",
+    "generated": "DROP TABLE metadata; "
+    "CREATE TABLE metadata (key TEXT, value TEXT AS (hex(zeroblob(100000000))))",
+    "text entry": "INSERT INTO entries VALUES('k', 'text')",
+    "number entry": "INSERT INTO entries VALUES('k', 7)",
+    "bad message": "INSERT INTO entries VALUES('k', x'ffffffff00000000')",
+    "backend no JSON": "INSERT INTO metadata VALUES('backend', 'nonsense')",
+    "backend a list": "INSERT INTO metadata VALUES('backend', '[]')",
+    "backend deep": f"INSERT INTO metadata VALUES('backend', '{'[' * 4000}')",
+    "backend long": f"INSERT INTO metadata VALUES('backend', '{'x' * 5000}')",
+    "backend port": 'INSERT INTO metadata VALUES(\'backend\', \'{"host":"h","port":"x"}\')',
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_SQL)
+def test_hostile_database_is_refused(kind: str, keep: bool, tmp_path: Path) -> None:
+    def edit(hostile: sqlite3.Connection) -> None:
+        hostile.executescript(HOSTILE_SQL[kind])
+
+    path = tmp_path / "h.flist"
+    path.write_bytes(tarred({"flistdb.sqlite3": sqlite_bytes(tmp_path, edit)}))
+    started = time.monotonic()
+    with pytest.raises(FlistError):
+        read_flist(path, scratch(tmp_path), keep=keep)
+    assert time.monotonic() - started < 10
+
+
+def test_damaged_databases_are_refused_or_read_but_never_crash(
+    keep: bool, flist: Path, tmp_path: Path
+) -> None:
+    read_flist(flist, scratch(tmp_path))
+    whole = scratch(tmp_path).read_bytes()
+    chance = random.Random(6)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(20):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        (tmp_path / "damaged.db").write_bytes(damaged)
+        try:
+            database.read(tmp_path / "damaged.db" if keep else bytes(damaged))
+        except FlistError:
+            refused += 1
+    assert refused > 10
+
+
+NO_FLIST = {
+    "html": b"<html>404 Not Found</html>",
+    "empty": b"",
+    "gzip of nothing": gzip.compress(b""),
+    "gzip of text": gzip.compress(b"hello" * 1000),
+    "other member": tarred({"readme": b"x"}),
+    "path outside": tarred({"../flistdb.sqlite3": b"x"}),
+    "no database": tarred({"flistdb.sqlite3": b"not a database at all" * 100}),
+    "empty database": tarred({"flistdb.sqlite3": b""}),
+    "many members": tarred({f"m{number}": b"" for number in range(100)}),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FLIST)
+def test_what_is_no_flist_is_refused(kind: str, keep: bool, tmp_path: Path) -> None:
+    path = tmp_path / "h.flist"
+    path.write_bytes(NO_FLIST[kind])
+    with pytest.raises(FlistError):
+        read_flist(path, scratch(tmp_path), keep=keep)
+
+
+def test_truncated_flist_is_refused_wherever_it_ends(
+    keep: bool, flist: Path, tmp_path: Path
+) -> None:
+    whole = flist.read_bytes()
+    for end in range(0, len(whole), max(1, len(whole) // 60)):
+        (tmp_path / "cut").write_bytes(whole[:end])
+        with pytest.raises(FlistError):
+            read_flist(tmp_path / "cut", scratch(tmp_path), keep=keep)
+
+
+def test_flipped_bit_in_the_archive_is_refused_or_changes_nothing(
+    keep: bool, flist: Path, tmp_path: Path
+) -> None:
+    whole = flist.read_bytes()
+    undamaged = read_flist(flist, scratch(tmp_path))
+    chance = random.Random(7)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(12, len(whole))] ^= 1 << chance.randrange(8)
+        (tmp_path / "flipped").write_bytes(damaged)
+        try:
+            read = read_flist(tmp_path / "flipped", scratch(tmp_path), keep=keep)
+        except FlistError:
+            refused += 1
+        else:  # a bit that deflate does not use, at the end of its last byte
+            assert (read.backend, read.keys) == (undamaged.backend, undamaged.keys)
+    assert refused >= 55
+
+
+def test_zip_bomb_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_DATABASE_BYTES", 1 << 20)
+    path = tmp_path / "bomb.flist"
+    path.write_bytes(tarred({"flistdb.sqlite3": bytes(2 << 20)}))
+    with pytest.raises(FlistError, match="a member of"):
+        read_flist(path, scratch(tmp_path))
+    trailing = gzip.decompress(tarred({"flistdb.sqlite3": b"x"})) + bytes(2 << 20)
+    path.write_bytes(gzip.compress(trailing))
+    with pytest.raises(FlistError, match="longer than"):
+        read_flist(path, scratch(tmp_path))
+    assert not scratch(tmp_path).exists() or scratch(tmp_path).stat().st_size <= 1 << 20
+
+
+def test_full_disk_while_rewriting_is_no_fault_of_the_flist(flist: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    read_flist(flist, scratch)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (scratch.stat().st_size, before[1]))
+    try:
+        with pytest.raises(OSError, match="sqlite"):
+            rewrite_flist(scratch, tmp_path / "out", Backend("h" * 20_000, 9900, "default"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,0 +1,137 @@
+"""A reply is read as the standard library reads it, and one that is not clear is refused."""
+
+import contextlib
+import http.client
+import io
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sync.agent.master.http1 import HttpError, Reply
+
+PIECES = st.lists(st.binary(max_size=40), max_size=5)
+TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=12)
+FIELDS = st.dictionaries(st.sampled_from(["ETag", "Date", "X-Y", "Server"]), TEXT, max_size=3)
+
+
+def chunked(pieces: list[bytes]) -> bytes:
+    chunks = [b"%x;name=value\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece]
+    return b"".join(chunks) + b"0\r\nTrailer: x\r\n\r\n"
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> tuple[bytes, str]:
+    """Draw a well-formed reply and the method that it answers."""
+    pieces = draw(PIECES)
+    method = draw(st.sampled_from(["GET", "HEAD"]))
+    status = draw(st.sampled_from([200, 204, 206, 304, 404, 503]))
+    version = draw(st.sampled_from(["1.0", "1.1"]))
+    bodiless = method == "HEAD" or status in {204, 304}
+    # The standard library waits for chunks where none may be.
+    framing = draw(
+        st.sampled_from(["length", "close"] if bodiless else ["length", "chunked", "close"])
+    )
+    fields = draw(FIELDS) | draw(
+        st.sampled_from([{}, {"Connection": "close"}, {"connection": "Keep-Alive"}])
+    )
+    body = b"".join(pieces)
+    if framing == "length":
+        fields["content-length"] = str(len(body))
+    elif framing == "chunked":
+        fields["Transfer-Encoding"] = "chunked"
+        body = chunked(pieces)
+    if bodiless:
+        body = b""
+    interim = draw(st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\nA: b\r\n\r\n"]))
+    lines = [f"HTTP/{version} {status} Reason", *(f"{key}: {fields[key]}" for key in fields)]
+    return interim + "\r\n".join([*lines, "", ""]).encode() + body, method
+
+
+def standard(data: bytes, method: str) -> http.client.HTTPResponse:
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        reply = http.client.HTTPResponse(ours, method=method)
+        reply.begin()
+    return reply
+
+
+@settings(max_examples=400, deadline=None)
+@given(replies(), st.integers(1, 50))
+def test_well_formed_reply_is_read_as_the_standard_library_reads_it(
+    drawn: tuple[bytes, str], amount: int
+) -> None:
+    data, method = drawn
+    expected = standard(data, method)
+    source = io.BytesIO(data + b"next")
+    reply = Reply(
+        source if expected.chunked or expected.length is not None else io.BytesIO(data), method
+    )
+    assert reply.status == expected.status
+    for name in ("ETag", "Date", "X-Y", "content-LENGTH", "Server"):
+        assert reply.headers.get(name) == (expected.headers.get(name) or "")
+    assert reply.says_its_end == (expected.chunked or expected.length is not None)
+    assert reply.keeps_alive == (not expected.will_close)
+    body = b""
+    while part := reply.read(amount):
+        assert len(part) <= amount
+        body += part
+    assert body == expected.read()
+    assert reply.ended
+    if reply.says_its_end:
+        assert source.read() == b"next"
+
+
+@settings(max_examples=300, deadline=None)
+@given(replies(), st.data())
+def test_reply_that_breaks_off_is_never_taken_for_whole(
+    drawn: tuple[bytes, str], data: st.DataObject
+) -> None:
+    whole, method = drawn
+    cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    with contextlib.suppress(HttpError):
+        reply = Reply(io.BytesIO(cut), method)
+        body = reply.read_all(1000)
+        assert not reply.says_its_end
+        assert not reply.keeps_alive
+        assert Reply(io.BytesIO(whole), method).read_all(1000).startswith(body)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"", "closed"),
+        (b"ICY 200 OK\r\n\r\n", "is not HTTP/1"),
+        (b"HTTP/1.1 20 OK\r\n\r\n", "is not HTTP/1"),
+        (b"HTTP/2 200 OK\r\n\r\n", "is not HTTP/1"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 20, "without end"),
+        (b"HTTP/1.1 " + b"2" * 70_000, "a line of more than"),
+        (OK + b"A: " + b"b" * 70_000 + b"\r\n\r\n", "a line of more than"),
+        (OK + b"A: b\r\n" * 200 + b"\r\n", "more than 100 headers"),
+        (OK + b"no colon\r\n\r\n", "is no header"),
+        (OK + b" folded: x\r\n\r\n", "is no header"),
+        (OK + b"Content-Length : 3\r\n\r\nabc", "is no header"),
+        (OK + b"Content-Length: -3\r\n\r\nabc", "a length of"),
+        (OK + b"Content-Length: +3\r\n\r\nabc", "a length of"),
+        (OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "a length of"),
+        (OK + b"Content-Length: 99999999999999999999\r\n\r\nabc", "a length of"),
+        (OK + b"Content-Length: \xb2\r\n\r\nabc", "a length of"),
+        (OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "transfer coding"),
+        (OK + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\nx", "transfer coding"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nx", "a chunk of"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n", "a chunk of"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nxyz\r\n0\r\n\r\n", "in a chunk"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"T: x\r\n" * 200, "more than 100"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_reply_that_is_not_clear_is_refused(said: bytes, words: str) -> None:
+    with pytest.raises(HttpError, match=words) as refused:
+        Reply(io.BytesIO(said), "GET").read_all(1 << 20)
+    assert refused.value.retry

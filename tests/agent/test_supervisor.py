@@ -1,0 +1,297 @@
+"""A job's process: spec, status record, stop, health, command line."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import cast
+
+import pytest
+
+from sync.agent import health, schedule, supervisor
+from sync.agent.__main__ import main
+from sync.agent.rate_limit import TokenBucket
+from sync.agent.status_writer import Reporter, name_list, read_record, utc_now
+from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, RunControl
+from sync.contract import spec as contract
+from sync.contract.spec import Backoff, KernelsSpec, Schedule
+from sync.contract.status import StatusRecord
+from tests.agent.mirrors import make_directories, make_reporter
+
+Run = Callable[[KernelsSpec, Directories, Reporter, Control], None]
+PATIENCE_SECONDS = 10
+
+
+def write_spec(directories: Directories, **settings: object) -> KernelsSpec:
+    values: dict[str, object] = {
+        "stack": "t",
+        "sources": ["http://127.0.0.1:1"],
+        "backoff": Backoff(first_seconds=0.01, longest_seconds=0.02),
+    }
+    spec = KernelsSpec.model_validate(values | settings)
+    path = directories.spec / "spec.json"
+    path.with_suffix(".new").write_bytes(contract.canonical(spec))
+    path.with_suffix(".new").replace(path)
+    return spec
+
+
+@contextmanager
+def running(
+    directories: Directories, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Callable[[StatusRecord], bool]], StatusRecord]]:
+    """Run a job with an engine of the test; yields a wait for a record that satisfies."""
+    monkeypatch.setattr(supervisor, "SPEC_POLL_SECONDS", 0.02)
+    engine = cast("ModuleType", SimpleNamespace(run=run))
+    process = supervisor._Process("kernels", directories, engine)
+    thread = threading.Thread(target=process.run)
+    thread.start()
+
+    def until(satisfied: Callable[[StatusRecord], bool]) -> StatusRecord:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        record = None
+        while time.monotonic() < deadline:
+            record = read_record(directories.state / "status.json")
+            if record is not None and satisfied(record):
+                return record
+            time.sleep(0.01)
+        raise AssertionError(f"not reached; last record: {record}")
+
+    try:
+        yield until
+    finally:
+        process.terminate()
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
+def with_spec(digest: str) -> Callable[[StatusRecord], bool]:
+    return lambda record: record.spec_digest == digest
+
+
+def wait_for_stop(_: KernelsSpec, __: Directories, reporter: Reporter, control: Control) -> None:
+    reporter.update(phase="idle")
+    control.wait(PATIENCE_SECONDS)
+
+
+def test_job_waits_for_its_spec_then_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = make_directories(tmp_path)
+    with running(directories, wait_for_stop, monkeypatch) as until:
+        until(lambda record: record.phase == "starting" and "waiting" in record.reason)
+        spec = write_spec(directories)
+        record = until(lambda record: record.phase == "idle")
+    assert record.spec_digest == contract.digest(spec)
+    assert record.master.source == spec.source
+
+
+def test_changed_spec_takes_effect_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = make_directories(tmp_path)
+    write_spec(directories)
+    with running(directories, wait_for_stop, monkeypatch) as until:
+        until(lambda record: record.phase == "idle")
+        second = write_spec(directories, newest=3)
+        until(lambda record: record.spec_digest == contract.digest(second))
+        write_spec(directories, paused=True)
+        until(lambda record: record.phase == "paused" and "operator" in record.reason)
+
+
+@pytest.mark.parametrize("wrong", ["not json", '{"job":"kernels"}', "{}"])
+def test_wrong_spec_fails_by_name_and_heals_with_the_next(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = make_directories(tmp_path)
+    (directories.spec / "spec.json").write_text(wrong)
+    with running(directories, wait_for_stop, monkeypatch) as until:
+        record = until(lambda record: record.phase == "failed")
+        assert "spec.json" in record.reason
+        assert "pulumi up" in record.reason
+        write_spec(directories)
+        until(lambda record: record.phase == "idle")
+
+
+def test_failed_paused_and_crashed_engines_show_in_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = make_directories(tmp_path)
+    write_spec(directories)
+    outcomes = iter(
+        [RuntimeError("a defect"), JobPaused("disk full", 0.01), JobFailed("ask a person")]
+    )
+
+    def run(*_: object) -> None:
+        raise next(outcomes)
+
+    with running(directories, run, monkeypatch) as until:
+        record = until(lambda record: record.phase == "failed")
+    assert record.reason == "ask a person"
+    assert [error.message for error in record.errors] == [
+        "RuntimeError: a defect",
+        "disk full",
+        "ask a person",
+    ]
+    assert record.retries == 1
+
+
+def test_progress_is_remembered_over_a_restart_but_not_for_another_master(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = make_directories(tmp_path)
+    write_spec(directories)
+    reached = utc_now()
+
+    def run(_: KernelsSpec, __: Directories, reporter: Reporter, control: Control) -> None:
+        reporter.update(phase="idle", first_pass_at=reporter.record.first_pass_at or reached)
+        control.wait(PATIENCE_SECONDS)
+
+    with running(directories, run, monkeypatch) as until:
+        until(lambda record: record.phase == "idle")
+    with running(directories, wait_for_stop, monkeypatch) as until:
+        assert until(lambda record: record.phase == "idle").first_pass_at == reached
+        # Another order of names, and further ones, are no other master.
+        for sources in (["http://127.0.0.1:3", "http://127.0.0.1:1"], ["http://127.0.0.1:3"]):
+            spec = write_spec(directories, sources=sources)
+            wanted = contract.digest(spec)
+            record = until(with_spec(wanted))
+            assert record.first_pass_at == reached
+            assert record.master.source in sources
+        write_spec(directories, sources=["http://127.0.0.1:2"])
+        until(lambda record: record.first_pass_at is None and record.phase == "idle")
+
+
+def test_sigterm_ends_the_process_cleanly_and_soon(tmp_path: Path) -> None:
+    directories = make_directories(tmp_path)
+    write_spec(directories)
+    options = ["--spec-dir", directories.spec, "--state-dir", directories.state]
+    options += ["--kernels-dir", directories.kernels]
+    command = [sys.executable, "-m", "sync.agent", "run", "kernels", *map(str, options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0
+    assert {"time", "level", "logger", "message"} <= first.keys()
+    record = read_record(directories.state / "status.json")
+    assert record is not None
+    assert record.job == "kernels"
+
+
+def test_record_file_is_whole_at_every_moment(tmp_path: Path) -> None:
+    directories = make_directories(tmp_path)
+    reporter = make_reporter("kernels", directories, "s")
+    reporter.flush()
+    try:
+        for number in range(300):
+            reporter.update(retries=number)
+            reporter.flush()
+            assert read_record(directories.state / "status.json") is not None
+    finally:
+        reporter.close()
+    record = read_record(directories.state / "status.json")
+    assert record is not None
+    assert record.retries == 299
+    assert [path.name for path in directories.state.iterdir()] == ["status.json"]
+
+
+def test_record_keeps_the_last_errors_and_the_first_names(tmp_path: Path) -> None:
+    reporter = make_reporter("kernels", make_directories(tmp_path), "s")
+    for number in range(25):
+        reporter.error(f"error {number}")
+    reporter.update(refused=name_list(f"{number:03}" for number in range(300)))
+    reporter.close()
+    assert [error.message for error in reporter.record.errors][-1] == "error 24"
+    assert len(reporter.record.errors) == 10
+    assert (reporter.record.refused.count, len(reporter.record.refused.names)) == (300, 100)
+    with pytest.raises(ValueError, match="Extra inputs"):
+        reporter.update(nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "phase", "healthy"),
+    [
+        (0, "idle", True),
+        (0, "paused", True),
+        # The stack tells of it; `up` could not write the spec that mends it if this were unhealthy.
+        (0, "failed", True),
+        (90, "failed", False),
+        (90, "idle", False),
+    ],
+)
+def test_an_agent_is_healthy_while_its_record_is_fresh(
+    age_seconds: int, phase: str, healthy: bool, tmp_path: Path
+) -> None:
+    reporter = make_reporter("kernels", make_directories(tmp_path), "s")
+    reporter.update(phase=phase)
+    reporter.close()
+    path = tmp_path / "state" / "status.json"
+    record = json.loads(path.read_text())
+    record["updated_at"] = (utc_now() - timedelta(seconds=age_seconds)).isoformat()
+    path.write_text(json.dumps(record))
+    assert health.main(["kernels", str(path.parent)]) == (0 if healthy else 1)
+    assert health.main(["users", str(path.parent)]) == 1
+
+
+def test_health_runs_as_a_script_beside_modules_with_names_of_the_standard_library(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, health.__file__, "users", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={})
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "no status record" in done.stdout
+
+
+def test_command_line_refuses_a_part_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["verify", "users", "--part", "3/2"])
+    assert "N/M" in capsys.readouterr().err
+
+
+def test_command_line_without_a_spec_names_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "users", "--spec-dir", str(tmp_path)]) == 1
+    assert "pulumi up" in capsys.readouterr().err
+
+
+def test_passes_are_spread_by_jitter_and_never_negative() -> None:
+    plan = Schedule(interval_seconds=100, jitter=0.1)
+    assert schedule.seconds_to_next(plan, 0, 0) == 100
+    assert schedule.seconds_to_next(plan, 0, 0.5) == pytest.approx(105)
+    assert schedule.seconds_to_next(plan, 500, 0.9) == 0
+
+
+def test_backoff_doubles_to_its_longest_obeys_the_master_and_starts_anew() -> None:
+    clock = schedule.BackoffClock(Backoff(first_seconds=1, longest_seconds=8))
+    waits = [clock.after_failure() for _ in range(60)]
+    for wait, longest in zip(waits, [1, 2, 4, 8, 8], strict=False):
+        assert longest / 2 <= wait <= longest
+    assert max(waits) <= 8
+    assert clock.after_failure(at_least_seconds=30) == 30
+    clock.after_success()
+    assert clock.after_failure() <= 1
+
+
+def test_token_bucket_holds_the_rate_over_time() -> None:
+    now = [0.0]
+    bucket = TokenBucket(rate=10, burst=5, clock=lambda: now[0])
+    assert [bucket.take(1) for _ in range(5)] == [0] * 5
+    for number in range(1, 11):
+        assert bucket.take(1) == pytest.approx(number / 10)
+    now[0] += 100
+    assert bucket.take(5) == 0
+    assert bucket.take(1) > 0
+
+
+def test_control_wakes_early() -> None:
+    control = RunControl()
+    threading.Timer(0.05, control.stop).start()
+    started = time.monotonic()
+    assert control.wait(30)
+    assert time.monotonic() - started < 10

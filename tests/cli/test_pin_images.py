@@ -1,0 +1,194 @@
+"""Tags become digests, asked of a registry that wants a token; the rest of the file stays."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+
+from cli import pin_images
+from cli.registry import ImageName, RegistryError, digest_of
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+def _digest(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@dataclass
+class Registry:
+    """A scripted registry: tags it knows, and what it was asked."""
+
+    port: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    scheme: str = "Bearer"
+    public: bool = True
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+def _handler(registry: Registry) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            registry.asked.append(self.path)
+            scope = f"repository:{self.path.split('/manifests/')[0].removeprefix('/v2/')}:pull"
+            if self.headers.get("Authorization") != f"Bearer token-for-{scope}":
+                self._challenge(scope)
+                return
+            name = self.path.removeprefix("/v2/").replace("/manifests/", ":")
+            known = registry.tags.get(name)
+            self.send_response(200 if known and INDEX in self.headers["Accept"] else 404)
+            self.send_header("Docker-Content-Digest", known or "")
+            self.end_headers()
+
+        def _challenge(self, scope: str) -> None:
+            realm = f"http://127.0.0.1:{registry.port}/token"
+            self.send_response(401)
+            self.send_header(
+                "WWW-Authenticate",
+                f'{registry.scheme} realm="{realm}",service="scripted",scope="{scope}"',
+            )
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)
+            self.send_response(200 if registry.public else 403)
+            self.end_headers()
+            answer = {"token": f"token-for-{query['scope'][0]}"}
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    return Handler
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    made = Registry()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(made))
+    made.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def test_a_tag_becomes_the_digest_of_its_index(registry: Registry) -> None:
+    registry.tags["grid/hub:master"] = _digest("hub")
+    image = ImageName(registry.host, "grid/hub", "master")
+    assert digest_of(image, requests.Session()) == _digest("hub")
+    assert registry.asked == ["/v2/grid/hub/manifests/master"] * 2
+
+
+def test_each_refusal_names_its_remedy(registry: Registry) -> None:
+    session = requests.Session()
+    missing = ImageName(registry.host, "grid/hub", "missing")
+    with pytest.raises(RegistryError, match="no such tag; check the name"):
+        digest_of(missing, session)
+    registry.tags["grid/hub:missing"] = "sha512:unexpected"
+    with pytest.raises(RegistryError, match="no sha256 digest"):
+        digest_of(missing, session)
+    registry.public = False
+    with pytest.raises(RegistryError, match="is it private"):
+        digest_of(missing, session)
+    registry.scheme = "Basic"
+    with pytest.raises(RegistryError, match="a login of a kind that is not known"):
+        digest_of(missing, session)
+
+
+def test_a_registry_that_is_down_is_told() -> None:
+    with pytest.raises(RegistryError, match="can not be reached"):
+        digest_of(ImageName("127.0.0.1:1", "grid/hub", "master"), requests.Session())
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("caddy", ImageName("docker.io", "library/caddy", "latest")),
+        ("caddy:2.8.4", ImageName("docker.io", "library/caddy", "2.8.4")),
+        ("grid/hub:master", ImageName("docker.io", "grid/hub", "master")),
+        ("ghcr.io/grid/0-db:v2", ImageName("ghcr.io", "grid/0-db", "v2")),
+        ("127.0.0.1:5000/hub@sha256:0", ImageName("127.0.0.1:5000", "hub", "latest")),
+    ],
+)
+def test_image_names_are_read_as_docker_reads_them(text: str, name: ImageName) -> None:
+    assert ImageName.parse(text) == name
+
+
+def _stack_file(registry: Registry, path: Path) -> str:
+    text = f"""# A mirror
+encryptionsalt: v1:abc=
+config:
+  gridhub:domain: grid.example.org  # the domain
+  gridhub:images:
+    # built here
+    zdb: localhost/gridhub-zdb:sandbox
+    hub: {registry.host}/grid/hub:master  # follow master
+
+    caddy: "{registry.host}/caddy:2@{_digest("old")}"
+  gridhub:mode: mirror
+"""
+    path.write_text(text)
+    return text
+
+
+def test_only_the_digests_of_the_stack_file_change(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "Pulumi.x.yaml"
+    before = _stack_file(registry, path)
+    registry.tags |= {"grid/hub:master": _digest("hub"), "caddy:2": _digest("caddy")}
+    assert pin_images.main([str(path)]) == 0
+    expected = before.replace(
+        f"{registry.host}/grid/hub:master", f"{registry.host}/grid/hub:master@{_digest('hub')}"
+    ).replace(
+        f'"{registry.host}/caddy:2@{_digest("old")}"',
+        f"{registry.host}/caddy:2@{_digest('caddy')}",
+    )
+    assert path.read_text() == expected
+    assert pin_images.main([str(path)]) == 0
+    assert path.read_text() == expected
+
+
+def test_one_image_that_can_not_be_pinned_leaves_the_file_alone(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "Pulumi.x.yaml"
+    before = _stack_file(registry, path)
+    registry.tags["grid/hub:master"] = _digest("hub")
+    assert pin_images.main([str(path)]) == 1
+    assert path.read_text() == before
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_a_stack_file_without_images_gets_upstreams() -> None:
+    pinned = pin_images.pinned(
+        "config:\n  gridhub:domain: x.org\n", lambda reference: f"{reference}@pinned"
+    )
+    lines = pinned.splitlines()
+    assert lines[:2] == ["config:", "  gridhub:images:"]
+    assert lines[2] == "    zdb: ghcr.io/threefoldtech/0-db:development-v2@pinned"
+    assert lines[-1] == "  gridhub:domain: x.org"
+    assert pin_images.pinned("", lambda reference: reference).startswith("config:\n")
+
+
+def test_a_digest_without_a_tag_can_not_be_renewed() -> None:
+    with pytest.raises(pin_images.StackFileError, match="names no tag"):
+        pin_images.pin_reference(f"ghcr.io/grid/hub@{_digest('x')}", requests.Session())
+
+
+def test_a_line_that_is_no_image_is_named() -> None:
+    text = "config:\n  gridhub:images:\n    zdb:\n      nested: x\n"
+    with pytest.raises(pin_images.StackFileError, match="line 3: 'zdb:' is not"):
+        pin_images.pinned(text, lambda reference: reference)

@@ -1,0 +1,189 @@
+"""Our providers through Pulumi's own dynamic provider server, as the engine calls it."""
+
+import asyncio
+import base64
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import struct_pb2
+from pulumi.dynamic import ResourceProvider
+from pulumi.dynamic.dynamic import PROVIDER_KEY, serialize_provider
+from pulumi.runtime import rpc
+from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc
+
+from sync.contract import spec as contract
+from sync.providers.agent_bundle import AgentBundleProvider
+from sync.providers.host.directories import HostDirectoriesProvider
+from sync.providers.host.files import HostFilesProvider
+from sync.providers.jobs.provider import JobProvider
+from sync.providers.preflight.provider import PreflightProvider
+from sync.providers.stack_secrets import StackSecretProvider
+
+PROJECT = Path(__file__).resolve().parents[2]
+PROVIDERS: list[type[ResourceProvider]] = [
+    AgentBundleProvider,
+    HostDirectoriesProvider,
+    HostFilesProvider,
+    JobProvider,
+    PreflightProvider,
+    StackSecretProvider,
+]
+# Where an input differs the engine looks itself which, and shows no other.
+ENGINE_COMPARES = provider_pb2.DiffResponse.DIFF_UNKNOWN
+
+
+class Server:
+    """`python -m pulumi.dynamic`, and the calls of an engine on it."""
+
+    def __init__(self, port: int) -> None:
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+        self._stub = provider_pb2_grpc.ResourceProviderStub(self._channel)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def check(self, olds: dict[str, Any], news: dict[str, Any]) -> Any:
+        request = provider_pb2.CheckRequest(olds=_struct(olds), news=_struct(news))
+        return self._stub.Check(request, timeout=60)
+
+    def diff(self, olds: dict[str, Any], news: dict[str, Any]) -> Any:
+        request = provider_pb2.DiffRequest(id="id", olds=_struct(olds), news=_struct(news))
+        return self._stub.Diff(request, timeout=60)
+
+    def create(self, props: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        request = provider_pb2.CreateRequest(properties=_struct(props))
+        reply = self._stub.Create(request, timeout=120)
+        return reply.id, _props(reply.properties)
+
+    def update(self, olds: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
+        request = provider_pb2.UpdateRequest(id="id", olds=_struct(olds), news=_struct(news))
+        return _props(self._stub.Update(request, timeout=120).properties)
+
+    def read(self, id_: str, props: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        request = provider_pb2.ReadRequest(id=id_, properties=_struct(props))
+        reply = self._stub.Read(request, timeout=60)
+        return reply.id, _props(reply.properties)
+
+    def delete(self, id_: str, props: dict[str, Any]) -> None:
+        self._stub.Delete(provider_pb2.DeleteRequest(id=id_, properties=_struct(props)), timeout=60)
+
+
+def _struct(props: dict[str, Any]) -> struct_pb2.Struct:
+    return asyncio.run(rpc.serialize_properties(props, {}))
+
+
+def _props(struct: struct_pb2.Struct) -> dict[str, Any]:
+    return dict(rpc.deserialize_properties(struct))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "pulumi.dynamic", "127.0.0.1:1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=PROJECT,
+    )
+    try:
+        assert process.stdout is not None
+        made = Server(int(process.stdout.readline()))
+        yield made
+        made.close()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _with(provider: ResourceProvider, **props: Any) -> dict[str, Any]:
+    return {PROVIDER_KEY: serialize_provider(provider), **props}
+
+
+@pytest.mark.parametrize("kind", PROVIDERS, ids=lambda kind: str(kind.__name__))
+def test_a_provider_is_stored_by_its_name_and_always_the_same(
+    kind: type[ResourceProvider],
+) -> None:
+    stored = serialize_provider(kind())
+    pickled = base64.b64decode(stored)
+    assert stored == serialize_provider(kind())
+    assert kind.__module__.encode() in pickled
+    assert len(pickled) < 200
+
+
+def test_a_secret_through_its_whole_life(server: Server) -> None:
+    inputs = _with(StackSecretProvider(), stack="test", kind="hubSeed", rotation=0)
+    assert list(server.check({}, inputs).failures) == []
+    id_, outs = server.create(inputs)
+    assert id_ == "test/hubSeed"
+    assert server.diff(outs, inputs).changes == provider_pb2.DiffResponse.DIFF_NONE
+    assert server.read(id_, outs) == (id_, outs)
+    rotated = {**inputs, "rotation": 1}
+    assert server.diff(outs, rotated).changes == ENGINE_COMPARES
+    assert server.update(outs, rotated)["value"] != outs["value"]
+    server.delete(id_, outs)
+
+
+@pytest.mark.docker
+def test_files_through_their_whole_life(
+    server: Server, local_host: dict[str, str], data_root: str
+) -> None:
+    Path(data_root).mkdir()
+    file = {"path": "config", "uid": 0, "mode": 0o640, "content": "listen = 80"}
+    inputs = _with(HostFilesProvider(), host=local_host, root=data_root, files=[file])
+    id_, outs = server.create(inputs)
+    assert (Path(data_root) / "config").read_text() == "listen = 80"
+    assert "listen" not in str(outs)
+    assert server.diff(outs, inputs).changes == provider_pb2.DiffResponse.DIFF_NONE
+    (Path(data_root) / "config").write_text("listen = 81")
+    _id, drifted = server.read(id_, outs)
+    assert drifted["drift"] == ["config: changed on the host"]
+    assert server.diff(drifted, inputs).changes == provider_pb2.DiffResponse.DIFF_SOME
+    mended = server.update(drifted, inputs)
+    assert (Path(data_root) / "config").read_text() == "listen = 80"
+    assert server.diff(mended, inputs).changes == provider_pb2.DiffResponse.DIFF_NONE
+    unknown = {**inputs, "files": [{**file, "content": rpc.UNKNOWN}]}
+    assert server.diff(outs, unknown).changes == ENGINE_COMPARES
+    server.delete(id_, outs)
+    assert server.read(id_, outs)[0] == ""
+
+
+def test_a_job_with_an_unknown_spec_previews(server: Server) -> None:
+    spec = contract.KernelsSpec(stack="test", sources=["http://127.0.0.1:1"]).model_dump(
+        mode="json"
+    )
+    inputs = _with(
+        JobProvider(),
+        host={"dockerHost": "unix:///nonexistent.sock"},
+        root="/srv",
+        job="kernels",
+        spec={**spec, "source": rpc.UNKNOWN},
+        agentVersion=rpc.UNKNOWN,
+        containerName="kernels",
+        ready="started",
+        readyTimeoutSeconds=1,
+        purge=False,
+    )
+    assert list(server.check({}, inputs).failures) == []
+    olds = {**inputs, "spec": spec, "agentVersion": "one"}
+    answer = server.diff(olds, inputs)
+    assert answer.changes == ENGINE_COMPARES
+    assert list(answer.replaces) == []
+
+
+def test_a_host_that_can_not_be_reached_is_an_error_with_its_remedy(server: Server) -> None:
+    host = {"dockerHost": "ssh://root@127.0.0.1:1", "knownHostsPath": "/none", "helperImage": "x"}
+    directory = {"path": "data", "uid": 0, "mode": 0o755}
+    inputs = _with(
+        HostDirectoriesProvider(), host=host, root="/srv", directories=[directory], purge=False
+    )
+    with pytest.raises(grpc.RpcError) as refused:
+        server.create(inputs)
+    told = str(refused.value.details())
+    assert "see the host's fingerprint and pin it with" in told
+    # Pulumi's own frames and one of ours: no cause, nothing of paramiko.
+    assert told.count("  File ") <= 3
+    assert told.count("Traceback") == 1

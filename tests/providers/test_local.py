@@ -1,0 +1,44 @@
+"""Commands on this machine: streams, bounds, and no process left behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sync.providers.host.connection import Command, HostError, HostTimeoutError
+from sync.providers.host.local import LocalTransport
+from tests.sandbox.host.processes import pid_has_ended, wait_until
+
+
+def test_stdin_both_outputs_and_the_status() -> None:
+    script = "cat; echo trouble >&2; exit 3"
+    completed = LocalTransport().run(Command(["sh", "-c", script], [b"one ", b"", b"two"]))
+    assert (completed.status, completed.stdout, completed.stderr) == (3, b"one two", b"trouble\n")
+
+
+def test_much_data_passes_both_ways_at_once() -> None:
+    piece = os.urandom(1 << 20)
+    completed = LocalTransport().run(Command(["cat"], [piece] * 20, output_limit_bytes=32 << 20))
+    assert completed.stdout == piece * 20
+
+
+def test_a_program_that_does_not_read_its_stdin_is_no_error() -> None:
+    completed = LocalTransport().run(Command(["true"], [bytes(1 << 20)] * 4))
+    assert completed.status == 0
+
+
+def test_a_missing_program_is_like_the_shells_127() -> None:
+    assert LocalTransport().run(Command(["no-such-program"])).status == 127
+
+
+def test_endless_output_is_bounded() -> None:
+    with pytest.raises(HostError, match="printed over 1000 bytes"):
+        LocalTransport().run(Command(["yes"], output_limit_bytes=1000))
+
+
+def test_a_slow_command_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = f"sleep 60 & echo $! > {pid}; wait"
+    with pytest.raises(HostTimeoutError, match="not finished after 1 s"):
+        LocalTransport().run(Command(["sh", "-c", script], timeout_seconds=1))
+    wait_until(lambda: pid_has_ended(int(pid.read_text())), "the grandchild's end", 10)

@@ -1,0 +1,326 @@
+"""Each way that SSH fails has its own message; one connection serves all that works."""
+
+import errno
+import io
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import known_hosts
+from sync.providers.host.connection import (
+    Command,
+    HostConnection,
+    HostDockerError,
+    HostError,
+    HostKeyError,
+    HostLoginError,
+    HostSessionsError,
+    HostSpaceError,
+    HostTimeoutError,
+    HostUnreachableError,
+    SshAddress,
+)
+from sync.providers.host.host import Host
+from sync.providers.host.ssh import SshTransport
+from tests.sandbox.host import sshd
+from tests.sandbox.host.ports import free_port
+
+pytestmark = pytest.mark.docker
+
+
+def _transport(host: dict[str, str]) -> SshTransport:
+    return SshTransport(HostConnection.from_props(host))
+
+
+@pytest.fixture
+def root_host(ssh_server: sshd.Sshd, helper_image: str) -> dict[str, str]:
+    return ssh_server.connection("root", helper_image)
+
+
+@pytest.fixture
+def transport(root_host: dict[str, str]) -> Iterator[SshTransport]:
+    made = _transport(root_host)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_command_gets_its_stdin_and_gives_both_outputs_and_its_status(
+    ssh_server: sshd.Sshd, address: str
+) -> None:
+    transport = _transport(ssh_server.connection("root", "", address))
+    script = "cat; echo trouble >&2; exit 3"
+    completed = transport.run(Command(["sh", "-c", script], [b"one ", b"two"]))
+    transport.close()
+    assert (completed.status, completed.stdout, completed.stderr) == (3, b"one two", b"trouble\n")
+
+
+def test_arguments_reach_the_program_unharmed(transport: SshTransport) -> None:
+    arguments = ["a b", "$HOME", "'\"`", "*", "ü"]
+    completed = transport.run(Command(["printf", "%s\\n", *arguments]))
+    assert completed.stdout.decode().splitlines() == arguments
+
+
+def test_twenty_megabytes_pass_both_ways(transport: SshTransport) -> None:
+    piece = bytes(range(256)) * 4096
+    completed = transport.run(Command(["cat"], [piece] * 20, output_limit_bytes=32 << 20))
+    assert completed.stdout == piece * 20
+
+
+def test_one_connection_is_reused(transport: SshTransport) -> None:
+    ports = {transport.run(Command(["sh", "-c", "echo $SSH_CONNECTION"])).stdout for _ in range(5)}
+    assert len(ports) == 1
+
+
+def test_a_broken_connection_is_opened_anew(transport: SshTransport) -> None:
+    transport.run(Command(["true"]))
+    transport._transport().close()
+    assert transport.run(Command(["echo", "again"])).stdout == b"again\n"
+
+
+def test_endless_output_is_bounded(transport: SshTransport) -> None:
+    with pytest.raises(HostError, match="printed over 1000 bytes"):
+        transport.run(Command(["sh", "-c", "while :; do echo y; done"], output_limit_bytes=1000))
+
+
+def test_a_slow_command_times_out_by_name(transport: SshTransport) -> None:
+    with pytest.raises(HostTimeoutError, match=r"sleep: not finished after 0\.5 s"):
+        transport.run(Command(["sleep", "30"], timeout_seconds=0.5))
+
+
+def test_refused(root_host: dict[str, str]) -> None:
+    port = free_port()
+    host = {**root_host, "dockerHost": f"ssh://root@127.0.0.1:{port}"}
+    with pytest.raises(HostUnreachableError, match="connection refused; is sshd running"):
+        _transport(host).run(Command(["true"]))
+
+
+def test_name_that_does_not_resolve(root_host: dict[str, str]) -> None:
+    host = {**root_host, "dockerHost": "ssh://root@mirror.invalid"}
+    with pytest.raises(HostUnreachableError, match="the name does not resolve"):
+        _transport(host).run(Command(["true"]))
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "unreachable .No route to host.; is the"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "is there a route to it"),
+        (TimeoutError(), "no answer within 15 s; is the host up"),
+    ],
+)
+def test_unreachable(
+    root_host: dict[str, str], monkeypatch: pytest.MonkeyPatch, failure: OSError, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    with pytest.raises(HostUnreachableError, match=words):
+        _transport(root_host).run(Command(["true"]))
+
+
+def test_the_port_that_a_firewall_must_let_in_is_the_one_that_was_tried(
+    root_host: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", fail)
+    host = {**root_host, "dockerHost": "ssh://root@203.0.113.10:2222"}
+    with pytest.raises(HostUnreachableError, match="firewall let port 2222 in"):
+        _transport(host).run(Command(["true"]))
+
+
+def test_a_host_that_accepts_and_says_nothing_is_told(
+    root_host: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sync.providers.host.ssh.CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr("sync.providers.host.ssh._FIRST_PAUSE_SECONDS", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = {**root_host, "dockerHost": f"ssh://root@127.0.0.1:{silent.getsockname()[1]}"}
+        with pytest.raises(HostSessionsError, match="ended the connection before it began"):
+            _transport(host).run(Command(["true"]))
+
+
+def test_unknown_host_key(root_host: dict[str, str], tmp_path: Path) -> None:
+    empty = tmp_path / "known_hosts"
+    empty.write_text("")
+    with pytest.raises(HostKeyError, match=r"not in .*known_hosts; see its fingerprint and pin it"):
+        _transport({**root_host, "knownHostsPath": str(empty)}).run(Command(["true"]))
+
+
+@pytest.mark.parametrize("path", ["", "/nonexistent/known_hosts"])
+def test_no_known_hosts_at_all(root_host: dict[str, str], path: str) -> None:
+    with pytest.raises(HostKeyError, match=r"sync\.providers\.known_hosts pin"):
+        _transport({**root_host, "knownHostsPath": path}).run(Command(["true"]))
+
+
+def test_changed_host_key_stops_before_anything_is_sent(
+    ssh_server: sshd.Sshd, root_host: dict[str, str], tmp_path: Path
+) -> None:
+    other = sshd.generate_key(tmp_path / "other").with_suffix(".pub").read_text()
+    wrong = tmp_path / "known_hosts"
+    wrong.write_text(f"[127.0.0.1]:{ssh_server.port} {other}")
+    log = ssh_server.directory / "sshd.log"
+    accepted = log.read_text().count("Accepted")
+    with pytest.raises(HostKeyError, match=r"HOST KEY CHANGED: pinned is .*SHA256:.* offers"):
+        _transport({**root_host, "knownHostsPath": str(wrong)}).run(Command(["true"]))
+    assert log.read_text().count("Accepted") == accepted
+
+
+def test_wrong_key(root_host: dict[str, str], tmp_path: Path) -> None:
+    key = sshd.generate_key(tmp_path / "stranger")
+    with pytest.raises(HostLoginError, match=r"user root is not let in with key .*stranger"):
+        _transport({**root_host, "sshKeyPath": str(key)}).run(Command(["true"]))
+
+
+def test_missing_key(root_host: dict[str, str]) -> None:
+    with pytest.raises(HostLoginError, match=r"host\.sshKeyPath /nonexistent does not exist"):
+        _transport({**root_host, "sshKeyPath": "/nonexistent"}).run(Command(["true"]))
+
+
+def test_encrypted_key(root_host: dict[str, str], tmp_path: Path) -> None:
+    key = sshd.generate_key(tmp_path / "locked")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-p", "-P", "", "-N", "a passphrase", "-f", str(key)],
+        check=True,
+        timeout=30,
+        stdout=subprocess.DEVNULL,
+    )
+    with pytest.raises(HostLoginError, match=r"encrypted.*ssh-keygen -p -N '' -f"):
+        _transport({**root_host, "sshKeyPath": str(key)}).run(Command(["true"]))
+
+
+def test_a_file_that_is_no_key(root_host: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "nonsense"
+    path.write_text("not a key")
+    with pytest.raises(HostLoginError, match="can not be used"):
+        _transport({**root_host, "sshKeyPath": str(path)}).run(Command(["true"]))
+
+
+def _host(host: dict[str, str]) -> Host:
+    return Host(HostConnection.from_props(host), _transport(host))
+
+
+def test_no_docker_group(ssh_server: sshd.Sshd, stranger: str, helper_image: str) -> None:
+    host = _host(ssh_server.connection(stranger, helper_image))
+    with pytest.raises(HostDockerError, match="add it to the docker group"):
+        host.run_docker("version")
+
+
+def test_docker_is_not_installed(ssh_server: sshd.Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = _host(ssh_server.connection("root", ""))
+    monkeypatch.setattr(host, "docker", lambda *_: ["docker-that-is-not-there"])
+    with pytest.raises(HostDockerError, match="install Docker"):
+        host.run_docker("version")
+
+
+def test_docker_does_not_run(ssh_server: sshd.Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = _host(ssh_server.connection("root", ""))
+    nobody = ["docker", "--host", "unix:///nonexistent.sock", "version"]
+    monkeypatch.setattr(host, "docker", lambda *_: nobody)
+    with pytest.raises(HostDockerError, match="start it"):
+        host.run_docker("version")
+
+
+def test_no_space(
+    ssh_server: sshd.Sshd, docker_member: str, helper_image: str, tmp_path: Path
+) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    size = ["-o", "size=64k,mode=755"]
+    subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", str(full)], check=True, timeout=30)
+    try:
+        host = _host(ssh_server.connection(docker_member, helper_image))
+        content = "QUFB" * 100_000
+        file: dict[str, Any] = {"path": "large", "uid": 0, "mode": 0o644, "content": content}
+        with pytest.raises(HostSpaceError, match="no space left"):
+            host.as_root("write_files", str(full), {"files": [file]})
+        assert list(full.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(full)], check=True, timeout=30)
+
+
+def test_too_many_sessions(
+    tmp_path: Path, engine_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sync.providers.host.ssh._FIRST_PAUSE_SECONDS", 0.01)
+    settings = sshd.SshdSettings(docker_host=engine_url, options=["MaxSessions 1"])
+    with sshd.running(tmp_path, settings) as server:
+        transport = _transport(server.connection("root", ""))
+        held = transport._open_session()
+        with pytest.raises(HostSessionsError, match=r"too many sessions .* MaxSessions"):
+            transport.run(Command(["true"]))
+        held.close()
+        assert transport.run(Command(["echo", "now"])).stdout == b"now\n"
+        transport.close()
+
+
+def test_show_and_pin_a_host_key(
+    ssh_server: sshd.Sshd,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "project" / "known_hosts"
+    host = ssh_server.url("root", "::1")
+    arguments = [host, "--known-hosts", str(path)]
+    assert known_hosts.main(["show", *arguments]) == 0
+    assert "SHA256:" in capsys.readouterr().out
+    for answer in ("", "no\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        assert known_hosts.main(["pin", *arguments]) == 1
+        assert "not confirmed; nothing was pinned" in capsys.readouterr().err
+    assert not path.exists()
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    assert known_hosts.main(["pin", *arguments]) == 0
+    assert known_hosts.main(["pin", *arguments, "--yes"]) == 0
+    assert len(path.read_text().splitlines()) == 1
+    connection = ssh_server.connection("root", "", "::1") | {"knownHostsPath": str(path)}
+    transport = _transport(connection)
+    assert transport.run(Command(["echo", "in"])).stdout == b"in\n"
+    transport.close()
+
+
+def test_a_changed_key_is_pinned_only_on_request(
+    ssh_server: sshd.Sshd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = sshd.generate_key(tmp_path / "other").with_suffix(".pub").read_text()
+    path = tmp_path / "known_hosts"
+    before = f"# kept\nexample.org {other}[127.0.0.1]:{ssh_server.port} {other}"
+    path.write_text(before)
+    arguments = [ssh_server.url("root"), "--known-hosts", str(path)]
+    assert known_hosts.main(["show", *arguments]) == 1
+    assert known_hosts.main(["pin", *arguments, "--yes"]) == 1
+    assert path.read_text() == before
+    assert "repeat with --replace" in capsys.readouterr().err
+    wrong = ["--replace", "--fingerprint", "SHA256:wrong"]
+    assert known_hosts.main(["pin", *arguments, *wrong]) == 1
+    assert path.read_text() == before
+    assert known_hosts.main(["pin", *arguments, "--replace", "--yes"]) == 0
+    lines = path.read_text().splitlines()
+    assert lines[:2] == ["# kept", f"example.org {other.strip()}"]
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("ssh://root@203.0.113.10", SshAddress("root", "203.0.113.10")),
+        ("ssh://hub@mirror.example.org:2222", SshAddress("hub", "mirror.example.org", 2222)),
+        ("ssh://root@[2001:db8::1]:22", SshAddress("root", "2001:db8::1")),
+    ],
+)
+def test_addresses(url: str, address: SshAddress) -> None:
+    assert SshAddress.parse(url) == address
+
+
+@pytest.mark.parametrize("url", ["ssh://", "http://x", "ssh://root@x:99999", "ssh://a:b@c"])
+def test_wrong_addresses_are_named(url: str) -> None:
+    with pytest.raises(HostError, match=r"is not ssh://user@host"):
+        SshAddress.parse(url)

@@ -1,0 +1,219 @@
+"""The agent's wheels are those of the lock, also when the cache was harmed."""
+
+import fcntl
+import hashlib
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sync.providers import agent_bundle, wheels
+from sync.providers.host.connection import Command, Completed, HostConnection, HostError
+from sync.providers.host.host import Host
+
+
+def _wheel(folder: Path, name: str = "thing-1.0-py3-none-any.whl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    with zipfile.ZipFile(path, "w") as archive:
+        for member in ("thing/__init__.py", "thing-1.0.dist-info/METADATA"):
+            archive.writestr(zipfile.ZipInfo(member), "x = 1\n")
+        archive.writestr(zipfile.ZipInfo("thing-1.0.data/purelib/extra.py"), "y = 2\n")
+        archive.writestr(zipfile.ZipInfo("thing-1.0.data/scripts/run"), "#!/bin/sh\n")
+    return path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    digest = _digest(_wheel(tmp_path / "origin"))
+    path = tmp_path / "requirements.lock"
+    path.write_text(f"thing==1.0 \\\n    --hash=sha256:{digest} \\\n    --hash=sha256:{'0' * 64}\n")
+    return path
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """pip, scripted: it fetches the one wheel into --dest."""
+    calls: list[list[str]] = []
+
+    def fetch(argv: list[str]) -> None:
+        calls.append(argv)
+        destination = next(word for word in argv if word.startswith("--dest="))
+        _wheel(Path(destination.removeprefix("--dest=")))
+
+    monkeypatch.setattr(wheels, "_run_pip", fetch)
+    return calls
+
+
+def test_wheels_are_fetched_once_for_the_hosts_processor_with_hashes(
+    lock: Path, tmp_path: Path, downloads: list[list[str]]
+) -> None:
+    cache = tmp_path / "cache"
+    found = wheels.wheels(lock, "arm64", cache)
+    assert wheels.wheels(lock, "arm64", cache) == found
+    assert [_digest(path) for path in found] == [_digest(tmp_path / "origin" / found[0].name)]
+    assert len(downloads) == 1
+    words = set(downloads[0])
+    assert {"--require-hashes", "--only-binary=:all:", "--python-version=3.11"} <= words
+    assert "--platform=manylinux2014_aarch64" in words
+    assert not any("x86_64" in word for word in words)
+
+
+def _flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _add_foreign(path: Path) -> None:
+    _wheel(path.parent, "foreign-1.0-py3-none-any.whl")
+
+
+@pytest.mark.parametrize("harm", [_flip_last_byte, _truncate, _remove, _add_foreign])
+def test_a_harmed_cache_is_noticed_and_fetched_anew(
+    lock: Path, tmp_path: Path, downloads: list[list[str]], harm: Callable[[Path], None]
+) -> None:
+    cache = tmp_path / "cache"
+    harm(wheels.wheels(lock, "amd64", cache)[0])
+    again = wheels.wheels(lock, "amd64", cache)
+    assert len(downloads) == 2
+    assert [_digest(path) for path in again] == [_digest(tmp_path / "origin" / again[0].name)]
+    assert [path.name for path in cache.iterdir()] == [again[0].parent.name]
+
+
+def test_of_two_first_runs_at_once_one_fetches_and_both_have_the_same_files(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    got: list[list[Path]] = []
+    second = threading.Thread(target=lambda: got.append(wheels.wheels(lock, "amd64", cache)))
+    arrived = threading.Event()
+    fetched: list[Path] = []
+    flock = fcntl.flock
+
+    def locked(descriptor: Any, operation: int) -> None:
+        if threading.current_thread() is second:
+            arrived.set()
+        flock(descriptor, operation)
+
+    def fetch(argv: list[str]) -> None:
+        destination = next(word for word in argv if word.startswith("--dest="))
+        fetched.append(Path(destination.removeprefix("--dest=")))
+        if threading.current_thread() is second:
+            arrived.set()
+        else:
+            second.start()
+            assert arrived.wait(30), "the second run is at work while the first one fetches"
+        _wheel(Path(destination.removeprefix("--dest=")))
+
+    monkeypatch.setattr(fcntl, "flock", locked)
+    monkeypatch.setattr(wheels, "_run_pip", fetch)
+    got.append(wheels.wheels(lock, "amd64", cache))
+    second.join(30)
+    assert len(fetched) == 1
+    assert got[0] == got[1]
+    assert [_digest(path) for path in got[0]] == [_digest(tmp_path / "origin" / got[0][0].name)]
+
+
+def test_a_registry_that_serves_something_else_is_refused(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve_other(argv: list[str]) -> None:
+        destination = next(word for word in argv if word.startswith("--dest="))
+        _flip_last_byte(_wheel(Path(destination.removeprefix("--dest="))))
+
+    monkeypatch.setattr(wheels, "_run_pip", serve_other)
+    with pytest.raises(wheels.WheelError, match="what the lock does not name"):
+        wheels.wheels(lock, "amd64", tmp_path / "cache")
+
+
+def test_pips_failure_is_told_and_leaves_no_cache(lock: Path, tmp_path: Path) -> None:
+    lock.write_text(lock.read_text().replace("thing==1.0", "no-index-has-this==0.0.0.1"))
+    monkey = pytest.MonkeyPatch()
+    monkey.setenv("PIP_NO_INDEX", "1")
+    try:
+        with pytest.raises(wheels.WheelError, match=r"could not fetch .* last words: .*no-index"):
+            wheels.wheels(lock, "amd64", tmp_path / "cache")
+    finally:
+        monkey.undo()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_an_unknown_processor_is_named(lock: Path, tmp_path: Path) -> None:
+    with pytest.raises(wheels.WheelError, match="no wheels for a riscv64 host"):
+        wheels.wheels(lock, "riscv64", tmp_path)
+
+
+def test_a_lock_without_hashes_is_refused() -> None:
+    with pytest.raises(wheels.WheelError, match=r"thing==1\.0: no hash"):
+        wheels.read_lock("thing==1.0\n")
+
+
+def test_a_wheels_library_is_unpacked_and_its_scripts_are_not(tmp_path: Path) -> None:
+    paths = [path for path, _content in wheels.contents(_wheel(tmp_path))]
+    assert paths == ["thing/__init__.py", "thing-1.0.dist-info/METADATA", "extra.py"]
+
+
+def test_the_digest_is_of_sources_and_lock_and_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("sync/__init__.py", "sync/contract/spec.py", "sync/agent/supervisor.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(path)
+    lock = tmp_path / "sync/agent/requirements.lock"
+    lock.write_text("thing==1.0")
+    monkeypatch.setattr(agent_bundle, "PROJECT", tmp_path)
+    monkeypatch.setattr(agent_bundle, "LOCK", lock)
+    before = agent_bundle.agent_digest()
+    (tmp_path / "sync/agent/__pycache__").mkdir()
+    (tmp_path / "sync/agent/__pycache__/runtime.pyc").write_text("compiled")
+    (tmp_path / "sync/providers/jobs").mkdir(parents=True)
+    (tmp_path / "sync/providers/jobs/provider.py").write_text("not on the host")
+    assert agent_bundle.agent_digest() == before
+    lock.write_text("thing==1.1")
+    with_other_lock = agent_bundle.agent_digest()
+    (tmp_path / "sync/agent/supervisor.py").write_text("changed")
+    assert len({before, with_other_lock, agent_bundle.agent_digest()}) == 3
+
+
+def test_the_same_files_make_the_same_archive() -> None:
+    files = {"b": b"2", "a": b"1" * 100_000}
+    assert b"".join(agent_bundle.packed(files)) == b"".join(agent_bundle.packed(dict(files)))
+
+
+class _DockerSays:
+    """A way to a host whose docker command always ends in the same way."""
+
+    def __init__(self, completed: Completed) -> None:
+        self._completed = completed
+
+    def run(self, _command: Command) -> Completed:
+        return self._completed
+
+    def close(self) -> None:
+        pass
+
+
+def test_where_docker_can_not_tell_what_is_in_use_no_version_is_removed() -> None:
+    silent = _DockerSays(Completed(1, b"", b"Cannot connect to the Docker daemon"))
+    host = Host(HostConnection("unix:///run/docker.sock"), silent)
+    with pytest.raises(HostError, match="Docker does not run"):
+        agent_bundle._digests_in_use(host, "/srv")
+    mounts = b"/srv/agent/0123456789abcdef\n/srv/0-db_data\n\n/other/agent/f\n"
+    host = Host(HostConnection("unix:///run/docker.sock"), _DockerSays(Completed(0, mounts, b"")))
+    assert agent_bundle._digests_in_use(host, "/srv") == {"0123456789abcdef"}
