@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from sync.agent.durable import NoSpaceError
 from sync.agent.master.client import HttpError, HttpStoppedError, SourceLostError
 from sync.agent.schedule import BackoffClock, seconds_to_next
-from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.status_writer import StatusWriter, utc_now
 from sync.agent.supervisor import Control, JobPaused
 from sync.agent.zdb import ZdbError
 from sync.contract.spec import MOST_SOURCES, KernelsSpec, UsersSpec
@@ -39,9 +39,9 @@ class PassIncompleteError(Exception):
     """A pass ended, but not with everything in place; `str()` says what failed."""
 
 
-def seen_master(reporter: Reporter, source: str, identity: str) -> None:
+def seen_master(status: StatusWriter, source: str, identity: str) -> None:
     """Record that the master answered just now, by which of its names, and who it is."""
-    reporter.update(master=MasterIdentity(source=source, identity=identity, seen_at=utc_now()))
+    status.update(master=MasterIdentity(source=source, identity=identity, seen_at=utc_now()))
 
 
 def by_any_name(work: Callable[[], _T]) -> _T:
@@ -61,7 +61,7 @@ def by_any_name(work: Callable[[], _T]) -> _T:
 
 def repeat(
     spec: UsersSpec | KernelsSpec,
-    reporter: Reporter,
+    status: StatusWriter,
     control: Control,
     one_pass: Callable[[], None],
 ) -> None:
@@ -76,57 +76,59 @@ def repeat(
     chance = SystemRandom()
     while not control.stopping():
         started = time.monotonic()
-        reporter.update(
-            phase="snapshot" if reporter.record.first_pass_at is None else reporter.record.phase,
+        status.update(
+            phase="snapshot" if status.record.first_pass_at is None else status.record.phase,
             started_at=utc_now(),
         )
-        wait = _attempt(reporter, clock, one_pass)
+        wait = _attempt(status, clock, one_pass)
         if control.stopping():
             return
         if wait is None:
             elapsed = time.monotonic() - started
             wait = seconds_to_next(spec.schedule, elapsed, chance.random())
-        reporter.update(next_at=utc_now() + timedelta(seconds=wait))
+        status.update(next_at=utc_now() + timedelta(seconds=wait))
         control.wait(wait)
 
 
-def _attempt(reporter: Reporter, clock: BackoffClock, one_pass: Callable[[], None]) -> float | None:
+def _attempt(
+    status: StatusWriter, clock: BackoffClock, one_pass: Callable[[], None]
+) -> float | None:
     """Run one pass; returns the seconds to wait after a failure, None after a success."""
     try:
         by_any_name(one_pass)
     except JobPaused as pause:
-        return _paused(reporter, str(pause), pause.retry_seconds)
+        return _paused(status, str(pause), pause.retry_seconds)
     except HttpError as error:
         if isinstance(error, HttpStoppedError) and not isinstance(error, SourceLostError):
             return 0
-        _failed(reporter, f"master: {error}", str(error))
+        _failed(status, f"master: {error}", str(error))
         return clock.after_failure(error.retry_after_seconds)
     except (PassIncompleteError, ZdbError) as error:
-        _failed(reporter, str(error), str(error))
+        _failed(status, str(error), str(error))
         return clock.after_failure()
     except OSError as error:
         if not isinstance(error, NoSpaceError) and error.errno not in _FULL:
             raise
-        return _paused(reporter, f"no space: {error}", _SPACE_RETRY_SECONDS)
+        return _paused(status, f"no space: {error}", _SPACE_RETRY_SECONDS)
     clock.after_success()
     now = utc_now()
-    reporter.update(
+    status.update(
         phase="idle",
         reason="",
         ended_at=now,
         last_success_at=now,
-        first_pass_at=reporter.record.first_pass_at or now,
+        first_pass_at=status.record.first_pass_at or now,
         eta_seconds=0,
     )
     return None
 
 
-def _failed(reporter: Reporter, message: str, reason: str) -> None:
-    reporter.error(message)
-    reporter.update(reason=reason, retries=reporter.record.retries + 1)
+def _failed(status: StatusWriter, message: str, reason: str) -> None:
+    status.error(message)
+    status.update(reason=reason, retries=status.record.retries + 1)
 
 
-def _paused(reporter: Reporter, reason: str, retry_seconds: float) -> float:
-    reporter.error(reason)
-    reporter.update(phase="paused", reason=reason)
+def _paused(status: StatusWriter, reason: str, retry_seconds: float) -> float:
+    status.error(reason)
+    status.update(phase="paused", reason=reason)
     return retry_seconds

@@ -39,7 +39,7 @@ def name_list(names: Iterable[str]) -> NameList:
     return NameList(count=len(ordered), names=ordered[:NAMES_SHOWN])
 
 
-def read_record(path: Path) -> StatusRecord | None:
+def read_status(path: Path) -> StatusRecord | None:
     """Return the record in `path`, or None where there is none that this version can read."""
     try:
         return StatusRecord.model_validate_json(path.read_bytes())
@@ -47,7 +47,7 @@ def read_record(path: Path) -> StatusRecord | None:
         return None
 
 
-class Reporter:
+class StatusWriter:
     """Holds the record and writes it: at most 4 times a second, at least every 5 s.
 
     Every method may be called from any thread. A disk that is full never stops a job here: the

@@ -1,7 +1,7 @@
 """What every job has in common: its directories, its spec, its status, its end.
 
 `run_job` reads the spec, runs the job's engine, and starts it anew when the spec changes. An
-engine is a function `run(spec, directories, reporter, control)` that works until
+engine is a function `run(spec, directories, status, control)` that works until
 `control.stopping()` and leaves a durable state whenever it is interrupted.
 """
 
@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from pydantic import ValidationError
 
 from sync.agent.schedule import BackoffClock
-from sync.agent.status_writer import Reporter, read_record, utc_now
+from sync.agent.status_writer import StatusWriter, read_status, utc_now
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
@@ -36,7 +36,7 @@ __all__ = [
     "JobFailed",
     "JobPaused",
     "Problem",
-    "Reporter",
+    "StatusWriter",
     "VerifyOptions",
     "VerifyReport",
     "run_job",
@@ -197,7 +197,7 @@ class _Process:
         self._spec_file = SpecFile(directories.spec, job)
         self._terminated = threading.Event()
         self._control = RunControl()
-        self._reporter = Reporter(
+        self._status = StatusWriter(
             directories.state / layout.STATUS_FILE, _first_record(job, directories)
         )
 
@@ -215,7 +215,7 @@ class _Process:
             if self._terminated.is_set():
                 break
             self._run_spec()
-        self._reporter.close()
+        self._status.close()
 
     def _watch_spec(self) -> None:
         while not self._terminated.wait(SPEC_POLL_SECONDS):
@@ -227,18 +227,18 @@ class _Process:
         try:
             loaded = self._spec_file.load()
             if loaded is None:
-                self._reporter.update(phase="starting", reason="waiting for spec.json")
+                self._status.update(phase="starting", reason="waiting for spec.json")
                 control.wait(SPEC_POLL_SECONDS)
                 return
             self._accept(loaded)
             if loaded.spec.paused:
-                self._reporter.update(phase="paused", reason="paused by the operator", next_at=None)
+                self._status.update(phase="paused", reason="paused by the operator", next_at=None)
                 self._wait_for_change(control)
                 return
             self._run_engine(loaded.spec, control)
         except JobFailed as failure:
-            self._reporter.error(str(failure))
-            self._reporter.update(phase="failed", reason=str(failure), next_at=None)
+            self._status.error(str(failure))
+            self._status.update(phase="failed", reason=str(failure), next_at=None)
             self._wait_for_change(control)
 
     def _accept(self, loaded: _LoadedSpec) -> None:
@@ -249,7 +249,7 @@ class _Process:
             "reason": "",
             "next_at": None,
         }
-        record = self._reporter.record
+        record = self._status.record
         told = {use.name: use for use in record.sources}
         service = _SERVICES[self._job]
         changes["sources"] = [
@@ -262,7 +262,7 @@ class _Process:
             changes |= {"bootable_at": None, "last_success_at": None, "cursor": None}
         elif record.master.source not in names:
             changes["master"] = record.master.model_copy(update={"source": names[0]})
-        self._reporter.update(**changes)
+        self._status.update(**changes)
 
     def _wait_for_change(self, control: RunControl) -> None:
         while not control.wait(SPEC_POLL_SECONDS):
@@ -277,24 +277,24 @@ class _Process:
                 return
             if time.monotonic() - started > _HEALTHY_RUN_SECONDS:
                 clock.after_success()
-            self._reporter.update(next_at=utc_now() + timedelta(seconds=wait_seconds))
+            self._status.update(next_at=utc_now() + timedelta(seconds=wait_seconds))
             control.wait(wait_seconds)
 
     def _run_once(self, spec: AnySpec, control: RunControl, clock: BackoffClock) -> float:
         """Run the engine once; returns the seconds to wait before it is run again."""
         try:
             engine = self._engine or importlib.import_module(layout.ENGINES[self._job])
-            engine.run(spec, self._directories, self._reporter, control)
+            engine.run(spec, self._directories, self._status, control)
         except JobFailed:
             raise
         except JobPaused as pause:
-            self._reporter.error(str(pause))
-            self._reporter.update(phase="paused", reason=str(pause))
+            self._status.error(str(pause))
+            self._status.update(phase="paused", reason=str(pause))
             return pause.retry_seconds
         except Exception as error:  # noqa: BLE001 - the process outlives every failed run
             _LOG.exception("the engine stopped")
-            self._reporter.error(f"{type(error).__name__}: {error}")
-            self._reporter.update(retries=self._reporter.record.retries + 1, reason=str(error))
+            self._status.error(f"{type(error).__name__}: {error}")
+            self._status.update(retries=self._status.record.retries + 1, reason=str(error))
             return clock.after_failure()
         return clock.backoff.first_seconds
 
@@ -311,7 +311,7 @@ def _first_record(job: Job, directories: Directories) -> StatusRecord:
         updated_at=now,
         master=MasterIdentity(source=""),
     )
-    old = read_record(directories.state / layout.STATUS_FILE)
+    old = read_status(directories.state / layout.STATUS_FILE)
     if old is None or old.job != job:
         return fresh
     return fresh.model_copy(update={name: getattr(old, name) for name in _REMEMBERED})

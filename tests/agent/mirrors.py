@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sync.agent.hub.engine import UsersEngine
-from sync.agent.status_writer import Reporter
+from sync.agent.status_writer import StatusWriter
 from sync.agent.supervisor import Directories, RunControl
 from sync.contract.layout import Job
 from sync.contract.spec import Backoff, HttpLimits, KernelsSpec, UsersSpec, ZdbEndpoint
@@ -35,8 +35,8 @@ def make_directories(root: Path) -> Directories:
     return directories
 
 
-def make_reporter(job: Job, directories: Directories, source: str) -> Reporter:
-    """Return a reporter with a fresh record."""
+def make_status(job: Job, directories: Directories, source: str) -> StatusWriter:
+    """Return a status writer with a fresh record."""
     record = StatusRecord(
         job=job,
         spec_digest=None,
@@ -46,7 +46,7 @@ def make_reporter(job: Job, directories: Directories, source: str) -> Reporter:
         updated_at="2026-01-01T00:00:00Z",
         master=MasterIdentity(source=source),
     )
-    return Reporter(directories.state / "status.json", record)
+    return StatusWriter(directories.state / "status.json", record)
 
 
 def served_tree(public: Path) -> dict[str, Served]:
@@ -108,21 +108,21 @@ class UsersMirror:
         return UsersSpec(**(values | self.settings))
 
     @contextmanager
-    def engine(self) -> Iterator[tuple[UsersEngine, Reporter]]:
+    def engine(self) -> Iterator[tuple[UsersEngine, StatusWriter]]:
         """Yield an engine as a fresh process would have it."""
         spec = self.spec()
-        reporter = make_reporter("users", self.directories, spec.source)
+        status = make_status("users", self.directories, spec.source)
         try:
-            with UsersEngine(spec, self.directories, reporter, self.control) as engine:
-                yield engine, reporter
+            with UsersEngine(spec, self.directories, status, self.control) as engine:
+                yield engine, status
         finally:
-            reporter.close()
+            status.close()
 
     def one_pass(self) -> StatusRecord:
         """Run one pass in a fresh engine; returns the record."""
-        with self.engine() as (engine, reporter):
+        with self.engine() as (engine, status):
             engine.one_pass()
-            return reporter.record
+            return status.record
 
     def served(self) -> dict[str, Served]:
         return served_tree(self.directories.public)

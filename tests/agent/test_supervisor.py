@@ -18,14 +18,14 @@ import pytest
 from sync.agent import health, schedule, supervisor
 from sync.agent.__main__ import main
 from sync.agent.rate_limit import TokenBucket
-from sync.agent.status_writer import Reporter, name_list, read_record, utc_now
+from sync.agent.status_writer import StatusWriter, name_list, read_status, utc_now
 from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, RunControl
 from sync.contract import spec as contract
 from sync.contract.spec import Backoff, KernelsSpec, Schedule
 from sync.contract.status import StatusRecord
-from tests.agent.mirrors import make_directories, make_reporter
+from tests.agent.mirrors import make_directories, make_status
 
-Run = Callable[[KernelsSpec, Directories, Reporter, Control], None]
+Run = Callable[[KernelsSpec, Directories, StatusWriter, Control], None]
 PATIENCE_SECONDS = 10
 
 
@@ -57,7 +57,7 @@ def running(
         deadline = time.monotonic() + PATIENCE_SECONDS
         record = None
         while time.monotonic() < deadline:
-            record = read_record(directories.state / "status.json")
+            record = read_status(directories.state / "status.json")
             if record is not None and satisfied(record):
                 return record
             time.sleep(0.01)
@@ -75,8 +75,8 @@ def with_spec(digest: str) -> Callable[[StatusRecord], bool]:
     return lambda record: record.spec_digest == digest
 
 
-def wait_for_stop(_: KernelsSpec, __: Directories, reporter: Reporter, control: Control) -> None:
-    reporter.update(phase="idle")
+def wait_for_stop(_: KernelsSpec, __: Directories, status: StatusWriter, control: Control) -> None:
+    status.update(phase="idle")
     control.wait(PATIENCE_SECONDS)
 
 
@@ -147,8 +147,8 @@ def test_progress_is_remembered_over_a_restart_but_not_for_another_master(
     write_spec(directories)
     reached = utc_now()
 
-    def run(_: KernelsSpec, __: Directories, reporter: Reporter, control: Control) -> None:
-        reporter.update(phase="idle", first_pass_at=reporter.record.first_pass_at or reached)
+    def run(_: KernelsSpec, __: Directories, status: StatusWriter, control: Control) -> None:
+        status.update(phase="idle", first_pass_at=status.record.first_pass_at or reached)
         control.wait(PATIENCE_SECONDS)
 
     with running(directories, run, monkeypatch) as until:
@@ -178,39 +178,39 @@ def test_sigterm_ends_the_process_cleanly_and_soon(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 0
     assert {"time", "level", "logger", "message"} <= first.keys()
-    record = read_record(directories.state / "status.json")
+    record = read_status(directories.state / "status.json")
     assert record is not None
     assert record.job == "kernels"
 
 
 def test_record_file_is_whole_at_every_moment(tmp_path: Path) -> None:
     directories = make_directories(tmp_path)
-    reporter = make_reporter("kernels", directories, "s")
-    reporter.flush()
+    status = make_status("kernels", directories, "s")
+    status.flush()
     try:
         for number in range(300):
-            reporter.update(retries=number)
-            reporter.flush()
-            assert read_record(directories.state / "status.json") is not None
+            status.update(retries=number)
+            status.flush()
+            assert read_status(directories.state / "status.json") is not None
     finally:
-        reporter.close()
-    record = read_record(directories.state / "status.json")
+        status.close()
+    record = read_status(directories.state / "status.json")
     assert record is not None
     assert record.retries == 299
     assert [path.name for path in directories.state.iterdir()] == ["status.json"]
 
 
 def test_record_keeps_the_last_errors_and_the_first_names(tmp_path: Path) -> None:
-    reporter = make_reporter("kernels", make_directories(tmp_path), "s")
+    status = make_status("kernels", make_directories(tmp_path), "s")
     for number in range(25):
-        reporter.error(f"error {number}")
-    reporter.update(refused=name_list(f"{number:03}" for number in range(300)))
-    reporter.close()
-    assert [error.message for error in reporter.record.errors][-1] == "error 24"
-    assert len(reporter.record.errors) == 10
-    assert (reporter.record.refused.count, len(reporter.record.refused.names)) == (300, 100)
+        status.error(f"error {number}")
+    status.update(refused=name_list(f"{number:03}" for number in range(300)))
+    status.close()
+    assert [error.message for error in status.record.errors][-1] == "error 24"
+    assert len(status.record.errors) == 10
+    assert (status.record.refused.count, len(status.record.refused.names)) == (300, 100)
     with pytest.raises(ValueError, match="Extra inputs"):
-        reporter.update(nonsense=1)
+        status.update(nonsense=1)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_record_keeps_the_last_errors_and_the_first_names(tmp_path: Path) -> Non
 def test_an_agent_is_healthy_while_its_record_is_fresh(
     age_seconds: int, phase: str, healthy: bool, tmp_path: Path
 ) -> None:
-    reporter = make_reporter("kernels", make_directories(tmp_path), "s")
-    reporter.update(phase=phase)
-    reporter.close()
+    status = make_status("kernels", make_directories(tmp_path), "s")
+    status.update(phase=phase)
+    status.close()
     path = tmp_path / "state" / "status.json"
     record = json.loads(path.read_text())
     record["updated_at"] = (utc_now() - timedelta(seconds=age_seconds)).isoformat()

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sync.agent.status_writer import read_record
+from sync.agent.status_writer import read_status
 from sync.contract import spec as contract
 from sync.contract.spec import FlistsSpec, UsersSpec, ZdbEndpoint
 from sync.contract.status import StatusRecord
@@ -57,7 +57,7 @@ def _await(root: Path, moments: dict[str, float], started: float) -> None:
     """Note when the first official flist was served, and when either job was through."""
     deadline = time.monotonic() + _LONGEST_SECONDS
     while len(moments) < 3:
-        records = {job: read_record(root / job / "state" / "status.json") for job in _JOBS}
+        records = {job: read_status(root / job / "state" / "status.json") for job in _JOBS}
         for name, reached in _reached(records).items():
             if reached and name not in moments:
                 moments[name] = time.time() - started

@@ -29,7 +29,7 @@ from sync.agent.chunks.copying.fetcher import Fetched
 from sync.agent.chunks.copying.writer import Stored, Writer
 from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.chunks.scan.span_plan import plan, published_keys, sample_size
-from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.status_writer import StatusWriter, utc_now
 from sync.agent.supervisor import Directories, RunControl, collect_garbage_seldom
 from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
@@ -100,28 +100,28 @@ def _copy(spec: FlistsSpec, directories: Directories) -> Run:
         updated_at=now,
         master=MasterIdentity(source=str(spec.source)),
     )
-    reporter = Reporter(directories.state / "status.json", record)
+    status = StatusWriter(directories.state / "status.json", record)
     control = RunControl()
     failures: list[Exception] = []
 
     def run() -> None:
         try:
-            chunks.run(spec, directories, reporter, control)
+            chunks.run(spec, directories, status, control)
         except Exception as error:  # noqa: BLE001 - told below
             failures.append(error)
 
     thread = threading.Thread(target=run)
     started, cpu_started = time.monotonic(), time.process_time()
     thread.start()
-    while reporter.record.phase != "following" and thread.is_alive():
+    while status.record.phase != "following" and thread.is_alive():
         time.sleep(0.01)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     control.stop()
     thread.join()
-    reporter.close()
+    status.close()
     if failures:
         raise failures[0]
-    details = reporter.record.details
+    details = status.record.details
     items, size = int(details["copied_items"]), int(details["copied_bytes"])
     return Run(items, size, seconds, _peak_mib(), cpu_seconds)
 

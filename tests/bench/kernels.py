@@ -13,7 +13,7 @@ from typing import Final
 from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.kernels.state_db import opened
 from sync.agent.master.client import Master
-from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.status_writer import StatusWriter, utc_now
 from sync.agent.supervisor import Directories, RunControl
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import MasterIdentity, StatusRecord
@@ -35,7 +35,7 @@ def engine(root: Path, port: int) -> Iterator[tuple[KernelsEngine, Master]]:
     for path in (directories.state, directories.kernels):
         path.mkdir(parents=True, exist_ok=True)
     now = utc_now()
-    status = StatusRecord(
+    first = StatusRecord(
         job="kernels",
         spec_digest=None,
         agent_version="bench",
@@ -44,15 +44,15 @@ def engine(root: Path, port: int) -> Iterator[tuple[KernelsEngine, Master]]:
         updated_at=now,
         master=MasterIdentity(source=spec.source),
     )
-    reporter = Reporter(directories.state / "status.json", status)
+    status = StatusWriter(directories.state / "status.json", first)
     control = RunControl()
     master = Master(spec.sources, spec.http, control)
     try:
         with opened(directories.state) as record:
-            yield KernelsEngine(spec, directories, reporter, control, record, master), master
+            yield KernelsEngine(spec, directories, status, control, record, master), master
     finally:
         master.close()
-        reporter.close()
+        status.close()
 
 
 def first_and_unchanged(root: Path, port: int) -> tuple[float, float, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.hub.engine import UsersEngine
-from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.status_writer import StatusWriter, utc_now
 from sync.agent.supervisor import Directories, RunControl
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity, StatusRecord
@@ -52,7 +52,7 @@ class Site:
 
 
 @contextmanager
-def engine(directories: Directories, site: Site) -> Iterator[tuple[UsersEngine, Reporter]]:
+def engine(directories: Directories, site: Site) -> Iterator[tuple[UsersEngine, StatusWriter]]:
     """Yield a job as a fresh process has it."""
     spec = site.spec()
     now = utc_now()
@@ -65,12 +65,12 @@ def engine(directories: Directories, site: Site) -> Iterator[tuple[UsersEngine, 
         updated_at=now,
         master=MasterIdentity(source=spec.source),
     )
-    reporter = Reporter(directories.state / "status.json", record)
+    status = StatusWriter(directories.state / "status.json", record)
     try:
-        with UsersEngine(spec, directories, reporter, RunControl()) as made:
-            yield made, reporter
+        with UsersEngine(spec, directories, status, RunControl()) as made:
+            yield made, status
     finally:
-        reporter.close()
+        status.close()
 
 
 def make_directories(root: Path) -> Directories:
@@ -97,12 +97,12 @@ def listed_paths(hub_port: int) -> list[str]:
 def first_pass(root: Path, site: Site) -> tuple[float, Directories]:
     """Run a first pass; returns its seconds and the mirror."""
     directories = make_directories(root)
-    with engine(directories, site) as (made, reporter):
+    with engine(directories, site) as (made, status):
         started = time.monotonic()
         made.one_pass()
         seconds = time.monotonic() - started
-        if reporter.record.lag.items != 0:
-            raise RuntimeError(f"the pass left something undone: {reporter.record}")
+        if status.record.lag.items != 0:
+            raise RuntimeError(f"the pass left something undone: {status.record}")
     return seconds, directories
 
 

@@ -32,9 +32,7 @@ def test_an_agents_command_is_one(page: str, line: str) -> None:
     assert options.job in line.replace("JOB", "users"), page
 
 
-@pytest.mark.parametrize(
-    ("page", "line"), spoken(r"-m cli\.known_hosts ([^`]+?)\s*(?=`)")
-)
+@pytest.mark.parametrize(("page", "line"), spoken(r"-m cli\.known_hosts ([^`]+?)\s*(?=`)"))
 def test_a_command_about_host_keys_is_one(page: str, line: str) -> None:
     options = known_hosts._parser().parse_args(shlex.split(line))
     assert options.host.startswith("ssh://"), page

@@ -11,7 +11,7 @@ from sync.agent.chunks.failover import silence
 from sync.agent.chunks.session import Session
 from sync.agent.master.endpoints import Sources
 from sync.agent.schedule import BackoffClock
-from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, Reporter
+from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, StatusWriter
 from sync.agent.zdb.errors import (
     ZdbAuthError,
     ZdbConnectionError,
@@ -26,17 +26,17 @@ _TOLD_SECONDS: Final = 1.0
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run(spec: FlistsSpec, directories: Directories, reporter: Reporter, control: Control) -> None:
+def run(spec: FlistsSpec, directories: Directories, status: StatusWriter, control: Control) -> None:
     """Copy the master's namespace and follow it until `control` says stop.
 
     Raises JobFailed (a person has to decide), JobPaused (no room, or too much would vanish).
     """
     clock = BackoffClock(spec.backoff)
     caught_up_at: float | None = None
-    sources = Sources("zdb", spec.sources, spec.backoff, reporter.sources)
+    sources = Sources("zdb", spec.sources, spec.backoff, status.sources)
     while not control.stopping():
         endpoint = sources.choose()
-        session = Session(spec.at(endpoint), directories, reporter, control, sources)
+        session = Session(spec.at(endpoint), directories, status, control, sources)
         try:
             _run_session(session)
         except ZdbConnectionError as error:
@@ -48,18 +48,20 @@ def run(spec: FlistsSpec, directories: Directories, reporter: Reporter, control:
             if others and (session.progressed or not session.met):
                 continue
             told = sources.reasons() if died and not others and sources.count > 1 else str(error)
-            reporter.error(told)
-            reporter.update(retries=reporter.record.retries + 1, reason=told)
-            _wait(clock.after_failure(), caught_up_at, reporter, control)
+            status.error(told)
+            status.update(retries=status.record.retries + 1, reason=told)
+            _wait(clock.after_failure(), caught_up_at, status, control)
 
 
-def _wait(seconds: float, caught_up_at: float | None, reporter: Reporter, control: Control) -> None:
+def _wait(
+    seconds: float, caught_up_at: float | None, status: StatusWriter, control: Control
+) -> None:
     """Wait, and tell all the while how far behind the mirror may be by now."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not control.wait(min(left, _TOLD_SECONDS)):
         if caught_up_at is not None:
             behind = time.monotonic() - caught_up_at
-            reporter.update(lag=reporter.record.lag.model_copy(update={"seconds": behind}))
+            status.update(lag=status.record.lag.model_copy(update={"seconds": behind}))
 
 
 def _run_session(session: Session) -> None:

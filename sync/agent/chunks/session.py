@@ -18,7 +18,7 @@ from sync.agent.chunks.scan.pages import Page
 from sync.agent.chunks.scan.span_plan import Surveyor
 from sync.agent.master.endpoints import Sources
 from sync.agent.status_writer import name_list, utc_now
-from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, Reporter
+from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, StatusWriter
 from sync.agent.zdb import NamespaceInfo
 from sync.agent.zdb.key_room import require_key_room
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
@@ -42,7 +42,7 @@ class Session:
         self,
         spec: FlistsSpec,
         directories: Directories,
-        reporter: Reporter,
+        status: StatusWriter,
         control: Control,
         sources: Sources[ZdbEndpoint],
     ) -> None:
@@ -53,7 +53,7 @@ class Session:
         self.progressed = False
         self.caught_up_at: float | None = None
         self._directories = directories
-        self._reporter = reporter
+        self._status = status
         self._control = control
         self._sources = sources
         self._password = directories.zdb_admin_password()
@@ -61,7 +61,7 @@ class Session:
         self._state = FlistsState.load(directories.state)
         self._ledger = Ledger(directories.state)
         self._ledger.mend(self._state.ledger_bytes)
-        self._saver = Saver(directories.state, self._ledger, reporter.error)
+        self._saver = Saver(directories.state, self._ledger, status.error)
         self._stack.callback(self._ledger.close)
         self._stack.callback(self._saver.close)
         self._rate = Rate()
@@ -259,7 +259,7 @@ class Session:
         counters.refused.clear()
 
     def _report_master(self, meeting: Meeting) -> None:
-        self._reporter.update(
+        self._status.update(
             phase="snapshot",
             reason="",
             master=MasterIdentity(
@@ -299,11 +299,11 @@ class Session:
         }
         if self._following:
             changes |= self._landmarks()
-        self._reporter.update(**changes)
+        self._status.update(**changes)
 
     def _landmarks(self) -> dict[str, object]:
         now = utc_now()
-        record = self._reporter.record
+        record = self._status.record
         return {
             "last_success_at": now,
             "bootable_at": record.bootable_at or now,

@@ -38,7 +38,7 @@ from sync.agent.master.client import HttpError, HttpStoppedError, Master
 from sync.agent.master.identity import Evidence, follow
 from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.rate_limit import bandwidth
-from sync.agent.status_writer import Reporter
+from sync.agent.status_writer import StatusWriter
 from sync.agent.supervisor import Control, Directories
 from sync.contract.spec import UsersSpec
 
@@ -56,12 +56,12 @@ class UsersEngine:
         self,
         spec: UsersSpec,
         directories: Directories,
-        reporter: Reporter,
+        status: StatusWriter,
         control: Control,
     ) -> None:
         self._spec = spec
         self._directories = directories
-        self._reporter = reporter
+        self._status = status
         self._control = control
         self._stack = ExitStack()
         with one_at_a_time(directories.state):
@@ -79,7 +79,7 @@ class UsersEngine:
         self._record = self._stack.enter_context(Record(directories.state / RECORD_DATABASE))
         published = self._stack.enter_context(Published(directories.state))
         shared = bandwidth(spec.bandwidth_bytes_per_second)
-        tell = self._reporter.sources
+        tell = self._status.sources
         self._master = Master(
             spec.sources, spec.http, control, bandwidth=shared, backoff=spec.backoff, tell=tell
         )
@@ -104,7 +104,7 @@ class UsersEngine:
             spec.http.connections,
             lambda name: plan.deselected(spec, name),
         )
-        self._progress = Progress(self._reporter, self._master, self._preparer, self._publisher)
+        self._progress = Progress(self._status, self._master, self._preparer, self._publisher)
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +208,7 @@ class UsersEngine:
         listed = {name: float(entry.updated) for name, entry in listing.regulars.items()}
         evidence = Evidence(mirrored, listed)
         identity = follow(self._spec, self._directories.state, source, evidence)
-        seen_master(self._reporter, source, identity)
+        seen_master(self._status, source, identity)
 
     def _set_tag_times(self, work: Pass) -> None:
         """Give tags the master's time, by which a mirror of this mirror sees their changes.
@@ -474,7 +474,7 @@ class UsersEngine:
         if work.failures:
             messages = [f"{name}: {error}" for name, error in work.failures.items()]
             for message in messages[:10]:
-                self._reporter.error(message)
+                self._status.error(message)
             raise PassIncompleteError(f"{len(messages)} failed, the first: {messages[0]}")
         self._publisher.completed(work.started_at)
         self._progress.complete()

@@ -12,7 +12,7 @@ from sync.agent.hub.prepare import Preparer, Ready
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import FlistRecord
 from sync.agent.master.client import Master
-from sync.agent.status_writer import Reporter, name_list, utc_now
+from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.status import Amount, Lag
 
 _REPORT_SECONDS: Final = 0.5
@@ -47,9 +47,9 @@ class Progress:
     """Writes the status record of the users job; used by one thread."""
 
     def __init__(
-        self, reporter: Reporter, master: Master, preparer: Preparer, publisher: Publisher
+        self, status: StatusWriter, master: Master, preparer: Preparer, publisher: Publisher
     ) -> None:
-        self._reporter = reporter
+        self._status = status
         self._master = master
         self._preparer = preparer
         self._publisher = publisher
@@ -69,8 +69,8 @@ class Progress:
             self._bootable_now()
 
     def _bootable_now(self) -> None:
-        if self._reporter.record.bootable_at is None:
-            self._reporter.update(bootable_at=utc_now())
+        if self._status.record.bootable_at is None:
+            self._status.update(bootable_at=utc_now())
 
     def report_seldom(self, work: Pass) -> None:
         """Report where a pass stands, unless that was done just before."""
@@ -85,7 +85,7 @@ class Progress:
         behind = len(listing.regulars) - len(done) - self._withheld_count(listing)
         done_bytes = sum(flist.size_bytes or 0 for flist in done)
         total_bytes = self._total_bytes(listing, done, done_bytes)
-        self._reporter.update(
+        self._status.update(
             done=Amount(items=len(done), bytes=done_bytes),
             total=Amount(items=len(listing.regulars), bytes=total_bytes),
             lag=Lag(items=behind, bytes=None if behind else 0, seconds=self._lag(behind)),
@@ -145,7 +145,7 @@ class Progress:
     def _lag(self, behind: int) -> float | None:
         if not behind:
             return 0.0
-        last = self._reporter.record.last_success_at
+        last = self._status.record.last_success_at
         return None if last is None else (utc_now() - last).total_seconds()
 
 

@@ -20,7 +20,7 @@ from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRecord, Record
 from sync.agent.hub.tree import Tree
 from sync.agent.master.client import HttpError, HttpMissingError, Master
 from sync.agent.passes import PassIncompleteError, by_any_name, one_at_a_time
-from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.status_writer import StatusWriter, utc_now
 from sync.agent.supervisor import (
     Control,
     Directories,
@@ -319,12 +319,12 @@ def _one_pass(spec: UsersSpec, directories: Directories, control: Control) -> No
         updated_at=now,
         master=MasterIdentity(source=spec.source),
     )
-    reporter = Reporter(directories.state / _REPAIR_STATUS, record)
+    status = StatusWriter(directories.state / _REPAIR_STATUS, record)
     try:
-        with UsersEngine(spec, directories, reporter, control) as engine:
+        with UsersEngine(spec, directories, status, control) as engine:
             by_any_name(engine.one_pass)
     except (HttpError, ZdbError, PassIncompleteError, JobPaused, RefusedNameError) as error:
         # What is left is found by the walk that follows.
-        reporter.error(str(error))
+        status.error(str(error))
     finally:
-        reporter.close()
+        status.close()

@@ -25,7 +25,7 @@ from sync.agent.kernels.state_db import KernelRecord, LinkRecord, Record
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
 from sync.agent.master.identity import Evidence, follow
 from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
-from sync.agent.status_writer import Reporter, name_list, utc_now
+from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.agent.supervisor import Control, Directories
 from sync.contract import names
 from sync.contract.spec import KernelsSpec
@@ -66,14 +66,14 @@ class KernelsEngine:
         self,
         spec: KernelsSpec,
         directories: Directories,
-        reporter: Reporter,
+        status: StatusWriter,
         control: Control,
         record: Record,
         master: Master,
     ) -> None:
         self._spec = spec
         self._state = directories.state
-        self._reporter = reporter
+        self._status = status
         self._control = control
         self._record = record
         self._master = master
@@ -124,7 +124,7 @@ class KernelsEngine:
             {kernel.name: kernel.updated_seconds for kernel in found.kernels},
         )
         identity = follow(self._spec, self._state, source, evidence)
-        seen_master(self._reporter, source, identity)
+        seen_master(self._status, source, identity)
 
     def _adopt(self) -> None:
         """Take files that an earlier mirror left into the record, and drop records of lost ones."""
@@ -300,8 +300,8 @@ class KernelsEngine:
             # A kernel that the master had under the name of a link gives way in _remove.
             if target in on_disk and path not in on_disk:
                 self._link(work, path, target)
-                if is_net(path) and self._reporter.record.bootable_at is None:
-                    self._reporter.update(bootable_at=utc_now())
+                if is_net(path) and self._status.record.bootable_at is None:
+                    self._status.update(bootable_at=utc_now())
 
     def _link(self, work: _Pass, path: str, target: str) -> None:
         if not self._folder.leads(path, target):
@@ -446,7 +446,7 @@ class KernelsEngine:
         done_bytes = sum(known.size_bytes or 0 for known in done)
         missing = len(chosen) - len(done)
         linked = self._folder.linked()
-        self._reporter.update(
+        self._status.update(
             done=Amount(items=len(done), bytes=done_bytes),
             total=Amount(items=len(chosen), bytes=None if missing else done_bytes),
             lag=Lag(items=missing, bytes=0 if not missing else None, seconds=self._lag(missing)),
@@ -464,14 +464,14 @@ class KernelsEngine:
     def _lag(self, missing: int) -> float | None:
         if not missing:
             return 0.0
-        last = self._reporter.record.last_success_at
+        last = self._status.record.last_success_at
         return None if last is None else (utc_now() - last).total_seconds()
 
     def _finish(self, work: _Pass) -> None:
         if not work.failed:
             return
         for message in work.failed[:10]:
-            self._reporter.error(message)
+            self._status.error(message)
         raise PassIncompleteError(f"{len(work.failed)} failed, the first: {work.failed[0]}")
 
 

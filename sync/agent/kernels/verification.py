@@ -16,7 +16,7 @@ from sync.agent.kernels.plan import is_net, wanted
 from sync.agent.kernels.state_db import KernelRecord, Record, opened
 from sync.agent.master.client import HttpError, HttpMissingError, Master
 from sync.agent.passes import PassIncompleteError, by_any_name, one_at_a_time
-from sync.agent.status_writer import Reporter, utc_now
+from sync.agent.status_writer import StatusWriter, utc_now
 from sync.agent.supervisor import (
     Directories,
     JobPaused,
@@ -149,7 +149,7 @@ def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) 
 
 def _one_pass(spec: KernelsSpec, directories: Directories) -> None:
     now = utc_now()
-    status = StatusRecord(
+    first = StatusRecord(
         job="kernels",
         spec_digest=None,
         agent_version="repair",
@@ -158,16 +158,16 @@ def _one_pass(spec: KernelsSpec, directories: Directories) -> None:
         updated_at=now,
         master=MasterIdentity(source=spec.source),
     )
-    reporter = Reporter(directories.state / _REPAIR_STATUS, status)
+    status = StatusWriter(directories.state / _REPAIR_STATUS, first)
     control = RunControl()
     master = master_of(spec, control)
     try:
         with opened(directories.state) as record:
-            engine = KernelsEngine(spec, directories, reporter, control, record, master)
+            engine = KernelsEngine(spec, directories, status, control, record, master)
             by_any_name(engine.one_pass)
     except (HttpError, PassIncompleteError, JobPaused) as error:
         # What is left is found by the walk that follows.
-        reporter.error(str(error))
+        status.error(str(error))
     finally:
         master.close()
-        reporter.close()
+        status.close()

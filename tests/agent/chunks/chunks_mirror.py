@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Self
 
 from sync.agent.chunks import run
-from sync.agent.status_writer import Reporter, read_record
+from sync.agent.status_writer import StatusWriter, read_status
 from sync.agent.supervisor import Directories, JobFailed, JobPaused, RunControl
 from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import Backoff, FlistsSpec, ZdbEndpoint, canonical
 from sync.contract.status import StatusRecord
-from tests.agent.mirrors import make_directories, make_reporter
+from tests.agent.mirrors import make_directories, make_status
 from tests.bench.servers import ZdbProcess
 
 PASSWORD = "mirror-admin"
@@ -72,7 +72,7 @@ class Job:
 
     def __init__(self, spec: FlistsSpec, directories: Directories) -> None:
         self.spec = spec
-        self.reporter: Reporter = make_reporter("flists", directories, str(spec.source))
+        self.status: StatusWriter = make_status("flists", directories, str(spec.source))
         self.control = RunControl()
         self.ended: BaseException | None = None
         self._directories = directories
@@ -89,10 +89,10 @@ class Job:
         try:
             while not self.control.stopping():
                 try:
-                    run(self.spec, self._directories, self.reporter, self.control)
+                    run(self.spec, self._directories, self.status, self.control)
                 except JobPaused as pause:
                     self.ended = pause
-                    self.reporter.update(phase="paused", reason=str(pause))
+                    self.status.update(phase="paused", reason=str(pause))
                     self.control.wait(0.3)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.ended = error
@@ -102,11 +102,11 @@ class Job:
         self.control.stop()
         self._thread.join(LONGEST_WAIT_SECONDS)
         assert not self._thread.is_alive(), "the job did not stop"
-        self.reporter.close()
+        self.status.close()
 
     @property
     def record(self) -> StatusRecord:
-        return self.reporter.record
+        return self.status.record
 
     def wait(self, condition: Callable[[StatusRecord], bool], what: str = "") -> StatusRecord:
         """Wait until the status record is so; fail with the record when the job ends before."""
@@ -248,7 +248,7 @@ class AgentProcess:
     @property
     def record(self) -> StatusRecord | None:
         """The status record that it wrote last."""
-        return read_record(self._directories.state / "status.json")
+        return read_status(self._directories.state / "status.json")
 
     def log(self) -> str:
         """Return what it said."""

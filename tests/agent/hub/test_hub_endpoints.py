@@ -57,9 +57,9 @@ def mirror(upstream: Upstream, tmp_path: Path) -> Iterator[UsersMirror]:
 def one_pass(mirror: UsersMirror, *sources: str) -> StatusRecord:
     """Run one pass in a fresh engine, by any of these names of the hub."""
     mirror.settings["sources"] = list(sources)
-    with mirror.engine() as (engine, reporter):
+    with mirror.engine() as (engine, status):
         by_any_name(engine.one_pass)
-        return reporter.record
+        return status.record
 
 
 def is_whole(mirror: UsersMirror) -> bool:

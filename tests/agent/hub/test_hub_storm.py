@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.hub import verify
-from sync.agent.status_writer import read_record
+from sync.agent.status_writer import read_status
 from sync.agent.supervisor import VerifyOptions
 from sync.contract import spec as contract
 from tests.agent.hub.storm import Reader, World, digest
@@ -149,7 +149,7 @@ def storm(tmp_path: Path, events: int, seed: int) -> None:
         finally:
             running.terminate()
             reader.stop()
-        record = read_record(mirror.directories.state / "status.json")
+        record = read_status(mirror.directories.state / "status.json")
         assert reader.faults == [], f"seed {seed}, {running.events}, {reader.faults[:9]}"
         assert converged, f"seed {seed}, {running.events}, {record}"
         assert reader.names_seen > 20 * events

@@ -35,10 +35,10 @@ def mirror(upstream: Upstream, tmp_path: Path) -> Iterator[UsersMirror]:
 
 def tries(mirror: UsersMirror) -> StatusRecord:
     """Make a pass, which may fail in part; returns the record."""
-    with mirror.engine() as (engine, reporter):
+    with mirror.engine() as (engine, status):
         with suppress(PassIncompleteError):
             engine.one_pass()
-        return reporter.record
+        return status.record
 
 
 def line(record: StatusRecord, name: str) -> str:

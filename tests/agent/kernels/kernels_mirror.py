@@ -10,7 +10,7 @@ from sync.agent.master.client import Master
 from sync.agent.supervisor import Directories, RunControl
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
-from tests.agent.mirrors import make_reporter
+from tests.agent.mirrors import make_status
 from tests.sandbox.upstream import Upstream, UpstreamModel
 
 OLD = 1_700_000_000.0
@@ -31,20 +31,20 @@ def kernels_model() -> UpstreamModel:
 @contextmanager
 def engine_of(spec: KernelsSpec, directories: Directories) -> Iterator[KernelsEngine]:
     control = RunControl()
-    reporter = make_reporter("kernels", directories, spec.source)
+    status = make_status("kernels", directories, spec.source)
     master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
     try:
         with opened(directories.state) as record:
-            yield KernelsEngine(spec, directories, reporter, control, record, master)
+            yield KernelsEngine(spec, directories, status, control, record, master)
     finally:
         master.close()
-        reporter.close()
+        status.close()
 
 
 def one_pass(spec: KernelsSpec, directories: Directories) -> StatusRecord:
     with engine_of(spec, directories) as engine:
         engine.one_pass()
-        return engine._reporter.record
+        return engine._status.record
 
 
 def served(directories: Directories) -> dict[str, bytes]:

@@ -49,7 +49,7 @@ def one_pass(spec: KernelsSpec, directories: Directories) -> StatusRecord:
     """Run one pass in a fresh engine by any of the spec's names."""
     with engine_of(spec, directories) as engine:
         by_any_name(engine.one_pass)
-        return engine._reporter.record
+        return engine._status.record
 
 
 @pytest.mark.parametrize("death", OF_HTTP)

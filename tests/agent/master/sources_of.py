@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 
 from sync.agent import hub, kernels
-from sync.agent.status_writer import Reporter
+from sync.agent.status_writer import StatusWriter
 from sync.agent.supervisor import Directories, RunControl
 from sync.contract.spec import HttpLimits, KernelsSpec, Schedule, UsersSpec
 from sync.contract.status import StatusRecord
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, small_model
-from tests.agent.mirrors import make_reporter
+from tests.agent.mirrors import make_status
 from tests.sandbox.services.http import HttpServer
 from tests.sandbox.upstream import UpstreamModel
 from tests.sandbox.wan import Relay
@@ -66,7 +66,7 @@ class RunningJob:
     """A users or kernels job on a thread of its own; `ended` is what it raised."""
 
     def __init__(self, spec: UsersSpec | KernelsSpec, directories: Directories) -> None:
-        self.reporter: Reporter = make_reporter(spec.job, directories, spec.source)
+        self.status: StatusWriter = make_status(spec.job, directories, spec.source)
         self.control = RunControl()
         self.ended: BaseException | None = None
         self._spec = spec
@@ -76,16 +76,16 @@ class RunningJob:
     def _run(self) -> None:
         try:
             if isinstance(self._spec, UsersSpec):
-                hub.run(self._spec, self._directories, self.reporter, self.control)
+                hub.run(self._spec, self._directories, self.status, self.control)
             else:
-                kernels.run(self._spec, self._directories, self.reporter, self.control)
+                kernels.run(self._spec, self._directories, self.status, self.control)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.ended = error
 
     def until(self, condition: Callable[[StatusRecord], bool]) -> StatusRecord:
         """Wait until the record is so; fail with it when the job ends before."""
         deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-        while not condition(record := self.reporter.record):
+        while not condition(record := self.status.record):
             assert self.ended is None, repr(self.ended)
             assert time.monotonic() < deadline, record
             time.sleep(0.01)
@@ -104,7 +104,7 @@ class RunningJob:
     def failure(self) -> BaseException:
         """Wait until the job has ended by itself; returns why."""
         self.thread.join(LONGEST_WAIT_SECONDS)
-        assert self.ended is not None, self.reporter.record
+        assert self.ended is not None, self.status.record
         return self.ended
 
 
@@ -118,5 +118,5 @@ def running_job(spec: UsersSpec | KernelsSpec, directories: Directories) -> Iter
     finally:
         job.control.stop()
         job.thread.join(LONGEST_WAIT_SECONDS)
-        job.reporter.close()
+        job.status.close()
         assert not job.thread.is_alive()

@@ -17,7 +17,7 @@ from tests.agent.mirrors import (
     UsersMirror,
     kernels_spec,
     make_directories,
-    make_reporter,
+    make_status,
     model_tree,
     users_mirror,
 )
@@ -136,16 +136,16 @@ def test_kernel_that_only_the_list_of_images_lost_stays_and_is_told(tmp_path: Pa
     directories = make_directories(tmp_path)
     with Upstream(model) as upstream, opened(directories.state) as record:
         spec = kernels_spec(upstream, run_modes=[])
-        reporter = make_reporter("kernels", directories, spec.source)
+        status = make_status("kernels", directories, spec.source)
         control = RunControl()
         master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
-        engine = KernelsEngine(spec, directories, reporter, control, record, master)
+        engine = KernelsEngine(spec, directories, status, control, record, master)
         engine.one_pass()
         corrupt(upstream.bootstrap, "/api/images", b"zos-1.efi", b"zos-q.efi")
         with pytest.raises(PassIncompleteError, match=r"zos-q\.efi"):
             engine.one_pass()
         assert (directories.kernels / "zos-1.efi").exists()
-        broken = reporter.record.broken.names
+        broken = status.record.broken.names
         assert "zos-1.efi: not listed any more, but still served by the master" in broken
         master.close()
-        reporter.close()
+        status.close()
