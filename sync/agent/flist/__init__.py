@@ -2,7 +2,7 @@
 
 A flist is a tar.gz with an SQLite database of capnp messages. All of it is untrusted: whatever is
 wrong raises FlistError, and no input costs more than its size and the limits allow. Nothing here
-imports more than the standard library, so that a reader process (see `workers`) starts quickly.
+imports more than the standard library, so that a reader process starts quickly.
 """
 
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The outer layers of a flist: tar.gz with one file, flistdb.sqlite3 (0-flist: archive.c)."""
 
+import gzip
+import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,6 @@ MAX_IN_MEMORY_BYTES: Final = 16 << 20
 _MAX_MEMBERS: Final = 64
 _BLOCK: Final = 512
 _READ: Final = 1 << 18
-_CHECKSUM: Final = slice(148, 156)
 _GZIP: Final = 31
 
 
@@ -81,30 +82,20 @@ class _Plain:
                 raise FlistError(f"tar: longer than {MAX_DATABASE_BYTES} bytes")
 
 
-def _size(header: bytes) -> int:
-    text = header[124:136].strip(b" \0")
+def _member(header: bytes) -> tarfile.TarInfo:
     try:
-        size = int(text or b"0", 8)
-    except ValueError as error:
-        raise FlistError("tar: bad size") from error
-    if not 0 <= size <= MAX_DATABASE_BYTES:
-        raise FlistError(f"tar: a member of {size} bytes")
-    return size
+        member = tarfile.TarInfo.frombuf(header, "ascii", "replace")
+    except tarfile.HeaderError as error:
+        raise FlistError(f"tar: {error}") from error
+    if not 0 <= member.size <= MAX_DATABASE_BYTES:
+        raise FlistError(f"tar: a member of {member.size} bytes")
+    return member
 
 
-def _is_database(header: bytes) -> bool:
-    name = header[:100].split(b"\0")[0].decode("ascii", "replace").removeprefix("./")
-    return name == DATABASE_NAME and header[156:157] in {b"0", b"\0"}
-
-
-def _check_header(header: bytes) -> None:
-    blank = header[:148] + b" " * 8 + header[156:]
-    try:
-        stated = int(header[_CHECKSUM].strip(b" \0") or b"-1", 8)
-    except ValueError as error:
-        raise FlistError("tar: bad header") from error
-    if stated != sum(blank):
-        raise FlistError("tar: bad header checksum")
+def _is_database(member: tarfile.TarInfo) -> bool:
+    # zflist appends the tree ".", so that its names may start with "./" (archive.c).
+    name = member.name.removeprefix("./")
+    return name == DATABASE_NAME and member.type in {tarfile.REGTYPE, tarfile.AREGTYPE}
 
 
 def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
@@ -119,11 +110,10 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
             header = plain.exactly(_BLOCK)
             if len(header) < _BLOCK or not header.strip(b"\0"):
                 break
-            _check_header(header)
-            size = _size(header)
-            padding = -size % _BLOCK
-            if not _is_database(header):
-                plain.copy(size + padding, None)
+            member = _member(header)
+            size = member.size
+            if not _is_database(member):
+                plain.copy(size + -size % _BLOCK, None)
                 continue
             data = None
             if not keep and size <= MAX_IN_MEMORY_BYTES:
@@ -138,35 +128,22 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
     raise FlistError(f"tar: holds no {DATABASE_NAME}")
 
 
-def _header(size: int) -> bytes:
-    """Return the ustar header of the database: the same for the same size, always."""
-    fields = [
-        DATABASE_NAME.encode().ljust(100, b"\0"),
-        b"0000644\0",
-        b"0000000\0",
-        b"0000000\0",
-        b"%011o\0" % size,
-        b"00000000000\0",
-        b" " * 8,
-        b"0",
-        b"\0" * 100,
-        b"ustar\x0000",
-    ]
-    header = b"".join(fields).ljust(_BLOCK, b"\0")
-    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
-
-
 def pack(database: Path, flist: Path) -> None:
     """Write a flist that holds `database`: equal databases give equal bytes.
 
-    The gzip header carries no time and no name. Raises OSError.
+    Raises OSError.
     """
-    size = database.stat().st_size
-    # Level 1: a node reads this once, the mirror writes it for every flist.
-    deflate = zlib.compressobj(1, wbits=_GZIP)
-    with database.open("rb") as source, flist.open("wb") as target:
-        target.write(deflate.compress(_header(size)))
-        while part := source.read(_READ):
-            target.write(deflate.compress(part))
-        end = b"\0" * (-size % _BLOCK + 2 * _BLOCK)
-        target.write(deflate.compress(end) + deflate.flush())
+    member = tarfile.TarInfo(DATABASE_NAME)
+    member.size = database.stat().st_size
+    with (
+        database.open("rb") as source,
+        flist.open("wb") as target,
+        # No name and no time in the header (RFC 1952, FNAME and MTIME), so that bytes are equal.
+        # Level 1: a node reads this once, the mirror writes it for every flist.
+        gzip.GzipFile("", "wb", fileobj=target, compresslevel=1, mtime=0) as stream,
+        # libtar, which zflist extracts by (archive.c), knows no pax headers.
+        tarfile.TarFile(
+            mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT, copybufsize=_READ
+        ) as archive,
+    ):
+        archive.addfile(member, source)

@@ -1,29 +1,27 @@
 """Chunk keys from the capnp messages of a flist (0-flist: format/flist.capnp, flist_serial.c).
 
 A decoder of just what is needed, for bytes that nobody vouches for: every offset is checked, the
-depth is fixed by the schema, and what is visited can not exceed what the message has room for, so
-that a small message can not cost much time or memory.
+depth is fixed by the schema, and what is visited cannot exceed what the message has room for, so
+that a small message cannot cost much time or memory.
 
 Layout (words of 8 bytes; pointers after data): Dir 2 data, 5 pointers, contents is pointer 2.
 Inode 3 data, 3 pointers, union tag in the low 16 bits of data word 1 (file: 1), its value
 pointer 1. File 1 data, 1 pointer, blocks. FileBlock 0 data, 2 pointers, hash (the 0-db key) first.
 """
 
-import array
 import struct
 import sys
+from array import array
 from typing import Final, NamedTuple
 
 from sync.agent.flist.errors import FlistError
-from sync.agent.flist.near import Inodes, near_keys
 
 MAX_SEGMENTS: Final = 512
 MAX_KEY_BYTES: Final = 255
 _WORD: Final = 8
+# Kinds of pointers, and of what a list pointer leads to (capnproto.org/encoding.html).
 _STRUCT, _LIST, _FAR = 0, 1, 2
 _BYTES, _COMPOSITE = 2, 7
-_OFFSET_MASK: Final = 0x3FFF_FFFF
-_OFFSET_SIGN: Final = 0x2000_0000
 _DIR_POINTERS: Final = 5
 _DIR_CONTENTS: Final = 2
 _INODE_UNION_WORD: Final = 1
@@ -32,26 +30,29 @@ _INODE_FILE: Final = 1
 
 
 class _Segment(NamedTuple):
+    """Words as pairs of 32-bit halves: word i is halves[2 * i] (low) and halves[2 * i + 1].
+
+    signed: the same halves as signed numbers, so that the offset of a pointer, which is the signed
+    upper 30 bits of its low half, is one shift. end: the number of words.
+    """
+
     data: bytes
-    words: "array.array[int]"
+    signed: "array[int]"
+    halves: "array[int]"
+    end: int
 
 
-class _Place(NamedTuple):
-    """A pointer that was followed: its word, and where its content starts."""
+class _Target(NamedTuple):
+    """Where a pointer leads: segment, first word there, and the pointer's high half."""
 
     segment: _Segment
-    word: int
     start: int
+    size: int
 
 
-class _Struct(NamedTuple):
-    segment: _Segment
-    start: int
-    data_words: int
-    pointers: int
+class _Structs(NamedTuple):
+    """Structs side by side: first word, how many, data words and pointers of each."""
 
-
-class _StructList(NamedTuple):
     segment: _Segment
     start: int
     number: int
@@ -59,11 +60,24 @@ class _StructList(NamedTuple):
     pointers: int
 
 
-def _segment(data: bytes) -> _Segment:
-    words = array.array("Q", data)
-    if sys.byteorder != "little":
-        words.byteswap()
-    return _Segment(data, words)
+def chunk_keys(message: bytes) -> list[bytes]:
+    """Return the chunk keys that one entry of a flist names; none for what is no directory.
+
+    Raises FlistError for bytes that are not a capnp message of this schema.
+    """
+    segments = _segments(message)
+    if not segments[0].end:
+        raise FlistError("capnp: empty")
+    root = _struct(segments, segments[0], 0)
+    # An ACI, the other kind of object among the entries (flist_acl.c), has 3 pointers.
+    if root is None or root.pointers < _DIR_POINTERS:
+        return []
+    inodes = _structs(segments, root.segment, root.start + root.data_words + _DIR_CONTENTS)
+    if inodes is None:
+        return []
+    if inodes.data_words <= _INODE_UNION_WORD or inodes.pointers <= _INODE_ATTRIBUTES:
+        raise FlistError("capnp: not a list of inodes")
+    return _file_keys(segments, inodes, len(message) // _WORD - inodes.number)
 
 
 def _segments(message: bytes) -> list[_Segment]:
@@ -85,158 +99,122 @@ def _segments(message: bytes) -> list[_Segment]:
     return segments
 
 
-class _Message:
-    """A message and how many list elements may still be visited in it."""
-
-    def __init__(self, data: bytes) -> None:
-        self._segments = _segments(data)
-        self.budget = len(data) // _WORD
-
-    @property
-    def single(self) -> bool:
-        """Tell whether the message is one segment."""
-        return len(self._segments) == 1
-
-    def root(self) -> _Struct | None:
-        first = self._segments[0]
-        if not first.words:
-            raise FlistError("capnp: empty")
-        return self.struct(first, 0)
-
-    def follow(self, segment: _Segment, index: int) -> _Place | None:
-        """Follow the pointer at a word, across segments; None for a null pointer."""
-        word = self._word(segment, index)
-        if not word:
-            return None
-        if word & 3 != _FAR:
-            return _Place(segment, word, index + 1 + _signed_offset(word))
-        pad_segment, pad = self._pad(word)
-        landing = self._word(pad_segment, pad)
-        if not word & 4:
-            if landing & 3 == _FAR:
-                raise FlistError("capnp: far pointer to a far pointer")
-            return _Place(pad_segment, landing, pad + 1 + _signed_offset(landing))
-        if landing & 7 != _FAR:
-            raise FlistError("capnp: bad double far pointer")
-        target, start = self._pad(landing)
-        return _Place(target, self._word(pad_segment, pad + 1), start)
-
-    def struct(self, segment: _Segment, index: int) -> _Struct | None:
-        place = self.follow(segment, index)
-        if place is None:
-            return None
-        if place.word & 3 != _STRUCT:
-            raise FlistError("capnp: not a struct")
-        data_words, pointers = place.word >> 32 & 0xFFFF, place.word >> 48
-        _check(place.segment, place.start, data_words + pointers)
-        return _Struct(place.segment, place.start, data_words, pointers)
-
-    def struct_list(self, parent: _Struct, pointer: int) -> _StructList | None:
-        if pointer >= parent.pointers:
-            return None
-        place = self.follow(parent.segment, parent.start + parent.data_words + pointer)
-        if place is None:
-            return None
-        if place.word & 3 != _LIST or place.word >> 32 & 7 != _COMPOSITE:
-            raise FlistError("capnp: not a list of structs")
-        words = place.word >> 35
-        _check(place.segment, place.start, words + 1)
-        tag = place.segment.words[place.start]
-        count, data_words, pointers = (tag & 0xFFFF_FFFF) >> 2, tag >> 32 & 0xFFFF, tag >> 48
-        if tag & 3 != _STRUCT or count * (data_words + pointers) > words:
-            raise FlistError("capnp: list is longer than its space")
-        self._spend(count)
-        return _StructList(place.segment, place.start + 1, count, data_words, pointers)
-
-    def key(self, segment: _Segment, index: int) -> bytes:
-        place = self.follow(segment, index)
-        if place is None or place.word & 3 != _LIST or place.word >> 32 & 7 != _BYTES:
-            raise FlistError("capnp: a block without a key")
-        length = place.word >> 35
-        _check(place.segment, place.start, (length + _WORD - 1) // _WORD)
-        if not 0 < length <= MAX_KEY_BYTES:
-            raise FlistError(f"capnp: a key of {length} bytes")
-        at = place.start * _WORD
-        return place.segment.data[at : at + length]
-
-    def _spend(self, elements: int) -> None:
-        self.budget -= elements
-        if self.budget < 0:
-            raise FlistError("capnp: names its content more often than it has any")
-
-    def _word(self, segment: _Segment, index: int) -> int:
-        if not 0 <= index < len(segment.words):
-            raise FlistError("capnp: pointer out of the message")
-        return segment.words[index]
-
-    def _pad(self, word: int) -> tuple[_Segment, int]:
-        number, index = word >> 32, word >> 3 & 0x1FFF_FFFF
-        if number >= len(self._segments):
-            raise FlistError("capnp: far pointer to no segment")
-        return self._segments[number], index
+def _segment(data: bytes) -> _Segment:
+    signed, halves = array("i", data), array("I", data)
+    if sys.byteorder != "little":
+        signed.byteswap()
+        halves.byteswap()
+    return _Segment(data, signed, halves, len(data) // _WORD)
 
 
-def _signed_offset(word: int) -> int:
-    offset = word >> 2 & _OFFSET_MASK
-    return offset - (_OFFSET_MASK + 1) if offset & _OFFSET_SIGN else offset
+# A large hub names tens of millions of chunks, so what follows is written flat: a pointer within
+# its segment is followed where it stands, any other one by _landing. libflist's segments are of
+# 4 KiB (c-capnproto: lib/capn-malloc.c), so every larger directory has both.
 
 
-def _check(segment: _Segment, start: int, words: int) -> None:
-    if start < 0 or start + words > len(segment.words):
-        raise FlistError("capnp: content out of the message")
-
-
-def chunk_keys(data: bytes) -> list[bytes]:
-    """Return the chunk keys that one entry of a flist names; none for what is no directory.
-
-    Raises FlistError for bytes that are not a capnp message of this schema.
-    """
-    message = _Message(data)
-    root = message.root()
-    if root is None or root.pointers < _DIR_POINTERS:
-        return []  # an ACI: the other kind of object among the entries
-    contents = message.struct_list(root, _DIR_CONTENTS)
-    if contents is None:
-        return []
-    if contents.data_words <= _INODE_UNION_WORD or contents.pointers <= _INODE_ATTRIBUTES:
-        raise FlistError("capnp: not a list of inodes")
-    if message.single and sys.byteorder == "little":
-        keys = near_keys(contents.segment.data, _inodes(contents), message.budget)
-        if keys is not None:
-            return keys
-    return _far_keys(message, contents)
-
-
-def _inodes(contents: _StructList) -> Inodes:
-    return Inodes(contents.start, contents.number, contents.data_words, contents.pointers)
-
-
-def _far_keys(message: _Message, contents: _StructList) -> list[bytes]:
-    """Follow any legal pointer, across segments: what near_keys leaves, a few times slower."""
+def _file_keys(segments: list[_Segment], inodes: _Structs, budget: int) -> list[bytes]:
+    """Return the keys of all blocks of all files; budget: how many blocks may be visited."""
     keys: list[bytes] = []
-    for index in _file_pointers(contents):
-        file = message.struct(contents.segment, index)
-        blocks = message.struct_list(file, 0) if file else None
-        if blocks is not None:
-            keys += _block_keys(message, blocks)
+    segment, first, number, data_words, pointers = inodes
+    halves, stride = segment.halves, data_words + pointers
+    for inode in range(first, first + number * stride, stride):
+        if halves[2 * (inode + _INODE_UNION_WORD)] & 0xFFFF != _INODE_FILE:
+            continue
+        file = _struct(segments, segment, inode + data_words + _INODE_ATTRIBUTES)
+        if file is None or not file.pointers:
+            continue
+        blocks = _structs(segments, file.segment, file.start + file.data_words)
+        if blocks is None or not blocks.number:
+            continue
+        if not blocks.pointers:
+            raise FlistError("capnp: blocks without keys")
+        # Many files may point to one list, and n files times m blocks would be read.
+        budget -= blocks.number
+        if budget < 0:
+            raise FlistError("capnp: directory lists more entries than the message has room for")
+        step = blocks.data_words + blocks.pointers
+        at = blocks.start + blocks.data_words
+        end = at + blocks.number * step
+        keys += [_key(segments, blocks.segment, pointer) for pointer in range(at, end, step)]
     return keys
 
 
-def _file_pointers(contents: _StructList) -> list[int]:
-    """Return the word indexes of the attribute pointers of those inodes that are files."""
-    words, stride = contents.segment.words, contents.data_words + contents.pointers
-    to_pointer = contents.data_words + _INODE_ATTRIBUTES
-    end = contents.start + contents.number * stride
-    return [
-        start + to_pointer
-        for start in range(contents.start, end, stride)
-        if words[start + _INODE_UNION_WORD] & 0xFFFF == _INODE_FILE
-    ]
+def _struct(segments: list[_Segment], segment: _Segment, at: int) -> _Structs | None:
+    """Follow the pointer at word `at` to a struct; None for a null pointer."""
+    word, size = segment.signed[2 * at], segment.halves[2 * at + 1]
+    if not word and not size:
+        return None
+    start = at + 1 + (word >> 2)
+    if word & 3 != _STRUCT:
+        segment, start, size = _landing(segments, segment, at, _STRUCT)
+    data_words, pointers = size & 0xFFFF, size >> 16
+    if start < 0 or start + data_words + pointers > segment.end:
+        raise FlistError("capnp: content out of the message")
+    return _Structs(segment, start, 1, data_words, pointers)
 
 
-def _block_keys(message: _Message, blocks: _StructList) -> list[bytes]:
-    if blocks.number and not blocks.pointers:
-        raise FlistError("capnp: blocks without keys")
-    stride = blocks.data_words + blocks.pointers
-    first = blocks.start + blocks.data_words
-    return [message.key(blocks.segment, first + number * stride) for number in range(blocks.number)]
+def _structs(segments: list[_Segment], segment: _Segment, at: int) -> _Structs | None:
+    """Follow the pointer at word `at` to a list of structs; None for a null pointer."""
+    word, size = segment.signed[2 * at], segment.halves[2 * at + 1]
+    if not word and not size:
+        return None
+    tag = at + 1 + (word >> 2)
+    if word & 3 != _LIST:
+        segment, tag, size = _landing(segments, segment, at, _LIST)
+    space = size >> 3
+    if size & 7 != _COMPOSITE or tag < 0 or tag + 1 + space > segment.end:
+        raise FlistError("capnp: not a list of structs, or out of the message")
+    # A composite list starts with a word in the form of a struct pointer: its offset is the count.
+    number, size = segment.halves[2 * tag] >> 2, segment.halves[2 * tag + 1]
+    data_words, pointers = size & 0xFFFF, size >> 16
+    if segment.signed[2 * tag] & 3 != _STRUCT or number * (data_words + pointers) > space:
+        raise FlistError("capnp: list is longer than its space")
+    return _Structs(segment, tag + 1, number, data_words, pointers)
+
+
+def _key(segments: list[_Segment], segment: _Segment, at: int) -> bytes:
+    word, size = segment.signed[2 * at], segment.halves[2 * at + 1]
+    start = at + 1 + (word >> 2)
+    if word & 3 != _LIST:
+        segment, start, size = _landing(segments, segment, at, _LIST)
+    length = size >> 3
+    if size & 7 != _BYTES:
+        raise FlistError("capnp: a block without a key")
+    if start < 0 or start * 8 + length > segment.end * 8 or not 0 < length <= MAX_KEY_BYTES:
+        raise FlistError(f"capnp: a key of {length} bytes, or out of the message")
+    return segment.data[start * 8 : start * 8 + length]
+
+
+def _landing(segments: list[_Segment], segment: _Segment, at: int, kind: int) -> _Target:
+    """Follow a far pointer; what it leads to must be of the kind that the schema has there."""
+    word, number = segment.halves[2 * at], segment.halves[2 * at + 1]
+    pad_segment, pad = _far(segments, word, number)
+    landing, size = _halves(pad_segment, pad)
+    # Bit 2 makes it a double one, whose landing pad is two words: a far pointer to the content and
+    # a pointer that gives kind and size only. Else the pad is the pointer (encoding.html, far).
+    if not word & 4:
+        start = pad + 1 + (pad_segment.signed[2 * pad] >> 2)
+        target = _Target(pad_segment, start, size)
+    else:
+        if landing & 4:
+            raise FlistError("capnp: bad double far pointer")
+        content, start = _far(segments, landing, size)
+        landing, size = _halves(pad_segment, pad + 1)
+        target = _Target(content, start, size)
+    if landing & 3 != kind:
+        raise FlistError("capnp: pointer of another kind than the schema has there")
+    return target
+
+
+def _far(segments: list[_Segment], word: int, number: int) -> tuple[_Segment, int]:
+    if word & 3 != _FAR:
+        raise FlistError("capnp: pointer of another kind than the schema has there")
+    if number >= len(segments):
+        raise FlistError("capnp: far pointer to no segment")
+    return segments[number], word >> 3
+
+
+def _halves(segment: _Segment, at: int) -> tuple[int, int]:
+    if at >= segment.end:
+        raise FlistError("capnp: pointer out of the message")
+    return segment.halves[2 * at], segment.halves[2 * at + 1]

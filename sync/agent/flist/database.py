@@ -65,15 +65,15 @@ class Backend(NamedTuple):
 class Directory:
     """The chunk keys of one directory; number: the cache's, which no other directory has.
 
-    told: whether the process that asks for keys knows these already (set by who tells).
+    sent: the process that asked for keys already has these (set by reader_process).
     """
 
-    __slots__ = ("keys", "number", "told")
+    __slots__ = ("keys", "number", "sent")
 
     def __init__(self, number: int, keys: list[bytes]) -> None:
         self.number = number
         self.keys = keys
-        self.told = False
+        self.sent = False
 
 
 class Contents(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from sync.agent.absences import Absences
 from sync.agent.deletion_guard import Vanished, guard
-from sync.agent.flist.readers import Readers
+from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub import links, pending, plan
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.confirming import Confirming
@@ -87,7 +87,7 @@ class UsersEngine:
         password = directories.zdb_admin_password()
         self._chunks = ChunkStore(spec, password, control, shared, tell)
         self._stack.callback(self._chunks.close)
-        self._readers = self._stack.enter_context(Readers())
+        self._readers = self._stack.enter_context(ReaderPool())
         self._absences = Absences(self._master, spec.http.connections, page_path)
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
         self._publisher = Publisher(self._tree, self._record, published)
@@ -246,7 +246,7 @@ class UsersEngine:
                 self._confirm(work, confirming, wait=False)
                 self._progress.report_seldom(work)
         finally:
-            self._readers.rest()
+            self._readers.stop_idle()
 
     def _due_links(self, work: Pass, coming: Iterable[Regular]) -> list[Link]:
         """Return the links to be served, but for those in tags, whose flists are here or coming.

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from sync.agent import durable
 from sync.agent.flist import Backend, FlistError
 from sync.agent.flist.keys import KeyGroup
-from sync.agent.flist.readers import Readers, Rewriting
+from sync.agent.flist.reader_pool import ReaderPool, Rewriting
 from sync.agent.hub.chunk_store import ChunkStore, as_backend, place_of
 from sync.agent.hub.listing import Name, Regular
 from sync.agent.hub.state_db import FlistRecord, Withheld
@@ -111,7 +111,7 @@ class Preparer:
     """Makes a listed flist ready; its methods run in many threads."""
 
     def __init__(
-        self, spec: UsersSpec, master: Master, tree: Tree, chunks: ChunkStore, readers: Readers
+        self, spec: UsersSpec, master: Master, tree: Tree, chunks: ChunkStore, readers: ReaderPool
     ) -> None:
         self._spec = spec
         self._master = master

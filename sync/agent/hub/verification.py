@@ -1,6 +1,5 @@
 """Walk what is published against the record, the master and the local 0-db; mend what is wrong."""
 
-import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
+from sync.agent.file_digest import file_digest
 from sync.agent.hub import plan
 from sync.agent.hub.chunk_store import ChunkStore, groups, proves_itself
 from sync.agent.hub.engine import UsersEngine
@@ -36,7 +36,6 @@ from sync.contract.spec import UsersSpec
 from sync.contract.status import MasterIdentity, StatusRecord
 
 _CHUNK_BATCH: Final = 32
-_READ_BYTES: Final = 1 << 18
 _DESCRIPTION_BYTES: Final = 1 << 16
 _REPAIR_STATUS: Final = "repair.json"
 
@@ -189,17 +188,6 @@ class Verifier:
             return "is gone from the master"
         md5 = data.get("md5") if isinstance(data, dict) else None
         return "" if md5 == flist.md5 else f"has MD5 {md5} on the master, here {flist.md5}"
-
-
-def file_digest(path: Path) -> tuple[int, str]:
-    """Return a file's size and MD5 (hex)."""
-    digest = hashlib.md5(usedforsecurity=False)
-    size = 0
-    with path.open("rb") as file:
-        while part := file.read(_READ_BYTES):
-            digest.update(part)
-            size += len(part)
-    return size, digest.hexdigest()
 
 
 def _is_served(path: Path) -> bool:

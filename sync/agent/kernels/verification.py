@@ -1,14 +1,13 @@
 """Walk the kernels on disk against the record and the master; mend what is wrong."""
 
-import hashlib
 import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from sync.agent.file_digest import file_digest
 from sync.agent.kernels import listing
 from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.kernels.folder import KernelFolder, master_of
@@ -28,16 +27,7 @@ from sync.agent.supervisor import (
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import MasterIdentity, StatusRecord
 
-_READ_BYTES: Final = 1 << 20
 _REPAIR_STATUS: Final = "repair.json"
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while part := file.read(_READ_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 class _Walk:
@@ -69,7 +59,7 @@ class _Walk:
     def _file(self, kernel: KernelRecord) -> Iterator[Problem]:
         if not self._folder.holds(kernel):
             yield Problem(kernel.name, "is not there, or has another size")
-        elif _md5(self._folder.root / kernel.name) != kernel.md5:
+        elif file_digest(self._folder.root / kernel.name)[1] != kernel.md5:
             yield Problem(kernel.name, "is not the file that was published")
 
     def _links(self, record: Record) -> Iterator[Problem]:
@@ -83,7 +73,7 @@ class _Walk:
                 yield Problem(link.path, f"does not lead to {link.target}")
             elif not place.exists():
                 yield Problem(link.path, "is not there, or dangles")
-            elif link.md5 is not None and _md5(place) != link.md5:
+            elif link.md5 is not None and file_digest(place)[1] != link.md5:
                 yield Problem(link.path, "is not the file that was published")
 
     def _against_master(

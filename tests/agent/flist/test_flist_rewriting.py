@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sync.agent.flist import Backend, FlistError, archive, read_flist, readers, rewrite_flist
+from sync.agent.flist import Backend, FlistError, archive, read_flist, reader_pool, rewrite_flist
 from sync.agent.flist.keys import keys_of
 from tests.golden.flists import NAMES, Recorded
 from tests.sandbox.flist import Flist
@@ -115,10 +115,10 @@ def test_reader_process_tells_size_and_md5_of_what_it_rewrote(
     recorded: Recorded, tmp_path: Path
 ) -> None:
     flist = tmp_path / "a.flist"
-    with readers.Readers() as reading:
+    with reader_pool.ReaderPool() as reading:
         for data in (recorded.path.read_bytes(), recorded.flist().encode_of_2018()):
             flist.write_bytes(data)
-            read = reading.read(flist, tmp_path / "scratch", readers.Rewriting(MIRROR))
+            read = reading.read(flist, tmp_path / "scratch", reader_pool.Rewriting(MIRROR))
             assert {key.hex() for key in keys_of(read.groups)} == {*recorded.about["chunks"]}
             assert read.md5 == hashlib.md5(flist.read_bytes()).hexdigest() != recorded.about["md5"]
             assert read.size_bytes == flist.stat().st_size

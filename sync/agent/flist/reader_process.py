@@ -5,13 +5,13 @@ Its memory and processor time are limited, so the worst that a hostile flist can
 
 import base64
 import contextlib
-import hashlib
 import json
 import resource
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+from sync.agent.file_digest import file_digest
 from sync.agent.flist import (
     Backend,
     Contents,
@@ -23,26 +23,6 @@ from sync.agent.flist import (
 from sync.agent.flist.keys import pack_keys
 
 MEMORY_BYTES: Final = 1 << 30
-_READ_BYTES: Final = 1 << 18
-
-
-def file_digest(path: Path) -> tuple[int, str]:
-    """Return a file's size and MD5 (hex)."""
-    digest = hashlib.md5(usedforsecurity=False)
-    size = 0
-    with path.open("rb") as file:
-        while part := file.read(_READ_BYTES):
-            digest.update(part)
-            size += len(part)
-    return size, digest.hexdigest()
-
-
-def _rewritten(request: dict[str, Any], named: Backend | None) -> Backend | None:
-    """Return what the flist shall name: by what it names now, else the default."""
-    for backend, instead in request["instead"]:
-        if named == Backend(*backend):
-            return Backend(*instead)
-    return Backend(*request["default"]) if request["default"] else None
 
 
 def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
@@ -51,7 +31,7 @@ def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
     rewrites = bool(request["default"] or request["instead"])
     try:
         contents = read_flist(flist, scratch, cache, keep=rewrites)
-        backend = _rewritten(request, contents.backend)
+        backend = _new_backend(request, contents.backend)
         size, md5 = None, None
         if backend is not None:
             rewrite_flist(scratch, flist, backend)
@@ -63,23 +43,32 @@ def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-    return {"backend": contents.backend, "size": size, "md5": md5, **telling(contents, cache)}
+    return {"backend": contents.backend, "size": size, "md5": md5, **directories(contents, cache)}
 
 
-def telling(contents: Contents, cache: DirectoryCache) -> dict[str, Any]:
-    """Return how the keys are told: those of a directory once, later its number stands for them.
+def _new_backend(request: dict[str, Any], named: Backend | None) -> Backend | None:
+    """Return the backend to write, by the one that the flist names now; None: leave it."""
+    for backend, instead in request["instead"]:
+        if named == Backend(*backend):
+            return Backend(*instead)
+    return Backend(*request["default"]) if request["default"] else None
 
+
+def directories(contents: Contents, cache: DirectoryCache) -> dict[str, Any]:
+    """Return the directories of a flist as reader_pool.KnownDirectories reads them.
+
+    directories: their numbers. new: number and keys of those that were not sent before.
     first: numbers below this one will not come again.
     """
-    new = [directory for directory in contents.directories if not directory.told]
-    told = {
+    new = [directory for directory in contents.directories if not directory.sent]
+    message = {
         "directories": [directory.number for directory in contents.directories],
         "new": [[one.number, base64.b64encode(pack_keys(one.keys)).decode()] for one in new],
         "first": cache.first,
     }
     for directory in new:
-        directory.told = True
-    return told
+        directory.sent = True
+    return message
 
 
 def main() -> None:
@@ -96,6 +85,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # The job that asked may be gone.
+    # The job that asked may have ended.
     with contextlib.suppress(BrokenPipeError):
         main()

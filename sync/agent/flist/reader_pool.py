@@ -43,22 +43,20 @@ class Read:
     md5: str | None
 
 
-class Told:
-    """The directories that a reader told, by its numbers, for as long as it knows them itself."""
+class KnownDirectories:
+    """The directories that a reader process sent, by its numbers, for as long as it keeps them."""
 
     def __init__(self) -> None:
         self._groups: dict[int, KeyGroup] = {}
         self._first = 0
 
-    @property
-    def known(self) -> int:
-        """How many there are."""
+    def __len__(self) -> int:
         return len(self._groups)
 
     def groups(
         self, answer: dict[str, Any], shared: Callable[[bytes], KeyGroup]
     ) -> tuple[KeyGroup, ...]:
-        """Return the groups that an answer names; shared: makes one, or returns that there is."""
+        """Return the groups that an answer names; shared: returns the group of packed keys."""
         for number, packed in answer["new"]:
             self._groups[number] = shared(base64.b64decode(packed))
         groups = tuple(self._groups[number] for number in answer["directories"])
@@ -70,19 +68,20 @@ class Told:
 
 
 class _Reader:
-    """One process, used by one thread at a time; told: what it need not tell again."""
+    """One process, used by one thread at a time."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
+            # -S: without site-packages, as only the standard library is needed, it starts sooner.
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-m", "sync.agent.flist"],
+                [sys.executable, "-S", "-m", "sync.agent.flist.reader_process"],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self._answers = self._socket.makefile("rb", _BUFFER_BYTES)
-        self.told = Told()
+        self.directories = KnownDirectories()
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Return the answer, or None when the process ended or took too long."""
@@ -95,7 +94,7 @@ class _Reader:
         return answer
 
     def kill(self) -> None:
-        """Have the process end, and do not wait for that."""
+        """Have the process end without waiting for it."""
         self._process.kill()
 
     def close(self) -> None:
@@ -107,7 +106,7 @@ class _Reader:
         self._process.wait()
 
 
-class Readers:
+class ReaderPool:
     """As many processes as there are cores, at most 4; started by `start` or when needed."""
 
     def __init__(self) -> None:
@@ -120,14 +119,14 @@ class Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.rest()
+        self.stop_idle()
 
     def start(self) -> None:
         """Start the processes, so that they are ready when the first flist has come."""
         for _ in range(self._most - self._idle.qsize()):
             self._idle.put(_Reader())
 
-    def rest(self) -> None:
+    def stop_idle(self) -> None:
         """End the processes that have nothing to do; the next flist starts them again."""
         idle: list[_Reader] = []
         with suppress(queue.Empty):
@@ -170,14 +169,12 @@ class Readers:
         if "error" in answer:
             raise OSError(answer["errno"], answer["error"])
         backend = Backend(*answer["backend"]) if answer["backend"] else None
-        groups = reader.told.groups(answer, self._shared)
+        groups = reader.directories.groups(answer, self._shared)
         return Read(backend, groups, answer["size"], answer["md5"])
 
     def _shared(self, packed: bytes) -> KeyGroup:
-        """Return the group of these keys: the same for all readers, while a flist is under way.
-
-        Two threads may each make one of the same keys; that costs a question more, nothing else.
-        """
+        """Return the group of these keys: the same for all readers, while a flist is under way."""
+        # Two threads may each make one; the keys of the second are then asked for again, no more.
         group = self._groups.get(packed)
         if group is None:
             group = self._groups[packed] = KeyGroup(packed)
