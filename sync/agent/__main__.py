@@ -7,8 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from sync.agent import logs
+from sync.agent.job import Directories, JobFailed, VerifyOptions
 from sync.agent.master.client import HttpError
-from sync.agent.supervisor import Directories, JobFailed, SpecFile, VerifyOptions, run_job
+from sync.agent.supervisor import SpecFile, run_job
 from sync.agent.zdb import ZdbError
 from sync.contract import layout
 from sync.contract.names import shown

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sync.agent.supervisor import JobPaused
+from sync.agent.job import JobPaused
 from sync.contract.spec import KernelsSpec, UsersSpec
 
 

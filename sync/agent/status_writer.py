@@ -11,12 +11,15 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sync.agent import durable
+from sync.contract.layout import Job
 from sync.contract.names import shown
 from sync.contract.status import (
     ERRORS_SHOWN,
     NAMES_SHOWN,
     JobError,
+    MasterIdentity,
     NameList,
+    Phase,
     Service,
     SourceUse,
     StatusRecord,
@@ -37,6 +40,22 @@ def name_list(names: Iterable[str]) -> NameList:
     """Count all the names and keep the first of them, sorted, as people may read them."""
     ordered = sorted(map(shown, names))
     return NameList(count=len(ordered), names=ordered[:NAMES_SHOWN])
+
+
+def first_record(
+    job: Job, source: str, agent_version: str, phase: Phase = "starting"
+) -> StatusRecord:
+    """Return the record of a job that begins now."""
+    now = utc_now()
+    return StatusRecord(
+        job=job,
+        spec_digest=None,
+        agent_version=agent_version,
+        phase=phase,
+        started_at=now,
+        updated_at=now,
+        master=MasterIdentity(source=source),
+    )
 
 
 def read_status(path: Path) -> StatusRecord | None:
@@ -85,6 +104,11 @@ class StatusWriter:
         error = JobError(at=utc_now(), message=shown(message)[:_ERROR_CHARACTERS])
         with self._condition:
             self.update(errors=[*self._record.errors, error][-ERRORS_SHOWN:])
+
+    def seen_master(self, source: str, identity: str | None, **changes: Any) -> None:
+        """Record that the master answered just now, by which of its names, and who it is."""
+        master = MasterIdentity(source=source, identity=identity, seen_at=utc_now())
+        self.update(master=master, **changes)
 
     def sources(self, service: Service, uses: list[SourceUse]) -> None:
         """Tell how the names of a service stand; one that is newly passed over is an error."""

@@ -1,11 +1,11 @@
-"""What every job has in common: its directories, its spec, its status, its end.
+"""The life of a job's process: its spec, its engine, its waits, its end.
 
-`run_job` reads the spec, runs the job's engine, and starts it anew when the spec changes. An
-engine is a function `run(spec, directories, status, control)` that works until
-`control.stopping()` and leaves a durable state whenever it is interrupted.
+One loop runs the engine of the spec that is in effect, pass after pass, and alone decides what
+follows from the end of a pass: when the next one begins, and what the status record says of it.
 """
 
 import contextlib
+import errno
 import gc
 import importlib
 import logging
@@ -17,133 +17,46 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
-from typing import Final, Protocol
+from random import SystemRandom
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from sync.agent.schedule import BackoffClock
-from sync.agent.status_writer import StatusWriter, read_status, utc_now
+from sync.agent.durable import NoSpaceError
+from sync.agent.job import (
+    AnySpec,
+    Control,
+    Directories,
+    Engine,
+    JobFailed,
+    JobPaused,
+    PassIncompleteError,
+    RunControl,
+)
+from sync.agent.master.client import HttpError, HttpStoppedError, SourceLostError
+from sync.agent.schedule import BackoffClock, seconds_to_next
+from sync.agent.status_writer import StatusWriter, first_record, read_status, utc_now
+from sync.agent.zdb import ZdbError
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
-from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
-from sync.contract.status import MasterIdentity, Service, SourceUse, StatusRecord
-
-__all__ = [
-    "Control",
-    "Directories",
-    "JobFailed",
-    "JobPaused",
-    "Problem",
-    "StatusWriter",
-    "VerifyOptions",
-    "VerifyReport",
-    "run_job",
-]
+from sync.contract.names import RefusedNameError
+from sync.contract.spec import MOST_SOURCES, FlistsSpec
+from sync.contract.status import MasterIdentity, Phase, Service, SourceUse, StatusRecord
 
 _LOG = logging.getLogger(__name__)
-AnySpec = UsersSpec | KernelsSpec | FlistsSpec
+_T = TypeVar("_T")
 SPEC_POLL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 9.0  # Docker kills after 10
-_HEALTHY_RUN_SECONDS: Final = 60.0
+_LAG_SECONDS: Final = 1.0
+_SPACE_RETRY_SECONDS: Final = 30.0
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_REPAIR_STATUS: Final = "repair.json"
 _SERVICES: Final[dict[Job, Service]] = {"users": "hub", "kernels": "bootstrap", "flists": "zdb"}
-_REMEMBERED: Final = (
+_KEPT_OVER_A_RESTART: Final = (
     *("bootable_at", "first_pass_at", "last_success_at", "cursor", "master", "errors"),
     *("done", "total", "lag", "refused", "broken", "details", "spec_digest", "sources"),
 )
-
-
-class JobFailed(Exception):  # noqa: N818 - an outcome of a job, not a defect of the program
-    """A person must decide; `str()` says what for. The job stays up and reports until then."""
-
-
-class JobPaused(Exception):  # noqa: N818 - an outcome of a job, not a defect of the program
-    """Something outside keeps the job from going on and may go away by itself."""
-
-    def __init__(self, reason: str, retry_seconds: float) -> None:
-        super().__init__(reason)
-        self.retry_seconds = retry_seconds
-
-
-@dataclass(frozen=True)
-class Directories:
-    """Where a job finds and keeps things; the defaults are the container's mounts."""
-
-    spec: Path = Path(layout.SPEC_MOUNT)
-    state: Path = Path(layout.STATE_MOUNT)
-    secrets: Path = Path(layout.SECRETS_MOUNT)
-    public: Path = Path(layout.PUBLIC_MOUNT)
-    kernels: Path = Path(layout.KERNELS_MOUNT)
-    users_state: Path = Path(layout.USERS_STATE_MOUNT)
-
-    def zdb_admin_password(self) -> str | None:
-        """Return the local 0-db's admin password; None where there is no such file."""
-        try:
-            return (self.secrets / layout.ZDB_ADMIN_FILE).read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            return None
-
-
-class Control(Protocol):
-    """What an engine asks before each step; its threads may share it."""
-
-    def stopping(self) -> bool:
-        """Tell whether to return from run() soon, with a durable state."""
-        ...
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep; wakes early and returns True when stopping."""
-        ...
-
-
-class RunControl:
-    """The Control of one run of an engine."""
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        """Ask the engine to return."""
-        self._stop.set()
-
-    def stopping(self) -> bool:
-        """Tell whether stop() was called."""
-        return self._stop.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep; wakes early and returns True when stopping."""
-        return self._stop.wait(max(0.0, seconds))
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """part of parts: which share of the mirror to walk (1 to parts).
-
-    chunks: read every chunk and check its hash. offline: ask the master nothing.
-    """
-
-    part: int = 1
-    parts: int = 1
-    chunks: bool = False
-    offline: bool = False
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: its name (REPO/F.flist, a kernel, a chunk key) and what it is."""
-
-    name: str
-    what: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What verify walked and found, and (repair) how many of the problems it mended."""
-
-    checked: int
-    problems: tuple[Problem, ...] = ()
-    repaired: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +74,7 @@ class SpecFile:
         self._stamp: tuple[int, int, int] | None = None
 
     def changed(self) -> bool:
-        """Tell whether the file differs from when load() last read it."""
+        """Return whether the file differs from when load() last read it."""
         return self._read_stamp() != self._stamp
 
     def load(self) -> _LoadedSpec | None:
@@ -187,13 +100,182 @@ class SpecFile:
         return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
-class _Process:
-    """The life of one agent process: signals, the spec's changes, one engine run at a time."""
+def by_any_name(work: Callable[[], _T]) -> _T:
+    """Do `work`, and do it anew each time that the name in use dies and another one is left.
 
-    def __init__(self, job: Job, directories: Directories, engine: ModuleType | None) -> None:
+    Each name gets one turn, however far it came (one limiter may stand before all of them). Raises
+    SourceLostError where none is left: it is time to wait.
+    """
+    for _ in range(MOST_SOURCES - 1):
+        try:
+            return work()
+        except SourceLostError as lost:
+            if not lost.others:
+                raise
+    return work()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What follows from an error: seconds until the next pass, phase and reason meanwhile.
+
+    phase: None leaves the phase as it is and counts a retry. message: for the list of errors.
+    """
+
+    wait_seconds: float
+    reason: str
+    phase: Phase | None = None
+    message: str = ""
+
+
+def _outcome(error: Exception, clock: BackoffClock) -> _Outcome | None:
+    """Return what follows from an error that an engine may raise; None for any other one."""
+    reason = str(error)
+    match error:
+        case JobPaused():
+            return _Outcome(error.retry_seconds, reason, "paused", reason)
+        case HttpError():
+            wait = clock.after_failure(error.retry_after_seconds)
+            return _Outcome(wait, reason, message=f"master: {reason}")
+        case PassIncompleteError() | ZdbError():
+            return _Outcome(clock.after_failure(), reason, message=reason)
+        case OSError() if isinstance(error, NoSpaceError) or error.errno in _FULL:
+            reason = f"no space: {reason}"
+            return _Outcome(_SPACE_RETRY_SECONDS, reason, "paused", reason)
+        case _:
+            return None
+
+
+class EngineLoop:
+    """Runs the engine of one spec until stopping: the one place that waits and tries again."""
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        spec: AnySpec,
+        status: StatusWriter,
+        control: Control,
+    ) -> None:
+        self._make_engine = make_engine
+        # The flists job follows its master without a schedule and reports its phases by itself.
+        self._schedule = None if isinstance(spec, FlistsSpec) else spec.schedule
+        self._status = status
+        self._control = control
+        self._clock = BackoffClock(spec.backoff)
+        self._chance = SystemRandom()
+        self._engine: Engine | None = None
+
+    def run(self) -> None:
+        """Run pass after pass. Raises JobFailed."""
+        with contextlib.ExitStack() as opened:
+            while not self._control.stopping():
+                wait_seconds = self._one_pass(opened)
+                if wait_seconds > 0 and not self._control.stopping():
+                    self._wait(wait_seconds)
+
+    def _one_pass(self, opened: contextlib.ExitStack) -> float:
+        """Run one pass; returns the seconds until the next one."""
+        succeeded_at, started = self._status.record.last_success_at, time.monotonic()
+        try:
+            if self._engine is None:
+                opened.close()  # what is left of one that crashed
+                self._engine = opened.enter_context(self._make_engine())
+            self._note_start()
+            by_any_name(self._engine.one_pass)
+        except JobFailed:
+            raise
+        except Exception as error:  # noqa: BLE001 - the process outlives every failed pass
+            if self._status.record.last_success_at != succeeded_at:
+                self._clock.after_success()
+            return self._failed(error)
+        self._clock.after_success()
+        return self._succeeded(time.monotonic() - started)
+
+    def _note_start(self) -> None:
+        self._status.update(started_at=utc_now(), next_at=None)
+        if self._schedule is not None and self._status.record.first_pass_at is None:
+            self._status.update(phase="snapshot")
+
+    def _succeeded(self, elapsed_seconds: float) -> float:
+        if self._schedule is None:
+            return 0  # the session ended for another one: a better name of the master is back
+        now = utc_now()
+        self._status.update(
+            phase="idle",
+            reason="",
+            ended_at=now,
+            last_success_at=now,
+            first_pass_at=self._status.record.first_pass_at or now,
+            eta_seconds=0,
+        )
+        return seconds_to_next(self._schedule, elapsed_seconds, self._chance.random())
+
+    def _failed(self, error: Exception) -> float:
+        if isinstance(error, HttpStoppedError) and not isinstance(error, SourceLostError):
+            return 0
+        outcome = _outcome(error, self._clock)
+        if outcome is None:
+            _LOG.exception("the engine stopped", exc_info=error)
+            self._engine = None
+            message = f"{type(error).__name__}: {error}"
+            outcome = _Outcome(self._clock.after_failure(), str(error), message=message)
+        self._status.error(outcome.message)
+        if outcome.phase is not None:
+            self._status.update(phase=outcome.phase, reason=outcome.reason)
+        else:
+            retries = self._status.record.retries + 1
+            self._status.update(reason=outcome.reason, retries=retries)
+        return outcome.wait_seconds
+
+    def _wait(self, seconds: float) -> None:
+        """Wait; a mirror that follows its master falls behind meanwhile, which the record shows."""
+        self._status.update(next_at=utc_now() + timedelta(seconds=seconds))
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._control.wait(min(left, _LAG_SECONDS)):
+                return
+            record = self._status.record
+            if self._schedule is None and record.last_success_at is not None:
+                behind = (utc_now() - record.last_success_at).total_seconds()
+                self._status.update(lag=record.lag.model_copy(update={"seconds": behind}))
+
+
+def make_engine(
+    spec: AnySpec, directories: Directories, status: StatusWriter, control: Control
+) -> Engine:
+    """Return the engine of the job that a spec is for."""
+    made: Engine = importlib.import_module(layout.ENGINES[spec.job]).Engine(
+        spec, directories, status, control
+    )
+    return made
+
+
+def run_engine(
+    spec: AnySpec, directories: Directories, status: StatusWriter, control: Control
+) -> None:
+    """Run the engine of a job pass after pass until stopping. Raises JobFailed."""
+    EngineLoop(lambda: make_engine(spec, directories, status, control), spec, status, control).run()
+
+
+def repair_pass(spec: AnySpec, directories: Directories, control: Control) -> None:
+    """Run one pass for `repair`, beside a job that may run; what it lacks, verify finds."""
+    record = first_record(spec.job, str(spec.source), "repair", "snapshot")
+    status = StatusWriter(directories.state / _REPAIR_STATUS, record)
+    try:
+        with make_engine(spec, directories, status, control) as engine:
+            by_any_name(engine.one_pass)
+    except (HttpError, ZdbError, PassIncompleteError, JobPaused, RefusedNameError) as error:
+        status.error(str(error))
+    finally:
+        status.close()
+
+
+class _Process:
+    """The life of one agent process: signals, the spec's changes, one engine at a time."""
+
+    def __init__(self, job: Job, directories: Directories) -> None:
         self._job = job
         self._directories = directories
-        self._engine = engine
         self._spec_file = SpecFile(directories.spec, job)
         self._terminated = threading.Event()
         self._control = RunControl()
@@ -235,7 +317,7 @@ class _Process:
                 self._status.update(phase="paused", reason="paused by the operator", next_at=None)
                 self._wait_for_change(control)
                 return
-            self._run_engine(loaded.spec, control)
+            run_engine(loaded.spec, self._directories, self._status, control)
         except JobFailed as failure:
             self._status.error(str(failure))
             self._status.update(phase="failed", reason=str(failure), next_at=None)
@@ -243,20 +325,17 @@ class _Process:
 
     def _accept(self, loaded: _LoadedSpec) -> None:
         names = [str(source) for source in loaded.spec.sources]
+        record = self._status.record
+        known = {use.name: use for use in record.sources}
+        service = _SERVICES[self._job]
         changes: dict[str, object] = {
             "spec_digest": loaded.digest,
             "phase": "starting",
             "reason": "",
             "next_at": None,
+            "sources": [known.get(name, SourceUse(service=service, name=name)) for name in names],
         }
-        record = self._status.record
-        told = {use.name: use for use in record.sources}
-        service = _SERVICES[self._job]
-        changes["sources"] = [
-            told.get(name, SourceUse(service=service, name=name)) for name in names
-        ]
-        known = {record.master.source, *told}
-        if known.isdisjoint(names):
+        if {record.master.source, *known}.isdisjoint(names):
             # Another master: what was reached with the old one says nothing about this one.
             changes |= {"master": MasterIdentity(source=names[0]), "first_pass_at": None}
             changes |= {"bootable_at": None, "last_success_at": None, "cursor": None}
@@ -268,53 +347,15 @@ class _Process:
         while not control.wait(SPEC_POLL_SECONDS):
             pass
 
-    def _run_engine(self, spec: AnySpec, control: RunControl) -> None:
-        clock = BackoffClock(spec.backoff)
-        while not control.stopping():
-            started = time.monotonic()
-            wait_seconds = self._run_once(spec, control, clock)
-            if control.stopping():
-                return
-            if time.monotonic() - started > _HEALTHY_RUN_SECONDS:
-                clock.after_success()
-            self._status.update(next_at=utc_now() + timedelta(seconds=wait_seconds))
-            control.wait(wait_seconds)
-
-    def _run_once(self, spec: AnySpec, control: RunControl, clock: BackoffClock) -> float:
-        """Run the engine once; returns the seconds to wait before it is run again."""
-        try:
-            engine = self._engine or importlib.import_module(layout.ENGINES[self._job])
-            engine.run(spec, self._directories, self._status, control)
-        except JobFailed:
-            raise
-        except JobPaused as pause:
-            self._status.error(str(pause))
-            self._status.update(phase="paused", reason=str(pause))
-            return pause.retry_seconds
-        except Exception as error:  # noqa: BLE001 - the process outlives every failed run
-            _LOG.exception("the engine stopped")
-            self._status.error(f"{type(error).__name__}: {error}")
-            self._status.update(retries=self._status.record.retries + 1, reason=str(error))
-            return clock.after_failure()
-        return clock.backoff.first_seconds
-
 
 def _first_record(job: Job, directories: Directories) -> StatusRecord:
-    """Return a new record that remembers what an earlier process had reached."""
-    now = utc_now()
-    fresh = StatusRecord(
-        job=job,
-        spec_digest=None,
-        agent_version=os.environ.get("GRIDHUB_AGENT_VERSION", "development"),
-        phase="starting",
-        started_at=now,
-        updated_at=now,
-        master=MasterIdentity(source=""),
-    )
+    """Return a new record with what an earlier process had reached."""
+    version = os.environ.get("GRIDHUB_AGENT_VERSION", "development")
+    fresh = first_record(job, "", version)
     old = read_status(directories.state / layout.STATUS_FILE)
     if old is None or old.job != job:
         return fresh
-    return fresh.model_copy(update={name: getattr(old, name) for name in _REMEMBERED})
+    return fresh.model_copy(update={name: getattr(old, name) for name in _KEPT_OVER_A_RESTART})
 
 
 def _install_signals(stop: Callable[..., None]) -> None:
@@ -335,15 +376,12 @@ def collect_garbage_seldom() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-def run_job(job: Job, directories: Directories, engine: ModuleType | None = None) -> None:
-    """Run `job` until SIGTERM or SIGINT.
-
-    engine: a module with `run`, in place of sync.agent.<job> (tests).
-    """
+def run_job(job: Job, directories: Directories) -> None:
+    """Run `job` until SIGTERM or SIGINT."""
     collect_garbage_seldom()
     with contextlib.suppress(FileExistsError):
         directories.state.mkdir(parents=True)
-    process = _Process(job, directories, engine)
+    process = _Process(job, directories)
     if threading.current_thread() is threading.main_thread():
         _install_signals(process.terminate)
     process.run()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.supervisor import Directories
+from sync.agent.job import Directories
 from tests.agent.mirrors import make_directories
 
 _MEMORY = Path("/dev/shm")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from sync.agent.hub.engine import UsersEngine
-from sync.agent.status_writer import StatusWriter
-from sync.agent.supervisor import Directories, RunControl
+from sync.agent.job import Directories, RunControl
+from sync.agent.status_writer import StatusWriter, first_record
 from sync.contract.layout import Job
 from sync.contract.spec import Backoff, HttpLimits, KernelsSpec, UsersSpec, ZdbEndpoint
-from sync.contract.status import MasterIdentity, StatusRecord
+from sync.contract.status import StatusRecord
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 from tests.sandbox.upstream import Upstream, UpstreamModel
 from tests.sandbox.upstream.nodes import File, Link, Tag
@@ -37,15 +37,7 @@ def make_directories(root: Path) -> Directories:
 
 def make_status(job: Job, directories: Directories, source: str) -> StatusWriter:
     """Return a status writer with a fresh record."""
-    record = StatusRecord(
-        job=job,
-        spec_digest=None,
-        agent_version="test",
-        phase="starting",
-        started_at="2026-01-01T00:00:00Z",
-        updated_at="2026-01-01T00:00:00Z",
-        master=MasterIdentity(source=source),
-    )
+    record = first_record(job, source, "test")
     return StatusWriter(directories.state / "status.json", record)
 
 

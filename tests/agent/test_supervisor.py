@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import cast
+from typing import Self
 
 import pytest
 
 from sync.agent import health, schedule, supervisor
 from sync.agent.__main__ import main
+from sync.agent.job import Control, Directories, JobFailed, JobPaused, RunControl
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.status_writer import StatusWriter, name_list, read_status, utc_now
-from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, RunControl
 from sync.contract import spec as contract
 from sync.contract.spec import Backoff, KernelsSpec, Schedule
 from sync.contract.status import StatusRecord
@@ -42,14 +42,32 @@ def write_spec(directories: Directories, **settings: object) -> KernelsSpec:
     return spec
 
 
+class EngineOfTest:
+    def __init__(
+        self,
+        run: Run,
+        spec: KernelsSpec,
+        directories: Directories,
+        status: StatusWriter,
+        control: Control,
+    ) -> None:
+        self.one_pass = partial(run, spec, directories, status, control)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
 def running(
     directories: Directories, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Callable[[StatusRecord], bool]], StatusRecord]]:
     """Run a job with an engine of the test; yields a wait for a record that satisfies."""
     monkeypatch.setattr(supervisor, "SPEC_POLL_SECONDS", 0.02)
-    engine = cast("ModuleType", SimpleNamespace(run=run))
-    process = supervisor._Process("kernels", directories, engine)
+    monkeypatch.setattr(supervisor, "make_engine", partial(EngineOfTest, run))
+    process = supervisor._Process("kernels", directories)
     thread = threading.Thread(target=process.run)
     thread.start()
 

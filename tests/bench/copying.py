@@ -19,7 +19,6 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from sync.agent import chunks
 from sync.agent.chunks.copying.copy_loop import (
     UNACKNOWLEDGED_BYTES,
     WINDOW_LOOK_SECONDS,
@@ -29,11 +28,11 @@ from sync.agent.chunks.copying.fetcher import Fetched
 from sync.agent.chunks.copying.writer import Stored, Writer
 from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.chunks.scan.span_plan import plan, published_keys, sample_size
-from sync.agent.status_writer import StatusWriter, utc_now
-from sync.agent.supervisor import Directories, RunControl, collect_garbage_seldom
+from sync.agent.job import Directories, RunControl
+from sync.agent.status_writer import StatusWriter, first_record
+from sync.agent.supervisor import collect_garbage_seldom, run_engine
 from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
-from sync.contract.status import MasterIdentity, StatusRecord
 
 _LONGEST_SECONDS: Final = 900
 
@@ -90,23 +89,14 @@ def _spec(request: dict[str, Any]) -> FlistsSpec:
 
 
 def _copy(spec: FlistsSpec, directories: Directories) -> Run:
-    now = utc_now()
-    record = StatusRecord(
-        job="flists",
-        spec_digest=None,
-        agent_version="bench",
-        phase="starting",
-        started_at=now,
-        updated_at=now,
-        master=MasterIdentity(source=str(spec.source)),
-    )
+    record = first_record("flists", str(spec.source), "bench")
     status = StatusWriter(directories.state / "status.json", record)
     control = RunControl()
     failures: list[Exception] = []
 
     def run() -> None:
         try:
-            chunks.run(spec, directories, status, control)
+            run_engine(spec, directories, status, control)
         except Exception as error:  # noqa: BLE001 - told below
             failures.append(error)
 

@@ -10,13 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from sync.agent.job import Directories, RunControl
 from sync.agent.kernels.engine import KernelsEngine
-from sync.agent.kernels.state_db import opened
-from sync.agent.master.client import Master
-from sync.agent.status_writer import StatusWriter, utc_now
-from sync.agent.supervisor import Directories, RunControl
+from sync.agent.status_writer import StatusWriter, first_record
 from sync.contract.spec import KernelsSpec
-from sync.contract.status import MasterIdentity, StatusRecord
 from tests.bench import downloads
 from tests.bench.hubs import Hub, serving
 from tests.sandbox.wan import Link, relay_process
@@ -28,42 +25,30 @@ _PIECE_BYTES: Final = 4 << 20
 
 
 @contextmanager
-def engine(root: Path, port: int) -> Iterator[tuple[KernelsEngine, Master]]:
+def engine(root: Path, port: int) -> Iterator[KernelsEngine]:
     """Yield a job as a fresh process has it, with the defaults of the spec."""
     spec = KernelsSpec(stack="bench", sources=[f"http://{_LOCAL}:{port}"])
     directories = Directories(state=root / "state", kernels=root / "kernels")
     for path in (directories.state, directories.kernels):
         path.mkdir(parents=True, exist_ok=True)
-    now = utc_now()
-    first = StatusRecord(
-        job="kernels",
-        spec_digest=None,
-        agent_version="bench",
-        phase="starting",
-        started_at=now,
-        updated_at=now,
-        master=MasterIdentity(source=spec.source),
-    )
-    status = StatusWriter(directories.state / "status.json", first)
-    control = RunControl()
-    master = Master(spec.sources, spec.http, control)
+    record = first_record("kernels", spec.source, "bench")
+    status = StatusWriter(directories.state / "status.json", record)
     try:
-        with opened(directories.state) as record:
-            yield KernelsEngine(spec, directories, status, control, record, master), master
+        with KernelsEngine(spec, directories, status, RunControl()) as made:
+            yield made
     finally:
-        master.close()
         status.close()
 
 
 def first_and_unchanged(root: Path, port: int) -> tuple[float, float, int]:
     """Return the seconds of a first pass, those of a second one, and the second's requests."""
-    with engine(root, port) as (made, master):
+    with engine(root, port) as made:
         started = time.monotonic()
         made.one_pass()
         first = time.monotonic() - started
-        before, started = master.requests_sent, time.monotonic()
+        before, started = made.requests_sent, time.monotonic()
         made.one_pass()
-        return first, time.monotonic() - started, master.requests_sent - before
+        return first, time.monotonic() - started, made.requests_sent - before
 
 
 def measure_link(hub: Hub, name: str, link: Link, rounds: int) -> dict[str, float]:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.hub.engine import UsersEngine
-from sync.agent.status_writer import StatusWriter, utc_now
-from sync.agent.supervisor import Directories, RunControl
+from sync.agent.job import Directories, RunControl
+from sync.agent.status_writer import StatusWriter, first_record
 from sync.contract.spec import UsersSpec, ZdbEndpoint
-from sync.contract.status import MasterIdentity, StatusRecord
 from tests.bench import downloads
 from tests.bench.hubs import Hub, Ports, serving
 from tests.bench.servers import ADMIN_PASSWORD, ZdbProcess
@@ -55,16 +54,7 @@ class Site:
 def engine(directories: Directories, site: Site) -> Iterator[tuple[UsersEngine, StatusWriter]]:
     """Yield a job as a fresh process has it."""
     spec = site.spec()
-    now = utc_now()
-    record = StatusRecord(
-        job="users",
-        spec_digest=None,
-        agent_version="bench",
-        phase="starting",
-        started_at=now,
-        updated_at=now,
-        master=MasterIdentity(source=spec.source),
-    )
+    record = first_record("users", spec.source, "bench")
     status = StatusWriter(directories.state / "status.json", record)
     try:
         with UsersEngine(spec, directories, status, RunControl()) as made:

@@ -1,17 +1,17 @@
-"""The flists job: sessions of copying and following, one after the other until told to stop."""
+"""The flists job: sessions of copying and following, one after the other."""
 
 import contextlib
 import errno
 import logging
 import time
-from typing import Final
+from typing import Final, Self
 
 from sync.agent.chunks.copying.writer import FULL, SlaveRefusedError
 from sync.agent.chunks.failover import silence
 from sync.agent.chunks.session import Session
+from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.master.endpoints import Sources
-from sync.agent.schedule import BackoffClock
-from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, StatusWriter
+from sync.agent.status_writer import StatusWriter
 from sync.agent.zdb.errors import (
     ZdbAuthError,
     ZdbConnectionError,
@@ -22,46 +22,49 @@ from sync.contract.spec import FlistsSpec
 
 _LOG = logging.getLogger(__name__)
 _FULL_RETRY_SECONDS: Final = 10.0
-_TOLD_SECONDS: Final = 1.0
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-def run(spec: FlistsSpec, directories: Directories, status: StatusWriter, control: Control) -> None:
-    """Copy the master's namespace and follow it until `control` says stop.
+class ChunksEngine:
+    """The flists job of one spec: a session of copying and following after the other."""
 
-    Raises JobFailed (a person has to decide), JobPaused (no room, or too much would vanish).
-    """
-    clock = BackoffClock(spec.backoff)
-    caught_up_at: float | None = None
-    sources = Sources("zdb", spec.sources, spec.backoff, status.sources)
-    while not control.stopping():
-        endpoint = sources.choose()
-        session = Session(spec.at(endpoint), directories, status, control, sources)
-        try:
-            _run_session(session)
-        except ZdbConnectionError as error:
-            if session.progressed:
-                clock.after_success()
-            caught_up_at = session.caught_up_at or caught_up_at
-            died = silence(endpoint, spec.io_timeout_seconds)
-            others = bool(died) and sources.pass_over(endpoint, died)
-            if others and (session.progressed or not session.met):
-                continue
-            told = sources.reasons() if died and not others and sources.count > 1 else str(error)
-            status.error(told)
-            status.update(retries=status.record.retries + 1, reason=told)
-            _wait(clock.after_failure(), caught_up_at, status, control)
+    def __init__(
+        self, spec: FlistsSpec, directories: Directories, status: StatusWriter, control: Control
+    ) -> None:
+        self._spec = spec
+        self._directories = directories
+        self._status = status
+        self._control = control
+        self._sources = Sources("zdb", spec.sources, spec.backoff, status.sources)
 
+    def __enter__(self) -> Self:
+        return self
 
-def _wait(
-    seconds: float, caught_up_at: float | None, status: StatusWriter, control: Control
-) -> None:
-    """Wait, and tell all the while how far behind the mirror may be by now."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0 and not control.wait(min(left, _TOLD_SECONDS)):
-        if caught_up_at is not None:
-            behind = time.monotonic() - caught_up_at
-            status.update(lag=status.record.lag.model_copy(update={"seconds": behind}))
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open between two sessions."""
+
+    def one_pass(self) -> None:
+        """Copy the master's namespace and follow it, by one of its names after the other.
+
+        Returns when stopping. Raises ZdbConnectionError when it is time to wait, JobFailed (a
+        person has to decide), JobPaused (no room, or too much would vanish).
+        """
+        sources = self._sources
+        while not self._control.stopping():
+            endpoint = sources.choose()
+            session = Session(
+                self._spec.at(endpoint), self._directories, self._status, self._control, sources
+            )
+            try:
+                _run_session(session)
+            except ZdbConnectionError as error:
+                died = silence(endpoint, self._spec.io_timeout_seconds)
+                others = bool(died) and sources.pass_over(endpoint, died)
+                if others and (session.progressed or not session.met):
+                    continue
+                if died and not others and sources.count > 1:
+                    raise ZdbConnectionError(sources.reasons()) from error
+                raise
 
 
 def _run_session(session: Session) -> None:

@@ -7,7 +7,7 @@ from sync.agent.chunks.checkpoint import FlistsState
 from sync.agent.chunks.reconcile.crash_recovery import earlier, newest
 from sync.agent.chunks.scan.lister import Span
 from sync.agent.chunks.scan.span_plan import accepts, plan, published_keys, sample_size
-from sync.agent.supervisor import Directories, JobFailed
+from sync.agent.job import Directories, JobFailed
 from sync.agent.zdb import Cursor, NamespaceInfo, ZdbConnection
 from sync.contract.spec import FlistsSpec
 

@@ -16,13 +16,13 @@ from sync.agent.chunks.scan.index_source import IndexSource, open_scanners
 from sync.agent.chunks.scan.ledger import Ledger, encode_keys
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.chunks.scan.span_plan import Surveyor
+from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.master.endpoints import Sources
-from sync.agent.status_writer import name_list, utc_now
-from sync.agent.supervisor import Control, Directories, JobFailed, JobPaused, StatusWriter
+from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.agent.zdb import NamespaceInfo
 from sync.agent.zdb.key_room import require_key_room
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
-from sync.contract.status import Amount, MasterIdentity
+from sync.contract.status import Amount
 
 _SAVE_SECONDS: Final = 0.5
 _STATUS_SECONDS: Final = 0.5
@@ -259,12 +259,8 @@ class Session:
         counters.refused.clear()
 
     def _report_master(self, meeting: Meeting) -> None:
-        self._status.update(
-            phase="snapshot",
-            reason="",
-            master=MasterIdentity(
-                source=str(self.spec.source), identity=meeting.identity, seen_at=utc_now()
-            ),
+        self._status.seen_master(
+            str(self.spec.source), meeting.identity, phase="snapshot", reason=""
         )
 
     def _report(self, now: float) -> None:

@@ -17,10 +17,10 @@ from weakref import WeakSet
 
 from sync.agent.flist import Backend
 from sync.agent.flist.keys import KeyGroup, keys_of
+from sync.agent.job import Control
 from sync.agent.master.client import HttpStoppedError
 from sync.agent.master.endpoints import Sources, Tell, untold
 from sync.agent.rate_limit import TokenBucket
-from sync.agent.supervisor import Control
 from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbError
 from sync.agent.zdb.key_room import KeyRoom
 from sync.contract.spec import UsersSpec, ZdbEndpoint

@@ -34,12 +34,11 @@ from sync.agent.hub.state_db import DATABASE as RECORD_DATABASE
 from sync.agent.hub.state_db import GENERATION, Record, Withheld
 from sync.agent.hub.tags import TagReader
 from sync.agent.hub.tree import Tree
+from sync.agent.job import Control, Directories, PassIncompleteError, one_at_a_time
 from sync.agent.master.client import HttpError, HttpStoppedError, Master
 from sync.agent.master.identity import Evidence, follow
-from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.rate_limit import bandwidth
 from sync.agent.status_writer import StatusWriter
-from sync.agent.supervisor import Control, Directories
 from sync.contract.spec import UsersSpec
 
 _LOG = logging.getLogger(__name__)
@@ -208,7 +207,7 @@ class UsersEngine:
         listed = {name: float(entry.updated) for name, entry in listing.regulars.items()}
         evidence = Evidence(mirrored, listed)
         identity = follow(self._spec, self._directories.state, source, evidence)
-        seen_master(self._status, source, identity)
+        self._status.seen_master(source, identity)
 
     def _set_tag_times(self, work: Pass) -> None:
         """Give tags the master's time, by which a mirror of this mirror sees their changes.

@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 from sync.agent.hub.listing import Name, Regular
 from sync.agent.hub.prepare import Fetched, Preparer, Ready, TooLargeError
 from sync.agent.hub.state_db import Withheld
+from sync.agent.job import Control
 from sync.agent.master.client import HttpError, HttpStoppedError
-from sync.agent.supervisor import Control
 
 _PREPARERS: Final = 4
 # Flists that may be in staging at once: what is fetched waits for its chunks.

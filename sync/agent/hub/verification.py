@@ -11,33 +11,28 @@ from typing import Final, Self
 from sync.agent.file_digest import file_digest
 from sync.agent.hub import plan
 from sync.agent.hub.chunk_store import ChunkStore, groups, proves_itself
-from sync.agent.hub.engine import UsersEngine
 from sync.agent.hub.links import plan as link_plan
 from sync.agent.hub.listing import Link, Listing, Name, Source
 from sync.agent.hub.pinned_chunks import Published
 from sync.agent.hub.prepare import light_path
 from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRecord, Record
 from sync.agent.hub.tree import Tree
-from sync.agent.master.client import HttpError, HttpMissingError, Master
-from sync.agent.passes import PassIncompleteError, by_any_name, one_at_a_time
-from sync.agent.status_writer import StatusWriter, utc_now
-from sync.agent.supervisor import (
+from sync.agent.job import (
     Control,
     Directories,
-    JobPaused,
     Problem,
     RunControl,
     VerifyOptions,
     VerifyReport,
+    one_at_a_time,
 )
-from sync.agent.zdb import ZdbConnection, ZdbError
-from sync.contract.names import RefusedNameError
+from sync.agent.master.client import HttpMissingError, Master
+from sync.agent.supervisor import by_any_name, repair_pass
+from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import UsersSpec
-from sync.contract.status import MasterIdentity, StatusRecord
 
 _CHUNK_BATCH: Final = 32
 _DESCRIPTION_BYTES: Final = 1 << 16
-_REPAIR_STATUS: Final = "repair.json"
 
 
 @dataclass(frozen=True)
@@ -248,7 +243,7 @@ def repair(spec: UsersSpec, directories: Directories, options: VerifyOptions) ->
     problems = tuple(wrong.problem for wrong in found)
     if not found or options.offline:
         return VerifyReport(checked, problems)
-    _one_pass(spec, directories, control)
+    repair_pass(spec, directories, control)
     with one_at_a_time(directories.state):
         _changed(directories)
     left = {(problem.name, problem.what) for problem in verify(spec, directories, options).problems}
@@ -294,25 +289,3 @@ def _changed(directories: Directories) -> None:
     """Make a running process read the record anew."""
     with Record(directories.state / DATABASE) as record, record.transaction():
         record.set_number(GENERATION, record.number(GENERATION) + 1)
-
-
-def _one_pass(spec: UsersSpec, directories: Directories, control: Control) -> None:
-    now = utc_now()
-    record = StatusRecord(
-        job="users",
-        spec_digest=None,
-        agent_version="repair",
-        phase="snapshot",
-        started_at=now,
-        updated_at=now,
-        master=MasterIdentity(source=spec.source),
-    )
-    status = StatusWriter(directories.state / _REPAIR_STATUS, record)
-    try:
-        with UsersEngine(spec, directories, status, control) as engine:
-            by_any_name(engine.one_pass)
-    except (HttpError, ZdbError, PassIncompleteError, JobPaused, RefusedNameError) as error:
-        # What is left is found by the walk that follows.
-        status.error(str(error))
-    finally:
-        status.close()

@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Self
 from urllib.parse import quote
 
 from sync.agent.absences import Absences
 from sync.agent.deletion_guard import Vanished, guard
+from sync.agent.job import Control, Directories, PassIncompleteError, one_at_a_time
 from sync.agent.kernels import listing
-from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder
+from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder, master_of
 from sync.agent.kernels.listing import Kernel, Listing
 from sync.agent.kernels.plan import (
     LinkedFile,
@@ -21,12 +23,10 @@ from sync.agent.kernels.plan import (
     top_link,
     wanted,
 )
-from sync.agent.kernels.state_db import KernelRecord, LinkRecord, Record
-from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
+from sync.agent.kernels.state_db import DATABASE, KernelRecord, LinkRecord, Record
+from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError
 from sync.agent.master.identity import Evidence, follow
-from sync.agent.passes import PassIncompleteError, one_at_a_time, seen_master
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
-from sync.agent.supervisor import Control, Directories
 from sync.contract import names
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import Amount, Lag
@@ -68,15 +68,15 @@ class KernelsEngine:
         directories: Directories,
         status: StatusWriter,
         control: Control,
-        record: Record,
-        master: Master,
     ) -> None:
         self._spec = spec
         self._state = directories.state
         self._status = status
         self._control = control
-        self._record = record
-        self._master = master
+        self._stack = ExitStack()
+        self._record = self._stack.enter_context(Record(directories.state / DATABASE))
+        self._master = master = master_of(spec, control, status.sources)
+        self._stack.callback(master.close)
         with one_at_a_time(directories.state):
             self._folder = KernelFolder(directories.kernels)
             self._adopt()
@@ -84,6 +84,17 @@ class KernelsEngine:
         self._absences: Absences[str] = Absences(
             master, spec.http.connections, lambda name: f"/kernel/{quote(name)}"
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def requests_sent(self) -> int:
+        """How many HTTP requests the master was asked so far."""
+        return self._master.requests_sent
 
     def one_pass(self) -> None:
         """Bring the folder up to the master's state.
@@ -124,7 +135,7 @@ class KernelsEngine:
             {kernel.name: kernel.updated_seconds for kernel in found.kernels},
         )
         identity = follow(self._spec, self._state, source, evidence)
-        seen_master(self._status, source, identity)
+        self._status.seen_master(source, identity)
 
     def _adopt(self) -> None:
         """Take files that an earlier mirror left into the record, and drop records of lost ones."""

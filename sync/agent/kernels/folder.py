@@ -8,13 +8,13 @@ from typing import Final
 from urllib.parse import quote
 
 from sync.agent import durable
+from sync.agent.job import Control
 from sync.agent.kernels.listing import NET
 from sync.agent.kernels.plan import is_net
 from sync.agent.kernels.state_db import KernelRecord, LinkRecord
 from sync.agent.master.client import Expected, HttpError, Master, Page
 from sync.agent.master.endpoints import Tell, untold
 from sync.agent.rate_limit import bandwidth
-from sync.agent.supervisor import Control
 from sync.contract.spec import KernelsSpec
 
 # 0-bootstrap writes an uploaded kernel in place: one that is younger than this may be half there.

@@ -4,30 +4,24 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
 from urllib.parse import quote
 
 from sync.agent.file_digest import file_digest
-from sync.agent.kernels import listing
-from sync.agent.kernels.engine import KernelsEngine
-from sync.agent.kernels.folder import KernelFolder, master_of
-from sync.agent.kernels.plan import is_net, wanted
-from sync.agent.kernels.state_db import KernelRecord, Record, opened
-from sync.agent.master.client import HttpError, HttpMissingError, Master
-from sync.agent.passes import PassIncompleteError, by_any_name, one_at_a_time
-from sync.agent.status_writer import StatusWriter, utc_now
-from sync.agent.supervisor import (
+from sync.agent.job import (
     Directories,
-    JobPaused,
     Problem,
     RunControl,
     VerifyOptions,
     VerifyReport,
+    one_at_a_time,
 )
+from sync.agent.kernels import listing
+from sync.agent.kernels.folder import KernelFolder, master_of
+from sync.agent.kernels.plan import is_net, wanted
+from sync.agent.kernels.state_db import KernelRecord, Record, opened
+from sync.agent.master.client import HttpMissingError, Master
+from sync.agent.supervisor import by_any_name, repair_pass
 from sync.contract.spec import KernelsSpec
-from sync.contract.status import MasterIdentity, StatusRecord
-
-_REPAIR_STATUS: Final = "repair.json"
 
 
 class _Walk:
@@ -131,33 +125,7 @@ def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) 
         for path in record.links():
             if path in wrong:
                 record.forget_link(path)
-    _one_pass(spec, directories)
+    repair_pass(spec, directories, RunControl())
     left = set(verify(spec, directories, options).problems)
     gone = sum(1 for problem in report.problems if problem not in left)
     return VerifyReport(report.checked, report.problems, gone)
-
-
-def _one_pass(spec: KernelsSpec, directories: Directories) -> None:
-    now = utc_now()
-    first = StatusRecord(
-        job="kernels",
-        spec_digest=None,
-        agent_version="repair",
-        phase="snapshot",
-        started_at=now,
-        updated_at=now,
-        master=MasterIdentity(source=spec.source),
-    )
-    status = StatusWriter(directories.state / _REPAIR_STATUS, first)
-    control = RunControl()
-    master = master_of(spec, control)
-    try:
-        with opened(directories.state) as record:
-            engine = KernelsEngine(spec, directories, status, control, record, master)
-            by_any_name(engine.one_pass)
-    except (HttpError, PassIncompleteError, JobPaused) as error:
-        # What is left is found by the walk that follows.
-        status.error(str(error))
-    finally:
-        master.close()
-        status.close()

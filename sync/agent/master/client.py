@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from sync.agent.job import Control
 from sync.agent.master.endpoints import Sources, Tell, untold
 from sync.agent.master.http1 import (
     HttpError,
@@ -37,7 +38,6 @@ from sync.agent.master.replies import (
 )
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.schedule import BackoffClock
-from sync.agent.supervisor import Control
 from sync.contract.spec import Backoff, HttpLimits
 from sync.contract.status import Service
 

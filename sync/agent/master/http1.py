@@ -17,8 +17,8 @@ from urllib.parse import SplitResult
 
 import certifi
 
+from sync.agent.job import Control
 from sync.agent.rate_limit import TokenBucket
-from sync.agent.supervisor import Control
 
 _SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
 _READ_BYTES: Final = 1 << 18

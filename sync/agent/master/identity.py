@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sync.agent import durable
-from sync.agent.supervisor import JobFailed
+from sync.agent.job import JobFailed
 from sync.contract.spec import KernelsSpec, UsersSpec
 
 FILE: Final = "followed.json"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sync.agent.supervisor import JobPaused
+from sync.agent.job import JobPaused
 from sync.contract import zdb_memory
 
 RETRY_SECONDS: Final = 10.0

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from sync.agent.chunks import run
+from sync.agent.chunks.engine import ChunksEngine
+from sync.agent.job import Directories, JobFailed, JobPaused, RunControl
 from sync.agent.status_writer import StatusWriter, read_status
-from sync.agent.supervisor import Directories, JobFailed, JobPaused, RunControl
+from sync.agent.supervisor import EngineLoop
 from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import Backoff, FlistsSpec, ZdbEndpoint, canonical
 from sync.contract.status import StatusRecord
@@ -87,13 +88,9 @@ class Job:
 
     def _run(self) -> None:
         try:
-            while not self.control.stopping():
-                try:
-                    run(self.spec, self._directories, self.status, self.control)
-                except JobPaused as pause:
-                    self.ended = pause
-                    self.status.update(phase="paused", reason=str(pause))
-                    self.control.wait(0.3)
+            EngineLoop(
+                lambda: _Impatient(self, self._directories), self.spec, self.status, self.control
+            ).run()
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.ended = error
 
@@ -129,6 +126,21 @@ class Job:
         self._thread.join(LONGEST_WAIT_SECONDS)
         assert isinstance(self.ended, JobFailed), f"ended with {self.ended!r}; {self.record}"
         return self.ended
+
+
+class _Impatient(ChunksEngine):
+    """The engine of a job, whose pauses are short and noted in `ended`."""
+
+    def __init__(self, job: Job, directories: Directories) -> None:
+        super().__init__(job.spec, directories, job.status, job.control)
+        self._job = job
+
+    def one_pass(self) -> None:
+        try:
+            super().one_pass()
+        except JobPaused as pause:
+            self._job.ended = pause
+            raise JobPaused(str(pause), 0.3) from pause
 
 
 class FlistsMirror:

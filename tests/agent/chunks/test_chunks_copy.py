@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.chunks.scan import span_plan
-from sync.agent.supervisor import JobPaused
+from sync.agent.job import JobPaused
 from tests.agent.chunks.chunks_mirror import (
     FlistsMirror,
     chunks,

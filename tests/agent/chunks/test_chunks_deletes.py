@@ -16,7 +16,7 @@ from sync.agent.chunks.reconcile.diff import Comparison
 from sync.agent.chunks.reconcile.partitions import KeyFile
 from sync.agent.chunks.reconcile.reconcile import Housekeeper
 from sync.agent.chunks.scan.ledger import Ledger
-from sync.agent.supervisor import JobPaused
+from sync.agent.job import JobPaused
 from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, running
 
 

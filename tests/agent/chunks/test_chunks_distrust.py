@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.chunks import repair, verify
-from sync.agent.supervisor import VerifyOptions
+from sync.agent.job import VerifyOptions
 from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, key_of, running
 from tests.agent.chunks.scripted_zdb import ScriptedZdb, bulk, page
 

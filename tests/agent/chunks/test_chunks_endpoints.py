@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.chunks.reconcile.verification import repair
-from sync.agent.supervisor import VerifyOptions
+from sync.agent.job import VerifyOptions
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, running
 from tests.agent.dead_names import OF_ANY, no_such_name

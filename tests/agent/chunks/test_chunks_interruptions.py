@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from sync.agent.supervisor import JobPaused
+from sync.agent.job import JobPaused
 from tests.agent.chunks.chunks_mirror import (
     PASSWORD,
     AgentProcess,

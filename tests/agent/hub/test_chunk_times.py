@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sync.agent.hub import repair
-from sync.agent.supervisor import VerifyOptions
+from sync.agent.job import VerifyOptions
 from sync.agent.zdb import ZdbConnection, ZdbProtocolError, ZdbReplyError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import Job, following

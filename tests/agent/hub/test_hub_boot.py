@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sync.agent.job import PassIncompleteError
 from sync.agent.master.client import HttpError
-from sync.agent.passes import PassIncompleteError
 from sync.agent.zdb import ZdbError
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import small

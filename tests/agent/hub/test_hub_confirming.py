@@ -14,7 +14,7 @@ from sync.agent.hub.pinned_chunks import Published
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import DATABASE, FlistRecord, Record
 from sync.agent.hub.tree import Tree
-from sync.agent.passes import PassIncompleteError
+from sync.agent.job import PassIncompleteError
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, corrupt, small_model
 from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from sync.agent.hub import listing
+from sync.agent.job import JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
-from sync.agent.passes import PassIncompleteError
-from sync.agent.supervisor import JobPaused
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import OLD, small_model
 from tests.agent.mirrors import UsersMirror, model_tree, served_tree, users_mirror

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sync.agent.hub.verification import verify as verify_users
+from sync.agent.job import JobFailed, RunControl, VerifyOptions
 from sync.agent.kernels.verification import verify as verify_kernels
 from sync.agent.master.client import HttpError, HttpMissingError, Master, SourceLostError
-from sync.agent.supervisor import JobFailed, RunControl, VerifyOptions
 from sync.contract.layout import Job
 from sync.contract.spec import Backoff, KernelsSpec, UsersSpec
 from tests.agent.hub.small_hub import DAY, OLD, small_model

@@ -15,7 +15,7 @@ from sync.agent.hub import verify
 from sync.agent.hub.chunk_store import Brought, ChunkStore, Place
 from sync.agent.hub.engine import UsersEngine
 from sync.agent.hub.state_db import Record
-from sync.agent.supervisor import VerifyOptions
+from sync.agent.job import VerifyOptions
 from sync.agent.zdb import ZdbConnectionError
 from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from sync.agent.hub import verify
+from sync.agent.job import VerifyOptions
 from sync.agent.status_writer import read_status
-from sync.agent.supervisor import VerifyOptions
 from sync.contract import spec as contract
 from tests.agent.hub.storm import Reader, World, digest
 from tests.agent.mirrors import UsersMirror, model_tree, users_mirror

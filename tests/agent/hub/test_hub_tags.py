@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.hub import verify
-from sync.agent.passes import PassIncompleteError
-from sync.agent.supervisor import VerifyOptions
+from sync.agent.job import PassIncompleteError, VerifyOptions
 from sync.contract.status import StatusRecord
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, corrupt

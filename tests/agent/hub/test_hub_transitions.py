@@ -10,7 +10,7 @@ import pytest
 
 from sync.agent.hub.listing import Name, TagKey
 from sync.agent.hub.tree import Tree
-from sync.agent.passes import PassIncompleteError
+from sync.agent.job import PassIncompleteError
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sync.agent.hub import repair, verification, verify
+from sync.agent.hub import repair, verify
+from sync.agent.job import RunControl, VerifyOptions, VerifyReport, one_at_a_time
 from sync.agent.master.client import HttpError
-from sync.agent.passes import one_at_a_time
-from sync.agent.supervisor import RunControl, VerifyOptions, VerifyReport
+from sync.agent.supervisor import repair_pass
 from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import MIRROR, UsersMirror, model_tree, users_mirror
 from tests.sandbox.upstream import Upstream, UpstreamModel
@@ -165,7 +165,7 @@ def test_running_job_sees_what_the_pass_of_repair_removed(
     mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = mirror.upstream.model
-    repairing = verification._one_pass
+    repairing = repair_pass
     with mirror.engine() as (engine, _):
 
         def after_a_turn_of_the_job(*arguments: Any) -> None:
@@ -176,7 +176,7 @@ def test_running_job_sees_what_the_pass_of_repair_removed(
 
         engine.one_pass()
         delete_file(mirror)
-        monkeypatch.setattr(verification, "_one_pass", after_a_turn_of_the_job)
+        monkeypatch.setattr("sync.agent.hub.verification.repair_pass", after_a_turn_of_the_job)
         repaired(mirror)
         model.add_flist("tf-zos", "zos-0.flist", small(0), OLD)
         model.set_link("tf-zos", "zos.flist", "zos-1.flist")
@@ -189,7 +189,7 @@ def test_repair_leaves_what_a_running_pass_has_in_staging(mirror: UsersMirror) -
     spec, directories = mirror.spec(), mirror.directories
     staged = directories.public / ".gridhub" / "on its way"
     arguments = (spec, directories, RunControl())
-    thread = threading.Thread(target=verification._one_pass, args=arguments)
+    thread = threading.Thread(target=repair_pass, args=arguments)
     with one_at_a_time(directories.state):
         staged.write_bytes(b"x")
         thread.start()

@@ -4,10 +4,8 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sync.agent.job import Directories, RunControl
 from sync.agent.kernels.engine import KernelsEngine
-from sync.agent.kernels.state_db import opened
-from sync.agent.master.client import Master
-from sync.agent.supervisor import Directories, RunControl
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
 from tests.agent.mirrors import make_status
@@ -30,14 +28,11 @@ def kernels_model() -> UpstreamModel:
 
 @contextmanager
 def engine_of(spec: KernelsSpec, directories: Directories) -> Iterator[KernelsEngine]:
-    control = RunControl()
     status = make_status("kernels", directories, spec.source)
-    master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
     try:
-        with opened(directories.state) as record:
-            yield KernelsEngine(spec, directories, status, control, record, master)
+        with KernelsEngine(spec, directories, status, RunControl()) as engine:
+            yield engine
     finally:
-        master.close()
         status.close()
 
 

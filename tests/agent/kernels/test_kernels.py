@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sync.agent.passes import PassIncompleteError
-from sync.agent.supervisor import Directories
+from sync.agent.job import Directories, PassIncompleteError
 from tests.agent.kernels.kernels_mirror import (
     DAY,
     OLD,

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sync.agent.job import Directories, JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
-from sync.agent.passes import PassIncompleteError
-from sync.agent.supervisor import Directories, JobPaused
 from sync.contract import spec as contract
 from sync.contract.spec import KernelsSpec
 from tests.agent.kernels.kernels_mirror import (

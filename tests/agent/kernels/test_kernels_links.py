@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from sync.agent.job import Directories, JobPaused, PassIncompleteError, VerifyOptions
 from sync.agent.kernels import repair, verify
 from sync.agent.kernels.state_db import DATABASE, opened
-from sync.agent.passes import PassIncompleteError
-from sync.agent.supervisor import Directories, JobPaused, VerifyOptions
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
 from tests.agent.kernels.kernels_mirror import (

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from sync.agent.kernels import repair, verification, verify
+from sync.agent.job import Directories, RunControl, VerifyOptions, one_at_a_time
+from sync.agent.kernels import repair, verify
 from sync.agent.master.client import HttpError
-from sync.agent.passes import one_at_a_time
-from sync.agent.supervisor import Directories, VerifyOptions
+from sync.agent.supervisor import repair_pass
 from tests.agent.kernels.kernels_mirror import (
     DAY,
     OLD,
@@ -83,7 +83,7 @@ def test_repair_leaves_what_a_running_pass_has_in_staging(
     spec = kernels_spec(upstream)
     one_pass(spec, directories)
     staged = directories.kernels / ".gridhub" / "on its way"
-    thread = threading.Thread(target=verification._one_pass, args=(spec, directories))
+    thread = threading.Thread(target=repair_pass, args=(spec, directories, RunControl()))
     with one_at_a_time(directories.state):
         staged.write_bytes(b"x")
         thread.start()

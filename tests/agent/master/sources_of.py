@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from sync.agent import hub, kernels
+from sync.agent.job import Directories, RunControl
 from sync.agent.status_writer import StatusWriter
-from sync.agent.supervisor import Directories, RunControl
+from sync.agent.supervisor import run_engine
 from sync.contract.spec import HttpLimits, KernelsSpec, Schedule, UsersSpec
 from sync.contract.status import StatusRecord
 from tests.agent.hub.flists_of import small
@@ -75,10 +75,7 @@ class RunningJob:
 
     def _run(self) -> None:
         try:
-            if isinstance(self._spec, UsersSpec):
-                hub.run(self._spec, self._directories, self.status, self.control)
-            else:
-                kernels.run(self._spec, self._directories, self.status, self.control)
+            run_engine(self._spec, self._directories, self.status, self.control)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.ended = error
 

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.kernels.engine import KernelsEngine
-from sync.agent.kernels.state_db import opened
-from sync.agent.master.client import Master
-from sync.agent.passes import PassIncompleteError
-from sync.agent.supervisor import RunControl
+from sync.agent.job import PassIncompleteError
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import corrupt
+from tests.agent.kernels.kernels_mirror import engine_of
 from tests.agent.mirrors import (
     UsersMirror,
     kernels_spec,
     make_directories,
-    make_status,
     model_tree,
     users_mirror,
 )
@@ -134,18 +130,14 @@ def test_kernel_that_only_the_list_of_images_lost_stays_and_is_told(tmp_path: Pa
     for number in range(3):
         model.add_kernel(f"zos-{number}.efi", b"kernel %d" % number * 100, OLD)
     directories = make_directories(tmp_path)
-    with Upstream(model) as upstream, opened(directories.state) as record:
-        spec = kernels_spec(upstream, run_modes=[])
-        status = make_status("kernels", directories, spec.source)
-        control = RunControl()
-        master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
-        engine = KernelsEngine(spec, directories, status, control, record, master)
+    with (
+        Upstream(model) as upstream,
+        engine_of(kernels_spec(upstream, run_modes=[]), directories) as engine,
+    ):
         engine.one_pass()
         corrupt(upstream.bootstrap, "/api/images", b"zos-1.efi", b"zos-q.efi")
         with pytest.raises(PassIncompleteError, match=r"zos-q\.efi"):
             engine.one_pass()
         assert (directories.kernels / "zos-1.efi").exists()
-        broken = status.record.broken.names
+        broken = engine._status.record.broken.names
         assert "zos-1.efi: not listed any more, but still served by the master" in broken
-        master.close()
-        status.close()

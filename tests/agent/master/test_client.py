@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 
+from sync.agent.job import RunControl
 from sync.agent.master.client import (
     Expected,
     HttpError,
@@ -20,7 +21,6 @@ from sync.agent.master.client import (
 )
 from sync.agent.master.http1 import Origin
 from sync.agent.rate_limit import bandwidth
-from sync.agent.supervisor import RunControl
 from sync.contract.spec import Backoff, HttpLimits
 from tests.agent.scripted import Answer, Asked, ScriptedServer
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from sync.agent.job import RunControl
 from sync.agent.master.client import ATTEMPTS, HttpError, HttpMissingError, Master, SourceLostError
 from sync.agent.master.endpoints import Sources
-from sync.agent.passes import by_any_name
-from sync.agent.supervisor import RunControl
+from sync.agent.supervisor import by_any_name
 from sync.contract import spec as contract
 from sync.contract.spec import Backoff, FlistsSpec, HttpLimits, KernelsSpec, UsersSpec
 from sync.contract.status import Service, SourceUse

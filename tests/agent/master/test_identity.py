@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sync.agent.job import JobFailed
 from sync.agent.master.identity import FILE, Evidence, Followed, follow
-from sync.agent.supervisor import JobFailed
 from sync.contract.spec import KernelsSpec
 
 SAME = Evidence({"a": 1.0}, {"a": 1.0})

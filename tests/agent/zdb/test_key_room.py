@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.supervisor import JobPaused
+from sync.agent.job import JobPaused
 from sync.contract.spec import Schedule
 from sync.contract.zdb_memory import bytes_for
 from tests.agent.chunks.chunks_mirror import PASSWORD, FlistsMirror, chunks, following, running

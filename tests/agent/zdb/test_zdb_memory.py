@@ -2,7 +2,7 @@
 
 import pytest
 
-from sync.agent.supervisor import JobPaused
+from sync.agent.job import JobPaused
 from sync.agent.zdb import ZdbError
 from sync.agent.zdb.key_room import KeyRoom, require_key_room
 from sync.agent.zdb.records import NamespaceInfo

@@ -19,7 +19,7 @@ from sync.agent.chunks.reconcile.partitions import KeyFile
 from sync.agent.chunks.reconcile.refetch import Mended, mend
 from sync.agent.chunks.scan.full_scan import Stopped
 from sync.agent.chunks.scan.ledger import Ledger, encode_keys
-from sync.agent.supervisor import Directories, JobPaused
+from sync.agent.job import Directories, JobPaused
 from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import FlistsSpec
 

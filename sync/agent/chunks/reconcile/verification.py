@@ -10,7 +10,7 @@ from sync.agent.chunks.reconcile.partitions import Partitions
 from sync.agent.chunks.reconcile.refetch import bad_keys, mend
 from sync.agent.chunks.scan.full_scan import walk
 from sync.agent.chunks.scan.pages import Entry as Listed
-from sync.agent.supervisor import Directories, JobFailed, Problem, VerifyOptions, VerifyReport
+from sync.agent.job import Directories, JobFailed, Problem, VerifyOptions, VerifyReport
 from sync.agent.zdb import Entry, ZdbConnection, ZdbError
 from sync.contract.spec import FlistsSpec
 

@@ -1,0 +1,142 @@
+"""What the supervisor and the engine of a job agree on.
+
+An engine is made for one spec and asked for one pass (users, kernels) or one session (flists)
+after the other. It leaves a durable state whenever it is interrupted, and it never waits to try
+again: it raises, and the supervisor alone decides from that when the next pass begins.
+"""
+
+import contextlib
+import fcntl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self, TypeAlias
+
+from sync.contract import layout
+from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
+
+AnySpec: TypeAlias = UsersSpec | KernelsSpec | FlistsSpec
+LOCK: Final = "pass.lock"
+
+
+class JobFailed(Exception):  # noqa: N818 - an outcome of a job, not a defect of the program
+    """A person must decide; `str()` says what for. The job stays up and reports until then."""
+
+
+class JobPaused(Exception):  # noqa: N818 - an outcome of a job, not a defect of the program
+    """Something outside keeps the job from going on and may go away by itself."""
+
+    def __init__(self, reason: str, retry_seconds: float) -> None:
+        super().__init__(reason)
+        self.retry_seconds = retry_seconds
+
+
+class PassIncompleteError(Exception):
+    """A pass ended, but not with everything in place; `str()` says what failed."""
+
+
+@dataclass(frozen=True)
+class Directories:
+    """Where a job finds and keeps things; the defaults are the container's mounts."""
+
+    spec: Path = Path(layout.SPEC_MOUNT)
+    state: Path = Path(layout.STATE_MOUNT)
+    secrets: Path = Path(layout.SECRETS_MOUNT)
+    public: Path = Path(layout.PUBLIC_MOUNT)
+    kernels: Path = Path(layout.KERNELS_MOUNT)
+    users_state: Path = Path(layout.USERS_STATE_MOUNT)
+
+    def zdb_admin_password(self) -> str | None:
+        """Return the local 0-db's admin password; None where there is no such file."""
+        try:
+            return (self.secrets / layout.ZDB_ADMIN_FILE).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+
+
+class Control(Protocol):
+    """What an engine asks before each step; its threads may share it."""
+
+    def stopping(self) -> bool:
+        """Return whether to end the pass soon, with a durable state."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep; wakes early and returns True when stopping."""
+        ...
+
+
+class RunControl:
+    """The Control of one spec's engine."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Ask the engine to return."""
+        self._stop.set()
+
+    def stopping(self) -> bool:
+        """Return whether stop() was called."""
+        return self._stop.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep; wakes early and returns True when stopping."""
+        return self._stop.wait(max(0.0, seconds))
+
+
+class Engine(Protocol):
+    """The work of a job under one spec; made anew after an error that nobody foresaw.
+
+    Each package of layout.ENGINES has one as `Engine(spec, directories, status, control)`.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def one_pass(self) -> None:
+        """Do one pass or session; return early when `control.stopping()`.
+
+        Raises JobFailed, JobPaused, PassIncompleteError, HttpError, ZdbError, OSError.
+        """
+        ...
+
+
+@contextlib.contextmanager
+def one_at_a_time(state: Path) -> Iterator[None]:
+    """Keep the passes of the job and of `repair` apart; waits for the other one."""
+    with (state / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """part of parts: which share of the mirror to check (1 to parts).
+
+    chunks: read every chunk and check its hash. offline: ask the master nothing.
+    """
+
+    part: int = 1
+    parts: int = 1
+    chunks: bool = False
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: its name (REPO/F.flist, a kernel, a chunk key) and what it is."""
+
+    name: str
+    what: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What verify checked and found, and (repair) how many of the problems it repaired."""
+
+    checked: int
+    problems: tuple[Problem, ...] = ()
+    repaired: int = 0
