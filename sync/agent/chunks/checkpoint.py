@@ -12,7 +12,7 @@ from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.chunks.scan.lister import Edge, Span
 from sync.agent.chunks.scan.pages import Entry
 from sync.agent.zdb.errors import ZdbProtocolError
-from sync.agent.zdb.records import Cursor
+from sync.agent.zdb.replies import Cursor
 
 STATE_FILE: Final = "flists.json"
 MARK_SECONDS: Final = 10.0

@@ -13,7 +13,7 @@ from sync.agent.zdb.errors import (
     ZdbReplyError,
     ZdbTimeoutError,
 )
-from sync.agent.zdb.records import Cursor, Entry, NamespaceInfo, ScanPage
+from sync.agent.zdb.replies import Cursor, Entry, NamespaceInfo, ScanPage
 
 __all__ = [
     "Cursor",

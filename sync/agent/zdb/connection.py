@@ -13,17 +13,20 @@ from sync.agent.zdb.protocol import (
     Limits,
     Reply,
     Status,
-    check_entry,
     encode,
-    expect_bytes,
-    expect_int,
-    expect_list,
+    expect,
 )
-from sync.agent.zdb.records import Cursor, Entry, NamespaceInfo, ScanPage
+from sync.agent.zdb.replies import (
+    NO_MORE_DATA,
+    Cursor,
+    NamespaceInfo,
+    ScanPage,
+    scan_page,
+    text_fields,
+)
 from sync.agent.zdb.transport import WINDOW_BYTES, ZdbTransport, open_socket
 from sync.contract.spec import ZdbEndpoint
 
-NO_MORE_DATA: Final = "No more data"
 _MGET_KEYS: Final = 50
 # EXISTS goes in groups, two of which fill the window.
 _EXISTS_GROUPS: Final = 2
@@ -76,7 +79,7 @@ class ZdbConnection(ZdbTransport):
         try:
             self.call(b"AUTH", b"SECURE", self._proof(password))
         except ZdbReplyError as error:
-            # Without an admin password every client is admin already.
+            # Said where no --admin is set: every client is admin then (zdbd/commands_auth.c).
             if error.reason != "Authentication disabled":
                 raise ZdbAuthError(
                     f"0-db {self._where} refused the admin password ({error.reason}); "
@@ -101,6 +104,7 @@ class ZdbConnection(ZdbTransport):
         self.namespace = namespace
 
     def _proof(self, password: str) -> bytes:
+        # A nonce serves one proof (zdbd/commands_auth.c, command_auth_secure), so each asks anew.
         challenge = self.call(b"AUTH", b"SECURE", b"CHALLENGE")
         if not isinstance(challenge, Status):
             raise ZdbProtocolError(f"0-db {self._where}: no challenge")
@@ -110,7 +114,7 @@ class ZdbConnection(ZdbTransport):
     # Reading
 
     def exists(self, keys: Sequence[bytes]) -> list[bool]:
-        """Tell for each key whether the namespace has it."""
+        """Return for each key whether the namespace has it."""
         found: list[Reply] = []
         on_wire: deque[int] = deque()
         longest = max(map(len, keys), default=0)
@@ -125,7 +129,7 @@ class ZdbConnection(ZdbTransport):
             found += self._replies(count)
         if {*map(type, found)} <= {int}:
             return [reply == 1 for reply in found]
-        return [expect_int(reply, "EXISTS") == 1 for reply in _without_errors(found)]
+        return [expect(reply, int, "EXISTS") == 1 for reply in _without_errors(found)]
 
     def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Payloads of the keys, None for one that is not there."""
@@ -137,7 +141,7 @@ class ZdbConnection(ZdbTransport):
     ) -> list[bytes | None]:
         payloads: list[bytes | None] = []
         for group, reply in zip(groups, replies, strict=True):
-            items = expect_list(reply, "MGET")
+            items = expect(reply, list, "MGET")
             if len(items) != len(group):
                 self.close()
                 raise ZdbProtocolError(f"MGET of {len(group)} keys gave {len(items)} replies")
@@ -147,23 +151,23 @@ class ZdbConnection(ZdbTransport):
     def mget_timed(self, keys: Sequence[bytes]) -> list[tuple[bytes, int | None] | None]:
         """Payloads of the keys with their timestamps (unix seconds), None for one not there.
 
-        All is asked at once: the times cost no round trip of their own. A server that refuses to
-        tell them, as one does that is too old for KEYTIME, gives payloads with None for the time.
+        All is asked at once: the times cost no round trip of their own. A server that refuses
+        KEYTIME, as one does that is too old for it, gives payloads with None for the time.
         """
         groups = [keys[at : at + _MGET_KEYS] for at in range(0, len(keys), _MGET_KEYS)]
         requests = [(b"KEYTIME", key) for key in keys]
-        replies = [*self.pipeline([*requests, *((b"MGET", *group) for group in groups)])]
+        replies = self.pipeline([*requests, *((b"MGET", *group) for group in groups)])
         payloads = self._payloads(groups, _without_errors(replies[len(keys) :]))
         # nil for a key that is not there, also one that was deleted (zdbd/commands_dataset.c).
         return [
-            None if payload is None or told is None else (payload, _seconds(told))
-            for payload, told in zip(payloads, replies[: len(keys)], strict=True)
+            None if payload is None or time is None else (payload, _seconds(time))
+            for payload, time in zip(payloads, replies[: len(keys)], strict=True)
         ]
 
     def get(self, key: bytes) -> bytes | None:
         """Payload of a key, None if it is not there."""
         reply = self.call(b"GET", key)
-        return None if reply is None else expect_bytes(reply, "GET")
+        return None if reply is None else expect(reply, bytes, "GET")
 
     def scan(self, cursor: Cursor | None = None) -> ScanPage | None:
         """Entries after the cursor (None: from the first) in index order; None at the end.
@@ -192,36 +196,34 @@ class ZdbConnection(ZdbTransport):
 
     def dbsize(self) -> int:
         """Count the keys of the namespace."""
-        return expect_int(self.call(b"DBSIZE"), "DBSIZE")
+        return expect(self.call(b"DBSIZE"), int, "DBSIZE")
 
-    def nsinfo(self, namespace: str | None = None) -> NamespaceInfo:
-        """Facts about a namespace, this connection's if none is named."""
-        name = (namespace or self.namespace).encode()
-        text = expect_bytes(self.call(b"NSINFO", name), "NSINFO")
-        return NamespaceInfo.parse(text.decode("utf-8", "replace"))
+    def nsinfo(self) -> NamespaceInfo:
+        """Facts about this connection's namespace."""
+        return NamespaceInfo.of(self.call(b"NSINFO", self.namespace.encode()))
 
     def count_keys(self) -> int:
         """Count the keys of all namespaces of the server."""
         names = [name.encode() for name in self.namespaces()]
         replies = self._all([(b"NSINFO", name) for name in names])
-        texts = [expect_bytes(reply, "NSINFO").decode("utf-8", "replace") for reply in replies]
-        return sum(NamespaceInfo.parse(text).entries for text in texts)
+        return sum(NamespaceInfo.of(reply).entries for reply in replies)
 
     def info(self) -> dict[str, str]:
         """Facts about the server, among them instance_id and boot_time."""
-        text = expect_bytes(self.call(b"INFO"), "INFO").decode("utf-8", "replace")
-        return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+        return text_fields(self.call(b"INFO"), "INFO")
 
     def namespaces(self) -> list[str]:
         """Names of all namespaces of the server."""
-        items = expect_list(self.call(b"NSLIST"), "NSLIST")
-        return [expect_bytes(item, "NSLIST").decode("utf-8", "replace") for item in items]
+        items = expect(self.call(b"NSLIST"), list, "NSLIST")
+        return [expect(item, bytes, "NSLIST").decode("utf-8", "replace") for item in items]
 
     def wait_for(self, command: str, seconds: float) -> bool:
         """Block until another client runs `command` in this namespace; False after `seconds`.
 
         seconds: 0.1 to 1800.
         """
+        # WAIT is answered out of order (zdbd/redis.c, redis_watch_timeout): a nudge's PONG would
+        # come before its reply.
         self._nudge = False
         kept = self._timeout_seconds
         self._timeout_seconds = seconds + kept
@@ -248,6 +250,7 @@ class ZdbConnection(ZdbTransport):
     def set_many(self, items: Iterable[tuple[bytes, bytes, int | None]]) -> list[bool]:
         """Store (key, payload, timestamp) in order; see `set` for what is returned of each."""
         replies = self._all(_set_request(*item) for item in items)
+        # nil: the namespace has this payload (zdbd/commands_set.c, data_compare_matching).
         return [reply is not None for reply in replies]
 
     def delete(self, key: bytes) -> bool:
@@ -268,7 +271,7 @@ class ZdbConnection(ZdbTransport):
 
     def _all(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
         """Collect a pipeline's replies; the first error reply is raised once all have come."""
-        return _without_errors([*self.pipeline(requests)])
+        return _without_errors(self.pipeline(requests))
 
     # Namespaces, as admin
 
@@ -279,19 +282,16 @@ class ZdbConnection(ZdbTransport):
         self.call(b"NSNEW", namespace.encode())
         return True
 
-    def namespace_set(self, namespace: str, setting: str, value: str) -> None:
-        """NSSET: password ("*" clears it), public ("0", "1"), maxsize (bytes), lock, worm."""
-        self.call(b"NSSET", namespace.encode(), setting.encode(), value.encode())
-
     def namespace_protect(self, namespace: str, password: str) -> None:
         """Let all read a namespace and only those with the password write it.
 
         password: at most 63 bytes. The default namespace is protected by zdbd's own --protect.
         """
+        # "*" clears the password; NSSET takes 63 bytes (zdbd/commands_namespace.c, command_nsset).
         if not re.fullmatch(r"[!-~]{1,63}", password) or password == "*":  # noqa: S105
             raise ZdbError("a namespace password is 1 to 63 printable ASCII characters, not '*'")
-        self.namespace_set(namespace, "password", password)
-        self.namespace_set(namespace, "public", "1")
+        for setting, value in ((b"password", password.encode()), (b"public", b"1")):
+            self.call(b"NSSET", namespace.encode(), setting, value)
 
 
 def _without_errors(replies: list[Reply]) -> list[Reply]:
@@ -303,7 +303,7 @@ def _without_errors(replies: list[Reply]) -> list[Reply]:
 
 
 def _seconds(reply: Reply) -> int | None:
-    return None if isinstance(reply, ZdbReplyError) else expect_int(reply, "KEYTIME")
+    return None if isinstance(reply, ZdbReplyError) else expect(reply, int, "KEYTIME")
 
 
 def _set_request(key: bytes, payload: bytes, timestamp: int | None) -> tuple[bytes, ...]:
@@ -313,20 +313,3 @@ def _set_request(key: bytes, payload: bytes, timestamp: int | None) -> tuple[byt
         raise ZdbError(f"a payload of {len(payload)} bytes; 0-db takes up to {MAX_PAYLOAD_BYTES}")
     request = (b"SET", key, payload)
     return request if timestamp is None else (*request, b"%d" % timestamp)
-
-
-def scan_page(reply: Reply) -> ScanPage:
-    """Read a reply of SCAN or RSCAN; raise ZdbProtocolError where it is not shaped as one."""
-    parts = expect_list(reply, "SCAN")
-    if len(parts) != 2:  # noqa: PLR2004
-        raise ZdbProtocolError(f"SCAN: expected a cursor and a list, got {len(parts)} parts")
-    entries = [_entry(item) for item in expect_list(parts[1], "SCAN")]
-    return ScanPage(Cursor(expect_bytes(parts[0], "SCAN cursor")), entries)
-
-
-def _entry(item: Reply) -> Entry:
-    match item:
-        case [bytes(key), int(length), int(timestamp)]:
-            check_entry(key, length)
-            return Entry(key, length, timestamp)
-    raise ZdbProtocolError("SCAN: an entry that is not (key, length, timestamp)")

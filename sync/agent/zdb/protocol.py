@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
 
-MAX_KEY_BYTES: Final = 255
-MAX_PAYLOAD_BYTES: Final = 8 << 20
-MAX_ARGUMENTS: Final = 1024
-MAX_KEYS: Final = MAX_ARGUMENTS - 1
+MAX_KEY_BYTES: Final = 255  # MAX_KEY_LENGTH (libzdb/index.h)
+MAX_PAYLOAD_BYTES: Final = 8 << 20  # REDIS_MAX_PAYLOAD (zdbd/redis.h)
 
 
 class Status(str):
@@ -18,12 +16,16 @@ class Status(str):
     __slots__ = ()
 
 
+_Kind = TypeVar("_Kind")
 Reply: TypeAlias = "bytes | int | Status | ZdbReplyError | list[Reply] | None"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a reply may be at most; past it the connection is given up."""
+    """What a reply may be at most; past it the connection is given up.
+
+    A list of entries is SCAN's deepest reply: array, array, array (zdbd/commands_scan.c).
+    """
 
     line_bytes: int = 1024
     bulk_bytes: int = MAX_PAYLOAD_BYTES
@@ -118,7 +120,7 @@ class ReplyParser:
         if count == -1:
             return None
         if depth == 0:
-            raise ZdbProtocolError("arrays nested deeper than any 0-db does")
+            raise ZdbProtocolError("arrays nested deeper than 0-db's are")
         return [self._reply(depth - 1) for _ in range(count)]
 
     def _number(self, digits: bytes, what: str, largest: int) -> int:
@@ -172,24 +174,13 @@ class ReplyParser:
         return shift
 
 
-def expect_list(reply: Reply, what: str) -> list[Reply]:
-    """Return the reply if it is an array, else raise ZdbProtocolError naming `what`."""
-    if not isinstance(reply, list):
-        raise ZdbProtocolError(f"{what}: expected an array, got {type(reply).__name__}")
-    return reply
+def expect(reply: Reply, kind: type[_Kind], command: str) -> _Kind:
+    """Return the reply of a command if it is a list, bytes or an int, as `kind` says.
 
-
-def expect_bytes(reply: Reply, what: str) -> bytes:
-    """Return the reply if it is a payload, else raise ZdbProtocolError naming `what`."""
-    if not isinstance(reply, bytes):
-        raise ZdbProtocolError(f"{what}: expected bytes, got {type(reply).__name__}")
-    return reply
-
-
-def expect_int(reply: Reply, what: str) -> int:
-    """Return the reply if it is a number, else raise ZdbProtocolError naming `what`."""
-    if not isinstance(reply, int):
-        raise ZdbProtocolError(f"{what}: expected a number, got {type(reply).__name__}")
+    Raises ZdbProtocolError naming the command.
+    """
+    if not isinstance(reply, kind):
+        raise ZdbProtocolError(f"{command}: expected {kind.__name__}, got {type(reply).__name__}")
     return reply
 
 

@@ -4,8 +4,7 @@ import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 from sync.agent.zdb.errors import (
@@ -17,8 +16,9 @@ from sync.agent.zdb.errors import (
 from sync.agent.zdb.protocol import Limits, Reply, ReplyParser, Status, command_name, encode
 from sync.contract.spec import ZdbEndpoint
 
-# zdbd does not drain its edge-triggered socket when a read ends exactly on a request boundary;
-# the requests behind it hang until more bytes come (socket_epoll.c, redis_chunk_read).
+# zdbd does not drain its edge-triggered socket when a read ends exactly on a request boundary; the
+# requests behind it hang until more bytes come (zdbd/socket_epoll.c: EPOLLET; zdbd/redis.c:
+# redis_chunk_read).
 NUDGE_SECONDS: Final = 0.15
 # One is not always enough: the read that it causes may end on a request boundary again.
 _MOST_NUDGES: Final = 64
@@ -27,7 +27,8 @@ SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
 _PING: Final = encode(b"PING")
 _TOGETHER_BYTES: Final = 4 << 10
 # Requests on the wire: less than the server's receive buffer, so that a PING always gets through to
-# a server that left requests there; a larger request goes alone.
+# a server that left requests there; a larger request goes alone. It also bounds what zdbd queues for
+# us: its list of replies has no limit (zdbd/redis.c, redis_response_push).
 WINDOW_BYTES: Final = 32 << 10
 _RECEIVE_BYTES: Final = 256 << 10
 
@@ -81,12 +82,7 @@ class ZdbTransport:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -100,12 +96,8 @@ class ZdbTransport:
         """
         self._deadline = time.monotonic() + self._timeout_seconds
         while self._awaited and not self._awaited[0]:
-            # A slow greeting was nudged: its answer is still to come.
+            # A slow answer was nudged: its PONG is still on the way.
             self._awaited.popleft()
-            self._swallow_pong()
-        # A slow answer was nudged: its PONG is still on the way.
-        self._deadline = time.monotonic() + self._timeout_seconds
-        while self._awaited and not self._awaited.popleft():
             self._swallow_pong()
         if self._awaited or self._parser.buffered_bytes:
             raise ZdbProtocolError(f"0-db {self._where}: unasked bytes after the greeting")
@@ -121,11 +113,12 @@ class ZdbTransport:
             raise ZdbReplyError(reply.reason, command_name(arguments))
         return reply
 
-    def pipeline(self, requests: Iterable[Sequence[bytes]]) -> Iterator[Reply]:
-        """Send requests and yield their replies in order, error replies among them.
+    def pipeline(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
+        """Send requests and return their replies in order, error replies among them.
 
-        About 32 KB of requests are on the wire at once. The iterator has to be exhausted.
+        About 32 KB of requests are on the wire at once.
         """
+        replies: list[Reply] = []
         on_wire: deque[int] = deque()
         on_wire_bytes = 0
         # Small requests leave together: a system call for each would cost more than the rest.
@@ -136,7 +129,7 @@ class ZdbTransport:
             while on_wire and on_wire_bytes + len(data) > WINDOW_BYTES:
                 self._send_all(waiting)
                 waiting_bytes = 0
-                yield self._reply()
+                replies += self._replies(1)
                 on_wire_bytes -= on_wire.popleft()
             waiting.append(data)
             waiting_bytes += len(data)
@@ -147,10 +140,11 @@ class ZdbTransport:
             on_wire_bytes += len(data)
         self._send_all(waiting)
         for _ in on_wire:
-            yield self._reply()
+            replies += self._replies(1)
+        return replies
 
     def _send_all(self, waiting: list[bytes]) -> None:
-        """Send requests as one piece and forget them."""
+        """Send requests as one piece and empty the list."""
         if waiting:
             self._send(b"".join(waiting), requests=len(waiting))
             waiting.clear()
@@ -163,9 +157,6 @@ class ZdbTransport:
             self.close()
             raise self._lost(error) from error
         self._awaited.extend([is_request] * requests)
-
-    def _reply(self) -> Reply:
-        return self._replies(1)[0]
 
     def _replies(self, count: int) -> list[Reply]:
         """Return the replies to so many requests that were sent as one piece."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Self
 
 from sync.agent.chunks.scan.pages import NeedMoreBytes, parse_reply
-from sync.agent.zdb.protocol import expect_list
+from sync.agent.zdb.protocol import expect
 from sync.contract.spec import ZdbEndpoint
 
 # Given a request's arguments: bytes to send, or None to close the connection.
@@ -72,7 +72,7 @@ class ScriptedZdb:
                     except NeedMoreBytes:
                         break
                     received = received[taken:]
-                    parts = expect_list(request, "request")
+                    parts = expect(request, list, "request")
                     arguments = [part for part in parts if isinstance(part, bytes)]
                     self.requests.append(arguments)
                     answer = self._script(arguments)

@@ -5,7 +5,7 @@ import pytest
 from sync.agent.job import JobPaused
 from sync.agent.zdb import ZdbError
 from sync.agent.zdb.key_room import KeyRoom, require_key_room
-from sync.agent.zdb.records import NamespaceInfo
+from sync.agent.zdb.replies import NamespaceInfo
 from sync.contract.zdb_memory import LEAST_MIB, MIB, bytes_for, keys_within, mib_for
 
 MEASURED_KEYS, MEASURED_BYTES = 2_038_397, 399_000_000
@@ -45,7 +45,7 @@ def test_the_pause_names_keys_limit_and_remedy() -> None:
 
 
 def test_the_most_keys_that_a_master_can_tell_pause_the_job() -> None:
-    keys = NamespaceInfo.parse(NSINFO.format(MOST_KEYS, MOST_KEYS)).entries
+    keys = NamespaceInfo.of(NSINFO.format(MOST_KEYS, MOST_KEYS).encode()).entries
     with pytest.raises(JobPaused, match=f"would hold {MOST_KEYS}"):
         require_key_room(keys, bytes_for(1000), wanted_keys=keys)
 
@@ -54,7 +54,7 @@ def test_the_most_keys_that_a_master_can_tell_pause_the_job() -> None:
 def test_a_number_that_no_0_db_tells_is_named_in_short(told: str) -> None:
     for numbers, field in (((told, 1), "entries"), ((1, told), "data_size_bytes")):
         with pytest.raises(ZdbError, match=f"NSINFO: {field} is no unsigned 64-bit") as refused:
-            NamespaceInfo.parse(NSINFO.format(*numbers))
+            NamespaceInfo.of(NSINFO.format(*numbers).encode())
         assert len(str(refused.value)) < 100
 
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 from sync.agent.chunks.copying.channel import TRICKLE_BYTES_PER_SECOND, Channel
 from sync.agent.chunks.scan.pages import MAX_PAGE_BYTES, Entry, NeedMoreBytes, Page, parse_page
 from sync.agent.zdb.errors import ZdbProtocolError
-from sync.agent.zdb.records import Cursor
+from sync.agent.zdb.replies import Cursor
 from sync.contract.spec import ZdbEndpoint
 
 _PONG_LIMIT: Final = 1 << 18

@@ -19,7 +19,7 @@ from sync.agent.zdb.protocol import (
     ReplyParser,
     check_entry,
 )
-from sync.agent.zdb.records import CURSOR_BYTES, Cursor
+from sync.agent.zdb.replies import CURSOR_BYTES, Cursor
 
 PROVEN_KEY_BYTES: Final = 16
 MAX_PAGE_ENTRIES: Final = 65_536

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 from sync.agent.chunks.scan.lister import WALKS, Edge, Span
 from sync.agent.chunks.scan.pages import Entry
 from sync.agent.zdb import Cursor, ScanPage, ZdbConnection
-from sync.agent.zdb.connection import NO_MORE_DATA, scan_page
 from sync.agent.zdb.errors import ZdbError, ZdbReplyError
 from sync.agent.zdb.protocol import Reply
+from sync.agent.zdb.replies import NO_MORE_DATA, scan_page
 from sync.contract.spec import FlistsSpec
 
 PUBLISHED_FILE: Final = "published.sqlite"

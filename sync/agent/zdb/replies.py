@@ -1,4 +1,4 @@
-"""What a 0-db tells, as typed records."""
+"""What a 0-db answers, as types."""
 
 import re
 import struct
@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
 from sync.agent.zdb.errors import ZdbProtocolError
+from sync.agent.zdb.protocol import Reply, check_entry, expect
 
+# Said by SCAN and RSCAN past their last entry, and by an empty namespace.
+NO_MORE_DATA: Final = "No more data"
+# idlength, fileid, length, idxoffset, crc (packed).
 _CURSOR: Final = struct.Struct("<BIIII")
 CURSOR_BYTES: Final = _CURSOR.size
 # 0-db counts in size_t (libzdb/index.h, index_stats_t).
@@ -24,7 +28,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in a namespace's index (0-db: libzdb/index.h, index_bkey_t).
+    """A position in a namespace's index (0-db: libzdb/index.h, index_bkey_t).
 
     raw: the 17 bytes as the server gave them. Cursors of one namespace are ordered by
     `position`, (index file, offset in it), which is the order of SCAN.
@@ -67,46 +71,54 @@ class ScanPage:
     entries: list[Entry]
 
 
+def scan_page(reply: Reply) -> ScanPage:
+    """Read a reply of SCAN or RSCAN; raise ZdbProtocolError where it is not shaped as one."""
+    # *2 <cursor of the last entry> *N [*3 key length timestamp] (zdbd/commands_scan.c).
+    parts = expect(reply, list, "SCAN")
+    if len(parts) != 2:  # noqa: PLR2004
+        raise ZdbProtocolError(f"SCAN: expected a cursor and a list, got {len(parts)} parts")
+    entries = [_entry(item) for item in expect(parts[1], list, "SCAN")]
+    return ScanPage(Cursor(expect(parts[0], bytes, "SCAN cursor")), entries)
+
+
+def _entry(item: Reply) -> Entry:
+    match item:
+        case [bytes(key), int(length), int(timestamp)]:
+            check_entry(key, length)
+            return Entry(key, length, timestamp)
+    raise ZdbProtocolError("SCAN: an entry that is not (key, length, timestamp)")
+
+
 @dataclass(frozen=True, slots=True)
 class NamespaceInfo:
-    """What NSINFO tells; the fields after `free_bytes` are told to an admin only, else None."""
+    """What the agent needs of NSINFO: number of keys, payload bytes, bytes free on the disk.
 
-    name: str
+    free_bytes: None where it is not said, as to all but an admin.
+    """
+
     entries: int
     data_size_bytes: int
-    public: bool
-    protected: bool
-    locked: bool
-    worm: bool
-    mode: str
     free_bytes: int | None
-    data_current_id: int | None
-    data_current_offset: int | None
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def of(cls, reply: Reply) -> Self:
         """Read NSINFO's `name: value` lines; raise ZdbProtocolError for one missing or wrong."""
-        fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+        fields = text_fields(reply, "NSINFO")
+        free = "data_disk_freespace_bytes"
         try:
             return cls(
-                name=fields["name"],
                 entries=_number(fields, "entries"),
                 data_size_bytes=_number(fields, "data_size_bytes"),
-                public=_flag(fields, "public"),
-                protected=_flag(fields, "password"),
-                locked=_flag(fields, "locked"),
-                worm=_flag(fields, "worm"),
-                mode=fields.get("mode", ""),
-                free_bytes=_optional(fields, "data_disk_freespace_bytes"),
-                data_current_id=_optional(fields, "data_current_id"),
-                data_current_offset=_optional(fields, "data_current_offset"),
+                free_bytes=_number(fields, free) if free in fields else None,
             )
         except KeyError as error:
             raise ZdbProtocolError(f"NSINFO without a usable field: {error}") from error
 
 
-def _optional(fields: dict[str, str], name: str) -> int | None:
-    return _number(fields, name) if name in fields else None
+def text_fields(reply: Reply, command: str) -> dict[str, str]:
+    """Read the `name: value` lines of INFO and NSINFO (zdbd/commands_system.c, _namespace.c)."""
+    text = expect(reply, bytes, command).decode("utf-8", "replace")
+    return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
 
 def _number(fields: dict[str, str], name: str) -> int:
@@ -114,7 +126,3 @@ def _number(fields: dict[str, str], name: str) -> int:
     if not _NUMBER.fullmatch(text) or int(text) > _LARGEST:
         raise ZdbProtocolError(f"NSINFO: {name} is no unsigned 64-bit number: {text[:40]!r}")
     return int(text)
-
-
-def _flag(fields: dict[str, str], name: str) -> bool:
-    return fields.get(name) == "yes"
