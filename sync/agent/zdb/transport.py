@@ -27,8 +27,8 @@ SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
 _PING: Final = encode(b"PING")
 _TOGETHER_BYTES: Final = 4 << 10
 # Requests on the wire: less than the server's receive buffer, so that a PING always gets through to
-# a server that left requests there; a larger request goes alone. It also bounds what zdbd queues for
-# us: its list of replies has no limit (zdbd/redis.c, redis_response_push).
+# a server that left requests there; a larger request goes alone. It also bounds what zdbd has to
+# queue for us: its list of replies has no limit (zdbd/redis.c, redis_response_push).
 WINDOW_BYTES: Final = 32 << 10
 _RECEIVE_BYTES: Final = 256 << 10
 
