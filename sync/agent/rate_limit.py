@@ -8,16 +8,21 @@ from collections.abc import Callable
 class TokenBucket:
     """Hands out `rate` tokens a second, at most `burst` at once; shared by threads.
 
-    clock: seconds, monotonic (tests give their own).
+    clock: seconds, monotonic (tests give their own). full: there is a burst at the start.
     """
 
     def __init__(
-        self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic
+        self,
+        rate: float,
+        burst: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        full: bool = True,
     ) -> None:
         self._rate = rate
         self._burst = burst
         self._clock = clock
-        self._tokens = burst
+        self._tokens = burst if full else 0.0
         self._filled_at = clock()
         self._lock = threading.Lock()
 
@@ -27,11 +32,26 @@ class TokenBucket:
         The balance may become negative: later callers then wait for it, in the order they came.
         """
         with self._lock:
-            now = self._clock()
-            self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
-            self._filled_at = now
+            self._fill()
             self._tokens -= tokens
             return max(0.0, -self._tokens / self._rate)
+
+    def admit(self, tokens: float) -> bool:
+        """Take `tokens` if the balance is positive; for those who cannot wait.
+
+        More than the burst is admitted at once and the debt waited out.
+        """
+        with self._lock:
+            self._fill()
+            if self._tokens <= 0:
+                return False
+            self._tokens -= tokens
+            return True
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
 
 
 def bandwidth(bytes_per_second: int | None) -> TokenBucket | None:
@@ -39,3 +59,10 @@ def bandwidth(bytes_per_second: int | None) -> TokenBucket | None:
     if bytes_per_second is None:
         return None
     return TokenBucket(bytes_per_second, max(bytes_per_second / 4, 1 << 16))
+
+
+def batch_bandwidth(bytes_per_second: int | None) -> TokenBucket | None:
+    """Return the bucket of the chunk copy, which asks it for each batch; None: no limit."""
+    if bytes_per_second is None:
+        return None
+    return TokenBucket(bytes_per_second, bytes_per_second / 4, full=False)

@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Final
 
-from sync.agent.hub.pinned_chunks import Published
 from sync.contract import spec as contract
+from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from tests.bench.copying import Run, make_directories, measured
 from tests.bench.sequential import per_second
@@ -79,7 +79,7 @@ def _slave(folder: Path) -> ZdbProcess:
 def _one(task: str, source: Address, named: list[bytes]) -> Run:
     with _workspace() as folder, _slave(folder) as slave:
         directories = make_directories(folder / "job", ADMIN_PASSWORD)
-        with Published(directories.users_state) as published:
+        with PinnedChunks(directories.users_state) as published:
             published.add(named)
         return measured(task, source, slave.endpoint, folder / "job")
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from sync.agent.chunks.checkpoint import FlistsState
 from sync.agent.chunks.reconcile.crash_recovery import earlier, newest
 from sync.agent.chunks.scan.lister import Span
-from sync.agent.chunks.scan.span_plan import accepts, plan, published_keys, sample_size
+from sync.agent.chunks.scan.span_plan import accepts, plan, sample_size
 from sync.agent.job import Directories, JobFailed
 from sync.agent.zdb import Cursor, NamespaceInfo, ZdbConnection
+from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
 
@@ -48,7 +49,8 @@ def meet(
         _check_identity(spec, master, master_info, state)
         spans = [span.span() for span in state.spans]
         if not spans:
-            keys = published_keys(directories.users_state, sample_size(spec.scanners))
+            pinned = PinnedChunksReader(directories.users_state)
+            keys = pinned.sample(sample_size(spec.scanners))
             spans = plan(master, spec.scanners, keys, master_info.entries)
         if not state.anchors and spans[-1].up.asked.cursor:
             state.anchors = [spans[-1].up.asked.cursor.hex]

@@ -25,7 +25,6 @@ from sync.agent.hub.listing import (
     tag_key,
     tag_name,
 )
-from sync.agent.hub.pinned_chunks import Published
 from sync.agent.hub.pipeline import Failure, Outcome, Pipeline
 from sync.agent.hub.prepare import Preparer, Ready
 from sync.agent.hub.progress import Pass, Progress
@@ -39,6 +38,7 @@ from sync.agent.master.client import HttpError, HttpStoppedError, Master
 from sync.agent.master.identity import Evidence, follow
 from sync.agent.rate_limit import bandwidth
 from sync.agent.status_writer import StatusWriter
+from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import UsersSpec
 
 _LOG = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class UsersEngine:
         """Open record, folder and connections; what an earlier process left in staging goes."""
         self._tree = Tree(directories.public)
         self._record = self._stack.enter_context(Record(directories.state / RECORD_DATABASE))
-        published = self._stack.enter_context(Published(directories.state))
+        published = self._stack.enter_context(PinnedChunks(directories.state))
         shared = bandwidth(spec.bandwidth_bytes_per_second)
         tell = self._status.sources
         self._master = Master(

@@ -11,11 +11,11 @@ from sync.agent import durable
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.hub.links import LinkPlan, TagState, end_of
 from sync.agent.hub.listing import Link, Listing, Name, TagKey, tag_key, tag_name
-from sync.agent.hub.pinned_chunks import Published
 from sync.agent.hub.prepare import Ready
 from sync.agent.hub.state_db import FlistRecord, Record, Withheld
 from sync.agent.hub.tree import Tree
 from sync.contract.names import FLIST_SUFFIX, RefusedNameError, checked_flist, checked_repository
+from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import ZdbEndpoint
 
 _DIRTY: Final = "published_dirty"
@@ -34,7 +34,7 @@ class Publisher:
     with all of its links in one step, and what leads to it follows.
     """
 
-    def __init__(self, tree: Tree, record: Record, published: Published) -> None:
+    def __init__(self, tree: Tree, record: Record, published: PinnedChunks) -> None:
         self._tree = tree
         self._record = record
         self._published = published
@@ -52,7 +52,7 @@ class Publisher:
 
     def reload(self) -> None:
         """Read the record anew (another process changed it)."""
-        self._published.forget()
+        self._published.invalidate()
         self.flists = self._record.flists()
         self.links, self.tags = {}, {}
         for name, link in self._record.links().items():

@@ -1,18 +1,18 @@
 """What the users job knows of each published name: /state/users.sqlite."""
 
-import contextlib
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from sync.agent.flist.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
 from sync.agent.hub.listing import Link, Name, TagKey
+from sync.contract.state_db import WAL, StateDb
 
 DATABASE: Final = "users.sqlite"
 # Raised by `repair`, so that a running job reads the record anew.
 GENERATION: Final = "generation"
+_PRAGMAS: Final = (*WAL, "synchronous=NORMAL")
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS flist(
   repository TEXT, name TEXT,
@@ -47,7 +47,6 @@ CREATE TABLE IF NOT EXISTS tag_answer(     -- of entries that lead to nothing th
   repository TEXT, tag TEXT, name TEXT,
   missing INTEGER NOT NULL,          -- the master, asked for the entry, answered 404
   PRIMARY KEY(repository, tag, name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
 
 
@@ -94,33 +93,11 @@ class TagRecord:
     refused: tuple[str, ...] = ()
 
 
-class Record:
+class Record(StateDb):
     """The database. Opened by one thread at a time; `transaction` groups changes."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute("PRAGMA busy_timeout=30000")
-        self._db.executescript(_SCHEMA)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._db.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make the changes of the block one."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._db.in_transaction:  # a full disk ends it by itself
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        super().__init__(path, _SCHEMA, _PRAGMAS)
 
     # Flists
 
@@ -302,24 +279,6 @@ class Record:
         """Make every flist that lacks chunks, published or withheld, count as changed."""
         self._db.execute("DELETE FROM withheld")
         self._db.execute("UPDATE flist SET updated=NULL WHERE broken")
-
-    def text(self, name: str) -> str:
-        """Return a text kept under `name`, empty where there is none."""
-        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return str(row[0]) if row else ""
-
-    def set_text(self, name: str, value: str) -> None:
-        """Keep a text under `name`."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
-
-    def number(self, name: str) -> float:
-        """Return a number kept under `name`, 0 where there is none."""
-        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return float(row[0]) if row else 0.0
-
-    def set_number(self, name: str, value: float) -> None:
-        """Keep a number under `name`."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
 
 
 def _marks(count: int) -> str:

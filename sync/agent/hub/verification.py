@@ -13,7 +13,6 @@ from sync.agent.hub import plan
 from sync.agent.hub.chunk_store import ChunkStore, groups, proves_itself
 from sync.agent.hub.links import plan as link_plan
 from sync.agent.hub.listing import Link, Listing, Name, Source
-from sync.agent.hub.pinned_chunks import Published
 from sync.agent.hub.prepare import light_path
 from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRecord, Record
 from sync.agent.hub.tree import Tree
@@ -29,6 +28,7 @@ from sync.agent.job import (
 from sync.agent.master.client import HttpMissingError, Master
 from sync.agent.supervisor import by_any_name, repair_pass
 from sync.agent.zdb import ZdbConnection
+from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import UsersSpec
 
 _CHUNK_BATCH: Final = 32
@@ -57,7 +57,7 @@ class Verifier:
         self._tree = Tree(directories.public, empty_staging=False)
         self._password = directories.zdb_admin_password()
         self._record = self._stack.enter_context(Record(directories.state / DATABASE))
-        self._published = self._stack.enter_context(Published(directories.state))
+        self._published = self._stack.enter_context(PinnedChunks(directories.state))
         self._master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
         self._stack.callback(self._master.close)
         self.checked = 0
@@ -281,7 +281,7 @@ def _mark(directories: Directories, found: Iterable[_Wrong]) -> None:
                     record.put_flist(replace(flists[name], updated=None))
                 if name in links:
                     record.forget_link(name)
-        with Published(directories.state) as published:
+        with PinnedChunks(directories.state) as published:
             published.rebuild(record.all_keys())
 
 

@@ -23,7 +23,7 @@ from sync.agent.kernels.plan import (
     top_link,
     wanted,
 )
-from sync.agent.kernels.state_db import DATABASE, KernelRecord, LinkRecord, Record
+from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError
 from sync.agent.master.identity import Evidence, follow
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
@@ -45,8 +45,8 @@ class _Pass:
     """
 
     listing: Listing
-    known: dict[str, KernelRecord]
-    links: dict[str, LinkRecord]
+    known: dict[str, KernelRow]
+    links: dict[str, LinkRow]
     targets: dict[str, str] = field(default_factory=dict)
     unresolved: dict[str, LinkedFile] = field(default_factory=dict)
     heads: dict[str, LinkedFile] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class KernelsEngine:
         self._status = status
         self._control = control
         self._stack = ExitStack()
-        self._record = self._stack.enter_context(Record(directories.state / DATABASE))
+        self._db = self._stack.enter_context(KernelStateDb(directories.state))
         self._master = master = master_of(spec, control, status.sources)
         self._stack.callback(master.close)
         with one_at_a_time(directories.state):
@@ -109,7 +109,7 @@ class KernelsEngine:
         self._master.begin_pass()
         found = listing.fetch(self._master)
         self._follow(found)
-        work = _Pass(found, self._record.kernels(), self._record.links())
+        work = _Pass(found, self._db.kernels(), self._db.links())
         self._resolve_links(work)
         chosen = self._wanted(work)
         self._report(work, chosen)
@@ -129,7 +129,7 @@ class KernelsEngine:
         evidence = Evidence(
             {
                 name: kernel.updated_seconds
-                for name, kernel in self._record.kernels().items()
+                for name, kernel in self._db.kernels().items()
                 if kernel.md5 is not None and kernel.missing_since is None
             },
             {kernel.name: kernel.updated_seconds for kernel in found.kernels},
@@ -139,13 +139,13 @@ class KernelsEngine:
 
     def _adopt(self) -> None:
         """Take files that an earlier mirror left into the record, and drop records of lost ones."""
-        known = self._record.kernels()
+        known = self._db.kernels()
         on_disk = self._folder.names()
         for name in on_disk - known.keys():
-            self._record.put(KernelRecord(name, None, None, None, None))
+            self._db.put(KernelRow(name, None, None, None, None))
         for name, kernel in known.items():
             if not self._folder.holds(kernel):
-                self._record.forget(name)
+                self._db.delete(name)
 
     def _wanted(self, work: _Pass) -> list[Kernel]:
         linked = set(work.targets.values())
@@ -270,7 +270,7 @@ class KernelsEngine:
         finally:
             fetched.path.unlink(missing_ok=True)
 
-    def _holds(self, known: LinkRecord, file: LinkedFile) -> bool:
+    def _holds(self, known: LinkRow, file: LinkedFile) -> bool:
         """Tell whether the MD5 of an earlier pass is still that of the master's file at a link.
 
         And a net file of its own is here.
@@ -301,8 +301,8 @@ class KernelsEngine:
             # No kernel of that content is listed: the master keeps a file of its own there.
             self._folder.publish_net_file(path, fetched)
         file = work.heads[path]
-        work.links[path] = LinkRecord(path, file.size_bytes, file.modified_seconds, None, md5)
-        self._record.put_link(work.links[path])
+        work.links[path] = LinkRow(path, file.size_bytes, file.modified_seconds, None, md5)
+        self._db.put_link(work.links[path])
 
     def _apply_links(self, work: _Pass) -> None:
         """Point every link whose kernel is served at it."""
@@ -318,7 +318,7 @@ class KernelsEngine:
         if not self._folder.leads(path, target):
             self._folder.link(path, target)
         file = work.heads.get(path, LinkedFile(path, None, None))
-        self._record.put_link(LinkRecord(path, file.size_bytes, file.modified_seconds, target))
+        self._db.put_link(LinkRow(path, file.size_bytes, file.modified_seconds, target))
 
     # Kernels
 
@@ -331,7 +331,7 @@ class KernelsEngine:
         page = self._fetcher.head(f"/kernel/{quote(kernel.name)}")
         if (page.length, page.modified_seconds) != (known.size_bytes, known.modified_seconds):
             return True
-        self._record.put(replace(known, recheck=False))
+        self._db.put(replace(known, recheck=False))
         return False
 
     def _fetch(self, work: _Pass, chosen: list[Kernel]) -> None:
@@ -372,7 +372,7 @@ class KernelsEngine:
         recheck = date is not None and updated is not None and date - updated < _RECHECK_SECONDS
         self._folder.publish(fetched)
         record = replace(fetched.record, recheck=recheck)
-        self._record.put(record)
+        self._db.put(record)
         work.known[kernel.name] = record
         self._apply_links(work)
 
@@ -405,7 +405,7 @@ class KernelsEngine:
     def _unlink(self, paths: Iterable[str]) -> None:
         for path in paths:
             self._folder.unlink(path)
-            self._record.forget_link(path)
+            self._db.delete_link(path)
 
     def _replace(self, work: _Pass, kernels: Iterable[str]) -> None:
         """Let links at the top take the names that kernels had."""
@@ -414,7 +414,7 @@ class KernelsEngine:
             self._forget(work, name)
 
     def _forget(self, work: _Pass, name: str) -> None:
-        self._record.forget(name)
+        self._db.delete(name)
         work.known.pop(name)
 
     def _name_hidden_links(self, work: _Pass) -> None:
@@ -428,8 +428,8 @@ class KernelsEngine:
         gone = sum(1 for name in dropped if work.known[name].missing_since is None)
         known = len(work.known) + sum(1 for path in work.links if not is_net(path))
         vanished = Vanished(gone + lost_links, known, len(work.listing.kernels))
-        if guard(self._spec, vanished, int(self._record.number(_CONFIRMED))):
-            self._record.set_number(_CONFIRMED, self._spec.removal_confirmation)
+        if guard(self._spec, vanished, int(self._db.number(_CONFIRMED))):
+            self._db.set_number(_CONFIRMED, self._spec.removal_confirmation)
 
     def _expired(self, work: _Pass, dropped: Iterable[str]) -> list[str]:
         now = time.time()
@@ -441,7 +441,7 @@ class KernelsEngine:
                 expired.append(name)
             elif known.missing_since is None:
                 work.known[name] = replace(known, missing_since=now)
-                self._record.put(work.known[name])
+                self._db.put(work.known[name])
         return expired
 
     # Status
@@ -486,6 +486,6 @@ class KernelsEngine:
         raise PassIncompleteError(f"{len(work.failed)} failed, the first: {work.failed[0]}")
 
 
-def _alike(known: LinkRecord, file: LinkedFile) -> bool:
+def _alike(known: LinkRow, file: LinkedFile) -> bool:
     """Tell whether the master's file at a link is as it was in an earlier pass."""
     return (known.size_bytes, known.modified_seconds) == (file.size_bytes, file.modified_seconds)

@@ -11,7 +11,7 @@ from sync.agent import durable
 from sync.agent.job import Control
 from sync.agent.kernels.listing import NET
 from sync.agent.kernels.plan import is_net
-from sync.agent.kernels.state_db import KernelRecord, LinkRecord
+from sync.agent.kernels.state_db import KernelRow, LinkRow
 from sync.agent.master.client import Expected, HttpError, Master, Page
 from sync.agent.master.endpoints import Tell, untold
 from sync.agent.rate_limit import bandwidth
@@ -26,7 +26,7 @@ class Fetched:
     """A whole kernel in staging, and its record to be."""
 
     path: Path
-    record: KernelRecord
+    record: KernelRow
 
 
 class KernelFolder:
@@ -67,7 +67,7 @@ class KernelFolder:
         place = self.root / path
         return place.is_symlink() and str(place.readlink()) == _text(path, kernel)
 
-    def holds(self, record: KernelRecord) -> bool:
+    def holds(self, record: KernelRow) -> bool:
         """Tell whether the recorded kernel is on disk with its size."""
         try:
             status = (self.root / record.name).lstat()
@@ -75,7 +75,7 @@ class KernelFolder:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == record.size_bytes
 
-    def holds_net_file(self, net: LinkRecord) -> bool:
+    def holds_net_file(self, net: LinkRow) -> bool:
         """Tell whether a net kernel of its own is on disk with its size."""
         try:
             status = (self.root / net.path).lstat()
@@ -160,7 +160,7 @@ class Fetcher:
 
     def _file(
         self, path: str, target: Path, name: str, updated_seconds: float | None
-    ) -> tuple[Page, KernelRecord]:
+    ) -> tuple[Page, KernelRow]:
         durable.require_free_space(self._folder.root, self._spec.free_space_floor_bytes)
         done = self._master.download(path, target, self._spec.max_kernel_bytes, Expected())
         if done.size_bytes == 0:
@@ -169,7 +169,7 @@ class Fetcher:
         durable.sync_file(target)
         page = done.page
         modified = page.modified_seconds
-        record = KernelRecord(name, updated_seconds, modified, done.size_bytes, done.md5)
+        record = KernelRow(name, updated_seconds, modified, done.size_bytes, done.md5)
         return page, record
 
     def _settled(self, path: str, page: Page) -> None:

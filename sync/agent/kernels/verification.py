@@ -18,7 +18,7 @@ from sync.agent.job import (
 from sync.agent.kernels import listing
 from sync.agent.kernels.folder import KernelFolder, master_of
 from sync.agent.kernels.plan import is_net, wanted
-from sync.agent.kernels.state_db import KernelRecord, Record, opened
+from sync.agent.kernels.state_db import KernelRow, KernelStateDb
 from sync.agent.master.client import HttpMissingError, Master
 from sync.agent.supervisor import by_any_name, repair_pass
 from sync.contract.spec import KernelsSpec
@@ -33,31 +33,31 @@ class _Walk:
         self._folder = KernelFolder(directories.kernels, empty_staging=False)
         self.checked = 0
 
-    def problems(self, record: Record) -> Iterator[Problem]:
-        known = {name: one for name, one in record.kernels().items() if self._mine(name)}
+    def problems(self, db: KernelStateDb) -> Iterator[Problem]:
+        known = {name: one for name, one in db.kernels().items() if self._mine(name)}
         for kernel in known.values():
             self.checked += 1
             yield from self._file(kernel)
-        for name in sorted(self._folder.names() - record.kernels().keys()):
+        for name in sorted(self._folder.names() - db.kernels().keys()):
             if self._mine(name):
                 self.checked += 1
                 yield Problem(name, "is served and was not published by this job")
-        yield from self._links(record)
+        yield from self._links(db)
         if not self._options.offline:
-            linked = {link.target for link in record.links().values() if link.target is not None}
+            linked = {link.target for link in db.links().values() if link.target is not None}
             yield from self._against_master(known, linked)
 
     def _mine(self, name: str) -> bool:
         return zlib.crc32(name.encode()) % self._options.parts == self._options.part - 1
 
-    def _file(self, kernel: KernelRecord) -> Iterator[Problem]:
+    def _file(self, kernel: KernelRow) -> Iterator[Problem]:
         if not self._folder.holds(kernel):
             yield Problem(kernel.name, "is not there, or has another size")
         elif file_digest(self._folder.root / kernel.name)[1] != kernel.md5:
             yield Problem(kernel.name, "is not the file that was published")
 
-    def _links(self, record: Record) -> Iterator[Problem]:
-        for link in record.links().values():
+    def _links(self, db: KernelStateDb) -> Iterator[Problem]:
+        for link in db.links().values():
             # At the top, what is none of the master's kernels is not served.
             if not self._mine(link.path) or (link.target is None and not is_net(link.path)):
                 continue
@@ -70,9 +70,7 @@ class _Walk:
             elif link.md5 is not None and file_digest(place)[1] != link.md5:
                 yield Problem(link.path, "is not the file that was published")
 
-    def _against_master(
-        self, known: dict[str, KernelRecord], linked: set[str]
-    ) -> Iterator[Problem]:
+    def _against_master(self, known: dict[str, KernelRow], linked: set[str]) -> Iterator[Problem]:
         master = master_of(self._spec, RunControl())
         try:
             yield from by_any_name(lambda: [*self._compared(master, known, linked)])
@@ -80,7 +78,7 @@ class _Walk:
             master.close()
 
     def _compared(
-        self, master: Master, known: dict[str, KernelRecord], linked: set[str]
+        self, master: Master, known: dict[str, KernelRow], linked: set[str]
     ) -> Iterator[Problem]:
         master.begin_pass()
         kernels = listing.fetch(master).kernels
@@ -92,7 +90,7 @@ class _Walk:
             if name in listed and self._differs(master, here):
                 yield Problem(name, "has another size or date on the master")
 
-    def _differs(self, master: Master, kernel: KernelRecord) -> bool:
+    def _differs(self, master: Master, kernel: KernelRow) -> bool:
         try:
             page = master.head(f"/kernel/{quote(kernel.name)}")
         except HttpMissingError:
@@ -103,8 +101,8 @@ class _Walk:
 def verify(spec: KernelsSpec, directories: Directories, options: VerifyOptions) -> VerifyReport:
     """Compare the kernels on disk with the record and the master; changes nothing."""
     walk = _Walk(spec, directories, options)
-    with one_at_a_time(directories.state), opened(directories.state) as record:
-        problems = tuple(walk.problems(record))
+    with one_at_a_time(directories.state), KernelStateDb(directories.state) as db:
+        problems = tuple(walk.problems(db))
     return VerifyReport(walk.checked, problems)
 
 
@@ -116,15 +114,15 @@ def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) 
     report = verify(spec, directories, options)
     if not report.problems or options.offline:
         return report
-    with one_at_a_time(directories.state), opened(directories.state) as record:
-        known = record.kernels()
+    with one_at_a_time(directories.state), KernelStateDb(directories.state) as db:
+        known = db.kernels()
         for problem in report.problems:
             if problem.name in known:
-                record.put(replace(known[problem.name], updated_seconds=None, md5=None))
+                db.put(replace(known[problem.name], updated_seconds=None, md5=None))
         wrong = {problem.name for problem in report.problems}
-        for path in record.links():
+        for path in db.links():
             if path in wrong:
-                record.forget_link(path)
+                db.delete_link(path)
     repair_pass(spec, directories, RunControl())
     left = set(verify(spec, directories, options).problems)
     gone = sum(1 for problem in report.problems if problem not in left)

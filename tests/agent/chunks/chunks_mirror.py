@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import random
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ from sync.agent.job import Directories, JobFailed, JobPaused, RunControl
 from sync.agent.status_writer import StatusWriter, read_status
 from sync.agent.supervisor import EngineLoop
 from sync.agent.zdb import ZdbConnection
+from sync.contract import pinned_chunks
+from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import Backoff, FlistsSpec, ZdbEndpoint, canonical
 from sync.contract.status import StatusRecord
 from tests.agent.mirrors import make_directories, make_status
@@ -58,14 +59,10 @@ def content(connection: ZdbConnection) -> dict[bytes, tuple[bytes | None, int]]:
 
 def write_published(directory: Path, keys: list[bytes], started_at: float) -> None:
     """Write what the users job tells: the chunks that flists name, and when its pass began."""
-    path = directory / "published.sqlite"
-    path.unlink(missing_ok=True)
-    with contextlib.closing(sqlite3.connect(path)) as database, database:
-        database.execute("CREATE TABLE chunk(key BLOB PRIMARY KEY) WITHOUT ROWID")
-        database.execute("CREATE TABLE meta(name TEXT PRIMARY KEY, value)")
-        database.executemany("INSERT INTO chunk VALUES(?)", [(key,) for key in keys])
-        times = [("pass_started_at", started_at), ("pass_completed_at", started_at + 1)]
-        database.executemany("INSERT INTO meta VALUES(?, ?)", times)
+    (directory / pinned_chunks.FILE).unlink(missing_ok=True)
+    with PinnedChunks(directory) as table:
+        table.add(keys)
+        table.completed(started_at, started_at + 1)
 
 
 class Job:

@@ -11,12 +11,13 @@ import pytest
 from sync.agent import durable
 from sync.agent.chunks.checkpoint import FlistsState
 from sync.agent.chunks.reconcile import deletes, reconcile
-from sync.agent.chunks.reconcile.deletes import Dropped, Published
+from sync.agent.chunks.reconcile.deletes import Dropped
 from sync.agent.chunks.reconcile.diff import Comparison
 from sync.agent.chunks.reconcile.partitions import KeyFile
 from sync.agent.chunks.reconcile.reconcile import Housekeeper
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import JobPaused
+from sync.contract.pinned_chunks import PinnedChunksReader
 from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, running
 
 
@@ -48,10 +49,10 @@ def test_a_users_table_that_can_not_be_read_lets_nothing_be_deleted(
     def then_locked(self: Housekeeper) -> bool:
         is_due = due(self)
         if is_due:
-            monkeypatch.setattr(Published, "_open", locked)
+            monkeypatch.setattr(PinnedChunksReader, "_open", locked)
         return is_due
 
-    def locked(_: Published) -> sqlite3.Connection:
+    def locked(_: PinnedChunksReader) -> sqlite3.Connection:
         raise sqlite3.OperationalError("database is locked")
 
     monkeypatch.setattr(Housekeeper, "_removal_is_due", then_locked)

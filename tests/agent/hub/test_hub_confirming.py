@@ -10,11 +10,11 @@ import pytest
 
 from sync.agent.hub.links import TagState, plan
 from sync.agent.hub.listing import Link, Listing, Name, Regular, Tag
-from sync.agent.hub.pinned_chunks import Published
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import DATABASE, FlistRecord, Record
 from sync.agent.hub.tree import Tree
 from sync.agent.job import PassIncompleteError
+from sync.contract.pinned_chunks import PinnedChunks
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, corrupt, small_model
 from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror
@@ -390,7 +390,7 @@ def test_only_links_that_were_confirmed_in_this_pass_are_served(tmp_path: Path) 
     inside, taglink = Link(Name("r", "x.flist", "1"), flist, 0), Link(Name("r", "l"), tag, 0)
     listing = Listing({"r"}, {flist: Regular(flist, "1.00 KB", 0)}, {taglink.name: taglink})
     listing.tags["r", "1"] = Tag("r", "1", 0)
-    with Record(tmp_path / DATABASE) as record, Published(tmp_path) as published:
+    with Record(tmp_path / DATABASE) as record, PinnedChunks(tmp_path) as published:
         publisher = Publisher(Tree(tmp_path), record, published)
         publisher.flists[flist] = FlistRecord(flist, 0, "1.00 KB", 1024, "", 1024, "", "")
         both = {inside.name, taglink.name}

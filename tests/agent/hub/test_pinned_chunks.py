@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sync.agent.flist.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
-from sync.agent.hub import pinned_chunks
-from sync.agent.hub.pinned_chunks import DATABASE, Published
+from sync.contract import pinned_chunks
+from sync.contract.pinned_chunks import PinnedChunks
 
 KEYS = st.lists(
     st.one_of(st.binary(min_size=16, max_size=16), st.binary(min_size=1, max_size=255)),
@@ -18,7 +18,7 @@ KEYS = st.lists(
 
 
 def stored(state: Path) -> set[bytes]:
-    with sqlite3.connect(state / DATABASE) as table:
+    with sqlite3.connect(state / pinned_chunks.FILE) as table:
         return {key for (key,) in table.execute("SELECT key FROM chunk")}
 
 
@@ -34,7 +34,7 @@ def test_keys_of_any_size_are_added_and_let_go(
     together: int,
 ) -> None:
     monkeypatch.setattr(pinned_chunks, "_KEYS_PER_STATEMENT", together)
-    with Published(tmp_path) as table:
+    with PinnedChunks(tmp_path) as table:
         table.rebuild([])
         table.add(first)
         assert stored(tmp_path) == set(first)

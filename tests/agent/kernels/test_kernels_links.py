@@ -8,7 +8,7 @@ import pytest
 
 from sync.agent.job import Directories, JobPaused, PassIncompleteError, VerifyOptions
 from sync.agent.kernels import repair, verify
-from sync.agent.kernels.state_db import DATABASE, opened
+from sync.agent.kernels.state_db import DATABASE, KernelStateDb
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
 from tests.agent.kernels.kernels_mirror import (
@@ -116,7 +116,7 @@ def test_a_link_goes_when_it_is_unset_or_gone_from_the_master(
 
 
 # As the release before kept its net links, which were the only ones that it had.
-RECORD_BEFORE = """
+ROWS_BEFORE = """
 CREATE TABLE net(
   mode TEXT PRIMARY KEY, size_bytes INTEGER, modified_seconds REAL, target TEXT, md5 TEXT
 ) WITHOUT ROWID;
@@ -131,13 +131,13 @@ def test_a_net_link_of_the_release_before_is_known_and_goes_with_its_run_mode(
 ) -> None:
     one_pass(spec(upstream, links=[]), directories)
     path = directories.state / DATABASE
-    with opened(directories.state) as record:
-        before = record.links()
+    with KernelStateDb(directories.state) as db:
+        before = db.links()
     with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(RECORD_BEFORE)
+        database.executescript(ROWS_BEFORE)
     for _ in range(2):
-        with opened(directories.state) as record:
-            assert record.links() == before, "carried over once, with all that was known"
+        with KernelStateDb(directories.state) as db:
+            assert db.links() == before, "carried over once, with all that was known"
     with contextlib.closing(sqlite3.connect(path)) as database:
         assert not database.execute("SELECT 1 FROM sqlite_master WHERE name='net'").fetchone()
     one_pass(spec(upstream, links=[], run_modes=["prod", "dev"]), directories)

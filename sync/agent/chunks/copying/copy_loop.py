@@ -18,7 +18,7 @@ from sync.agent.chunks.copying.channel import Channel, open_all
 from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Prober, Stored, Writer
 from sync.agent.chunks.scan.pages import Batch, Entry, Page, cut
-from sync.agent.chunks.throttle import Throttle
+from sync.agent.rate_limit import batch_bandwidth
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.contract.spec import FlistsSpec
 
@@ -88,7 +88,7 @@ class CopyLoop:
         self._open_entries = 0
         self._open_batches = 0
         self._acknowledged = False
-        self._throttle = Throttle(spec.bandwidth_bytes_per_second)
+        self._bandwidth = batch_bandwidth(spec.bandwidth_bytes_per_second)
         self._held = False
         timeout = spec.io_timeout_seconds
         try:
@@ -280,7 +280,7 @@ class CopyLoop:
     def _issue_from(self, ready: deque[Batch], fetcher: Fetcher) -> bool:
         """Ask for batches while there is room; False when the bandwidth limit says no."""
         while ready and fetcher.has_room:
-            if not self._throttle.admit(ready[0].payload_bytes):
+            if self._bandwidth and not self._bandwidth.admit(ready[0].payload_bytes):
                 return False
             fetcher.ask(ready.popleft())
             if fetcher.outgoing:

@@ -4,9 +4,7 @@ A chunk is deleted here only if the master listed it once, lists it no more, and
 published or retained here names it, judged by a users pass that began after the observation.
 """
 
-import contextlib
 import os
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sync.agent import durable
 from sync.agent.chunks.reconcile.partitions import KeyFile
 from sync.agent.chunks.reconcile.refetch import grouped, mend
-from sync.agent.chunks.scan.span_plan import PUBLISHED_FILE
 from sync.agent.zdb import ZdbConnection
+from sync.contract.pinned_chunks import PinnedChunksReader
 
 _KEY_FILES: Final = "dropped*.keys"
 OBSERVATION_FILE: Final = "dropped.json"
@@ -119,61 +117,22 @@ class Dropped:
                 path.unlink(missing_ok=True)
 
 
-class Published:
-    """The users job's table of chunks that may not be deleted, read-only."""
-
-    def __init__(self, users_state: Path) -> None:
-        self._path = users_state / PUBLISHED_FILE
-
-    @property
-    def exists(self) -> bool:
-        """Tell whether a users job ever wrote one here."""
-        return self._path.is_file()
-
-    def stamp(self) -> float | None:
-        """Return when the last complete pass began (unix seconds); None where nobody knows."""
-        try:
-            with self._open() as database:
-                rows = dict(database.execute("SELECT name, value FROM meta").fetchall())
-        except sqlite3.Error:
-            return None
-        started, completed = rows.get("pass_started_at"), rows.get("pass_completed_at")
-        if started is None or completed is None or float(completed) < float(started):
-            return None
-        return float(started)
-
-    def named(self, keys: list[bytes]) -> set[bytes]:
-        """Return those of `keys` that a flist names. Raises sqlite3.Error."""
-        marks = ",".join("?" * len(keys))
-        with self._open() as database:
-            rows = database.execute(f"SELECT key FROM chunk WHERE key IN ({marks})", keys)  # noqa: S608 - only question marks
-            return {bytes(row[0]) for row in rows}
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        if not self.exists:
-            raise sqlite3.OperationalError(f"{self._path}: is not there")
-        database = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=5)
-        try:
-            yield database
-        finally:
-            database.close()
-
-
-def judge(dropped: Dropped, published: Published | None, judged: KeyFile, kept: KeyFile) -> None:
+def judge(
+    dropped: Dropped, pinned: PinnedChunksReader | None, judged: KeyFile, kept: KeyFile
+) -> None:
     """Divide dropped keys: `judged` may be deleted, `kept` are named by a flist.
 
-    published: None where no users job ever ran and the operator said to delete all the same.
+    pinned: None where no users job ever ran and the operator said to delete all the same.
     Raises sqlite3.Error, OSError.
     """
     for keys in grouped(dropped.keys(), _GROUP):
-        named = published.named(keys) if published else set()
+        named = pinned.pinned(keys) if pinned else set()
         judged.add([key for key in keys if key not in named])
         kept.add([key for key in keys if key in named])
 
 
 def delete(
-    master: ZdbConnection, slave: ZdbConnection, published: Published | None, judged: KeyFile
+    master: ZdbConnection, slave: ZdbConnection, pinned: PinnedChunksReader | None, judged: KeyFile
 ) -> Iterator[Removed]:
     """Delete judged keys on the slave, group by group; a key that came back is left or restored.
 
@@ -184,7 +143,7 @@ def delete(
             there = master.exists(group)
             gone = [key for key, back in zip(group, there, strict=True) if not back]
             # Once more, as close to the delete as can be: a flist may have been published.
-            named = published.named(gone) if published else set()
+            named = pinned.pinned(gone) if pinned else set()
             doomed = [key for key in gone if key not in named]
             deleted = sum(slave.delete_many(doomed))
             # Written on the master between the question and the delete: fetch it again.

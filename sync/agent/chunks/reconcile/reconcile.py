@@ -13,7 +13,7 @@ from typing import Final
 from sync.agent.chunks.checkpoint import FlistsState
 from sync.agent.chunks.pollers import InfoWatcher
 from sync.agent.chunks.reconcile.crash_recovery import check_named, prove
-from sync.agent.chunks.reconcile.deletes import Dropped, Published, delete, judge
+from sync.agent.chunks.reconcile.deletes import Dropped, delete, judge
 from sync.agent.chunks.reconcile.diff import WORK_DIRECTORY, Comparison, compare
 from sync.agent.chunks.reconcile.partitions import KeyFile
 from sync.agent.chunks.reconcile.refetch import Mended, mend
@@ -21,6 +21,7 @@ from sync.agent.chunks.scan.full_scan import Stopped
 from sync.agent.chunks.scan.ledger import Ledger, encode_keys
 from sync.agent.job import Directories, JobPaused
 from sync.agent.zdb import ZdbConnection
+from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
 # Numbers that differ are looked at again so often before the keys are compared: writes and
@@ -51,7 +52,7 @@ class Housekeeper:
         self._state = state
         self._ledger = ledger
         self._dropped = Dropped(directories.state)
-        self._published = Published(directories.users_state)
+        self._pinned = PinnedChunksReader(directories.users_state)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -171,7 +172,7 @@ class Housekeeper:
 
     def _observe(self, result: Comparison) -> None:
         waiting = self._dropped.observation()
-        if waiting is None or waiting.judged or self._published.stamp() is None:
+        if waiting is None or waiting.judged or self._pinned.pass_started_at() is None:
             self._dropped.replace(result.dropped, result.observed_at)
         else:
             # A newer one would wait for a newer pass: for ever, where deletes never end.
@@ -237,7 +238,7 @@ class Housekeeper:
         observation = self._dropped.observation()
         if observation is None:
             return False
-        stamp = self._published.stamp()
+        stamp = self._pinned.pass_started_at()
         if not self.spec.deletes_without_users:
             if stamp is None:
                 self.remark = f"{observation.items} dropped keys wait for the users job"
@@ -256,14 +257,14 @@ class Housekeeper:
         judged, kept = KeyFile(work / "judged"), KeyFile(work / "kept")
         for file in (judged, kept):
             file.path.unlink(missing_ok=True)
-        nobody_judges = self.spec.deletes_without_users and not self._published.exists
-        published = None if nobody_judges else self._published
+        nobody_judges = self.spec.deletes_without_users and not self._pinned.exists
+        pinned = None if nobody_judges else self._pinned
         try:
-            judge(self._dropped, published, judged, kept)
+            judge(self._dropped, pinned, judged, kept)
             self._guard(judged.count)
-            self._delete(published, judged)
+            self._delete(pinned, judged)
         except sqlite3.Error:
-            # Who can not say what is named, lets everything be named, until asked again.
+            # If the table cannot be read, treat every chunk as pinned and try again later.
             self._judged_stamp = -1.0
             self._removal_at = time.monotonic() + _TABLE_SECONDS
             return
@@ -302,10 +303,10 @@ class Housekeeper:
             _PAUSE_RETRY_SECONDS,
         )
 
-    def _delete(self, published: Published | None, judged: KeyFile) -> None:
+    def _delete(self, pinned: PinnedChunksReader | None, judged: KeyFile) -> None:
         master, slave = self._connections()
         with master, slave:
-            for removed in delete(master, slave, published, judged):
+            for removed in delete(master, slave, pinned, judged):
                 self._counts["deleted_items"] += removed.deleted
                 self._state.extra_items = max(0, self._state.extra_items - removed.deleted)
                 if self._stop.is_set():

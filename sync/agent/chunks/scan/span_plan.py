@@ -6,9 +6,6 @@ even a first sync with nothing known has two scanners. The table grows while a f
 spans end sooner than others: so spans are divided again whenever scanners are idle.
 """
 
-import contextlib
-import os
-import sqlite3
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,9 +17,9 @@ from sync.agent.zdb import Cursor, ScanPage, ZdbConnection
 from sync.agent.zdb.errors import ZdbError, ZdbReplyError
 from sync.agent.zdb.protocol import Reply
 from sync.agent.zdb.replies import NO_MORE_DATA, scan_page
+from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
-PUBLISHED_FILE: Final = "published.sqlite"
 _KEYS_ASKED: Final = 512
 _LEAST_ENTRIES: Final = 20_000
 _DIVIDE_SECONDS: Final = 5.0
@@ -33,26 +30,6 @@ class Mark(NamedTuple):
 
     cursor: Cursor
     entry: Entry
-
-
-def published_keys(users_state: Path, count: int) -> list[bytes]:
-    """Up to `count` chunk keys, taken at random places of the users job's table; may be none."""
-    path = users_state / PUBLISHED_FILE
-    if not path.is_file():
-        return []
-    keys: set[bytes] = set()
-    with contextlib.suppress(sqlite3.Error):
-        database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=2)
-        try:
-            for _ in range(count):
-                row = database.execute(
-                    "SELECT key FROM chunk WHERE key >= ? ORDER BY key LIMIT 1", (os.urandom(16),)
-                ).fetchone()
-                if row:
-                    keys.add(bytes(row[0]))
-        finally:
-            database.close()
-    return sorted(keys)
 
 
 def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries: int) -> list[Span]:
@@ -146,7 +123,7 @@ class Surveyor:
         return []
 
     def _look(self) -> list[Mark]:
-        keys = published_keys(self._users_state, sample_size(self._spec.scanners))
+        keys = PinnedChunksReader(self._users_state).sample(sample_size(self._spec.scanners))
         if not keys:
             return []
         with ZdbConnection.open(self._spec.source, None, self._spec.io_timeout_seconds) as master:

@@ -1,0 +1,168 @@
+"""The chunks that the flists job may not delete: published.sqlite in the users job's state.
+
+The users job writes it, and the flists job reads it, meanwhile, through a read-only mount. It is
+the most dangerous interface between the two: a key that is missing here may be deleted.
+
+Table `chunk`: every chunk key that a published or retained flist names. Keys are added before the
+flist is published and taken out after it is gone, so the table errs on the side of keeping. Table
+`meta`: pass_started_at and pass_completed_at, unix seconds of the last pass that completed. If the
+table cannot be read, treat every chunk as pinned and try again later.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from sync.contract.state_db import StateDb
+
+FILE: Final = "published.sqlite"
+_STARTED_AT: Final = "pass_started_at"
+_COMPLETED_AT: Final = "pass_completed_at"
+# SQLite's limit for a value is 1 GB; this keeps the string small.
+_KEYS_PER_STATEMENT: Final = 100_000
+_INSERT: Final = """
+WITH RECURSIVE start(at) AS (
+  VALUES(1) UNION ALL SELECT at + :size FROM start WHERE at + :size <= length(:keys))
+INSERT OR IGNORE INTO chunk SELECT substr(:keys, at, :size) FROM start
+"""
+_SCHEMA: Final = "CREATE TABLE IF NOT EXISTS chunk(key BLOB PRIMARY KEY) WITHOUT ROWID;"
+# No WAL: a reader of one needs to write into the directory, and the flists job cannot.
+_PRAGMAS: Final = ("journal_mode=DELETE", "busy_timeout=60000")
+_READ_SECONDS: Final = 5.0
+
+
+class KeyGroup(Protocol):
+    """Keys that flists share; equal only to itself, and weakly referable."""
+
+    @property
+    def keys(self) -> Collection[bytes]:
+        """The keys, each once."""
+        ...
+
+
+class PinnedChunks(StateDb):
+    """The table, as the users job writes it; state: the job's state directory."""
+
+    def __init__(self, state: Path) -> None:
+        super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
+        # What is in the table for sure: flists that share directories write their keys once.
+        self._known: WeakSet[KeyGroup] = WeakSet()
+
+    def invalidate(self) -> None:
+        """Trust nothing that was seen earlier (another process changed the table)."""
+        self._known.clear()
+
+    def add(self, keys: Collection[bytes]) -> None:
+        """Add keys, durably, before what names them is published."""
+        if not keys:
+            return
+        with self.transaction():
+            self._insert(keys)
+
+    def add_groups(self, groups: Collection[KeyGroup]) -> None:
+        """Add the keys of all groups, durably, before what names them is published."""
+        new = [group for group in groups if group not in self._known]
+        self.add(frozenset[bytes]().union(*(group.keys for group in new)))
+        self._known.update(new)
+
+    def release(self, candidates: set[bytes], named: Iterable[list[bytes]]) -> int:
+        """Take out those candidates that none of the key lists in `named` holds; how many."""
+        for keys in named:
+            candidates.difference_update(keys)
+            if not candidates:
+                return 0
+        self._known.clear()
+        with self.transaction():
+            rows = [(key,) for key in sorted(candidates)]
+            self._db.executemany("DELETE FROM chunk WHERE key=?", rows)
+        return len(candidates)
+
+    def rebuild(self, named: Iterable[list[bytes]]) -> None:
+        """Write the table anew from all key lists: repairs whatever a kill left."""
+        self._known.clear()
+        with self.transaction():
+            self._db.execute("DELETE FROM chunk")
+            for keys in named:
+                self._insert(keys)
+
+    def _insert(self, keys: Iterable[bytes]) -> None:
+        """Insert keys, those of one size by one statement: each step of many lets other threads in.
+
+        That costs a loaded job more than the steps themselves.
+        """
+        sizes: dict[int, list[bytes]] = {}
+        for key in keys:
+            sizes.setdefault(len(key), []).append(key)
+        for size, same in sizes.items():
+            same.sort()
+            for at in range(0, len(same), _KEYS_PER_STATEMENT):
+                packed = b"".join(same[at : at + _KEYS_PER_STATEMENT])
+                self._db.execute(_INSERT, {"keys": packed, "size": size})
+
+    def lacks(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those keys that are not in the table."""
+        query = "SELECT 1 FROM chunk WHERE key=?"
+        return [key for key in keys if self._db.execute(query, (key,)).fetchone() is None]
+
+    def completed(self, started_at: float, completed_at: float) -> None:
+        """Record a complete pass."""
+        with self.transaction():
+            self.set_number(_STARTED_AT, started_at)
+            self.set_number(_COMPLETED_AT, completed_at)
+
+
+class PinnedChunksReader:
+    """The table, as the flists job reads it; users_state: the users job's state directory."""
+
+    def __init__(self, users_state: Path) -> None:
+        self._path = users_state / FILE
+
+    @property
+    def exists(self) -> bool:
+        """Whether a users job ever wrote one here."""
+        return self._path.is_file()
+
+    def pass_started_at(self) -> float | None:
+        """Return when the last complete pass began (unix seconds); None where nobody knows."""
+        try:
+            with self._open() as database:
+                rows = dict(database.execute("SELECT name, value FROM meta").fetchall())
+        except sqlite3.Error:
+            return None
+        started, completed = rows.get(_STARTED_AT), rows.get(_COMPLETED_AT)
+        if started is None or completed is None or float(completed) < float(started):
+            return None
+        return float(started)
+
+    def pinned(self, keys: list[bytes]) -> set[bytes]:
+        """Return those of `keys` that a flist names. Raises sqlite3.Error: then all are pinned."""
+        marks = ",".join("?" * len(keys))
+        with self._open() as database:
+            rows = database.execute(f"SELECT key FROM chunk WHERE key IN ({marks})", keys)  # noqa: S608 - only question marks
+            return {bytes(row[0]) for row in rows}
+
+    def sample(self, count: int) -> list[bytes]:
+        """Return up to `count` keys, sorted, at random places of the table; may be none."""
+        keys: set[bytes] = set()
+        with contextlib.suppress(sqlite3.Error), self._open(2) as database:
+            for _ in range(count):
+                row = database.execute(
+                    "SELECT key FROM chunk WHERE key >= ? ORDER BY key LIMIT 1", (os.urandom(16),)
+                ).fetchone()
+                if row:
+                    keys.add(bytes(row[0]))
+        return sorted(keys)
+
+    @contextlib.contextmanager
+    def _open(self, patience_seconds: float = _READ_SECONDS) -> Iterator[sqlite3.Connection]:
+        if not self.exists:
+            raise sqlite3.OperationalError(f"{self._path}: is not there")
+        uri = f"file:{self._path}?mode=ro"
+        with contextlib.closing(
+            sqlite3.connect(uri, uri=True, timeout=patience_seconds)
+        ) as database:
+            yield database

@@ -1,0 +1,63 @@
+"""The base of the jobs' SQLite databases: how one is opened, and its table of single values.
+
+It stands beside the contract, as one of the databases is an interface between two jobs (see
+pinned_chunks). A schema only grows: a release takes over the databases of the one before.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Self
+
+WAL: Final = ("journal_mode=WAL", "busy_timeout=30000")
+_META: Final = "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
+
+
+class StateDb:
+    """An open database. Used by one thread at a time.
+
+    schema: statements that leave tables as they are where these exist. pragmas: NAME=VALUE each.
+    """
+
+    def __init__(self, path: Path, schema: str, pragmas: tuple[str, ...] = WAL) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        for pragma in pragmas:
+            self._db.execute(f"PRAGMA {pragma}")
+        self._db.executescript(_META + schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make the changes of the block one."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:  # a full disk ends it by itself
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def text(self, name: str) -> str:
+        """Return a text kept under `name`, empty where there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def set_text(self, name: str, value: str) -> None:
+        """Keep a text under `name`."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
+
+    def number(self, name: str) -> float:
+        """Return a number kept under `name`, 0 where there is none."""
+        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return float(row[0]) if row else 0.0
+
+    def set_number(self, name: str, value: float) -> None:
+        """Keep a number under `name`."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
