@@ -168,7 +168,9 @@ def _value(key: str, info: FieldInfo, given: Mapping[str, Any]) -> Any:
         return info.get_default(call_default_factory=True)
     adapter: TypeAdapter[Any] = TypeAdapter(_annotation(info))
     try:
-        return adapter.validate_json(_as_json(adapter, given[key]), strict=True)
+        return adapter.validate_json(
+            _as_json(adapter, given[key]), strict=True, by_alias=True, by_name=False
+        )
     except ValidationError as error:
         problems = [_problem(key, detail) for detail in error.errors(include_url=False)]
         raise _KeyProblemsError(problems) from None

@@ -1,16 +1,15 @@
 """The settings: one field per key of the stack file, with type, default and effect.
 
 Keys are camelCase in the stack file. Sizes are in the unit that the key ends with (Mb, Gb: powers
-of 1024; Bytes; Seconds; Days). The descriptions here are the only ones: `docs/configuration.md`
-is written from them.
+of 1024; Bytes; Seconds; Days). What an operator may set of a job is declared with its spec, in
+sync/contract/spec.py. The descriptions are the only ones: `docs/configuration.md` is written from
+them.
 """
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
-from components.settings.base import Section, default_of
-from components.settings.jobs import FlistsSettings, KernelsSettings, UsersSettings
 from components.settings.values import (
     AbsolutePath,
     CertificateAuthority,
@@ -18,24 +17,21 @@ from components.settings.values import (
     DockerHost,
     Domain,
     Email,
-    Host,
-    HttpUrl,
-    HttpUrls,
     ImageReference,
     Ipv4,
     Ipv4Subnet,
     Ipv6,
     Ipv6Subnet,
-    PlainName,
-    Port,
+    SourceEndpoints,
+    SourceUrls,
     ZdbMemory,
-    in_order,
 )
+from sync.contract.sections import Count, Host, HttpUrl, PlainName, Port, Section
+from sync.contract.spec import FlistsOptions, KernelsOptions, UsersOptions, ZdbEndpoint
 from sync.providers.preflight.checks import Check
 
 Mode: TypeAlias = Literal["mirror", "detached", "standalone"]
 Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
-Counter: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 class HostSettings(Section):
@@ -184,35 +180,22 @@ class LimitSettings(Section):
     """Limits per service."""
 
     zdb: ZdbLimits = Field(
-        default_of(ZdbLimits),
+        ZdbLimits(),
         description="0-db keeps its index in memory: 134 MB, and 130 bytes a chunk.",
     )
-    hub: LargeLimits = Field(default_of(LargeLimits), description="0-hub.")
+    hub: LargeLimits = Field(LargeLimits(), description="0-hub.")
     packer: LargeLimits = Field(
-        default_of(LargeLimits),
+        LargeLimits(),
         description="Writable modes: what unpacks and packs uploads for the hub.",
     )
     bootstrap: LargeLimits = Field(
-        default_of(LargeLimits),
+        LargeLimits(),
         description="0-bootstrap; its /tmp, where it builds boot media, counts.",
     )
-    caddy: MediumLimits = Field(default_of(MediumLimits), description="Caddy.")
-    users: MediumLimits = Field(default_of(MediumLimits), description="The users job.")
-    kernels: ServiceLimits = Field(default_of(ServiceLimits), description="The kernels job.")
-    flists: LargeLimits = Field(default_of(LargeLimits), description="The flists job.")
-
-
-class ZdbEndpointSettings(Section):
-    """A 0-db namespace of someone else."""
-
-    host: Host = Field(description="Name or address (IPv6 without brackets).")
-    port: Port = Field(9900, description="TCP port.")
-    namespace: PlainName = Field("default", description="Namespace.")
-
-
-def _one_or_more(value: object) -> object:
-    """Take a single 0-db as a list of one."""
-    return [value] if isinstance(value, dict) else value
+    caddy: MediumLimits = Field(MediumLimits(), description="Caddy.")
+    users: MediumLimits = Field(MediumLimits(), description="The users job.")
+    kernels: ServiceLimits = Field(ServiceLimits(), description="The kernels job.")
+    flists: LargeLimits = Field(LargeLimits(), description="The flists job.")
 
 
 class SourceSettings(Section):
@@ -221,25 +204,18 @@ class SourceSettings(Section):
     Each is a list of names of one and the same service, the preferred one first.
     """
 
-    hub: HttpUrls = Field(
+    hub: SourceUrls = Field(
         ["https://hub.threefold.me", "https://hub.grid.tf"],
         description="Base URLs of the master's hub, the preferred one first; a single one may be "
         "given without a list. All are names of one master: one that dies is passed over and tried "
         "again later; one that turns out to lead to another master stops the job.",
     )
-    bootstrap: HttpUrls = Field(
+    bootstrap: SourceUrls = Field(
         ["https://bootstrap.grid.tf"],
         description="Base URLs of the master's bootstrap server, as for `source.hub`.",
     )
-    zdb: Annotated[
-        list[ZdbEndpointSettings],
-        AfterValidator(in_order),
-        BeforeValidator(_one_or_more),
-    ] = Field(
-        [
-            default_of(ZdbEndpointSettings, host="hub.threefold.me"),
-            default_of(ZdbEndpointSettings, host="hub.grid.tf"),
-        ],
+    zdb: SourceEndpoints = Field(
+        [ZdbEndpoint(host="hub.threefold.me"), ZdbEndpoint(host="hub.grid.tf")],
         description="The master's chunks, as for `source.hub`; a single 0-db may be given as an "
         "object. All must lead to the very same 0-db: a mirror of it has another order.",
     )
@@ -333,13 +309,34 @@ class PreflightSettings(Section):
 class RotationSettings(Section):
     """Generated secrets: raise a counter by one and the next `up` makes that one anew."""
 
-    zdb_admin: Counter = Field(0, description="0-db's admin password; restarts 0-db and its users.")
-    hub_key: Counter = Field(0, description="The hub's x25519 key; restarts the hub.")
-    hub_seed: Counter = Field(
+    zdb_admin: Count = Field(0, description="0-db's admin password; restarts 0-db and its users.")
+    hub_key: Count = Field(0, description="The hub's x25519 key; restarts the hub.")
+    hub_seed: Count = Field(
         0, description="Seed of the hub's API tokens, which all end; restarts the hub."
     )
-    bootstrap_token: Counter = Field(0, description="Bootstrap's API token; restarts bootstrap.")
-    guest_token: Counter = Field(0, description="The hub's guest token; restarts the hub.")
+    bootstrap_token: Count = Field(0, description="Bootstrap's API token; restarts bootstrap.")
+    guest_token: Count = Field(0, description="The hub's guest token; restarts the hub.")
+
+
+class _JobSwitch(Section):
+    enabled: bool = Field(default=True, description="Whether the job runs; its data stays if not.")
+
+
+class UsersSettings(UsersOptions, _JobSwitch):
+    """The users job: what its spec takes from here, whether it runs, and what flists name."""
+
+    rewrite_backend: bool = Field(
+        default=True,
+        description="Published flists name this mirror's 0-db instead of the master's.",
+    )
+
+
+class KernelsSettings(KernelsOptions, _JobSwitch):
+    """The kernels job: what its spec takes from here, and whether it runs."""
+
+
+class FlistsSettings(FlistsOptions, _JobSwitch):
+    """The flists job: what its spec takes from here, and whether it runs."""
 
 
 class Settings(Section):
@@ -353,7 +350,7 @@ class Settings(Section):
         description="`mirror` follows a master, read-only; `detached` keeps what was mirrored, "
         "ends the sync and accepts uploads; `standalone` is an own hub from the start.",
     )
-    mode_confirmation: Counter = Field(
+    mode_confirmation: Count = Field(
         0,
         description="Raise by one to allow, once, the way back to `mirror`, which can lose local "
         "uploads.",
@@ -367,30 +364,30 @@ class Settings(Section):
         description="Folder on the host with all of the stack's data; one stack, one root. Another "
         "one begins as it is found there: nothing is moved.",
     )
-    host: HostSettings = Field(default_of(HostSettings), description="Docker host.")
-    network: NetworkSettings = Field(default_of(NetworkSettings), description="Docker network.")
-    bind: BindSettings = Field(default_of(BindSettings), description="Addresses to listen on.")
-    ports: PortSettings = Field(default_of(PortSettings), description="Ports to listen on.")
+    host: HostSettings = Field(HostSettings(), description="Docker host.")
+    network: NetworkSettings = Field(NetworkSettings(), description="Docker network.")
+    bind: BindSettings = Field(BindSettings(), description="Addresses to listen on.")
+    ports: PortSettings = Field(PortSettings(), description="Ports to listen on.")
     public_addresses: PublicAddressSettings = Field(
         description="Addresses of the host in the Internet."
     )
-    dns: DnsSettings = Field(default_of(DnsSettings), description="DNS records.")
+    dns: DnsSettings = Field(DnsSettings(), description="DNS records.")
     dns_api_token: str | None = Field(
         None,
         description="Cloudflare API token that may edit the zone's DNS, 40 to 80 characters; "
         "unset: CLOUDFLARE_API_TOKEN of the environment, which then stays out of the state.",
         json_schema_extra={"secret": True},
     )
-    acme: AcmeSettings = Field(default_of(AcmeSettings), description="Certificates.")
+    acme: AcmeSettings = Field(AcmeSettings(), description="Certificates.")
     images: ImageSettings = Field(description="Service images, pinned.")
-    limits: LimitSettings = Field(default_of(LimitSettings), description="Limits per service.")
-    source: SourceSettings = Field(default_of(SourceSettings), description="The master.")
-    zdb: ZdbSettings = Field(default_of(ZdbSettings), description="0-db.")
-    hub: HubSettings = Field(default_of(HubSettings), description="0-hub.")
-    bootstrap: BootstrapSettings = Field(default_of(BootstrapSettings), description="0-bootstrap.")
-    users: UsersSettings = Field(default_of(UsersSettings), description="The users job.")
-    kernels: KernelsSettings = Field(default_of(KernelsSettings), description="The kernels job.")
-    flists: FlistsSettings = Field(default_of(FlistsSettings), description="The flists job.")
+    limits: LimitSettings = Field(LimitSettings(), description="Limits per service.")
+    source: SourceSettings = Field(SourceSettings(), description="The master.")
+    zdb: ZdbSettings = Field(ZdbSettings(), description="0-db.")
+    hub: HubSettings = Field(HubSettings(), description="0-hub.")
+    bootstrap: BootstrapSettings = Field(BootstrapSettings(), description="0-bootstrap.")
+    users: UsersSettings = Field(UsersSettings(), description="The users job.")
+    kernels: KernelsSettings = Field(KernelsSettings(), description="The kernels job.")
+    flists: FlistsSettings = Field(FlistsSettings(), description="The flists job.")
     ready: Ready = Field(
         "started",
         description="What `up` waits for: jobs `started`; something `bootable`; a complete "
@@ -403,10 +400,10 @@ class Settings(Section):
         10, ge=1, le=59, description="Time between two health checks of a container."
     )
     preflight: PreflightSettings = Field(
-        default_of(PreflightSettings), description="Requirements on the host."
+        PreflightSettings(), description="Requirements on the host."
     )
     rotation: RotationSettings = Field(
-        default_of(RotationSettings), description="Rotation of generated secrets."
+        RotationSettings(), description="Rotation of generated secrets."
     )
     purge: bool = Field(
         default=False,

@@ -1,119 +1,67 @@
-"""The kinds of value a setting can have, each with the sentence that says what is wrong with it."""
+"""The kinds of value a setting can have, each with the sentence that says what is wrong with it.
+
+Those that a spec has as well are in sync/contract/sections.py.
+"""
 
 import ipaddress
 import re
+from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Annotated, Final, TypeAlias, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import Annotated, Final, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
-from sync.contract.names import RefusedNameError, checked_plain
-from sync.contract.spec import MOST_SOURCES
+from sync.contract.sections import HOST_LABEL, http_url, split_url
+from sync.contract.spec import Endpoints, Urls
 from sync.contract.zdb_memory import LEAST_MIB
 
-_LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-_DOMAIN: Final = re.compile(rf"({_LABEL}\.)+{_LABEL}")
-_HOST: Final = re.compile(rf"({_LABEL}\.)*{_LABEL}", re.IGNORECASE)
-_EMAIL: Final = re.compile(rf"[A-Za-z0-9._%+-]+@({_LABEL}\.)+{_LABEL}", re.IGNORECASE)
+_EMAIL: Final = re.compile(rf"[A-Za-z0-9._%+-]+@({HOST_LABEL}\.)+{HOST_LABEL}", re.IGNORECASE)
+_DOMAIN: Final = re.compile(rf"({HOST_LABEL}\.)+{HOST_LABEL}")
 _REPOSITORY: Final = r"[a-z0-9]+([._-][a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
 _TAG: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
-_BY_DIGEST: Final = re.compile(rf"{_REPOSITORY}(:{_TAG})?@sha256:[0-9a-f]{{64}}")
-_LOCAL: Final = re.compile(rf"localhost/{_REPOSITORY}:{_TAG}")
-# Folders of the system itself: a data root there would take over what is not ours.
-_SYSTEM_FOLDERS: Final = (
-    *("bin", "boot", "dev", "etc", "home", "lib", "lib64", "opt", "proc", "root", "run"),
-    *("sbin", "sys", "tmp", "usr", "var"),
+_IMAGE: Final = re.compile(
+    rf"{_REPOSITORY}(:{_TAG})?@sha256:[0-9a-f]{{64}}|localhost/{_REPOSITORY}:{_TAG}"
 )
-_SYSTEM: Final = frozenset(["/", *(f"/{name}" for name in _SYSTEM_FOLDERS)])
-# Nothing below these is anybody's to fill; below the others storage may well be mounted.
-_SYSTEM_TREES: Final = tuple(
-    f"/{name}/"
-    for name in ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr")
+# Folders of the system itself: a data root there would take over what is not ours. Nothing below
+# the first is anybody's to fill; below the others storage may well be mounted.
+_SYSTEM_TREES: Final = frozenset(
+    ["/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr"]
 )
-# RFC 3986 without the apostrophe: what passes a Caddyfile and a shell's quotes, and no line break,
-# which urlsplit would drop in silence.
-_URL: Final = re.compile(r"[A-Za-z0-9._~:/?#@!$&()*+,;=%\[\]-]+")
-SMALLEST_IPV4: Final = 28
-LARGEST_IPV4: Final = 16
-SMALLEST_IPV6: Final = 112
-LARGEST_IPV6: Final = 48
+_SYSTEM: Final = frozenset(["/", "/home", "/opt", "/root", "/run", "/tmp", "/var"])  # noqa: S108
 
 
-def _domain(value: str) -> str:
-    if not _DOMAIN.fullmatch(value) or value.rsplit(".", 1)[1].isdigit():
-        raise ValueError("is not a domain name; give it in lower case, as in grid.example.org")
-    return value
+def _fits(fits: Callable[[str], object], message: str) -> AfterValidator:
+    """Take a text that fits; else the message says what it is not."""
+
+    def check(value: str) -> str:
+        if not fits(value):
+            raise ValueError(message)
+        return value
+
+    return AfterValidator(check)
 
 
-def _host(value: str) -> str:
-    if not _HOST.fullmatch(value) and not _is_address(value):
-        raise ValueError("is neither a host name nor an IP address (IPv6 without brackets)")
-    return value
+def _parsed(parse: Callable[[str], object], message: str) -> AfterValidator:
+    """Take a text as what it parses to writes itself; else the message says what it is not."""
+
+    def check(value: str) -> str:
+        try:
+            return str(parse(value))
+        except ValueError:
+            raise ValueError(message) from None
+
+    return AfterValidator(check)
 
 
-def _is_address(value: str) -> bool:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _email(value: str) -> str:
-    if not _EMAIL.fullmatch(value):
-        raise ValueError("is not an e-mail address")
-    return value
-
-
-def _split(value: str, wanted: str) -> SplitResult:
-    """Split a URL; ValueError where it is none, or its port is none."""
-    if not _URL.fullmatch(value):
-        raise ValueError(f"is not {wanted}")
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"is not {wanted}") from None
-    if port == 0:
-        raise ValueError(f"is not {wanted}")
-    return parts
-
-
-def _http_url(value: str) -> str:
-    wanted = "an http:// or https:// URL without query"
-    parts = _split(value, wanted)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"is not {wanted}")
-    if parts.username or parts.password:
-        raise ValueError("must not hold a user name or password; no master asks for one")
-    return value.rstrip("/")
-
-
-def _one_or_more_urls(value: object) -> object:
-    """Take a single URL as a list of one."""
-    return [_http_url(value)] if isinstance(value, str) else value
-
-
-_AnyItem = TypeVar("_AnyItem")
-
-
-def in_order(values: list[_AnyItem]) -> list[_AnyItem]:
-    """Return names in order of preference where they are some and distinct. Raises ValueError."""
-    if not values:
-        raise ValueError("names none; name at least one, or remove the key")
-    if len(values) > MOST_SOURCES:
-        raise ValueError(f"names more than {MOST_SOURCES}; keep those that are needed")
-    if any(value in values[:number] for number, value in enumerate(values)):
-        raise ValueError("names one of them twice; remove it")
-    return values
+def _is_domain(value: str) -> bool:
+    return bool(_DOMAIN.fullmatch(value)) and not value.rsplit(".", 1)[1].isdigit()
 
 
 def _authority(value: str) -> str:
     if value in {"letsencrypt", "letsencrypt-staging", "internal"}:
         return value
     wanted = "letsencrypt, letsencrypt-staging, internal or an https:// URL"
-    parts = _split(value, wanted)
+    parts = split_url(value, wanted)
     if parts.scheme != "https" or not parts.hostname:
         raise ValueError(f"is not {wanted}")
     return value
@@ -121,7 +69,7 @@ def _authority(value: str) -> str:
 
 def _docker_host(value: str) -> str:
     wanted = "unix:///PATH or ssh://USER@HOST[:PORT]"
-    parts = _split(value, wanted)
+    parts = split_url(value, wanted)
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
         return value
     if parts.scheme == "ssh" and parts.hostname and parts.username and parts.path in {"", "/"}:
@@ -140,61 +88,20 @@ def _absolute(value: str) -> str:
 
 def _data_root(value: str) -> str:
     path = _absolute(value)
-    if path in _SYSTEM or path.startswith(_SYSTEM_TREES):
+    if path in _SYSTEM or f"/{path.split('/')[1]}" in _SYSTEM_TREES:
         raise ValueError("is a folder of the system; choose one of its own, such as /srv")
     if not re.fullmatch(r"[A-Za-z0-9._/-]+", path):
         raise ValueError("holds characters other than letters, digits and ._-/")
     return path
 
 
-def _image(value: str) -> str:
-    if not _BY_DIGEST.fullmatch(value) and not _LOCAL.fullmatch(value):
-        raise ValueError(
-            "is not pinned; `make pin-images STACK=stacks/Pulumi.<stack>.yaml` adds the digest; "
-            "for an image built on the host give localhost/NAME:TAG"
-        )
-    return value
+def _ipv4_usable(value: str) -> bool:
+    network = ipaddress.IPv4Network(value)
+    return network.is_private and 16 <= network.prefixlen <= 28  # noqa: PLR2004
 
 
-def _ipv4(value: str) -> str:
-    try:
-        return str(ipaddress.IPv4Address(value))
-    except ValueError:
-        raise ValueError("is not an IPv4 address") from None
-
-
-def _ipv6(value: str) -> str:
-    try:
-        return str(ipaddress.IPv6Address(value))
-    except ValueError:
-        raise ValueError("is not an IPv6 address") from None
-
-
-def _ipv4_subnet(value: str) -> str:
-    try:
-        network = ipaddress.IPv4Network(value)
-    except ValueError:
-        raise ValueError("is not an IPv4 subnet such as 10.99.0.0/24") from None
-    if not network.is_private or not LARGEST_IPV4 <= network.prefixlen <= SMALLEST_IPV4:
-        raise ValueError("is not a private subnet of /16 to /28")
-    return str(network)
-
-
-def _ipv6_subnet(value: str) -> str:
-    try:
-        network = ipaddress.IPv6Network(value)
-    except ValueError:
-        raise ValueError("is not an IPv6 subnet such as fd00:9900::/64") from None
-    if not LARGEST_IPV6 <= network.prefixlen <= SMALLEST_IPV6:
-        raise ValueError("is not a subnet of /48 to /112")
-    return str(network)
-
-
-def _plain_name(value: str) -> str:
-    try:
-        return checked_plain(value, "setting")
-    except RefusedNameError:
-        raise ValueError("is not a plain name (letters, digits, ._+@:~=,-)") from None
+def _ipv6_usable(value: str) -> bool:
+    return 48 <= ipaddress.IPv6Network(value).prefixlen <= 112  # noqa: PLR2004
 
 
 def _zdb_memory(value: int) -> int:
@@ -206,20 +113,44 @@ def _zdb_memory(value: int) -> int:
     return value
 
 
-Domain = Annotated[str, AfterValidator(_domain)]
-Host = Annotated[str, AfterValidator(_host)]
-Email = Annotated[str, AfterValidator(_email)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-HttpUrls = Annotated[list[HttpUrl], AfterValidator(in_order), BeforeValidator(_one_or_more_urls)]
-CertificateAuthority = Annotated[str, AfterValidator(_authority)]
-DockerHost = Annotated[str, AfterValidator(_docker_host)]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-DataRoot = Annotated[str, AfterValidator(_data_root)]
-ImageReference = Annotated[str, AfterValidator(_image)]
-Ipv4 = Annotated[str, AfterValidator(_ipv4)]
-Ipv6 = Annotated[str, AfterValidator(_ipv6)]
-Ipv4Subnet = Annotated[str, AfterValidator(_ipv4_subnet)]
-Ipv6Subnet = Annotated[str, AfterValidator(_ipv6_subnet)]
-PlainName = Annotated[str, AfterValidator(_plain_name)]
-ZdbMemory = Annotated[int, AfterValidator(_zdb_memory)]
-Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
+def _one_url(value: object) -> object:
+    """Take a single URL as a list of one."""
+    return [http_url(value)] if isinstance(value, str) else value
+
+
+def _one_zdb(value: object) -> object:
+    """Take a single 0-db as a list of one."""
+    return [value] if isinstance(value, dict) else value
+
+
+Domain: TypeAlias = Annotated[
+    str, _fits(_is_domain, "is not a domain name; give it in lower case, as in grid.example.org")
+]
+Email: TypeAlias = Annotated[str, _fits(_EMAIL.fullmatch, "is not an e-mail address")]
+SourceUrls: TypeAlias = Annotated[Urls, BeforeValidator(_one_url)]
+SourceEndpoints: TypeAlias = Annotated[Endpoints, BeforeValidator(_one_zdb)]
+CertificateAuthority: TypeAlias = Annotated[str, AfterValidator(_authority)]
+DockerHost: TypeAlias = Annotated[str, AfterValidator(_docker_host)]
+AbsolutePath: TypeAlias = Annotated[str, AfterValidator(_absolute)]
+DataRoot: TypeAlias = Annotated[str, AfterValidator(_data_root)]
+ImageReference: TypeAlias = Annotated[
+    str,
+    _fits(
+        _IMAGE.fullmatch,
+        "is not pinned; `make pin-images STACK=stacks/Pulumi.<stack>.yaml` adds the digest; "
+        "for an image built on the host give localhost/NAME:TAG",
+    ),
+]
+Ipv4: TypeAlias = Annotated[str, _parsed(ipaddress.IPv4Address, "is not an IPv4 address")]
+Ipv6: TypeAlias = Annotated[str, _parsed(ipaddress.IPv6Address, "is not an IPv6 address")]
+Ipv4Subnet: TypeAlias = Annotated[
+    str,
+    _parsed(ipaddress.IPv4Network, "is not an IPv4 subnet such as 10.99.0.0/24"),
+    _fits(_ipv4_usable, "is not a private subnet of /16 to /28"),
+]
+Ipv6Subnet: TypeAlias = Annotated[
+    str,
+    _parsed(ipaddress.IPv6Network, "is not an IPv6 subnet such as fd00:9900::/64"),
+    _fits(_ipv6_usable, "is not a subnet of /48 to /112"),
+]
+ZdbMemory: TypeAlias = Annotated[int, AfterValidator(_zdb_memory)]

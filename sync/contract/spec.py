@@ -2,85 +2,229 @@
 
 A job reads its spec at start and again whenever the file changes; the digest of the canonical
 form stands in the status record, so that the stack sees which spec is in effect.
+
+What an operator may set of a job (its `Options`) is declared here, once: the settings of a stack
+file inherit it, and so does the spec, which adds what derives from the rest of the settings.
 """
 
 import hashlib
 import json
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
-from typing_extensions import override
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+
+from sync.contract.sections import (
+    Count,
+    Days,
+    Fraction,
+    Host,
+    HttpUrl,
+    PlainName,
+    Port,
+    Positive,
+    Seconds,
+    Section,
+)
 
 SPEC_VERSION: Final = 1
 MOST_SOURCES: Final = 8
-Port: TypeAlias = Annotated[int, Field(ge=1, le=65535)]
-Seconds: TypeAlias = Annotated[float, Field(gt=0)]
-Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-BytesPerSecond: TypeAlias = Annotated[int, Field(ge=1)]
+# What a spec of an earlier release named with one value, and where that stands now.
+_ONCE_SINGLE: Final = {"source": "sources", "source_zdb": "sources_zdb"}
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ZdbEndpoint(Section):
+    """A 0-db namespace; `str()` names it as people do: HOST:PORT/NAMESPACE."""
 
+    host: Host = Field(description="Name or address (IPv6 without brackets).")
+    port: Port = Field(9900, description="TCP port.")
+    namespace: PlainName = Field("default", description="Namespace.")
 
-class ZdbEndpoint(_Spec):
-    """A 0-db namespace. host is a name or an address (IPv6 without brackets)."""
-
-    host: str
-    port: Port = 9900
-    namespace: str = "default"
-
-    @override
     def __str__(self) -> str:
-        """Name it as people do: HOST:PORT/NAMESPACE."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}/{self.namespace}"
 
 
-_AnyName = TypeVar("_AnyName", str, ZdbEndpoint)
+_AnyItem = TypeVar("_AnyItem")
 
 
-def _distinct(names: list[_AnyName]) -> list[_AnyName]:
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise ValueError(f"{name} is named twice")
-    return names
+def _in_order(values: list[_AnyItem]) -> list[_AnyItem]:
+    if not values:
+        raise ValueError("names none; name at least one, or remove the key")
+    if len(values) > MOST_SOURCES:
+        raise ValueError(f"names more than {MOST_SOURCES}; keep those that are needed")
+    if any(value in values[:number] for number, value in enumerate(values)):
+        raise ValueError("names one of them twice; remove it")
+    return values
 
 
 # One master's names of one service, the preferred one first.
-_Some: Final = Field(min_length=1, max_length=MOST_SOURCES)
-Urls: TypeAlias = Annotated[list[str], _Some, AfterValidator(_distinct)]
-Endpoints: TypeAlias = Annotated[list[ZdbEndpoint], _Some, AfterValidator(_distinct)]
-# What a spec of the release before named with one value, and where that stands now.
-_ONCE_SINGLE: Final = {"source": "sources", "source_zdb": "sources_zdb"}
+Urls: TypeAlias = Annotated[list[HttpUrl], AfterValidator(_in_order)]
+Endpoints: TypeAlias = Annotated[list[ZdbEndpoint], AfterValidator(_in_order)]
 
 
-class Backoff(_Spec):
+class Selection(Section):
+    """Shell patterns; a name is taken when one of `include` and none of `exclude` matches."""
+
+    include: list[str] = Field(["*"], description="Patterns of what is taken.")
+    exclude: list[str] = Field([], description="Patterns of what is left out of it.")
+
+
+class Schedule(Section):
+    """When passes start."""
+
+    interval_seconds: Seconds = Field(300.0, description="Time between the starts of two passes.")
+    jitter: Fraction = Field(0.1, description="Part of the interval added at random.")
+
+
+class Backoff(Section):
     """How long to wait after a failure: doubled from first to longest, with jitter."""
 
-    first_seconds: Seconds = 1
-    longest_seconds: Seconds = 300
+    first_seconds: Seconds = Field(1.0, description="After the first failure.")
+    longest_seconds: Seconds = Field(300.0, description="Never longer than this.")
 
 
-class _Job(_Spec):
+_CONNECTIONS: Final = "Requests at the same time."
+
+
+class HttpLimits(Section):
+    """What a job may do to a master's HTTP service."""
+
+    connections: int = Field(16, ge=1, le=64, description=_CONNECTIONS)
+    requests_per_second: Seconds | None = Field(None, description="At most; unset: no limit.")
+    connect_timeout_seconds: Seconds = Field(10.0, description="To connect.")
+    read_timeout_seconds: Seconds = Field(30.0, description="Without a byte.")
+
+
+class KernelsHttpLimits(HttpLimits):
+    """The same for kernels, which are few and large."""
+
+    connections: int = Field(8, ge=1, le=64, description=_CONNECTIONS)
+
+
+class _Options(Section):
+    paused: bool = Field(default=False, description="Hold the job; it keeps reporting.")
+    backoff: Backoff = Field(Backoff(), description="Waiting after failures.")
+    bandwidth_bytes_per_second: Positive | None = Field(
+        None, description="At most, from the master; unset: no limit."
+    )
+    removal_limit: Fraction = Field(
+        0.1, description="Part of the mirror that may vanish at once before the job pauses."
+    )
+    removal_floor_items: Count = Field(
+        10, description="So many may always vanish, whatever `removalLimit` says."
+    )
+    removal_confirmation: Count = Field(
+        0, description="Raise by one to let a removal that paused the job happen, once."
+    )
+    free_space_floor_bytes: Count = Field(
+        1 << 30, description="Free space on the data root below which the job pauses."
+    )
+
+
+class UsersOptions(_Options):
+    """The users job: repositories, flists, links and tags."""
+
+    allowed_backends: list[ZdbEndpoint] = Field(
+        [], description="Further 0-dbs that flists may take their chunks from."
+    )
+    # Its chunks are out of reach of the flists job's deletes.
+    foreign_namespace: PlainName = Field(
+        "foreign", description="Local namespace for chunks of `allowedBackends`."
+    )
+    repositories: Selection = Field(
+        Selection(),
+        description="Patterns on repository names. A tag that leads to a flist of a repository "
+        "that is left out is not shown.",
+    )
+    flists: Selection = Field(
+        Selection(),
+        description="Patterns on `REPOSITORY/NAME.flist`. A tag that leads to one that is left "
+        "out is not shown.",
+    )
+    official: list[PlainName] = Field(
+        [
+            "tf-zos",
+            "tf-bootable",
+            "tf-official-apps",
+            "tf-official-vms",
+            "tf-autobuilder",
+            "tf-solutions",
+            "tf-dockers",
+            "tf-elevated",
+        ],
+        description="Repositories that are synced first, in this order.",
+    )
+    schedule: Schedule = Field(Schedule(), description="Passes.")
+    http: HttpLimits = Field(HttpLimits(), description="Load on the master.")
+    retention_days: Days = Field(
+        0.0, description="How long flists that the master deleted stay served."
+    )
+    broken_flists: Literal["withhold", "publish"] = Field(
+        "withhold", description="What to do with a flist whose chunks no allowed 0-db has."
+    )
+    chunk_fetch_limit: int = Field(
+        2000, ge=1, le=100_000, description="Chunks in flight ahead of the flists job."
+    )
+    max_flist_bytes: Positive = Field(1 << 30, description="A larger flist is refused.")
+
+
+class KernelsOptions(_Options):
+    """The kernels job: kernels, the net link of each run mode, links at the top.
+
+    A kernel that a link names is always taken and never removed.
+    """
+
+    run_modes: list[PlainName] = Field(
+        ["prod", "test", "dev", "qa"], description="Run modes whose net link is followed."
+    )
+    net_links: dict[PlainName, PlainName] = Field(
+        {}, description="Run mode to kernel file: set by hand instead of asking the master."
+    )
+    links: list[PlainName] = Field(
+        [],
+        description="Links at the top of the master's kernel folder (`/kernel/NAME`, made with "
+        "upstream's `/api/symlink`), which no listing names; each is made here as a link to the "
+        "same kernel.",
+    )
+    kernels: Selection = Field(Selection(), description="Patterns on kernel file names.")
+    newest: Positive | None = Field(None, description="Keep only so many; unset: all.")
+    max_age_days: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Leave out older ones; unset: none."
+    )
+    schedule: Schedule = Field(Schedule(), description="Passes.")
+    http: KernelsHttpLimits = Field(KernelsHttpLimits(), description="Load on the master.")
+    retention_days: Days = Field(0.0, description="How long a deleted kernel is kept aside.")
+    max_kernel_bytes: Positive = Field(2 << 30, description="A larger kernel is refused.")
+
+
+class FlistsOptions(_Options):
+    """The flists job: every chunk of the master's namespace."""
+
+    connections: int = Field(8, ge=1, le=64, description="Connections to the master's 0-db.")
+    batches: int = Field(4, ge=2, le=64, description="Batches in flight per connection.")
+    batch_keys: int = Field(500, ge=1, le=1023, description="Chunks of a batch, at most.")
+    batch_bytes: int = Field(1 << 20, ge=1, le=64 << 20, description="Size of a batch, about.")
+    # 1 lists serially; more start at keys spread over the index.
+    scanners: int = Field(8, ge=1, le=64, description="Parallel listings of the first snapshot.")
+    # The fall-back when WAIT gives no sign.
+    poll_seconds: Seconds = Field(5.0, description="Listing interval when nothing is announced.")
+    delete_check_seconds: Seconds = Field(60.0, description="Time between looks for deletions.")
+    deletes_without_users: bool = Field(
+        default=False,
+        description="Apply the master's deletions although no users job runs here to say which "
+        "chunks are still needed.",
+    )
+    io_timeout_seconds: Seconds = Field(30.0, description="Without a byte from a 0-db.")
+
+
+class _Spec(Section):
     version: Literal[1] = SPEC_VERSION
     stack: str
-    paused: bool = False
-    backoff: Backoff = Backoff()
-    bandwidth_bytes_per_second: BytesPerSecond | None = None
-    # How many percent of what is mirrored may vanish at once before the job pauses and asks.
-    removal_limit: Fraction = 0.1
-    # A mirror this small may always lose everything (see removal_limit).
-    removal_floor_items: Annotated[int, Field(ge=0)] = 10
-    # The operator's answer to a pause by removal_limit: raise by one to let it happen once.
-    removal_confirmation: Annotated[int, Field(ge=0)] = 0
-    # Kept free on the file system that the job writes to; below it the job pauses.
-    free_space_floor_bytes: Annotated[int, Field(ge=0)] = 1 << 30
 
     @model_validator(mode="before")
     @classmethod
     def _take_single_names(cls, data: Any) -> Any:
-        """Read a spec of the release before: it is on the host until `up` has written the new."""
+        """Read a spec of an earlier release: it is on the host until `up` has written the new."""
         if not isinstance(data, dict):
             return data
         listed = {
@@ -92,72 +236,25 @@ class _Job(_Spec):
         return {**listed, **kept}
 
 
-class Schedule(_Spec):
-    """Time between the starts of two passes, plus up to `jitter` of it at random."""
-
-    interval_seconds: Seconds = 300
-    jitter: Fraction = 0.1
-
-
-class HttpLimits(_Spec):
-    """What a job may do to a master's HTTP service."""
-
-    connections: Annotated[int, Field(ge=1, le=64)] = 16
-    requests_per_second: Annotated[float, Field(gt=0)] | None = None
-    connect_timeout_seconds: Seconds = 10
-    read_timeout_seconds: Seconds = 30
-
-
-class Selection(_Spec):
-    """Shell patterns; a name is taken when one of `include` and none of `exclude` matches."""
-
-    include: list[str] = ["*"]
-    exclude: list[str] = []
-
-
-class UsersSpec(_Job):
-    """The users job: repositories, flists, links and tags from a hub.
+class UsersSpec(UsersOptions, _Spec):
+    """The users job's options, and what derives from the rest of the settings.
 
     sources: base URLs of the master's hub, the preferred one first: names of one and the same
     master; the next is used while the one before it is dead. sources_zdb: the master's chunks,
     likewise. local_zdb: this mirror's 0-db, reached by the agent as admin with the password in
     /secrets/zdb-admin.
     publish_backend: what a published flist's metadata.backend is rewritten to; null keeps the
-    master's. allowed_backends: further 0-dbs a flist's chunks may be fetched from.
-    foreign_namespace: local namespace for the chunks of those, out of reach of the deletes.
+    master's.
     local_zdb_memory_bytes: what the local 0-db may take; the job pauses before it is filled
     (see sync.contract.zdb_memory). null: not limited.
-    flists: patterns on `REPO/NAME.flist`. official: repositories synced first.
-    broken_flists: what to do with a flist whose chunks no allowed 0-db has.
     """
 
     job: Literal["users"] = "users"
     sources: Urls
     sources_zdb: Endpoints
     local_zdb: ZdbEndpoint
-    local_zdb_memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    local_zdb_memory_bytes: Positive | None = None
     publish_backend: ZdbEndpoint | None = None
-    allowed_backends: list[ZdbEndpoint] = []
-    foreign_namespace: str = "foreign"
-    repositories: Selection = Selection()
-    flists: Selection = Selection()
-    official: list[str] = [
-        "tf-zos",
-        "tf-bootable",
-        "tf-official-apps",
-        "tf-official-vms",
-        "tf-autobuilder",
-        "tf-solutions",
-        "tf-dockers",
-        "tf-elevated",
-    ]
-    schedule: Schedule = Schedule()
-    http: HttpLimits = HttpLimits()
-    retention_days: Annotated[float, Field(ge=0)] = 0
-    broken_flists: Literal["withhold", "publish"] = "withhold"
-    # Chunks in flight that this job fetches ahead of the bulk sync.
-    chunk_fetch_limit: Annotated[int, Field(ge=1, le=100_000)] = 2_000
-    max_flist_bytes: Annotated[int, Field(ge=1)] = 1 << 30
 
     @property
     def source(self) -> str:
@@ -170,28 +267,11 @@ class UsersSpec(_Job):
         return self.sources_zdb[0]
 
 
-class KernelsSpec(_Job):
-    """The kernels job: kernels and net links from a bootstrap server.
-
-    sources: base URLs, as in UsersSpec. net_links: set a run mode's kernel by hand instead of
-    asking the master.
-    links: names of links at the top of the master's kernel folder, which no listing tells.
-    kernels: patterns on the file name. newest: keep only so many (null: all). max_age_days: leave
-    out older ones (null: none). A kernel that a link names is always taken and never removed.
-    """
+class KernelsSpec(KernelsOptions, _Spec):
+    """The kernels job's options, and the master. sources: base URLs, as in UsersSpec."""
 
     job: Literal["kernels"] = "kernels"
     sources: Urls
-    run_modes: list[str] = ["prod", "test", "dev", "qa"]
-    net_links: dict[str, str] = {}
-    links: list[str] = []
-    kernels: Selection = Selection()
-    newest: Annotated[int, Field(ge=1)] | None = None
-    max_age_days: Annotated[float, Field(gt=0)] | None = None
-    schedule: Schedule = Schedule()
-    http: HttpLimits = HttpLimits(connections=8)
-    retention_days: Annotated[float, Field(ge=0)] = 0
-    max_kernel_bytes: Annotated[int, Field(ge=1)] = 2 << 30
 
     @property
     def source(self) -> str:
@@ -199,30 +279,17 @@ class KernelsSpec(_Job):
         return self.sources[0]
 
 
-class FlistsSpec(_Job):
-    """The flists job: every chunk of a 0-db namespace, first all, then as they come.
+class FlistsSpec(FlistsOptions, _Spec):
+    """The flists job's options, and what derives from the rest of the settings.
 
     sources: the master's namespace, read without a password, by its names as in UsersSpec; the
     first is the one in use (see `at`). local_zdb, local_zdb_memory_bytes: as in UsersSpec.
-    connections x batches of at most batch_keys keys and about batch_bytes bytes are in flight.
-    scanners: 1 lists serially; more start at keys spread over the index. poll_seconds: the
-    fall-back when WAIT gives no sign. deletes_without_users: apply the master's deletes although
-    no users job runs here that could say which chunks are still named (see docs).
     """
 
     job: Literal["flists"] = "flists"
     sources: Endpoints
     local_zdb: ZdbEndpoint
-    local_zdb_memory_bytes: Annotated[int, Field(ge=1)] | None = None
-    connections: Annotated[int, Field(ge=1, le=64)] = 8
-    batches: Annotated[int, Field(ge=2, le=64)] = 4
-    batch_keys: Annotated[int, Field(ge=1, le=1023)] = 500
-    batch_bytes: Annotated[int, Field(ge=1, le=64 << 20)] = 1 << 20
-    scanners: Annotated[int, Field(ge=1, le=64)] = 8
-    poll_seconds: Seconds = 5
-    delete_check_seconds: Seconds = 60
-    deletes_without_users: bool = False
-    io_timeout_seconds: Seconds = 30
+    local_zdb_memory_bytes: Positive | None = None
 
     @property
     def source(self) -> ZdbEndpoint:
@@ -235,21 +302,26 @@ class FlistsSpec(_Job):
         return self.model_copy(update={"sources": [endpoint, *others]})
 
 
-JobSpec: TypeAlias = Annotated[UsersSpec | KernelsSpec | FlistsSpec, Field(discriminator="job")]
-_ADAPTER: Final[TypeAdapter[UsersSpec | KernelsSpec | FlistsSpec]] = TypeAdapter(JobSpec)
+JobSpec: TypeAlias = UsersSpec | KernelsSpec | FlistsSpec
+_ADAPTER: Final[TypeAdapter[JobSpec]] = TypeAdapter(Annotated[JobSpec, Field(discriminator="job")])
 
 
-def canonical(spec: UsersSpec | KernelsSpec | FlistsSpec) -> bytes:
+def canonical(spec: JobSpec) -> bytes:
     """Serialize: UTF-8 JSON, sorted keys, no spaces, one newline: equal specs, equal bytes."""
     data = spec.model_dump(mode="json")
     return (json.dumps(data, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
-def digest(spec: UsersSpec | KernelsSpec | FlistsSpec) -> str:
+def digest(spec: JobSpec) -> str:
     """SHA-256 (hex) of the canonical form."""
     return hashlib.sha256(canonical(spec)).hexdigest()
 
 
-def parse(data: bytes | str) -> UsersSpec | KernelsSpec | FlistsSpec:
-    """Read a spec.json; pydantic.ValidationError names every wrong key."""
-    return _ADAPTER.validate_json(data)
+def parse(data: object) -> JobSpec:
+    """Read a spec: the text of a spec.json, or the mapping that the stack's inputs hold.
+
+    Raises pydantic.ValidationError, which names every wrong key.
+    """
+    if isinstance(data, bytes | str):
+        return _ADAPTER.validate_json(data)
+    return _ADAPTER.validate_python(data)

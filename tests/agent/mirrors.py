@@ -11,7 +11,7 @@ from sync.agent.hub.engine import UsersEngine
 from sync.agent.job import Directories, RunControl
 from sync.agent.status_writer import StatusWriter, first_record
 from sync.contract.layout import Job
-from sync.contract.spec import Backoff, HttpLimits, KernelsSpec, UsersSpec, ZdbEndpoint
+from sync.contract.spec import Backoff, KernelsHttpLimits, KernelsSpec, UsersSpec, ZdbEndpoint
 from sync.contract.status import StatusRecord
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 from tests.sandbox.upstream import Upstream, UpstreamModel
@@ -19,7 +19,7 @@ from tests.sandbox.upstream.nodes import File, Link, Tag
 
 PASSWORD = "mirror-admin"
 QUICK = Backoff(first_seconds=0.01, longest_seconds=0.05)
-QUICK_HTTP = HttpLimits(connections=8, connect_timeout_seconds=2, read_timeout_seconds=2)
+QUICK_HTTP = KernelsHttpLimits(connections=8, connect_timeout_seconds=2, read_timeout_seconds=2)
 MIRROR = ZdbEndpoint(host="mirror.example", port=9900)
 
 Served = tuple[str, bytes | str]

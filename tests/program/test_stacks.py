@@ -8,7 +8,7 @@ import yaml
 
 from components.settings import SettingsError, parse
 from components.settings.describe import PAGE, options, page
-from components.settings.jobs import FlistsSettings, KernelsSettings, UsersSettings
+from components.settings.model import FlistsSettings, KernelsSettings, UsersSettings
 from components.specs import job_specs
 from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
 from tests.program.declared import (

@@ -18,7 +18,7 @@ from pulumi.dynamic import (
     ReadResult,
     UpdateResult,
 )
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from sync.contract import layout
 from sync.contract import spec as contract
@@ -52,12 +52,11 @@ _KEPT_DATA: Final[Mapping[Job, str]] = {
     "that it does not have, as far as the removal limit lets it",
     "flists": "all chunks stay; those that both masters have are not copied again",
 }
-_ADAPTER: Final[TypeAdapter[Spec]] = TypeAdapter(contract.JobSpec)
 
 
 def parse_spec(props: Mapping[str, Any]) -> Spec:
     """Return the typed spec of a resource's inputs; pydantic.ValidationError names wrong keys."""
-    return _ADAPTER.validate_python(normal(props["spec"]))
+    return contract.parse(normal(props["spec"]))
 
 
 def spec_path(job: Job) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from sync.agent.job import Directories, JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
@@ -192,7 +193,7 @@ def test_hostile_names_are_listed_and_nothing_is_written_outside(
             Answer(b"kernel", mtime=OLD) if asked.path.startswith("/kernel/") else None
         )
         spec = KernelsSpec(
-            stack="t", sources=[server.url], run_modes=["../x", "prod"], free_space_floor_bytes=0
+            stack="t", sources=[server.url], run_modes=["prod"], free_space_floor_bytes=0
         )
         before = {path for path in tmp_path.rglob("*") if directories.kernels not in path.parents}
         record = one_pass(spec, directories)
@@ -201,6 +202,11 @@ def test_hostile_names_are_listed_and_nothing_is_written_outside(
     assert record.refused.count == len(HOSTILE) + 2
     assert {path.parent for path in after - before} <= {directories.state}
     assert links(directories) == {"prod": "../good.efi"}
+
+
+def test_a_run_mode_that_is_no_plain_name_is_refused_with_the_spec() -> None:
+    with pytest.raises(ValidationError, match=r"run_modes\.0\n.*is not a plain name"):
+        KernelsSpec(stack="t", sources=["http://master.example"], run_modes=["../x", "prod"])
 
 
 @pytest.mark.parametrize("page", [b"", b"null", b"{}", b"[[", b"<html>oops</html>", b"[" * 100_000])

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
+from pydantic import ValidationError
 
 from sync.agent.job import Directories, JobPaused, PassIncompleteError, VerifyOptions
 from sync.agent.kernels import repair, verify
@@ -263,11 +264,14 @@ def test_a_link_to_what_is_no_listed_kernel_is_named_and_fetched_once(
     assert verify(spec(upstream), directories, VerifyOptions(offline=True)).problems == ()
 
 
-@pytest.mark.parametrize("name", ["../up.efi", "net", ".hidden", "a/b"])
-def test_a_name_that_is_no_plain_one_is_refused(
-    name: str, upstream: Upstream, directories: Directories
-) -> None:
-    record = one_pass(spec(upstream, links=[name, LATEST]), directories)
+@pytest.mark.parametrize("name", ["../up.efi", ".hidden", "a/b"])
+def test_a_name_that_is_no_plain_one_is_refused_with_the_spec(name: str) -> None:
+    with pytest.raises(ValidationError, match=r"links\.0\n.*is not a plain name"):
+        KernelsSpec(stack="t", sources=["http://master.example"], links=[name])
+
+
+def test_the_net_folders_name_is_refused(upstream: Upstream, directories: Directories) -> None:
+    record = one_pass(spec(upstream, links=["net", LATEST]), directories)
     assert record.broken.count == 1
     assert top_links(directories) == {LATEST: "zos-5.efi"}
 

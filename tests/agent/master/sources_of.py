@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from sync.agent.job import Directories, RunControl
 from sync.agent.status_writer import StatusWriter
 from sync.agent.supervisor import run_engine
-from sync.contract.spec import HttpLimits, KernelsSpec, Schedule, UsersSpec
+from sync.contract.spec import KernelsHttpLimits, KernelsSpec, Schedule, UsersSpec
 from sync.contract.status import StatusRecord
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, small_model
@@ -19,7 +19,7 @@ from tests.sandbox.wan import Relay
 
 LONGEST_WAIT_SECONDS = 60.0
 OFTEN = Schedule(interval_seconds=0.05)
-IMPATIENT = HttpLimits(connections=8, connect_timeout_seconds=0.5, read_timeout_seconds=0.5)
+IMPATIENT = KernelsHttpLimits(connections=8, connect_timeout_seconds=0.5, read_timeout_seconds=0.5)
 
 
 def url_of(server: HttpServer | Relay) -> str:
