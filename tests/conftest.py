@@ -23,6 +23,10 @@ from rich.console import Console
 from tests.sandbox.host import dockerd, images, packages, sshd
 from tests.sandbox.pulumi import cli
 
+# Where this is set, each of the thousand processes of a run would compile the program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 _OURS = pytest.StashKey[bool]()
 
 

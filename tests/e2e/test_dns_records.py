@@ -83,6 +83,10 @@ class Project:
     def run(self, *arguments: str, check: bool = True) -> str:
         return self.workspace.run(*arguments, "--stack", "one", check=check)
 
+    def change(self, command: str, *arguments: str) -> str:
+        """Run a command that changes the stack, without the preview that a person reads first."""
+        return self.run(command, "--yes", "--skip-preview", *arguments)
+
     def preview(self, *arguments: str) -> tuple[int, str]:
         """Return the exit code (0: no change) and what a person is shown."""
         return self.shell("pulumi preview --expect-no-changes --stack one " + " ".join(arguments))
@@ -136,7 +140,7 @@ def test_identical_records_are_adopted_once_and_previews_are_unchanged(project: 
     _, shown = project.preview("--diff")
     assert "= 2 to import" in shown
     assert "`pulumi destroy` will delete it" in shown
-    project.run("up", "--yes")
+    project.run("up", "--yes")  # with its preview, as a person runs it
     assert {record.id for record in project.dns.zones.records()} == ids
     assert project.records() == WHOLE
     for arguments in ("", "--refresh"):
@@ -148,9 +152,9 @@ def test_identical_records_are_adopted_once_and_previews_are_unchanged(project: 
     code, shown = project.preview()
     assert code == 0, shown
     project.configure(ttl=120)
-    project.run("up", "--yes")
+    project.change("up")
     assert {record.id for record in project.dns.zones.records()} == ids
-    project.run("destroy", "--yes")
+    project.change("destroy")
     assert project.records() == set()
 
 
@@ -177,10 +181,10 @@ def test_records_in_the_way_are_named_before_anything_is_changed_and_the_command
 ) -> None:
     there, to_delete, commands, existing = IN_THE_WAY[name]
     if existing:
-        project.run("up", "--yes")
+        project.change("up")
         for record in project.dns.zones.records():
             project.dns.zones.delete(project.zone, record.id)
-        project.run("refresh", "--yes")
+        project.change("refresh")
     made = [project.put(**record) for record in there]
     before = project.records()
     failed, shown = project.shell("pulumi up --yes --skip-preview --stack one")
@@ -197,7 +201,7 @@ def test_records_in_the_way_are_named_before_anything_is_changed_and_the_command
     for command in named:
         failed, said = project.shell(f"{command} --yes --non-interactive")
         assert not failed, said
-    project.run("up", "--yes")
+    project.change("up")
     assert project.records() == WHOLE
     code, shown = project.preview("--refresh")
     assert code == 0, shown
@@ -211,14 +215,14 @@ def test_the_same_records_of_another_zone_are_not_the_stacks(project: Project) -
         project.dns.zones.create(other, record)
     _, shown = project.preview()
     assert "import" not in shown
-    project.run("up", "--yes")
+    project.change("up")
     assert project.records() == WHOLE
-    project.run("destroy", "--yes")
+    project.change("destroy")
     assert len(project.dns.zones.records(other)) == 2
 
 
 def test_a_record_deleted_by_hand_is_told_and_needs_a_refresh(project: Project) -> None:
-    project.run("up", "--yes")
+    project.change("up")
     gone = next(r for r in project.dns.zones.records() if r.type == "A")
     project.dns.zones.delete(project.zone, gone.id)
     code, shown = project.preview()
@@ -231,15 +235,15 @@ def test_a_record_deleted_by_hand_is_told_and_needs_a_refresh(project: Project) 
         assert failed
         assert "Record does not exist." in shown
     project.configure()
-    project.run("up", "--yes", "--refresh")
+    project.change("up", "--refresh")
     assert project.records() == WHOLE
     project.dns.zones.delete(project.zone, project.dns.zones.records()[-1].id)
-    project.run("destroy", "--yes", "--refresh")
+    project.change("destroy", "--refresh")
     assert project.records() == set()
 
 
 def test_a_record_made_anew_by_hand_is_adopted_after_a_refresh(project: Project) -> None:
-    project.run("up", "--yes")
+    project.change("up")
     gone = next(r for r in project.dns.zones.records() if r.type == "A")
     project.dns.zones.delete(project.zone, gone.id)
     made = project.put(**_HUB)
@@ -248,8 +252,8 @@ def test_a_record_made_anew_by_hand_is_adopted_after_a_refresh(project: Project)
         assert failed
         assert "hub.grid.test A (dns-hub-a) is not in the zone any more" in shown
         assert "run `pulumi refresh`, which forgets the stack's own (dns-hub-a)" in shown
-    project.run("refresh", "--yes")
-    project.run("up", "--yes")
+    project.change("refresh")
+    project.change("up")
     assert project.records() == WHOLE
     assert made.id in {record.id for record in project.dns.zones.records()}
     code, shown = project.preview("--refresh")
@@ -257,7 +261,7 @@ def test_a_record_made_anew_by_hand_is_adopted_after_a_refresh(project: Project)
 
 
 def test_another_domain_with_an_alias_ends_before_anything_is_changed(project: Project) -> None:
-    project.run("up", "--yes")
+    project.change("up")
     alias = project.put(**{**_ALIAS, "name": "hub.new"})
     before = project.records()
     project.configure(domain="new.grid.test")
@@ -267,20 +271,20 @@ def test_another_domain_with_an_alias_ends_before_anything_is_changed(project: P
     assert alias.id in shown
     assert project.records() == before
     project.dns.zones.delete(project.zone, alias.id)
-    project.run("up", "--yes")
+    project.change("up")
     assert {record.name for record in project.dns.zones.records()} == {"hub.new.grid.test"}
 
 
 def test_addresses_may_be_swapped_taken_out_and_changed(project: Project) -> None:
     project.configure(ipv4=["203.0.113.10", "203.0.113.11"])
-    project.run("up", "--yes")
+    project.change("up")
     kept = next(r.id for r in project.dns.zones.records() if r.content == "203.0.113.11")
     project.configure(ipv4=["203.0.113.11", "203.0.113.10"])
     code, shown = project.preview("--refresh")
     assert code == 0, shown
     for wanted in ("203.0.113.11", "203.0.113.12"):
         project.configure(ipv4=[wanted])
-        project.run("up", "--yes")
+        project.change("up")
         left = {r.id: r.content for r in project.dns.zones.records() if r.type == "A"}
         assert left == {kept: wanted}
         code, shown = project.preview()
@@ -289,12 +293,12 @@ def test_addresses_may_be_swapped_taken_out_and_changed(project: Project) -> Non
 
 def test_a_record_that_a_cut_off_run_left_is_adopted(project: Project) -> None:
     project.put(**_HUB, comment="gridhub stack one")
-    project.run("up", "--yes")
+    project.change("up")
     assert project.records() == WHOLE
 
 
 def test_a_zone_that_can_not_be_looked_at_is_told_and_the_preview_goes_on(project: Project) -> None:
-    project.run("up", "--yes")
+    project.change("up")
     project.dns.stop()
     code, shown = project.preview()
     assert code == 0, shown

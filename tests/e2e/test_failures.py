@@ -63,10 +63,10 @@ def test_a_failure_at_every_resource_in_turn_leaves_a_true_state_and_up_finishes
 
         rules.write_text("docker:index/container:Container delete hub-container before\n")
         with pytest.raises(PulumiError, match="failure injected"):
-            stack.pulumi("destroy", "--yes")
+            stack.destroy()
         assert "hub-container" in recorded(stack)
         rules.write_text("")
-        stack.pulumi("destroy", "--yes")
+        stack.destroy()
         assert stack.containers() == {}
         assert stack.networks() == []
 

@@ -90,7 +90,7 @@ def test_after_a_kill_at_any_moment_the_repair_of_the_docs_leaves_a_true_state(
         ending_what_is_left(stack),
     ):
         rounds(stack, seed, kills)
-        stack.pulumi("destroy", "--yes")
+        stack.destroy()
         assert untrue(stack) == []
         assert stack.state()["deployment"].get("resources", []) == []
         assert (stack.containers(), stack.networks()) == ({}, [])

@@ -36,7 +36,7 @@ def test_a_mirror_is_the_master_of_its_neighbour_and_neither_knows_of_the_other(
                 kernels_are_the_masters(second, master, "127.0.0.1")
                 assert steps_of(first) == {}
                 assert steps_of(second) == {}
-                second.pulumi("destroy", "--yes")
+                second.destroy()
                 assert second.containers() == {}
             assert len(first.containers()) == 7
             live(first, sources, "127.0.0.1")

@@ -59,5 +59,5 @@ def test_a_remote_host_becomes_a_mirror_that_boots_without_its_master(
         assert steps_of(stack, "--refresh")["sync-kernels-sync"] == "update"
         stack.up("--refresh")
         assert steps_of(stack, "--refresh") == {}
-        stack.pulumi("destroy", "--yes")
+        stack.destroy()
         assert stack.containers() == {}

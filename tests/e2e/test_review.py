@@ -53,13 +53,13 @@ def test_an_unchanged_stack_shows_no_line(running: tuple[MirrorStack, Upstream])
     assert told["done"] == told["total"] != {}
     before = stack.recorded("users")["__record"]["updatedAt"]
     assert changed_lines(stack.pulumi("preview", "--refresh", "--diff")) == {}
-    stack.pulumi("refresh", "--yes")
+    stack.refresh()
     assert stack.recorded("users")["__record"]["updatedAt"] > before
 
 
 def test_a_mirror_that_advanced_shows_in_one_line(running: tuple[MirrorStack, Upstream]) -> None:
     stack, upstream = running
-    stack.pulumi("refresh", "--yes")
+    stack.refresh()
     count = stack.record("kernels").done.items
     assert count is not None
     upstream.model.add_kernel("zos-new.efi", b"kernel" * 1000)
@@ -108,7 +108,7 @@ def test_a_changed_setting_shows_as_its_own_field(
 def test_what_needs_a_repair_shows_as_the_reason(running: tuple[MirrorStack, Upstream]) -> None:
     """The job's spec is not printed: `repair` is the one field that differs."""
     stack, _ = running
-    stack.pulumi("refresh", "--yes")
+    stack.refresh()
     spec = stack.root / "sync/flists/spec/spec.json"
     spec.write_text(spec.read_text().replace('"poll_seconds":5', '"poll_seconds":7'))
     said = stack.pulumi("preview", "--refresh", "--diff")
@@ -122,7 +122,7 @@ def test_what_needs_a_repair_shows_as_the_reason(running: tuple[MirrorStack, Ups
         "~ 1 to update",
     ]
     # As it was refreshed, so it is repaired: also when the refresh was another command.
-    stack.pulumi("refresh", "--yes")
+    stack.refresh()
     assert changed_lines(stack.pulumi("preview", "--diff")) == {
         "sync-flists-sync": ["- repair: [", f'- [0]: "{words}"']
     }

@@ -64,7 +64,7 @@ def a_further_stack_of_its_former_name_is_refused(stack: MirrorStack, former: st
         other.up()
     assert f"container gridhub-{former}-zdb belongs to another stack" in refused.value.output
     assert not root.exists()
-    other.pulumi("destroy", "--yes")
+    other.destroy()
     other.pulumi("stack", "rm", "--yes")
 
 
@@ -85,5 +85,5 @@ def test_a_renamed_stack_is_the_same_mirror(
         assert container_ids(stack, f"gridhub-{former}") == before
         an_edit_after_it_touches_what_it_touched_before(stack, free_port())
         stack.up()
-        stack.pulumi("destroy", "--yes")
+        stack.destroy()
         assert container_ids(stack, f"gridhub-{former}") == {}

@@ -42,8 +42,8 @@ def test_a_stack_file_becomes_a_mirror_that_boots_without_its_master(
         assert steps_of(stack) == {}
         assert stack.containers()["hub"].attrs["HostConfig"]["Memory"] == 320 << 20
 
-        stack.pulumi("refresh", "--yes")
-        stack.pulumi("destroy", "--yes")
+        stack.refresh()
+        stack.destroy()
         assert stack.containers() == {}
         assert stack.networks() == []
         kept = list((stack.root / "0-hub_public/users").iterdir())
@@ -108,7 +108,7 @@ def test_the_mirror_follows_its_master_and_refresh_records_it(
         wait_until(followed, "the mirror of a changed master", _FOLLOW_SECONDS)
         for address in _LOOPBACKS:
             live(stack, model.boot_sources(), address)
-        stack.pulumi("refresh", "--yes")
+        stack.refresh()
         assert stack.recorded("users")["__record"]["done"]["items"] == before + 1
         assert steps_of(stack) == {}
 
@@ -142,5 +142,5 @@ def test_dns_records_are_set_changed_and_removed_with_the_stack(
             assert len(changed) == 3
             stack.up()
             assert {r.content for r in dns.zones.records() if r.type == "A"} == {"203.0.113.11"}
-            stack.pulumi("destroy", "--yes")
+            stack.destroy()
             assert dns.zones.records() == []

@@ -64,6 +64,8 @@ class Workspace:
             "PULUMI_CONFIG_PASSPHRASE": self.passphrase,
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            # Where this is set, each command compiles the program and the sandbox anew.
+            "PYTHONDONTWRITEBYTECODE": "",
             **self.environment,
         }
 
