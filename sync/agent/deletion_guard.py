@@ -1,36 +1,113 @@
-"""The guard against a master that suddenly lists little or nothing."""
+"""What a mirror asks before it removes anything because its master seems to have dropped it.
 
+A listing has no digest: a byte that a proxy, a disk or a bug turned over can rename an entry, or a
+whole repository, and an empty or broken answer can look like a master without content. So:
+
+1. A listing or tag page that would remove a name or move a link is fetched once more, without
+   conditions, and acted on when both agree (`confirm_listing`).
+2. A removal is also asked for by its own name and needs a 404 (`Absences`).
+3. Only so much may vanish at once without the operator's word (`guard`).
+"""
+
+from collections.abc import Callable, Collection, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
-from sync.agent.job import JobPaused
-from sync.contract.spec import KernelsSpec, UsersSpec
+from sync.agent.job import AnySpec, JobPaused
+from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
+
+# A master in trouble is not asked for thousands of names: after so many failures the rest waits.
+_MOST_FAILURES: Final = 64
+_Listing = TypeVar("_Listing")
+_AnyName = TypeVar("_AnyName", bound=Hashable)
+
+
+def confirm_listing(
+    listing: _Listing, read_again: Callable[[], _Listing], *, removes: bool
+) -> None:
+    """Raise HttpError where a listing removes something and a second reading does not agree.
+
+    read_again: must be unconditional, so that no cache answers with what was read before.
+    """
+    if removes and read_again() != listing:
+        raise HttpError(
+            "two readings of what the master lists differ: nothing is removed", retry=True
+        )
+
+
+class Absences(Generic[_AnyName]):
+    """Asks the master for names that a listing lacks; remembers what is gone while it stays so.
+
+    path_of: what the master answers with 404 once a name is gone.
+    """
+
+    def __init__(
+        self, master: Master, connections: int, path_of: Callable[[_AnyName], str]
+    ) -> None:
+        self._master = master
+        self._connections = connections
+        self._path_of = path_of
+        self._gone: set[_AnyName] = set()
+
+    def unconfirmed(self, absent: Collection[_AnyName]) -> dict[_AnyName, str]:
+        """Return those of the absent names that may still be there, each with the reason."""
+        self._gone &= set(absent)
+        asked = [name for name in absent if name not in self._gone]
+        if not asked:
+            return {}
+        failures: list[str] = []
+
+        def ask(name: _AnyName) -> str:
+            if len(failures) >= _MOST_FAILURES:
+                return failures[-1]
+            try:
+                self._master.head(self._path_of(name))
+            except HttpMissingError:
+                return ""
+            except HttpStoppedError:
+                raise
+            except HttpError as error:
+                failures.append(f"not listed any more; whether it is gone is not known: {error}")
+                return failures[-1]
+            return "not listed any more, but still served by the master"
+
+        with ThreadPoolExecutor(min(self._connections, len(asked))) as pool:
+            answers = dict(zip(asked, pool.map(ask, asked), strict=True))
+        self._gone.update(name for name, reason in answers.items() if not reason)
+        return {name: reason for name, reason in answers.items() if reason}
 
 
 @dataclass(frozen=True)
 class Vanished:
-    """What a complete listing no longer names: `gone` of `known` names; listed: what it names."""
+    """What would be removed: `gone` of `known` names (or keys).
+
+    listed: how many names the master lists, where that is asked: none is never plausible by itself.
+    """
 
     gone: int
     known: int
-    listed: int
+    listed: int | None = None
+    kind: str = "names"
 
 
-def guard(spec: UsersSpec | KernelsSpec, vanished: Vanished, confirmations_used: int) -> bool:
+def guard(spec: AnySpec, vanished: Vanished, confirmations_used: int, retry_seconds: float) -> bool:
     """Allow removals, or raise JobPaused.
 
     Returns True when they are allowed only by a removalConfirmation that was not used yet: then
-    the caller records it as used. A listing that is empty is never plausible by itself.
+    the caller records it as used.
     """
     if not vanished.gone:
         return False
     allowed = max(spec.removal_floor_items, int(spec.removal_limit * vanished.known))
-    if vanished.gone <= allowed and vanished.listed:
+    if vanished.gone <= allowed and vanished.listed != 0:
         return False
     if spec.removal_confirmation > confirmations_used:
         return True
+    lists = "" if vanished.listed is None else f"it lists {vanished.listed}, and "
     raise JobPaused(
-        f"the master no longer lists {vanished.gone} of {vanished.known} names "
-        f"(it lists {vanished.listed}, and {allowed} may vanish at once): nothing is removed, "
-        "the mirror goes on serving; if this is right, raise removalConfirmation by one",
-        spec.schedule.interval_seconds,
+        f"the master no longer lists {vanished.gone} of {vanished.known} {vanished.kind} "
+        f"({lists}{allowed} may vanish at once): nothing is removed, the mirror goes on serving; "
+        "if this is right, raise removalConfirmation by one, or raise removalLimit",
+        retry_seconds,
     )

@@ -8,8 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Final, Self
 
-from sync.agent.absences import Absences
-from sync.agent.deletion_guard import Vanished, guard
+from sync.agent.deletion_guard import Absences, Vanished, guard
 from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub import links, pending, plan
 from sync.agent.hub.chunk_store import ChunkStore
@@ -413,7 +412,7 @@ class UsersEngine:
 
     def _doubt(self, work: Pass, gone: list[Name]) -> None:
         """Find those names that may be there although the listing lacks them."""
-        work.doubted = self._absences.doubted(
+        work.doubted = self._absences.unconfirmed(
             [
                 name
                 for name in gone
@@ -431,7 +430,8 @@ class UsersEngine:
         ]
         known = len(self._publisher.flists) + len(self._publisher.served_links())
         vanished = Vanished(len(dropped), known, work.listing.count)
-        if guard(self._spec, vanished, int(self._record.number(_CONFIRMED))):
+        used = int(self._record.number(_CONFIRMED))
+        if guard(self._spec, vanished, used, self._spec.schedule.interval_seconds):
             self._record.set_number(_CONFIRMED, self._spec.removal_confirmation)
 
     def _is_deselected(self, work: Pass, name: Name) -> bool:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Self
 from urllib.parse import quote
 
-from sync.agent.absences import Absences
-from sync.agent.deletion_guard import Vanished, guard
+from sync.agent.deletion_guard import Absences, Vanished, confirm_listing, guard
 from sync.agent.job import Control, Directories, PassIncompleteError, one_at_a_time
 from sync.agent.kernels import listing
 from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder, master_of
@@ -110,6 +109,9 @@ class KernelsEngine:
         found = listing.fetch(self._master)
         self._follow(found)
         work = _Pass(found, self._db.kernels(), self._db.links())
+        served = {name for name, kernel in work.known.items() if kernel.missing_since is None}
+        removes = not served <= work.listed.keys()
+        confirm_listing(found, lambda: listing.fetch(self._master), removes=removes)
         self._resolve_links(work)
         chosen = self._wanted(work)
         self._report(work, chosen)
@@ -390,7 +392,7 @@ class KernelsEngine:
         self._guard(work, dropped, len(lost))
         replaced = [name for name in dropped if work.targets.get(name) in self._folder.names()]
         dropped = [name for name in dropped if name not in replaced]
-        doubts = self._absences.doubted(
+        doubts = self._absences.unconfirmed(
             [name for name in dropped if work.known[name].missing_since is None]
         )
         work.broken += [f"{name}: {doubt}" for name, doubt in doubts.items()]
@@ -428,7 +430,8 @@ class KernelsEngine:
         gone = sum(1 for name in dropped if work.known[name].missing_since is None)
         known = len(work.known) + sum(1 for path in work.links if not is_net(path))
         vanished = Vanished(gone + lost_links, known, len(work.listing.kernels))
-        if guard(self._spec, vanished, int(self._db.number(_CONFIRMED))):
+        used = int(self._db.number(_CONFIRMED))
+        if guard(self._spec, vanished, used, self._spec.schedule.interval_seconds):
             self._db.set_number(_CONFIRMED, self._spec.removal_confirmation)
 
     def _expired(self, work: _Pass, dropped: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Final
@@ -33,7 +33,7 @@ class Listing:
 
     kernels: tuple[Kernel, ...]
     refused: tuple[str, ...] = ()
-    date_seconds: float | None = None
+    date_seconds: float | None = field(default=None, compare=False)
 
 
 def fetch(master: Master) -> Listing:

@@ -19,6 +19,7 @@ from sync.agent.chunks.reconcile.partitions import KeyFile
 from sync.agent.chunks.reconcile.refetch import Mended, mend
 from sync.agent.chunks.scan.full_scan import Stopped
 from sync.agent.chunks.scan.ledger import Ledger, encode_keys
+from sync.agent.deletion_guard import Vanished, guard
 from sync.agent.job import Directories, JobPaused
 from sync.agent.zdb import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunksReader
@@ -286,22 +287,17 @@ class Housekeeper:
         """Raise JobPaused where more would vanish than the operator allows."""
         spec, state = self.spec, self._state
         mirrored = state.done_items + state.extra_items
-        limit = max(spec.removal_floor_items, int(spec.removal_limit * mirrored))
-        if doomed <= limit:
-            return
         observation = self._dropped.observation()
         confirmed = observation.confirmation if observation else 0
-        if spec.removal_confirmation > state.confirmation:
-            confirmed = spec.removal_confirmation
-            self._dropped.confirm(confirmed)
-        if confirmed > 0:
-            state.confirmation = max(state.confirmation, confirmed)
-            return
-        raise JobPaused(
-            f"the master dropped {doomed} keys that would be deleted here, more than the limit of "
-            f"{limit}; if that is meant, raise removalConfirmation by one, else raise removalLimit",
-            _PAUSE_RETRY_SECONDS,
-        )
+        vanished = Vanished(doomed, mirrored, kind="keys")
+        try:
+            if guard(spec, vanished, state.confirmation, _PAUSE_RETRY_SECONDS):
+                confirmed = spec.removal_confirmation
+                self._dropped.confirm(confirmed)
+        except JobPaused:
+            if not confirmed:
+                raise
+        state.confirmation = max(state.confirmation, confirmed)
 
     def _delete(self, pinned: PinnedChunksReader | None, judged: KeyFile) -> None:
         master, slave = self._connections()
