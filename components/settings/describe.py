@@ -1,22 +1,19 @@
-"""Write what the settings say of themselves: docs/configuration.md.
+"""Write docs/configuration.md from the settings' descriptions.
 
-`python -m components.settings.describe` prints nothing and rewrites it; a test holds it to that.
+`python -m components.settings.describe` prints nothing and rewrites it; a test compares the two.
 """
 
 import json
-import types
-import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, TypeAlias
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from pydantic.alias_generators import to_camel
 
-from components.settings.loading import is_secret
 from components.settings.model import Settings
 
+_Schema: TypeAlias = Mapping[str, Any]
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs" / "configuration.md"
 
@@ -45,65 +42,45 @@ class Option:
     secret: bool
 
 
-def options(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Option]:
-    """Yield every option, a section before its keys."""
-    for info in model.model_fields.values():
-        path = f"{prefix}{info.alias}"
-        inner = _section(info.annotation)
+def options() -> Iterator[Option]:
+    """Yield every option of the settings' JSON Schema, a section before its keys."""
+    schema = Settings.model_json_schema()
+    yield from _options(schema, schema["$defs"])
+
+
+def _options(section: _Schema, known: _Schema, prefix: str = "") -> Iterator[Option]:
+    for name, field in section["properties"].items():
+        path = f"{prefix}{to_camel(name)}"
+        shape = _resolved(field, known)
+        element = _resolved(shape.get("items", shape), known)
         yield Option(
             path=path,
-            type=_words(info.annotation),
-            default=None if info.is_required() else _json(info),
-            description=str(info.description),
-            section=inner is not None and _origin_of(info) is None,
-            secret=is_secret(info),
+            type=_words(shape, known),
+            default=json.dumps(field["default"]) if "default" in field else None,
+            description=field.get("description", shape.get("description")),
+            section="properties" in shape,
+            secret=field.get("secret", False),
         )
-        if inner is not None:
-            marker = "[]" if _origin_of(info) is list else ""
-            yield from options(inner, f"{path}{marker}.")
+        if "properties" in element:
+            marker = "" if element is shape else "[]"
+            yield from _options(element, known, f"{path}{marker}.")
 
 
-def _origin_of(info: FieldInfo) -> type | None:
-    origin = get_origin(_plain(info.annotation))
-    return origin if origin in (list, dict) else None
+def _resolved(schema: _Schema, known: _Schema) -> _Schema:
+    """Return what a schema refers to, without the null of what may be unset."""
+    [plain] = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+    shape: _Schema = known[plain["$ref"].rpartition("/")[2]] if "$ref" in plain else plain
+    return shape
 
 
-def _json(info: FieldInfo) -> str:
-    value = info.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        return "{}"
-    return json.dumps(value, default=lambda inner: inner.model_dump(mode="json", by_alias=True))
-
-
-def _plain(annotation: Any) -> Any:
-    """Strip Annotated and `| None`."""
-    if get_origin(annotation) is typing.Annotated:
-        return _plain(get_args(annotation)[0])
-    if get_origin(annotation) in (typing.Union, types.UnionType):
-        inner = [part for part in get_args(annotation) if part is not type(None)]
-        return _plain(inner[0])
-    return annotation
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    plain = _plain(annotation)
-    if get_origin(plain) in (list, dict):
-        plain = _plain(get_args(plain)[-1])
-    return plain if isinstance(plain, type) and issubclass(plain, BaseModel) else None
-
-
-def _words(annotation: Any) -> str:
-    plain = _plain(annotation)
-    origin = get_origin(plain)
-    if origin is typing.Literal:
-        return "one of " + ", ".join(f"`{value}`" for value in get_args(plain))
-    if origin is list:
-        return f"array of {_words(get_args(plain)[0])}"
-    if origin is dict:
-        return f"object of {_words(get_args(plain)[1])}"
-    if isinstance(plain, type) and issubclass(plain, BaseModel):
-        return "object"
-    return {bool: "boolean", int: "integer", float: "number", str: "string"}[plain]
+def _words(shape: _Schema, known: _Schema) -> str:
+    if "enum" in shape:
+        return "one of " + ", ".join(f"`{value}`" for value in shape["enum"])
+    if "items" in shape:
+        return f"array of {_words(_resolved(shape['items'], known), known)}"
+    if shape.get("additionalProperties"):
+        return f"object of {_words(_resolved(shape['additionalProperties'], known), known)}"
+    return str(shape["type"])
 
 
 def page() -> str:

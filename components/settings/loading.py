@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from pulumi.runtime.config import (
     CONFIG,
@@ -27,6 +27,7 @@ from components.settings.problems import Problem, SettingsError
 from components.settings.rules import combination_problems
 
 PROJECT: Final = "gridhub"
+_LONGEST_SHOWN: Final = 60
 _TOKEN_FROM: Final = ("dnsApiToken", "CLOUDFLARE_API_TOKEN")
 # What the provider takes (terraform-provider-cloudflare 5: internal/provider.go, ProviderSchema).
 # It looks at its own configuration only; the environment's token would first fail at the API.
@@ -74,15 +75,19 @@ def parse(
         for key, value in sorted(values.items())
         if key.partition(":")[0] == PROJECT
     }
-    given = {key: value for key, value in ours.items() if not _absent(value)}
+    # An empty value is written by hand, or by `pulumi config refresh` of an earlier program.
+    given = {key: value for key, value in ours.items() if value not in ("", "{}", "null")}
     given |= _engine_of(environment, given)
     problems = [*_unknown(ours), *_plain_secrets(given, secret_keys)]
     right: dict[str, Any] = {}
     for key, (name, info) in _FIELDS.items():
+        if key not in given and info.is_required():
+            problems.append(Problem(key, "is required and not set", f"`{_REMEDIES[key]}`"))
+            continue
         try:
-            right[name] = _value(key, info, given)
-        except _KeyProblemsError as error:
-            problems += error.problems
+            right[name] = _value(info, given[key]) if key in given else info.get_default()
+        except ValidationError as error:
+            problems += [_problem(key, detail) for detail in error.errors(include_url=False)]
     problems += _token_problems(right, environment)
     problems += combination_problems(right)
     if problems:
@@ -90,22 +95,16 @@ def parse(
     return Settings.model_construct(**right)
 
 
-class _KeyProblemsError(Exception):
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__()
-        self.problems = problems
-
-
 def _engine_of(environment: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the host setting with the environment's engine, where neither names another."""
-    host = given.get("host", "{}")
+    """Return the host setting with the environment's engine, where the stack names none."""
+    host, engine = given.get("host", "{}"), environment.get("DOCKER_HOST")
     try:
         known = json.loads(host) if isinstance(host, str) else host
     except ValueError:
         return {}
-    if not isinstance(known, dict) or "docker" in known or not environment.get("DOCKER_HOST"):
+    if not engine or not isinstance(known, dict) or "docker" in known:
         return {}
-    return {"host": json.dumps({**known, "docker": environment["DOCKER_HOST"]})}
+    return {"host": {**known, "docker": engine}}
 
 
 def _token_problems(right: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[Problem]:
@@ -130,21 +129,11 @@ def _token_problems(right: Mapping[str, Any], environment: Mapping[str, str]) ->
         yield Problem(setting if right["dns_api_token"] else variable, reason, remedy)
 
 
-def _absent(value: Any) -> bool:
-    """Tell an empty value: by hand, or from `pulumi config refresh` of an earlier program."""
-    return value in ("", "{}", "null")
-
-
 def _unknown(given: Mapping[str, Any]) -> Iterator[Problem]:
-    for key in given:
-        if key not in _FIELDS:
-            yield Problem(key, "is not a setting", _nearest(key, _FIELDS))
-
-
-def _nearest(key: str, known: Collection[str]) -> str:
-    near = get_close_matches(key, known, n=1, cutoff=0.6)
-    meant = f"did you mean `{near[0]}`? " if near else ""
-    return f"{meant}docs/configuration.md lists them all"
+    for key in given.keys() - _FIELDS.keys():
+        near = get_close_matches(key, _FIELDS, n=1, cutoff=0.6)
+        meant = f"did you mean `{near[0]}`? " if near else ""
+        yield Problem(key, "is not a setting", f"{meant}docs/configuration.md lists them all")
 
 
 def _plain_secrets(given: Mapping[str, Any], secret_keys: Collection[str]) -> Iterator[Problem]:
@@ -155,55 +144,34 @@ def _plain_secrets(given: Mapping[str, Any], secret_keys: Collection[str]) -> It
 
 
 def is_secret(info: FieldInfo) -> bool:
-    """Tell whether the stack file must hold this setting encrypted."""
+    """Return whether the stack file must hold this setting encrypted."""
     extra = info.json_schema_extra
     return isinstance(extra, dict) and extra.get("secret") is True
 
 
-def _value(key: str, info: FieldInfo, given: Mapping[str, Any]) -> Any:
-    if key not in given:
-        if info.is_required():
-            remedy = f"`{_REMEDIES[key]}`"
-            raise _KeyProblemsError([Problem(key, "is required and not set", remedy)])
-        return info.get_default(call_default_factory=True)
-    adapter: TypeAdapter[Any] = TypeAdapter(_annotation(info))
-    try:
-        return adapter.validate_json(
-            _as_json(adapter, given[key]), strict=True, by_alias=True, by_name=False
-        )
-    except ValidationError as error:
-        problems = [_problem(key, detail) for detail in error.errors(include_url=False)]
-        raise _KeyProblemsError(problems) from None
-
-
-def _annotation(info: FieldInfo) -> Any:
-    metadata = tuple(info.metadata)
-    return Annotated[(info.annotation, *metadata)] if metadata else info.annotation
+def _value(info: FieldInfo, given: Any) -> Any:
+    """Validate one top-level setting, strictly and by its camelCase keys: nowhere else again."""
+    adapter: TypeAdapter[Any] = TypeAdapter(info.rebuild_annotation())
+    text = _as_json(adapter, given)
+    return adapter.validate_json(text, strict=True, by_alias=True, by_name=False)
 
 
 def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:
     """Text stays text where the setting is text; elsewhere it is the JSON that Pulumi made."""
-    if not isinstance(value, str):
-        return json.dumps(value)
-    if _is_textual(adapter):
-        return json.dumps(value)
-    try:
-        json.loads(value)
-    except ValueError:
-        return json.dumps(value)
-    return value
-
-
-def _is_textual(adapter: TypeAdapter[Any]) -> bool:
     schema = adapter.json_schema()
-    branches = schema.get("anyOf", [schema])
-    return any(branch.get("type") == "string" for branch in branches)
+    textual = any(one.get("type") == "string" for one in schema.get("anyOf", [schema]))
+    if isinstance(value, str) and not textual:
+        try:
+            json.loads(value)
+        except ValueError:
+            return json.dumps(value)
+        return value
+    return json.dumps(value)
 
 
 def _problem(key: str, detail: Any) -> Problem:
     path = ".".join([key, *(str(part) for part in detail["loc"] if part != "[key]")])
-    kind = detail["type"]
-    shown = _shown(detail["input"])
+    kind, shown = detail["type"], _shown(detail["input"])
     if kind == "extra_forbidden":
         return Problem(path, "is not a setting", "docs/configuration.md lists them all")
     if kind == "missing":
@@ -221,5 +189,4 @@ def _problem(key: str, detail: Any) -> Problem:
 def _shown(value: Any) -> str:
     # What an operator pastes may hold a password where none belongs.
     text = re.sub(r"//[^/@\s]*@", "//***@", json.dumps(value, default=str))
-    longest = 60
-    return text if len(text) <= longest else text[: longest - 3] + "..."
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
