@@ -19,15 +19,16 @@ from typing import Any, Final
 
 from typing_extensions import override
 
+from sync.agent.chunks.copying.channel import connect
 from sync.agent.chunks.copying.copy_loop import (
     UNACKNOWLEDGED_BYTES,
     WINDOW_LOOK_SECONDS,
     CopyLoop,
 )
-from sync.agent.chunks.copying.fetcher import Fetched
+from sync.agent.chunks.copying.fetched import Fetched
 from sync.agent.chunks.copying.writer import Stored, Writer
+from sync.agent.chunks.scan.cut_points import plan, sample_size
 from sync.agent.chunks.scan.index_source import IndexSource
-from sync.agent.chunks.scan.span_plan import plan, sample_size
 from sync.agent.job import Directories, RunControl
 from sync.agent.status_writer import StatusWriter, first_record
 from sync.agent.supervisor import collect_garbage_seldom, run_engine
@@ -123,10 +124,13 @@ def _fetch_all(spec: FlistsSpec, directories: Directories, loop: CopyLoop) -> No
         keys = PinnedChunksReader(directories.users_state).sample(sample_size(spec.scanners))
         spans = plan(master, spec.scanners, keys, master.dbsize())
     loop.probing = False
-    source = IndexSource(spec, spans, lambda _: None)
-    loop.attach(source)
+    source = IndexSource(spec, spans)
+    loop.watch(source.scanners)
     while not source.following or loop.busy:
-        loop.step(time.monotonic() + 0.25)
+        if loop.has_room:
+            loop.copy(source.pull(time.monotonic()))
+        if loop.step(time.monotonic() + 0.25):
+            source.acknowledge()
         loop.check_times()
 
 
@@ -159,7 +163,8 @@ def _store(spec: FlistsSpec, directories: Directories) -> Run:
     with contextlib.closing(_Keeping(spec, password)) as loop:
         _fetch_all(spec, directories, loop)
     stored: list[Stored] = []
-    writer = Writer(spec.local_zdb, password, spec.io_timeout_seconds, stored.append)
+    slave = connect("slave", spec.local_zdb, password, spec.io_timeout_seconds)
+    writer = Writer(slave, stored.append)
     started, cpu_started = time.monotonic(), time.process_time()
     with contextlib.closing(writer), selectors.DefaultSelector() as selector:
         selector.register(writer.socket, selectors.EVENT_READ)

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from sync.agent import durable
 from sync.agent.chunks.scan.ledger import Ledger
-from sync.agent.chunks.scan.lister import Edge, Span
 from sync.agent.chunks.scan.pages import Entry
+from sync.agent.chunks.scan.spans import Edge, Span
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.replies import Cursor
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sync.agent.chunks.checkpoint import FlistsState
 from sync.agent.chunks.reconcile.crash_recovery import earlier, newest
-from sync.agent.chunks.scan.lister import Span
-from sync.agent.chunks.scan.span_plan import accepts, plan, sample_size
+from sync.agent.chunks.scan.cut_points import accepts, plan, sample_size
+from sync.agent.chunks.scan.spans import Span
 from sync.agent.job import Directories, JobFailed
 from sync.agent.zdb import Cursor, NamespaceInfo, ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunksReader

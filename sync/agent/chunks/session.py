@@ -12,10 +12,11 @@ from sync.agent.chunks.handshake import Meeting, meet
 from sync.agent.chunks.pollers import InfoWatcher, WriteWatcher, watch_master, watch_slave
 from sync.agent.chunks.progress import Rate, Sample, eta_seconds, lag
 from sync.agent.chunks.reconcile.reconcile import Housekeeper
-from sync.agent.chunks.scan.index_source import IndexSource, open_scanners
+from sync.agent.chunks.scan.cut_points import CutPointFinder
+from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.chunks.scan.ledger import Ledger, encode_keys
 from sync.agent.chunks.scan.pages import Page
-from sync.agent.chunks.scan.span_plan import Surveyor
+from sync.agent.chunks.scan.scanner import open_scanners
 from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.master.endpoints import Sources
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
@@ -106,7 +107,10 @@ class Session:
         self._start()
         while not self._control.stopping() and not self._changes_name():
             now = time.monotonic()
-            self._loop.step(now + 0.25)
+            if self._loop.has_room:
+                self._copy(self._source.pull(now))
+            if self._loop.step(now + 0.25):
+                self._count(self._source.acknowledge())
             self._tick(time.monotonic())
 
     def _changes_name(self) -> bool:
@@ -114,9 +118,8 @@ class Session:
         return self._returning.back.is_set() and self._following and not self._loop.busy
 
     def _start(self) -> None:
-        self._source = IndexSource(self.spec, self._meeting.spans, self._on_done, self._scanners)
-        self._loop.on_listed = self._record
-        self._loop.attach(self._source)
+        self._source = IndexSource(self.spec, self._meeting.spans, self._scanners)
+        self._loop.watch(self._source.scanners)
         # (answers of the slave's watcher, its keys less what was sent to it by then)
         self._counted = (0, self._meeting.slave_keys)
         self._loop.probing = self._meeting.slave.entries > self._state.stored_items
@@ -124,9 +127,9 @@ class Session:
         self._stack.callback(self._master.close)
         self._slave: InfoWatcher = watch_slave(self.spec, self._password)
         self._stack.callback(self._slave.close)
-        self._surveyor = Surveyor(self.spec, self._directories.users_state)
-        self._stack.callback(self._surveyor.close)
-        writes = WriteWatcher(self.spec, self._source.look_now, self._source.second_look)
+        self._finder = CutPointFinder(self.spec, self._directories.users_state)
+        self._stack.callback(self._finder.close)
+        writes = WriteWatcher(self.spec, self._source.look_now, self._source.look_again)
         self._stack.callback(writes.close)
         self._housekeeper = Housekeeper(
             self.spec, self._directories, self._password, self._state, self._ledger
@@ -173,7 +176,7 @@ class Session:
                 self._state.done_bytes = master.data_size_bytes
             self._housekeeper.consider(self._following, self._master, self._slave)
         self._housekeeper.check()
-        self._source.divide(self._surveyor.survey(wanted=self._source.divisible))
+        self._source.divide(self._finder.poll(wanted=self._source.divisible))
 
     def _require_content(self, master: NamespaceInfo) -> None:
         if master.entries == 0 and self._state.done_items > self.spec.removal_floor_items:
@@ -217,23 +220,28 @@ class Session:
         wanted = meeting.master.entries + others
         require_key_room(keys, self.spec.local_zdb_memory_bytes, wanted)
 
-    def _record(self, page: Page) -> None:
+    def _copy(self, pages: list[Page]) -> None:
         """Write listed keys to the ledger before anything of them reaches the slave."""
         try:
-            self._ledger.write(encode_keys([entry[0] for entry in page.entries]))
+            for page in pages:
+                self._ledger.write(encode_keys([entry[0] for entry in page.entries]))
         except OSError as error:
             raise JobPaused(
                 f"{self._ledger.path}: {error.strerror}; add space, it goes on by itself",
                 _FULL_RETRY_SECONDS,
             ) from error
+        self._loop.copy(pages)
 
-    def _on_done(self, pages: list[Page]) -> None:
+    def _count(self, pages: list[Page]) -> None:
+        """Count what the slave has acknowledged."""
+        if not pages:
+            return
         state = self._state
         for page in pages:
-            state.note_named(page.named)
+            state.note_named(page.plain_keys)
             state.done_items += len(page.entries)
             state.done_bytes += sum(page.lengths)
-            state.stored_items += page.items
+            state.stored_items += page.stored_items
         self.progressed = True
 
     def _remember(self) -> None:

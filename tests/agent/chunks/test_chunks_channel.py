@@ -6,16 +6,17 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from sync.agent.chunks.copying.channel import Channel
-from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
+from sync.agent.chunks.copying.batches import Batch, cut
+from sync.agent.chunks.copying.channel import Channel, Connected, connect
+from sync.agent.chunks.copying.fetched import Buffers, Fetched
+from sync.agent.chunks.copying.fetcher import Fetcher
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Stored, Writer
-from sync.agent.chunks.scan.pages import Batch, Page, cut
+from sync.agent.chunks.scan.pages import Page
 from sync.agent.zdb.transport import NUDGE_SECONDS
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import chunks, following, key_of, running
@@ -25,13 +26,6 @@ from tests.sandbox.wan import Link, Relay
 
 class Sender(Channel):
     """A channel over a connected socket that only sends."""
-
-    @classmethod
-    def over(cls, connected: socket.socket) -> Self:
-        sender = cls.__new__(cls)
-        connected.setblocking(False)
-        sender._adopt(connected, "slave", 5.0)
-        return sender
 
     @override
     def awaiting(self) -> bool:
@@ -51,7 +45,8 @@ def tcp_pair(receive_buffer_bytes: int) -> tuple[socket.socket, socket.socket]:
 def connected(receive_buffer_bytes: int) -> Iterator[tuple[Sender, socket.socket]]:
     """Provide a sender and the other end of its TCP connection."""
     ours, theirs = tcp_pair(receive_buffer_bytes)
-    sender = Sender.over(ours)
+    ours.setblocking(False)
+    sender = Sender(Connected(ours, "slave", 5.0))
     with theirs, contextlib.closing(sender):
         theirs.settimeout(5)
         yield sender, theirs
@@ -66,7 +61,7 @@ def test_pieces_arrive_in_order_whatever_their_sizes_and_the_window(
     wanted = b"".join(pieces)
     with connected(receive_buffer_bytes) as (sender, theirs):
         received = bytearray()
-        sender.send_pieces(pieces)
+        sender.send(*pieces)
         deadline = time.monotonic() + 20
         while len(received) < len(wanted):
             assert time.monotonic() < deadline, f"{len(received)} of {len(wanted)} bytes"
@@ -80,7 +75,7 @@ def test_pieces_arrive_in_order_whatever_their_sizes_and_the_window(
 
 def test_a_request_of_nothing_sends_nothing() -> None:
     with connected(64 << 10) as (sender, theirs):
-        sender.send_pieces([b"", memoryview(b"")])
+        sender.send(b"", memoryview(b""))
         assert not sender.outgoing
         sender.send(b"x")
         assert theirs.recv(10) == b"x"
@@ -102,10 +97,10 @@ def test_one_batch_is_read_at_a_time() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     delivered: list[Fetched] = []
-    fetcher = Fetcher.over(ours, len(batches), delivered.append)
+    fetcher = Fetcher(Connected(ours, "master", 1.0), len(batches), delivered.append, Buffers())
     with ours, theirs:
         for batch in batches:
-            fetcher.awaits(batch)
+            fetcher.expect(batch)
         theirs.sendall(replies(batches, payloads))
         for turn in range(1, 4):
             fetcher.on_readable()
@@ -181,12 +176,9 @@ def test_a_writer_wakes_once_a_batch_is_answered_but_takes_shorter_answers_too()
     (batch,) = cut(Page(None, b"", entries), entries, 100, 1 << 20)
     answer = b"".join(bulk(key) for key in payloads)
     stored: list[Stored] = []
-    with ScriptedZdb(lambda _: None) as server:
-        writer = Writer(server.endpoint, None, 5, stored.append)
-    writer.close()
     ours, theirs = tcp_pair(1 << 20)
     ours.setblocking(False)
-    writer._adopt(ours, "slave", 5.0)
+    writer = Writer(Connected(ours, "slave", 5.0), stored.append)
 
     def readable() -> bool:
         return bool(select.select([ours], [], [], 0.1)[0])
@@ -210,10 +202,10 @@ def test_a_writer_wakes_once_a_batch_is_answered_but_takes_shorter_answers_too()
 
 
 def nudge_seconds(endpoint: ZdbEndpoint) -> float:
-    """Open a channel and tell after what silence it would nudge."""
-    writer = Writer(endpoint, None, 5, lambda _: None)
-    writer.close()
-    return writer.nudge_seconds
+    """Open a connection and return after what silence it would be nudged."""
+    connected = connect("slave", endpoint, None, 5)
+    connected.socket.close()
+    return connected.nudge_seconds
 
 
 def test_a_near_server_is_nudged_sooner_than_a_far_one() -> None:

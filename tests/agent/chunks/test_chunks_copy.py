@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.chunks.scan import span_plan
+from sync.agent.chunks.scan import cut_points
 from sync.agent.job import JobPaused
 from tests.agent.chunks.chunks_mirror import (
     FlistsMirror,
@@ -130,7 +130,7 @@ def test_keys_that_become_known_meanwhile_divide_what_is_left(
     mirror: FlistsMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A first sync begins before the users job has published anything."""
-    monkeypatch.setattr(span_plan, "_DIVIDE_SECONDS", 0.1)
+    monkeypatch.setattr(cut_points, "_DIVIDE_SECONDS", 0.1)
     keys = fill(mirror, 40_000)
     with mirror.job(scanners=8, bandwidth_bytes_per_second=8 << 20) as job:
         job.wait(lambda record: int(record.details.get("copied_items", 0)) > 100, "under way")

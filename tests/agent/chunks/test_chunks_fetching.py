@@ -3,14 +3,18 @@
 import select
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.agent.chunks.copying.fetcher import Fetched, Fetcher
-from sync.agent.chunks.scan.pages import Batch, Page, cut, parse_reply
+from sync.agent.chunks.copying.batches import Batch, cut
+from sync.agent.chunks.copying.channel import Connected
+from sync.agent.chunks.copying.fetched import Buffers, Fetched
+from sync.agent.chunks.copying.fetcher import Fetcher
+from sync.agent.chunks.scan.pages import Page, parse_reply
 from sync.agent.zdb import ZdbProtocolError, ZdbTimeoutError
 from tests.agent.chunks.chunks_mirror import key_of
 from tests.agent.chunks.scripted_zdb import bulk
@@ -47,6 +51,11 @@ class Stored:
         return payload if self.named or key_of(payload) == self.key else None
 
 
+def fetcher_over(ours: socket.socket, depth: int, deliver: Callable[[Fetched], None]) -> Fetcher:
+    ours.setblocking(False)
+    return Fetcher(Connected(ours, "master", 1.0), depth, deliver, Buffers())
+
+
 def fetch(
     batches: list[Batch], stream: bytes, pieces: list[int], *, keep: bool = False
 ) -> list[Fetched]:
@@ -55,7 +64,6 @@ def fetch(
     keep: look at the SET requests of a batch only once all have come.
     """
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
     delivered: list[Fetched] = []
 
     def deliver(fetched: Fetched) -> None:
@@ -65,15 +73,15 @@ def fetch(
             return
         fetched.pieces = [b"".join(fetched.pieces)]
         kept = Fetched(fetched.batch)
-        for name in ("keys", "pieces", "missing", "refused", "failed", "payload_bytes"):
+        for name in ("keys", "pieces", "missing", "refused", "unreadable", "payload_bytes"):
             value = getattr(fetched, name)
             setattr(kept, name, value if isinstance(value, int) else list(value))
         delivered.append(kept)
 
-    fetcher = Fetcher.over(ours, len(batches), deliver)
+    fetcher = fetcher_over(ours, len(batches), deliver)
     with ours, theirs:
         for batch in batches:
-            fetcher.awaits(batch)
+            fetcher.expect(batch)
         at = 0
         for size in [*pieces, len(stream)]:
             theirs.sendall(stream[at : at + size])
@@ -146,7 +154,7 @@ def test_what_came_is_stored_and_what_did_not_is_told(
     assert requests == expected
     told = {
         "gone": {key for one in delivered for key in one.missing},
-        "unreadable": {key for one in delivered for key in one.failed},
+        "unreadable": {key for one in delivered for key in one.unreadable},
     }
     for answer, keys in told.items():
         assert keys == {one.key for one in stored if one.answer == answer}
@@ -160,14 +168,13 @@ def test_what_came_is_stored_and_what_did_not_is_told(
 
 def test_a_reply_that_trickles_without_end_is_given_up() -> None:
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    fetcher = Fetcher.over(ours, 1, lambda _: None)
+    fetcher = fetcher_over(ours, 1, lambda _: None)
     payload = bytes(100_000)
     entries = [(key_of(payload), b"100000", b"1")]
     page = Page(None, b"", entries)
     with ours, theirs:
         (batch,) = cut(page, entries, 10, 1 << 20)
-        fetcher.awaits(batch)
+        fetcher.expect(batch)
         theirs.sendall(b"*1\r\n$100000\r\n")
         with pytest.raises(ZdbTimeoutError, match="bytes in 1 s"):
             trickle(theirs, fetcher)
@@ -195,11 +202,10 @@ def test_payloads_far_longer_than_listed_are_not_kept_in_memory() -> None:
 def fetch_slowly(batches: list[Batch], stream: bytes) -> None:
     """Give a fetcher its replies in pieces that a socket buffer takes."""
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    fetcher = Fetcher.over(ours, len(batches), lambda _: None)
+    fetcher = fetcher_over(ours, len(batches), lambda _: None)
     with ours, theirs:
         for batch in batches:
-            fetcher.awaits(batch)
+            fetcher.expect(batch)
         for at in range(0, len(stream), 1 << 16):
             theirs.sendall(stream[at : at + (1 << 16)])
             read_all(fetcher)

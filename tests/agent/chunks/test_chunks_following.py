@@ -10,7 +10,7 @@ import pytest
 
 from sync.agent.chunks.copying.copy_loop import CopyLoop
 from sync.agent.chunks.scan.index_source import IndexSource
-from sync.agent.chunks.scan.lister import Edge, Span
+from sync.agent.chunks.scan.spans import Edge, Span
 from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, running
 from tests.agent.chunks.scripted_zdb import ScriptedZdb
 
@@ -38,13 +38,13 @@ def looks(mirror: FlistsMirror, on_scan: Callable[[IndexSource, int], None]) -> 
         spec = mirror.spec(sources=[master.endpoint], poll_seconds=60)
         loop = CopyLoop(spec, "mirror-admin")
         try:
-            sources.append(IndexSource(spec, [Span(Edge(None))], lambda _: None))
-            loop.attach(sources[0])
+            sources.append(IndexSource(spec, [Span(Edge(None))]))
+            loop.watch(sources[0].scanners)
             until = time.monotonic() + 1
             while time.monotonic() < until:
+                loop.copy(sources[0].pull(time.monotonic()))
                 loop.step(until)
         finally:
-            loop.detach()
             loop.close()
     return len(asked)
 
@@ -65,7 +65,7 @@ def test_the_second_look_after_a_sign_is_taken_too(mirror: FlistsMirror) -> None
     def armed(source: IndexSource, before: int) -> None:
         if before == 0:
             source.look_now()
-            source.second_look()
+            source.look_again()
 
     assert looks(mirror, armed) == 3
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sync.agent.chunks.copying.batches import cut
 from sync.agent.chunks.progress import Rate, Sample, eta_seconds, lag
 from sync.agent.chunks.reconcile.partitions import PARTITIONS, KeyFile, Partitions
 from sync.agent.chunks.scan.ledger import Ledger, decode_keys, encode_keys
-from sync.agent.chunks.scan.pages import Page, cut
+from sync.agent.chunks.scan.pages import Page
 from sync.agent.rate_limit import batch_bandwidth
 from sync.contract.status import Amount, Lag
 
@@ -82,10 +83,12 @@ def test_batches_keep_order_and_limits(lengths: list[int], most: int, most_bytes
     page = Page(None, b"", entries)
     batches = cut(page, entries, most, most_bytes)
     assert [entry for batch in batches for entry in batch.entries] == entries
-    assert page.open_batches == len(batches)
     for batch in batches:
+        assert not page.done
+        page.release()
         assert len(batch.entries) <= most
         assert batch.payload_bytes <= most_bytes or len(batch.entries) == 1
+    assert page.done
 
 
 def test_keys_that_prove_nothing_are_fetched_in_order_apart() -> None:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.agent.chunks.checkpoint import SpanState
-from sync.agent.chunks.scan.lister import Edge, Span, Walk
 from sync.agent.chunks.scan.pages import Entry, Page
+from sync.agent.chunks.scan.spans import Edge, Scan, Span
 from sync.agent.zdb import Cursor, ZdbProtocolError
 
 PAGE_ENTRIES = 3
@@ -28,9 +28,9 @@ class Index:
     def __init__(self, size: int) -> None:
         self.live = [True] * size
 
-    def page(self, walk: Walk, *, down: bool) -> tuple[Cursor, list[Entry]] | None:
-        """Answer SCAN or RSCAN after the walk's cursor."""
-        start = self._place(walk.asked.cursor)
+    def page(self, scan: Scan, *, down: bool) -> tuple[Cursor, list[Entry]] | None:
+        """Answer SCAN or RSCAN after the scan's cursor."""
+        start = self._place(scan.asked.cursor)
         places = range(start - 1, -1, -1) if down else range(start + 1, len(self.live))
         found = [place for place in places if self.live[place]][:PAGE_ENTRIES]
         if not found:
@@ -44,32 +44,31 @@ class Index:
         return file_id * 40 + offset - 29
 
 
-def walk_once(index: Index, span: Span, *, down: bool) -> list[Page]:
-    """Ask for one page of a walk and give it to the span."""
-    walk = span.down if down else span.up
-    if walk is None or walk.finished:
+def list_once(index: Index, span: Span, *, down: bool) -> list[Page]:
+    """Ask for one page of a scan and give it to the span."""
+    scan = span.down if down else span.up
+    if scan is None or scan.finished:
         return []
-    return give(span, index.page(walk, down=down), down=down)
+    return give(span, index.page(scan, down=down), down=down)
 
 
 def give(span: Span, answer: tuple[Cursor, list[Entry]] | None, *, down: bool) -> list[Page]:
     """Give an answer to a span, as a scanner does."""
     if answer is None:
-        walk = span.down if down else span.up
-        assert walk
-        span.end_of_index(walk)
+        scan = span.down if down else span.up
+        assert scan
+        span.end_of_index(scan)
         return []
-    page = span.take_down(*answer) if down else span.take_up(*answer)
-    return [page] if page else []
+    return [span.take_down(*answer) if down else span.take_up(*answer)]
 
 
 def cut_at(index: Index, spans: list[Span], place: int, *, late: bool) -> list[Page]:
-    """Divide the span that encloses a place; late: both walks had asked for a page before."""
+    """Divide the span that encloses a place; late: both scans had asked for a page before."""
     for number, span in enumerate(spans):
         if span.down and span.encloses(cursor_at(place).position):
             answers = (index.page(span.up, down=False), index.page(span.down, down=True))
-            mark = Edge(cursor_at(place), key_at(place))
-            upper = span.cut(mark, (key_at(place), b"1", b"1"))
+            edge = Edge(cursor_at(place), key_at(place))
+            upper = span.cut(edge, (key_at(place), b"1", b"1"))
             spans.insert(number + 1, upper)
             if not late:
                 return []
@@ -93,13 +92,7 @@ def keys_of(pages: list[Page]) -> list[bytes]:
 
 
 def first_pages(spans: list[Span]) -> list[Page]:
-    pages = []
-    for span in spans:
-        if span.first_page:
-            span.first_page.open_batches -= 1
-            pages.append(span.first_page)
-            span.first_page = None
-    return pages
+    return [page for span in spans for page in span.take_first_page()]
 
 
 @settings(deadline=None)
@@ -122,35 +115,32 @@ def test_every_entry_is_listed_once_in_whatever_order_scanners_answer(
     size, places, turns, cuts = case
     index = Index(size)
     spans = spans_of(places, size)
-    listed = keys_of(first_pages(spans))
+    pages = first_pages(spans)
     for turn, down in enumerate(turns):
         for place, late, when in cuts:
             if when == turn:
-                listed += keys_of(cut_at(index, spans, place, late=late))
-                listed += keys_of(first_pages(spans))
-        for span in spans:
-            if span.down:
-                listed += [
-                    key for page in walk_once(index, span, down=down) for key, *_ in page.entries
-                ]
+                pages += cut_at(index, spans, place, late=late)
+                pages += first_pages(spans)
+        for span in spans[:-1]:
+            pages += list_once(index, span, down=down)
     while any(not span.listed for span in spans[:-1]):
         for span in spans[:-1]:
-            listed += [
-                key for page in walk_once(index, span, down=False) for key, *_ in page.entries
-            ]
-    assert sorted(listed) == sorted(key_at(place) for place in range(size))
+            pages += list_once(index, span, down=False)
+    assert sorted(keys_of(pages)) == sorted(key_at(place) for place in range(size))
+    for page in pages:
+        page.release()
     for span in spans:
         span.acknowledge()
     assert all(span.done for span in spans[:-1])
 
 
 class Copying:
-    """Spans whose pages are listed and copied one by one; held: listed and not copied yet."""
+    """Spans whose pages are listed and copied one by one; open: listed and not copied yet."""
 
     def __init__(self, index: Index, spans: list[Span]) -> None:
         self.index = index
         self.spans = spans
-        self.held: list[Page] = []
+        self.open: list[Page] = []
         self.copied: set[bytes] = set()
 
     def list_page(self, number: int, *, down: bool) -> None:
@@ -158,30 +148,26 @@ class Copying:
         closed = [span for span in self.spans if span.down]
         if closed:
             span = closed[number % len(closed)]
-            for page in first_pages([span]) + walk_once(self.index, span, down=down):
-                page.open_batches += 1
-                self.held.append(page)
+            self.open += first_pages([span]) + list_once(self.index, span, down=down)
 
     def divide(self, place: int, *, late: bool) -> None:
         """Divide the span around a place, where a key of the index is."""
         if self.index.live[place]:
-            for page in cut_at(self.index, self.spans, place, late=late):
-                page.open_batches += 1
-                self.held.append(page)
+            self.open += cut_at(self.index, self.spans, place, late=late)
 
     def store(self, number: int) -> None:
         """Copy one of the listed pages."""
-        if self.held:
-            page = self.held.pop(number % len(self.held))
-            page.open_batches -= 1
+        if self.open:
+            page = self.open.pop(number % len(self.open))
+            page.release()
             self.copied.update(keys_of([page]))
         for span in self.spans:
             span.acknowledge()
 
     def restart(self) -> None:
-        """Go on from what is acknowledged; what is held is not copied."""
+        """Go on from what is acknowledged; what is open is not copied."""
         self.spans = [SpanState.of(span).span() for span in self.spans if not span.done]
-        self.held.clear()
+        self.open.clear()
 
     def finish(self, size: int) -> None:
         """Copy all that is left, after a last restart."""
@@ -189,7 +175,7 @@ class Copying:
         self.copied.update(keys_of(first_pages(self.spans)))
         for _ in range(size):
             for span in self.spans:
-                self.copied.update(keys_of(walk_once(self.index, span, down=False)))
+                self.copied.update(keys_of(list_once(self.index, span, down=False)))
 
 
 @settings(deadline=None, max_examples=300)
@@ -237,7 +223,7 @@ def test_deletes_and_restarts_meanwhile_make_nothing_that_stays_be_missed(
     assert staying <= copying.copied
 
 
-def test_a_walk_that_does_not_advance_is_refused() -> None:
+def test_a_scan_that_does_not_advance_is_refused() -> None:
     span = Span(Edge(cursor_at(5), key_at(5)), Edge(cursor_at(9), key_at(9)), (b"9", b"1", b"1"))
     with pytest.raises(ZdbProtocolError, match="advance"):
         span.take_up(cursor_at(5), [])
@@ -245,20 +231,20 @@ def test_a_walk_that_does_not_advance_is_refused() -> None:
         span.take_down(cursor_at(9), [])
 
 
-def test_where_two_walks_met_is_not_passed_before_the_other_one_has_copied_it() -> None:
+def test_where_two_scans_met_is_not_passed_before_the_other_one_has_copied_it() -> None:
     """A kill between the two would lose the entry on which they met."""
     top = (key_at(9), b"1", b"1")
     span = Span(Edge(None), Edge(cursor_at(9), key_at(9)), top)
     pages = first_pages([span])
     entries = [(key_at(place), b"1", b"1") for place in range(9)]
     lower = span.take_down(cursor_at(0), entries[::-1])
-    assert lower is not None
-    lower.open_batches = 1
-    pages += [page for page in [span.take_up(cursor_at(8), entries)] if page]
+    pages.append(span.take_up(cursor_at(8), entries))
+    for page in pages:
+        page.release()
     span.acknowledge()
     resumed = SpanState.of(span).span()
     assert resumed.up.asked.cursor is None
     assert not span.done
-    lower.open_batches = 0
+    lower.release()
     span.acknowledge()
     assert span.done

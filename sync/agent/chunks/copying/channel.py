@@ -7,12 +7,21 @@ import struct
 import termios
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
-from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbTimeoutError
+from typing_extensions import override
+
+from sync.agent.zdb import (
+    ZdbConnection,
+    ZdbConnectionError,
+    ZdbProtocolError,
+    ZdbTimeoutError,
+)
 from sync.agent.zdb.transport import NUDGE_SECONDS, acknowledge
 from sync.contract.spec import ZdbEndpoint
 
@@ -27,12 +36,39 @@ _RESERVE_BYTES: Final = 16 << 10
 _PUSHED_BYTES: Final = 64
 # Beyond the round trips that opening took, silence of this length calls for a nudge.
 _NEAR_NUDGE_SECONDS: Final = 0.02
-# Pieces given to one sendmsg: well below IOV_MAX (1024), and more than any window holds.
+# Pieces given to one sendmsg: well below IOV_MAX (1024), and more than any window takes.
 _SENT_PIECES: Final = 256
 # A few bytes at a time into a window that is nearly full cost more than they carry (RFC 813).
 _LEAST_SENT_BYTES: Final = 32 << 10
+_RECEIVED_BYTES: Final = 1 << 18
 # A single reply that comes slower than this never ends, or might as well.
 TRICKLE_BYTES_PER_SECOND: Final = 1 << 10
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A connected, non-blocking socket. where: role, host and port, for errors.
+
+    nudge_seconds: silence while replies are awaited that calls for a nudge.
+    """
+
+    socket: socket.socket
+    where: str
+    timeout_seconds: float
+    nudge_seconds: float = NUDGE_SECONDS
+
+
+def connect(
+    role: str, endpoint: ZdbEndpoint, password: str | None, timeout_seconds: float
+) -> Connected:
+    """Connect to a 0-db as `role` (master, slave) and set up its session. Raises ZdbError."""
+    started = time.monotonic()
+    connection = ZdbConnection.open(endpoint, password, timeout_seconds)
+    connected = connection.hand_over()
+    # The greeting took some round trips: a server this near needs no longer silence.
+    near_seconds = time.monotonic() - started + _NEAR_NUDGE_SECONDS
+    where = f"{role} {endpoint.host}:{endpoint.port}"
+    return Connected(connected, where, timeout_seconds, min(NUDGE_SECONDS, near_seconds))
 
 
 _AnyChannel = TypeVar("_AnyChannel", bound="Channel")
@@ -62,23 +98,11 @@ class Channel:
 
     least_bytes_per_second = 0
 
-    def __init__(
-        self, role: str, endpoint: ZdbEndpoint, password: str | None, timeout_seconds: float
-    ) -> None:
-        started = time.monotonic()
-        connection = ZdbConnection.open(endpoint, password, timeout_seconds)
-        where = f"{role} {endpoint.host}:{endpoint.port}"
-        self._adopt(connection.hand_over(), where, timeout_seconds)
-        opening_seconds = time.monotonic() - started
-        self.nudge_seconds = min(NUDGE_SECONDS, opening_seconds + _NEAR_NUDGE_SECONDS)
-
-    def _adopt(self, connected: socket.socket, where: str, timeout_seconds: float) -> None:
-        """Take over a connected, non-blocking socket."""
-        self.socket = connected
-        self.where = where
-        self.timeout_seconds = timeout_seconds
-        # Silence while replies are awaited that calls for a nudge.
-        self.nudge_seconds = NUDGE_SECONDS
+    def __init__(self, connected: Connected) -> None:
+        self.socket = connected.socket
+        self.where = connected.where
+        self.timeout_seconds = connected.timeout_seconds
+        self.nudge_seconds = connected.nudge_seconds
         self.outgoing: deque[memoryview] = deque()
         self.outgoing_bytes = 0
         self.heard_at = time.monotonic()
@@ -87,13 +111,13 @@ class Channel:
         self._reply_since = self.heard_at
         self._partial_bytes = 0
         # Set while we ourselves do not read (back-pressure): silence is then our own doing.
-        self.held = False
+        self.paused = False
         # The socket would take no more; as opposed to the window, which is looked at again soon.
         self.blocked = False
         self._widest_window_bytes = 0
 
     def awaiting(self) -> bool:
-        """Tell whether replies are outstanding."""
+        """Return whether replies are outstanding."""
         raise NotImplementedError
 
     def on_readable(self) -> None:
@@ -104,18 +128,13 @@ class Channel:
         """Send something that makes the server look at its socket."""
         raise NotImplementedError
 
-    def send(self, data: bytes) -> None:
-        """Queue bytes and send what the socket takes."""
-        self.send_pieces([data])
-
-    def send_pieces(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Queue pieces of a request, uncopied, and send what the socket takes.
+    def send(self, *pieces: bytes | memoryview) -> None:
+        """Queue pieces of a request, uncopied, and send as much as the socket takes.
 
         What a view shows has to stay as it is until the request is answered.
         """
         if not self.awaiting():
-            self.heard_at = time.monotonic()
-            self.nudged = False
+            self.heard()
             self.progressed()
         was_empty = not self.outgoing
         waiting = [memoryview(piece) for piece in pieces if piece]
@@ -125,33 +144,33 @@ class Channel:
             self.on_writable()
 
     def on_writable(self) -> None:
-        """Send as much as the other side has room for, less a reserve.
-
-        A server that left requests in its socket and has no room for another byte would never
-        wake: so its receive buffer is never filled, and a PING always gets through.
-        """
+        """Send as much as the other side has room for, less a reserve."""
+        # A read of zdbd that ends on a request boundary does not drain the socket (zdbd/redis.c,
+        # redis_chunk_read), and edge-triggered epoll reports it again only for new bytes
+        # (zdbd/socket_epoll.c, EPOLLET). None could come into a receive buffer that is full: so it
+        # is never filled, and a PING always gets through.
         self.blocked = False
+        while not self.blocked and self.outgoing and (room := self._room()) > 0:
+            self._transmit(room)
+
+    def _transmit(self, limit_bytes: int) -> None:
+        """Give the socket up to so many bytes of what waits, in order."""
+        pieces: list[memoryview] = []
+        for piece in islice(self.outgoing, _SENT_PIECES):
+            pieces.append(piece[:limit_bytes])
+            limit_bytes -= len(piece)
+            if limit_bytes <= 0:
+                break
         try:
-            while self.outgoing and (room := self._room()) > 0:
-                self._sent(self.socket.sendmsg(self._first_bytes(room)))
+            sent_bytes = self.socket.sendmsg(pieces)
         except BlockingIOError:
             self.blocked = True
         except OSError as error:
-            raise self.lost(error) from error
+            raise self._lost(error) from error
+        else:
+            self._drop_sent(sent_bytes)
 
-    def _first_bytes(self, limit: int) -> list[memoryview]:
-        """Return what waits, in order, up to so many bytes."""
-        pieces: list[memoryview] = []
-        for piece in islice(self.outgoing, _SENT_PIECES):
-            if len(piece) >= limit:
-                pieces.append(piece[:limit])
-                break
-            pieces.append(piece)
-            limit -= len(piece)
-        return pieces
-
-    def _sent(self, count: int) -> None:
-        """Forget the first `count` bytes of what waits."""
+    def _drop_sent(self, count: int) -> None:
         self.outgoing_bytes -= count
         while count:
             piece = self.outgoing[0]
@@ -173,15 +192,6 @@ class Channel:
         worthwhile = min(_LEAST_SENT_BYTES, self._widest_window_bytes // 4, self.outgoing_bytes)
         return room if room >= worthwhile else 0
 
-    def _push(self) -> None:
-        """Send a few bytes of what waits into the reserve: as good a nudge as a PING."""
-        try:
-            self._sent(self.socket.sendmsg(self._first_bytes(_PUSHED_BYTES)))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise self.lost(error) from error
-
     def receive_into(self, view: memoryview) -> int:
         """Fill the view from the socket; 0 when there is nothing now. Raises when it is closed."""
         try:
@@ -189,7 +199,7 @@ class Channel:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise self.lost(error) from error
+            raise self._lost(error) from error
         if count == 0:
             raise ZdbConnectionError(f"{self.where} closed the connection")
         acknowledge(self.socket)
@@ -197,20 +207,13 @@ class Channel:
         self._partial_bytes += count
         return count
 
-    def receive(self, limit_bytes: int = 1 << 18) -> bytes:
+    def receive(self) -> bytes:
         """Return what the socket has; empty when there is nothing now. Raises when it is closed."""
-        try:
-            data = self.socket.recv(limit_bytes)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise self.lost(error) from error
-        if not data:
-            raise ZdbConnectionError(f"{self.where} closed the connection")
-        acknowledge(self.socket)
-        self.heard()
-        self._partial_bytes += len(data)
-        return data
+        return bytes(self._scratch[: self.receive_into(self._scratch)])
+
+    @cached_property
+    def _scratch(self) -> memoryview:
+        return memoryview(bytearray(_RECEIVED_BYTES))
 
     def heard(self) -> None:
         """Note a sign of life."""
@@ -224,7 +227,7 @@ class Channel:
 
     def check_time(self, now: float) -> None:
         """Nudge after a short silence, raise ZdbTimeoutError after a long one or a trickle."""
-        if self.held or not self.awaiting():
+        if self.paused or not self.awaiting():
             self.progressed()
             return
         silent_seconds = now - self.heard_at
@@ -234,7 +237,8 @@ class Channel:
         if silent_seconds <= self.nudge_seconds:
             return
         if self.outgoing:
-            self._push()
+            # A few bytes of what waits, into the reserve, are as good a nudge as a PING.
+            self._transmit(_PUSHED_BYTES)
         elif not self.nudged:
             self.nudged = True
             self.nudge()
@@ -249,10 +253,39 @@ class Channel:
             )
         self.progressed()
 
-    def lost(self, error: OSError) -> ZdbConnectionError:
-        """Make the error for a lost connection."""
+    def _wrong(self, message: str) -> ZdbProtocolError:
+        return ZdbProtocolError(f"{self.where}: {message}")
+
+    def _lost(self, error: OSError) -> ZdbConnectionError:
         return ZdbConnectionError(f"{self.where}: connection lost: {error.strerror or error}")
 
     def close(self) -> None:
         """End the connection."""
         self.socket.close()
+
+
+_Request = TypeVar("_Request")
+
+
+class Pipeline(Channel, Generic[_Request]):
+    """A channel that sends requests ahead of their replies, which come in the same order.
+
+    `_awaited`: what is on the wire; None stands for a PING of ours.
+    """
+
+    def __init__(self, connected: Connected) -> None:
+        super().__init__(connected)
+        self._awaited: deque[_Request | None] = deque()
+
+    @override
+    def awaiting(self) -> bool:
+        return bool(self._awaited)
+
+    @override
+    def nudge(self) -> None:
+        self._awaited.append(None)
+        self.send(PING)
+
+    def _require_pong(self, received: bytes | bytearray) -> None:
+        if received != PONG:
+            raise self._wrong("answered PING with something else")

@@ -1,28 +1,20 @@
-"""The slave's side: ordered, pipelined SET with acknowledgements, and questions what it has."""
+"""The slave's side: ordered, pipelined SET, and their acknowledgements."""
 
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from typing_extensions import override
 
-from sync.agent.chunks.copying.channel import PING, PONG, Channel
-from sync.agent.chunks.copying.fetcher import Fetched
-from sync.agent.chunks.scan.pages import (
-    PROVEN_KEY_BYTES,
-    Batch,
-    Entry,
-    NeedMoreBytes,
-    Page,
-    parse_reply,
-)
-from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
-from sync.contract.spec import ZdbEndpoint
+from sync.agent.chunks.copying.batches import Batch
+from sync.agent.chunks.copying.channel import PONG, Connected, Pipeline
+from sync.agent.chunks.copying.fetched import Fetched
+from sync.agent.chunks.scan.pages import NeedMoreBytes, parse_reply
+from sync.agent.zdb.errors import ZdbReplyError
 
-# What zdbd says when it can not store any more (commands_set.c); it goes on serving.
+# What zdbd says when it cannot store any more (zdbd/commands_set.c); it goes on serving.
 FULL: Final = (
     "Cannot write data right now",
     "Cannot write index right now",
@@ -34,11 +26,6 @@ _UNCOPIED_BYTES: Final = 8 << 10
 # How long replies may lie unread because they are fewer bytes than the next batch's.
 LOOK_SECONDS: Final = 0.005
 _NIL: Final = b"$-1\r\n"
-_LENGTH: Final = b"*2\r\n$6\r\nLENGTH\r\n$%d\r\n%b\r\n"
-
-
-class SlaveFullError(ZdbReplyError):
-    """The slave can not store more; it may again when there is room."""
 
 
 class SlaveRefusedError(ZdbReplyError):
@@ -72,44 +59,25 @@ class _Awaited:
         self.known_items = 0
 
 
-class Writer(Channel):
+class Writer(Pipeline[_Awaited]):
     """Stores batches in the order they are given; `deliver` is called as each is acknowledged."""
 
-    def __init__(
-        self,
-        endpoint: ZdbEndpoint,
-        password: str | None,
-        timeout_seconds: float,
-        deliver: Callable[[Stored], None],
-    ) -> None:
-        super().__init__("slave", endpoint, password, timeout_seconds)
+    def __init__(self, connected: Connected, deliver: Callable[[Stored], None]) -> None:
+        super().__init__(connected)
         self._deliver = deliver
-        self._awaited: deque[_Awaited | None] = deque()
         self._received = bytearray()
         # Bytes given and not acknowledged: what bounds the slave's queue and ours.
         self.unacknowledged_bytes = 0
         self._woken_at_bytes = 1
 
-    @override
-    def awaiting(self) -> bool:
-        return bool(self._awaited)
-
-    @override
-    def nudge(self) -> None:
-        self._awaited.append(None)
-        self.send(PING)
-
     def store(self, fetched: Fetched) -> None:
         """Send the SET requests of a fetched batch."""
         if fetched.payload_bytes >= _UNCOPIED_BYTES * len(fetched.keys):
             fetched.keep()
-            size = sum(map(len, fetched.pieces))
-            self.send_pieces(fetched.pieces)
         else:
-            data = b"".join(fetched.pieces)
-            fetched.pieces = []
-            size = len(data)
-            self.send(data)
+            fetched.pieces = [b"".join(fetched.pieces)]
+        size = sum(map(len, fetched.pieces))
+        self.send(*fetched.pieces)
         self._awaited.append(_Awaited(fetched, size))
         self.unacknowledged_bytes += size
         self._sleep_until_answered()
@@ -135,11 +103,13 @@ class Writer(Channel):
         if taken:
             del self._received[:taken]
         if self._received and not self._awaited:
-            raise ZdbProtocolError(f"{self.where}: bytes that nobody asked for")
+            raise self._wrong("bytes that nobody asked for")
         self._sleep_until_answered()
 
     def _sleep_until_answered(self) -> None:
-        """Be readable once the next batch is answered: zdbd sends each reply by itself."""
+        """Be readable once the next batch is answered."""
+        # zdbd sends each reply by itself (zdbd/redis.c, redis_send_response): some hundreds of
+        # small reads, each a turn of the loop, would cost more than the SETs.
         head = self._awaited[0] if self._awaited else None
         least = max(1, len(head.expected) - len(self._received)) if head else 1
         if least != self._woken_at_bytes:
@@ -152,8 +122,7 @@ class Writer(Channel):
         if head is None:
             if len(received) - at < len(PONG):
                 return None
-            if not received.startswith(PONG, at):
-                raise ZdbProtocolError(f"{self.where}: answered PING with something else")
+            self._require_pong(received[at : at + len(PONG)])
             return at + len(PONG)
         if head.taken_items == 0 and received.startswith(head.expected, at):
             self._done(head)
@@ -181,6 +150,8 @@ class Writer(Channel):
     def _reply_bytes(self, key: bytes, position: int) -> int:
         """Measure the reply to one SET: 0 while it is incomplete; raises what it refuses."""
         received = self._received
+        # SET answers the key itself, and nil where the same payload is there already: that is
+        # success too, and keeps the old timestamp (commands_set.c, redis_set_handler_userkey).
         echo = b"$%d\r\n%b\r\n" % (len(key), key)
         for reply in (echo, _NIL):
             if received.startswith(reply, position):
@@ -192,10 +163,9 @@ class Writer(Channel):
         except NeedMoreBytes:
             return 0
         if not isinstance(answer, ZdbReplyError):
-            raise ZdbProtocolError(f"{self.where}: SET answered something else than the key")
-        if answer.reason in FULL:
-            raise SlaveFullError(answer.reason, f"{self.where}: SET")
-        raise SlaveRefusedError(answer.reason, f"{self.where}: SET")
+            raise self._wrong("SET answered something else than the key")
+        kind = ZdbReplyError if answer.reason in FULL else SlaveRefusedError
+        raise kind(answer.reason, f"{self.where}: SET")
 
     def _done(self, head: _Awaited) -> None:
         self.unacknowledged_bytes -= head.wire_bytes
@@ -204,67 +174,3 @@ class Writer(Channel):
         new_bytes = head.fetched.payload_bytes * new_items // max(1, items)
         head.fetched.release()
         self._deliver(Stored(head.fetched.batch, new_items, new_bytes))
-
-
-class Prober(Channel):
-    """Asks the slave which listed entries it has, by LENGTH; one page after the other.
-
-    `deliver` is called with each page and the entries of it that the slave lacks.
-    """
-
-    def __init__(
-        self,
-        endpoint: ZdbEndpoint,
-        password: str | None,
-        timeout_seconds: float,
-        deliver: Callable[[Page, list[Entry]], None],
-    ) -> None:
-        super().__init__("slave", endpoint, password, timeout_seconds)
-        self._deliver = deliver
-        self._awaited: deque[Page | None] = deque()
-        self._received = bytearray()
-        self._lines = 0
-
-    @override
-    def awaiting(self) -> bool:
-        return bool(self._awaited)
-
-    @override
-    def nudge(self) -> None:
-        self._awaited.append(None)
-        self.send(PING)
-
-    def ask(self, page: Page) -> None:
-        """Ask for every entry of a page."""
-        keys = [entry[0] for entry in page.entries]
-        self.send(b"".join([_LENGTH % (len(key), key) for key in keys]))
-        self._awaited.append(page)
-
-    @override
-    def on_readable(self) -> None:
-        data = self.receive()
-        self._lines += data.count(b"\n")
-        self._received += data
-        while self._awaited:
-            head = self._awaited[0]
-            wanted = len(head.entries) if head else 1
-            if self._lines < wanted:
-                return
-            lines = self._received.split(b"\r\n", wanted)
-            self._received = lines.pop()
-            self._lines -= wanted
-            self._awaited.popleft()
-            if head:
-                self._deliver(head, self._lacking(head, lines))
-
-    def _lacking(self, page: Page, lines: list[bytearray]) -> list[Entry]:
-        lacking: list[Entry] = []
-        for entry, line in zip(page.entries, lines, strict=True):
-            # A key that proves nothing may have got another payload of the same length.
-            if line[1:] == entry[1] and len(entry[0]) == PROVEN_KEY_BYTES:
-                continue
-            if not line.startswith((b":", b"$")):
-                shown = bytes(line[:80]).decode("ascii", "replace")
-                raise ZdbProtocolError(f"{self.where}: LENGTH answered {shown}")
-            lacking.append(entry)
-        return lacking

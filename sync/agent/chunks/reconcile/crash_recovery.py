@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sync.agent.chunks.reconcile.refetch import Mended, bad_keys, mend
+from sync.agent.chunks.scan.cut_points import accepts
 from sync.agent.chunks.scan.full_scan import Stopped
-from sync.agent.chunks.scan.span_plan import accepts
 from sync.agent.zdb import Cursor, ZdbConnection
 
 _NAMED_LOOKS: Final = 4

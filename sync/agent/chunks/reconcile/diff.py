@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.chunks.reconcile.partitions import KeyFile, Partitions
-from sync.agent.chunks.scan.full_scan import walk
+from sync.agent.chunks.scan.full_scan import full_scan
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.contract.spec import FlistsSpec
 
@@ -53,10 +53,10 @@ def compare(
         Partitions(work / "master", expected) as master,
         Partitions(work / "ledger", expected) as listed,
     ):
-        for page in walk(spec.local_zdb, password, timeout, stopping):
+        for page in full_scan(spec.local_zdb, password, timeout, stopping):
             slave.add([entry[0] for entry in page])
         result.observed_at = time.time()
-        for page in walk(spec.source, None, timeout, stopping):
+        for page in full_scan(spec.source, None, timeout, stopping):
             master.add([entry[0] for entry in page])
         for keys in ledger.read():
             listed.add(keys)

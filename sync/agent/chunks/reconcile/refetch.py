@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from sync.agent.chunks.scan.pages import PROVEN_KEY_BYTES
+from sync.agent.chunks.scan.pages import HASH_BYTES
 from sync.agent.zdb import Entry, ZdbConnection
 
 _ASKED_KEYS: Final = 500
@@ -24,9 +24,9 @@ class Mended:
 
 def is_right(key: bytes, payload: bytes) -> bool:
     """Tell whether a payload proves its key; a key of another size proves nothing."""
-    if len(key) != PROVEN_KEY_BYTES:
+    if len(key) != HASH_BYTES:
         return True
-    return hashlib.blake2b(payload, digest_size=PROVEN_KEY_BYTES).digest() == key
+    return hashlib.blake2b(payload, digest_size=HASH_BYTES).digest() == key
 
 
 def mend(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) -> Mended:

@@ -8,7 +8,7 @@ from typing import Final
 from sync.agent.chunks.failover import answering
 from sync.agent.chunks.reconcile.partitions import Partitions
 from sync.agent.chunks.reconcile.refetch import bad_keys, mend
-from sync.agent.chunks.scan.full_scan import walk
+from sync.agent.chunks.scan.full_scan import full_scan
 from sync.agent.chunks.scan.pages import Entry as Listed
 from sync.agent.job import Directories, JobFailed, Problem, VerifyOptions, VerifyReport
 from sync.agent.zdb import Entry, ZdbConnection, ZdbError
@@ -73,7 +73,7 @@ def _check(
 def _part_of(
     spec: FlistsSpec, password: str | None, options: VerifyOptions
 ) -> Iterator[list[Entry]]:
-    for page in walk(spec.local_zdb, password, spec.io_timeout_seconds):
+    for page in full_scan(spec.local_zdb, password, spec.io_timeout_seconds):
         entries = [_entry(listed) for listed in page if in_part(listed[0], options)]
         if entries:
             yield entries
@@ -86,7 +86,7 @@ def _entry(listed: Listed) -> Entry:
 def _missing(spec: FlistsSpec, options: VerifyOptions, here: Partitions, work: Path) -> list[bytes]:
     missing: list[bytes] = []
     with Partitions(work / "master", 0 if here.count == 1 else 1 << 30) as there:
-        for page in walk(spec.source, None, spec.io_timeout_seconds):
+        for page in full_scan(spec.source, None, spec.io_timeout_seconds):
             there.add([listed[0] for listed in page if in_part(listed[0], options)])
         for number in range(here.count):
             missing += sorted(there.part(number) - here.part(number))

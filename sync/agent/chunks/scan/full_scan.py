@@ -1,40 +1,40 @@
 """A namespace listed from one end to the other on one connection, for what is not in a hurry."""
 
+import contextlib
 import select
 import time
 from collections.abc import Callable, Iterator
 
-from sync.agent.chunks.scan.lister import Edge, Scanner, Span
+from sync.agent.chunks.copying.channel import connect
 from sync.agent.chunks.scan.pages import Entry
+from sync.agent.chunks.scan.scanner import Scanner
+from sync.agent.chunks.scan.spans import Edge, Span
 from sync.contract.spec import ZdbEndpoint
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the job was told to stop
-    """The walk was told to stop."""
+class Stopped(Exception):  # noqa: N818 - not an error: the job is stopping
+    """The scan was stopped."""
 
 
-def walk(
+def full_scan(
     endpoint: ZdbEndpoint,
     password: str | None,
     timeout_seconds: float,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[Entry]]:
     """Yield the pages of a whole namespace, in index order. Raises ZdbError, Stopped."""
-    scanner = Scanner(endpoint, timeout_seconds, password)
-    try:
+    role = "master" if password is None else "slave"
+    with contextlib.closing(Scanner(connect(role, endpoint, password, timeout_seconds))) as scanner:
         span = Span(Edge(None))
         while True:
             scanner.ask(span, span.up)
             _await_answer(scanner, stopping)
-            answered = scanner.answer is not None
-            page = scanner.take()
-            if not answered:
-                return
-            if page:
+            at_end = scanner.answer is None
+            for page in scanner.take():
                 yield page.entries
-                span.up.pages.clear()
-    finally:
-        scanner.close()
+            if at_end:
+                return
+            span.up.pages.clear()
 
 
 def _await_answer(scanner: Scanner, stopping: Callable[[], bool]) -> None:

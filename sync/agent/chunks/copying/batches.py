@@ -1,0 +1,70 @@
+"""Batches: the keys of a page that are fetched with one MGET."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from sync.agent.chunks.scan.pages import HASH_BYTES, Entry, Page
+from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES, check_entry
+
+
+@dataclass(slots=True)
+class Batch:
+    """Entries fetched with one MGET. ordered: of plain keys, which may be listed more than once."""
+
+    page: Page
+    entries: list[Entry]
+    lengths: list[int]
+    ordered: bool
+
+    @property
+    def payload_bytes(self) -> int:
+        """Sum of the listed lengths."""
+        return sum(self.lengths)
+
+    def request(self) -> bytes:
+        """Encode the MGET."""
+        keys = [entry[0] for entry in self.entries]
+        head = b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)
+        if not self.ordered:
+            return b"%b$16\r\n%b\r\n" % (head, b"\r\n$16\r\n".join(keys))
+        return head + b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in keys])
+
+
+def cut(page: Page, entries: list[Entry], batch_keys: int, batch_bytes: int) -> list[Batch]:
+    """Cut entries of a page into batches of at most so many keys and about so many bytes.
+
+    The listing's hold on the page is passed on to its batches. Raises ZdbProtocolError.
+    """
+    most = (batch_keys, batch_bytes)
+    if not page.plain_keys:
+        batches = _cut(page, entries, most, ordered=False)
+    else:
+        # An overwritten key is listed again at the end of the index: only the order in which its
+        # payloads are stored makes the last one stay. A hash has but one payload.
+        plain = [entry for entry in entries if len(entry[0]) != HASH_BYTES]
+        hashes = [entry for entry in entries if len(entry[0]) == HASH_BYTES]
+        batches = _cut(page, hashes, most, ordered=False) + _cut(page, plain, most, ordered=True)
+    page.hold(len(batches))
+    page.release()
+    return batches
+
+
+def _cut(
+    page: Page, entries: Sequence[Entry], most: tuple[int, int], *, ordered: bool
+) -> list[Batch]:
+    batch_keys, batch_bytes = most
+    lengths = page.lengths if entries is page.entries else [int(entry[1]) for entry in entries]
+    if lengths and max(lengths) > MAX_PAYLOAD_BYTES:
+        check_entry(entries[0][0], max(lengths))
+    ends = list(accumulate(lengths))
+    batches: list[Batch] = []
+    start = 0
+    taken = 0
+    while start < len(entries):
+        end = min(bisect_right(ends, taken + batch_bytes), start + batch_keys)
+        end = max(end, start + 1)
+        batches.append(Batch(page, list(entries[start:end]), lengths[start:end], ordered))
+        start, taken = end, ends[end - 1]
+    return batches

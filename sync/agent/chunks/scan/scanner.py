@@ -1,0 +1,98 @@
+"""One connection that lists an index: one SCAN or RSCAN at a time."""
+
+from typing import Final
+
+from typing_extensions import override
+
+from sync.agent.chunks.copying.channel import (
+    TRICKLE_BYTES_PER_SECOND,
+    Channel,
+    Connected,
+    connect,
+    open_all,
+)
+from sync.agent.chunks.scan.pages import MAX_PAGE_BYTES, Entry, NeedMoreBytes, Page, parse_page
+from sync.agent.chunks.scan.spans import Scan, Span
+from sync.agent.zdb.replies import Cursor
+from sync.contract.spec import FlistsSpec
+
+_LINE_END: Final = b"\r\n"
+
+
+class Scanner(Channel):
+    """Lists the next page of the scan it is given."""
+
+    least_bytes_per_second = TRICKLE_BYTES_PER_SECOND
+
+    def __init__(self, connected: Connected) -> None:
+        super().__init__(connected)
+        self._received = bytearray()
+        self._asked = False
+        self.answer: tuple[Cursor, list[Entry]] | None = None
+        self.answered = False
+        self.span: Span | None = None
+        self.scan: Scan | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can be given a scan to go on with."""
+        return not self._asked and not self.answered
+
+    @override
+    def awaiting(self) -> bool:
+        return self._asked
+
+    @override
+    def nudge(self) -> None:
+        """Do nothing: a single request is never left in the server's socket."""
+
+    def ask(self, span: Span, scan: Scan) -> None:
+        """List the next page of a scan."""
+        self.span, self.scan = span, scan
+        command = b"RSCAN" if scan is span.down else b"SCAN"
+        cursor = scan.asked.cursor
+        request = b"*%d\r\n$%d\r\n%b\r\n" % (2 if cursor else 1, len(command), command)
+        if cursor:
+            request += b"$%d\r\n%b\r\n" % (len(cursor.raw), cursor.raw)
+        self.send(request)
+        self._asked = True
+
+    @override
+    def on_readable(self) -> None:
+        data = self.receive()
+        if not data:
+            return
+        if not self._asked:
+            raise self._wrong("bytes that nobody asked for")
+        self._received += data
+        if len(self._received) > MAX_PAGE_BYTES:
+            raise self._wrong(f"a page of more than {MAX_PAGE_BYTES} bytes passes the limit")
+        # Parsing starts anew each time: not before the page may be complete.
+        if not data.endswith(_LINE_END):
+            return
+        try:
+            self.answer = parse_page(self._received)
+        except NeedMoreBytes:
+            return
+        self.answered = True
+        self.progressed()
+        self._asked = False
+        self._received.clear()
+
+    def take(self) -> list[Page]:
+        """Give the answered page to its span; returns the part that is to be copied, if any."""
+        span, scan, answer = self.span, self.scan, self.answer
+        self.answered = False
+        self.answer = None
+        if span is None or scan is None or scan.finished:
+            return []
+        if answer is None:
+            span.end_of_index(scan)
+            return []
+        return [span.take_down(*answer) if scan is span.down else span.take_up(*answer)]
+
+
+def open_scanners(spec: FlistsSpec, count: int) -> list[Scanner]:
+    """Open connections that list the master, all at once. Raises ZdbError."""
+    timeout = spec.io_timeout_seconds
+    return open_all(lambda: Scanner(connect("master", spec.source, None, timeout)), count)

@@ -1,0 +1,169 @@
+"""Spans: the master's index cut into parts that are listed at once, none missed or listed twice.
+
+The index is an append-only file, and a cursor is a position in it. It is cut into spans at cursors
+that are known from keys; each closed span is listed from both ends at once (SCAN upwards, RSCAN
+downwards) until the two scans meet, so that even without any known key there are two scanners. The
+last span is open: its scan is the tail. What a span has acknowledged is two cursors, which is all
+that a restart needs.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from sync.agent.chunks.scan.pages import Entry, Page
+from sync.agent.zdb.errors import ZdbProtocolError
+from sync.agent.zdb.replies import Cursor
+
+# Of a closed span: upwards and downwards.
+SCANS: Final = 2
+
+
+@dataclass(slots=True)
+class Edge:
+    """How far one scan of a span has come: a cursor, and the key it stands on."""
+
+    cursor: Cursor | None
+    key: bytes = b""
+
+    def position(self) -> tuple[int, int]:
+        """Return the position in the index; before everything where there is no cursor yet."""
+        return self.cursor.position if self.cursor else (-1, 0)
+
+
+@dataclass(slots=True)
+class Scan:
+    """One direction of a span. asked: listed up to here; acknowledged: copied up to here."""
+
+    asked: Edge
+    acknowledged: Edge
+    pages: deque[Page] = field(default_factory=deque)
+    finished: bool = False
+
+    @classmethod
+    def at(cls, edge: Edge) -> Self:
+        """Start a scan here."""
+        return cls(Edge(edge.cursor, edge.key), Edge(edge.cursor, edge.key))
+
+    def extend(self, edge: Edge, entries: list[Entry]) -> Page:
+        """Take the next page, which ends at `edge`."""
+        self.asked = edge
+        page = Page(edge.cursor, edge.key, entries)
+        self.pages.append(page)
+        return page
+
+    def acknowledge(self) -> list[Page]:
+        """Move the acknowledged edge over the pages that are done; returns those."""
+        done: list[Page] = []
+        while self.pages and self.pages[0].done:
+            page = self.pages.popleft()
+            self.acknowledged = Edge(page.cursor, page.edge_key)
+            done.append(page)
+        return done
+
+
+class Span:
+    """Part of the index: after `low`, up to and including `high` (None: open, the tail).
+
+    top: the entry that `high` stands on, listed by neither scan.
+    """
+
+    def __init__(self, low: Edge, high: Edge | None = None, top: Entry | None = None) -> None:
+        self.up = Scan.at(low)
+        self.down: Scan | None = None
+        self.top: Entry | None = None
+        self.first_page: Page | None = None
+        if high:
+            self._close_at(high, top)
+
+    def _close_at(self, high: Edge, top: Entry | None) -> None:
+        self.down = Scan.at(high)
+        self.top = top
+        # RSCAN begins before its cursor (zdbd/commands_scan.c, command_rscan), and SCAN ends where
+        # the downward scan begins: the entry in between is a page of its own.
+        self.first_page = self.down.extend(high, [top]) if top else None
+
+    def cut(self, at: Edge, top: Entry) -> "Span":
+        """End this span at a position between its scans; returns the one that begins there.
+
+        top: the entry that `at` stands on. The scan downwards goes on in the new span. An answer
+        that is under way may pass the cut: the scans then meet there, as at any other edge.
+        """
+        upper = Span(at)
+        upper.down, upper.top, upper.first_page = self.down, self.top, self.first_page
+        self._close_at(at, top)
+        return upper
+
+    def encloses(self, position: tuple[int, int]) -> bool:
+        """Return whether neither scan of a closed span has come to this position."""
+        if self.down is None or self.listed:
+            return False
+        return self.up.asked.position() < position < self.down.asked.position()
+
+    @property
+    def listed(self) -> bool:
+        """Whether both scans have met."""
+        return self.up.finished
+
+    @property
+    def done(self) -> bool:
+        """Whether everything in a closed span is copied."""
+        return (
+            self.down is not None and self.up.finished and not self.up.pages and not self.down.pages
+        )
+
+    def acknowledge(self) -> list[Page]:
+        """Move the acknowledged edges of both scans; returns the pages that are done."""
+        done = self.up.acknowledge()
+        if self.down:
+            lower = self.down.acknowledge()
+            if lower:
+                self.top = None
+            done += lower
+        return done
+
+    def take_first_page(self) -> list[Page]:
+        """Hand out the page of the span's highest entry, once."""
+        page, self.first_page = self.first_page, None
+        return [page] if page else []
+
+    def take_up(self, cursor: Cursor, entries: list[Entry]) -> Page:
+        """Take a page of SCAN; returns the part that is to be copied. Raises ZdbProtocolError."""
+        if cursor.position <= self.up.asked.position():
+            raise ZdbProtocolError("SCAN: the cursor does not advance")
+        if self.down is None or cursor.position < self.down.asked.position():
+            return self.up.extend(_edge(cursor, entries), entries)
+        return self._meet(self.up, self.down, entries)
+
+    def take_down(self, cursor: Cursor, entries: list[Entry]) -> Page:
+        """Take a page of RSCAN; as take_up."""
+        if self.down is None:
+            raise ZdbProtocolError("RSCAN in an open span")
+        if cursor.position >= self.down.asked.position():
+            raise ZdbProtocolError("RSCAN: the cursor does not go back")
+        if cursor.position > self.up.asked.position():
+            return self.down.extend(_edge(cursor, entries), entries)
+        return self._meet(self.down, self.up, entries)
+
+    def end_of_index(self, scan: Scan) -> None:
+        """Take "No more data": the scan has reached an end of the index."""
+        if self.down is not None:
+            self._meet(scan, self.down if scan is self.up else self.up, []).release()
+
+    def _meet(self, scan: Scan, other: Scan, entries: list[Entry]) -> Page:
+        """End both scans: copy the part that the other one has not listed."""
+        kept = entries
+        for index, entry in enumerate(entries):
+            if entry[0] == other.asked.key:
+                kept = entries[:index]
+                break
+        # Acknowledging this last page moves no edge: the entry where they met is the other's, and
+        # a kill before that one is copied would lose it.
+        page = scan.extend(scan.asked, kept)
+        scan.asked = other.asked
+        scan.finished = other.finished = True
+        return page
+
+
+def _edge(cursor: Cursor, entries: list[Entry]) -> Edge:
+    return Edge(cursor, entries[-1][0] if entries else b"")
