@@ -74,10 +74,11 @@ class Writer(Pipeline[_Awaited]):
         """Send the SET requests of a fetched batch."""
         if fetched.payload_bytes >= _UNCOPIED_BYTES * len(fetched.keys):
             fetched.keep()
+            pieces = fetched.pieces
         else:
-            fetched.pieces = [b"".join(fetched.pieces)]
-        size = sum(map(len, fetched.pieces))
-        self.send(*fetched.pieces)
+            pieces, fetched.pieces = [b"".join(fetched.pieces)], []
+        size = sum(map(len, pieces))
+        self.send(*pieces)
         self._awaited.append(_Awaited(fetched, size))
         self.unacknowledged_bytes += size
         self._sleep_until_answered()
