@@ -33,7 +33,7 @@ from sync.agent.job import (
     PassIncompleteError,
     RunControl,
 )
-from sync.agent.master.client import HttpError, HttpStoppedError, SourceLostError
+from sync.agent.master.client import EndpointLostError, HttpError, HttpStoppedError
 from sync.agent.schedule import BackoffClock, seconds_to_next
 from sync.agent.status_writer import StatusWriter, first_record, read_status, utc_now
 from sync.agent.zdb import ZdbError
@@ -104,12 +104,12 @@ def by_any_name(work: Callable[[], _T]) -> _T:
     """Do `work`, and do it anew each time that the name in use dies and another one is left.
 
     Each name gets one turn, however far it came (one limiter may stand before all of them). Raises
-    SourceLostError where none is left: it is time to wait.
+    EndpointLostError where none is left: it is time to wait.
     """
     for _ in range(MOST_SOURCES - 1):
         try:
             return work()
-        except SourceLostError as lost:
+        except EndpointLostError as lost:
             if not lost.others:
                 raise
     return work()
@@ -211,7 +211,7 @@ class EngineLoop:
         return seconds_to_next(self._schedule, elapsed_seconds, self._chance.random())
 
     def _failed(self, error: Exception) -> float:
-        if isinstance(error, HttpStoppedError) and not isinstance(error, SourceLostError):
+        if isinstance(error, HttpStoppedError) and not isinstance(error, EndpointLostError):
             return 0
         outcome = _outcome(error, self._clock)
         if outcome is None:

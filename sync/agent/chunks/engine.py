@@ -10,7 +10,7 @@ from sync.agent.chunks.copying.writer import FULL, SlaveRefusedError
 from sync.agent.chunks.failover import silence
 from sync.agent.chunks.session import Session
 from sync.agent.job import Control, Directories, JobFailed, JobPaused
-from sync.agent.master.endpoints import Sources
+from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter
 from sync.agent.zdb.errors import (
     ZdbAuthError,
@@ -35,7 +35,7 @@ class ChunksEngine:
         self._directories = directories
         self._status = status
         self._control = control
-        self._sources = Sources("zdb", spec.sources, spec.backoff, status.sources)
+        self._sources = MasterEndpoints("zdb", spec.sources, spec.backoff, status.sources)
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +59,7 @@ class ChunksEngine:
                 _run_session(session)
             except ZdbConnectionError as error:
                 died = silence(endpoint, self._spec.io_timeout_seconds)
-                others = bool(died) and sources.pass_over(endpoint, died)
+                others = bool(died) and sources.skip(endpoint, died)
                 if others and (session.progressed or not session.met):
                     continue
                 if died and not others and sources.count > 1:

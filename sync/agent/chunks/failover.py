@@ -6,7 +6,7 @@ A session works with one name from its start, where it finds out who answers the
 import threading
 from typing import Final
 
-from sync.agent.master.endpoints import Sources
+from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
@@ -42,12 +42,12 @@ class Returning:
     `back` is set once one of them answers. There is no thread where the first name is in use.
     """
 
-    def __init__(self, sources: Sources[ZdbEndpoint], timeout_seconds: float) -> None:
+    def __init__(self, sources: MasterEndpoints[ZdbEndpoint], timeout_seconds: float) -> None:
         self.back = threading.Event()
         self._sources = sources
         self._timeout_seconds = timeout_seconds
         self._stop = threading.Event()
-        if sources.better():
+        if sources.preferred():
             threading.Thread(target=self._try, name="returning", daemon=True).start()
 
     def close(self) -> None:
@@ -56,16 +56,16 @@ class Returning:
 
     def _try(self) -> None:
         while not self._stop.wait(max(_LEAST_SECONDS, self._seconds_to_next())):
-            for endpoint, due_seconds in self._sources.better():
+            for endpoint, due_seconds in self._sources.preferred():
                 if due_seconds > 0 or self._stop.is_set():
                     continue
                 reason = silence(endpoint, self._timeout_seconds)
                 if self._stop.is_set():
                     return
-                self._sources.tried(endpoint, reason)
+                self._sources.attempted(endpoint, reason)
                 if not reason:
                     self.back.set()
                     return
 
     def _seconds_to_next(self) -> float:
-        return min(due_seconds for _, due_seconds in self._sources.better())
+        return min(due_seconds for _, due_seconds in self._sources.preferred())

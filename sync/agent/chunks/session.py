@@ -18,7 +18,7 @@ from sync.agent.chunks.scan.ledger import Ledger, encode_keys
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.chunks.scan.scanner import open_scanners
 from sync.agent.job import Control, Directories, JobFailed, JobPaused
-from sync.agent.master.endpoints import Sources
+from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.agent.zdb import NamespaceInfo
 from sync.agent.zdb.key_room import require_key_room
@@ -45,7 +45,7 @@ class Session:
         directories: Directories,
         status: StatusWriter,
         control: Control,
-        sources: Sources[ZdbEndpoint],
+        sources: MasterEndpoints[ZdbEndpoint],
     ) -> None:
         self.spec = spec
         # Whether the master answered as itself; whether this session did any good; and when

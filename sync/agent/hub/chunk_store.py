@@ -19,7 +19,7 @@ from sync.agent.flist import Backend
 from sync.agent.flist.keys import KeyGroup, keys_of
 from sync.agent.job import Control
 from sync.agent.master.client import HttpStoppedError
-from sync.agent.master.endpoints import Sources, Tell, untold
+from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbError
 from sync.agent.zdb.key_room import KeyRoom
@@ -141,10 +141,10 @@ class ChunkStore:
         password: str | None,
         control: Control,
         bandwidth: TokenBucket | None = None,
-        tell: Tell = untold,
+        report: EndpointReport = no_report,
     ) -> None:
         self._spec = spec
-        self._masters = Sources("zdb", spec.sources_zdb, spec.backoff, tell)
+        self._masters = MasterEndpoints("zdb", spec.sources_zdb, spec.backoff, report)
         self._password = password
         self._control = control
         self._lines = _Lines(password, control)
@@ -279,7 +279,7 @@ class ChunkStore:
         with self._lock:
             if self._masters.current != source:
                 return True
-            if self._masters.pass_over(source, str(error)):
+            if self._masters.skip(source, str(error)):
                 self._masters.choose()
                 return True
         if self._masters.count == 1:

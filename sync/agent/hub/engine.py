@@ -77,13 +77,13 @@ class UsersEngine:
         self._record = self._stack.enter_context(Record(directories.state / RECORD_DATABASE))
         published = self._stack.enter_context(PinnedChunks(directories.state))
         shared = bandwidth(spec.bandwidth_bytes_per_second)
-        tell = self._status.sources
+        report = self._status.sources
         self._master = Master(
-            spec.sources, spec.http, control, bandwidth=shared, backoff=spec.backoff, tell=tell
+            spec.sources, spec.http, control, bandwidth=shared, backoff=spec.backoff, report=report
         )
         self._stack.callback(self._master.close)
         password = directories.zdb_admin_password()
-        self._chunks = ChunkStore(spec, password, control, shared, tell)
+        self._chunks = ChunkStore(spec, password, control, shared, report)
         self._stack.callback(self._chunks.close)
         self._readers = self._stack.enter_context(ReaderPool())
         self._absences = Absences(self._master, spec.http.connections, page_path)

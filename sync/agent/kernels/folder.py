@@ -13,7 +13,7 @@ from sync.agent.kernels.listing import NET
 from sync.agent.kernels.plan import is_net
 from sync.agent.kernels.state_db import KernelRow, LinkRow
 from sync.agent.master.client import Expected, HttpError, Master, Page
-from sync.agent.master.endpoints import Tell, untold
+from sync.agent.master.endpoints import EndpointReport, no_report
 from sync.agent.rate_limit import bandwidth
 from sync.contract.spec import KernelsSpec
 
@@ -112,7 +112,7 @@ def _text(path: str, kernel: str) -> str:
     return f"../{kernel}" if is_net(path) else kernel
 
 
-def master_of(spec: KernelsSpec, control: Control, tell: Tell = untold) -> Master:
+def master_of(spec: KernelsSpec, control: Control, report: EndpointReport = no_report) -> Master:
     """Return the master's bootstrap service, within the limits of the spec."""
     return Master(
         spec.sources,
@@ -121,7 +121,7 @@ def master_of(spec: KernelsSpec, control: Control, tell: Tell = untold) -> Maste
         bandwidth=bandwidth(spec.bandwidth_bytes_per_second),
         backoff=spec.backoff,
         service="bootstrap",
-        tell=tell,
+        report=report,
     )
 
 

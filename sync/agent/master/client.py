@@ -2,7 +2,7 @@
 
 One `Master` is shared by a job's threads. It keeps at most `connections` connections, all to the
 origin of the name that is in use; a redirect is followed only within that origin. When that name
-dies, every request ends with SourceLostError until the next pass begins with another one: a pass
+dies, every request ends with EndpointLostError until the next pass begins with another one: a pass
 sees one name, so what it puts together was listed and fetched at one place.
 """
 
@@ -15,15 +15,15 @@ from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from sync.agent.job import Control
-from sync.agent.master.endpoints import Sources, Tell, untold
+from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.master.http1 import (
+    Connection,
+    ConnectionLimits,
+    EndpointLostError,
     HttpError,
     HttpStoppedError,
     Origin,
     Reply,
-    SourceLostError,
-    Wire,
-    WireLimits,
 )
 from sync.agent.master.replies import (
     Downloaded,
@@ -43,13 +43,13 @@ from sync.contract.status import Service
 
 __all__ = [
     "Downloaded",
+    "EndpointLostError",
     "Expected",
     "HttpError",
     "HttpMissingError",
     "HttpStoppedError",
     "Master",
     "Page",
-    "SourceLostError",
 ]
 
 _T = TypeVar("_T")
@@ -57,15 +57,16 @@ ATTEMPTS: Final = 4
 # At a name that may have died, while another one is there to go to.
 _ATTEMPTS_BEFORE_OTHERS: Final = 2
 _SLICE_SECONDS: Final = 0.5  # how soon one that waits notices that the name was given up
-# What every service answers in some way: asked where a request got no answer at all.
+# Every service answers it in some way: asked where a request got no answer at all.
 _FRONT_PAGE: Final = "/"
 _REDIRECTS: Final = 3
 _ERROR_PAGE_BYTES: Final = 1 << 16
 _OK, _PART, _NOT_MODIFIED, _RANGE_WRONG = 200, 206, 304, 416
 _GONE: Final = frozenset({404, 410})
 _REDIRECT: Final = frozenset({301, 302, 303, 307, 308})
+# RFC 9110, 15.5.9 and 15.6; 425 of RFC 8470; 429 of RFC 6585.
 _TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-# Said by what stands before a service that is not there.
+# Said by a gateway before a service that is not there (RFC 9110, 15.6.3 to 15.6.5).
 _NOBODY_BEHIND: Final = frozenset({502, 503, 504})
 
 
@@ -80,6 +81,7 @@ class Master:
     """The master's HTTP service, within the limits of the spec.
 
     sources: base URLs, the names of one and the same service in order of preference.
+    report: gets every change of the names' state.
     """
 
     def __init__(
@@ -91,14 +93,14 @@ class Master:
         bandwidth: TokenBucket | None = None,
         backoff: Backoff | None = None,
         service: Service = "hub",
-        tell: Tell = untold,
+        report: EndpointReport = no_report,
     ) -> None:
         for source in sources:
             Origin.of(urlsplit(source))
         self._control = control
         self._backoff = backoff or Backoff()
-        self._sources = Sources(service, sources, self._backoff, tell)
-        self._wire_limits = WireLimits(
+        self._endpoints = MasterEndpoints(service, sources, self._backoff, report)
+        self._limits = ConnectionLimits(
             limits.connect_timeout_seconds,
             limits.read_timeout_seconds,
             bandwidth,
@@ -108,23 +110,23 @@ class Master:
         self._requests = TokenBucket(rate, max(1.0, rate / 4)) if rate else None
         self._slots = threading.BoundedSemaphore(limits.connections)
         self._lock = threading.Lock()
-        # Held while it is found out whether the name in use died.
+        # Taken while one thread finds out whether the name in use died.
         self._judging = threading.Lock()
-        self._idle: list[Wire] = []
+        self._idle: list[Connection] = []
         self.requests_sent = 0
         self.bytes_received = 0
-        self._begin_at(self._sources.current)
+        self._begin_at(self._endpoints.current)
 
     @property
     def source(self) -> str:
         """The name in use: the base URL that is asked."""
-        return self._sources.current
+        return self._endpoints.current
 
     def begin_pass(self) -> None:
         """Go on with the most preferred name that may answer; nothing may be under way."""
         if self._lost is None:
-            self._sources.settle()
-        source = self._sources.choose()
+            self._endpoints.settle()
+        source = self._endpoints.choose()
         if self._lost is not None or source != self._source:
             self.close()
             self._begin_at(source)
@@ -134,59 +136,62 @@ class Master:
         self._source = source
         self._origin = Origin.of(url)
         self._prefix = url.path.rstrip("/")
-        self._lost: SourceLostError | None = None
+        self._lost: EndpointLostError | None = None
         self._heard = False
         # The master must not be hammered by N threads after it asked one of them to wait.
         self._not_before = 0.0
+        # Only a connection that is kept open answers two requests (RFC 9112, 9.3.2).
         self._pipelines = True
 
     @contextlib.contextmanager
     def while_listing(self) -> Iterator[None]:
-        """Ask within it for what a pass begins with: a name that can not give it is of no use.
+        """Ask within it for what a pass begins with: a name that cannot give it is of no use.
 
-        There the name answers only when all of it came, and whatever makes it fail is a reason to
-        pass the name over. A single name is judged as ever. Raises SourceLostError, HttpError.
+        The name counts as answering once all of it came; any failure is a reason to skip the name.
+        A single name is judged as ever. Raises EndpointLostError, HttpError.
         """
-        if self._sources.count == 1:
+        if self._endpoints.count == 1:
             yield
             return
-        self._heard = True  # no reply by itself is told as an answer
+        self._heard = True  # no reply by itself is reported as an answer
         try:
             yield
         except HttpStoppedError:
             raise
         except HttpError as error:
             with self._judging:
-                self._lost = self._lost or self._passed_over(error)
+                self._lost = self._lost or self._skipped(error)
             raise self._lost from error
-        self._sources.answered(settles=False)
+        self._endpoints.answered(settles=False)
 
     def close(self) -> None:
         """Close the idle connections."""
         with self._lock:
-            wires, self._idle = self._idle, []
-        for wire in wires:
-            wire.close()
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def get(self, path: str, max_bytes: int, headers: Mapping[str, str] | None = None) -> Page:
         """Fetch a small page. 304 comes back as a Page; other statuses raise HttpError."""
+        asked = {"Accept-Encoding": "gzip", **(headers or {})}
 
-        def once() -> Page:
-            with self._wire() as wire:
-                return self._get_once(wire, path, max_bytes, headers or {})
+        def read(reply: Reply) -> Page:
+            if reply.status == _NOT_MODIFIED:
+                return page_of(reply, b"")
+            self._raise_for(path, reply)
+            whole = reply.says_its_end
+            return page_of(reply, unpacked(reply, max_bytes), whole=whole)
 
-        return self._retried(once)
+        return self._retried("GET", path, lambda: asked, read)
 
     def head(self, path: str) -> Page:
         """Ask for the headers of a page."""
 
-        def once() -> Page:
-            with self._wire() as wire:
-                reply = self._exchange(wire, "HEAD", path, {})
-                self._raise_for(path, reply)
-                return page_of(reply, reply.read_all(0))
+        def read(reply: Reply) -> Page:
+            self._raise_for(path, reply)
+            return page_of(reply, reply.read_all(0))
 
-        return self._retried(once)
+        return self._retried("HEAD", path, dict, read)
 
     def download(
         self, path: str, target: Path, max_bytes: int, expected: Expected | None = None
@@ -196,14 +201,10 @@ class Master:
         On failure `target` is gone. Raises HttpError, and OSError of the disk.
         """
         partial = Partial(target, max_bytes, expected or Expected())
-
-        def once() -> Downloaded:
-            with self._wire() as wire:
-                reply = self._exchange(wire, "GET", path, partial.headers())
-                return self._receive(path, reply, partial)
-
         try:
-            return self._retried(once)
+            return self._retried(
+                "GET", path, partial.headers, lambda reply: self._receive(path, reply, partial)
+            )
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -222,48 +223,29 @@ class Master:
         connections open the two are asked for one after the other.
         """
         if self._pipelines:
-            with contextlib.suppress(HttpError):
-                return self._pipelined(description_path, path, target, max_bytes, describe)
+            with contextlib.suppress(HttpError), self._connection() as connection:
+                self._send(connection, "GET", [description_path, path], {})
+                first = connection.reply("GET")
+                self._pipelines = first.keeps_alive
+                if self._pipelines:
+                    self._raise_for(description_path, first)
+                    page = page_of(first, first.read_all(_ERROR_PAGE_BYTES))
+                    partial = Partial(target, max_bytes, describe(page))
+                    return page, self._receive(path, connection.reply("GET"), partial)
             target.unlink(missing_ok=True)
             if self._control.stopping():
                 raise HttpStoppedError
         page = self.get(description_path, _ERROR_PAGE_BYTES)
         return page, self.download(path, target, max_bytes, describe(page))
 
-    def _pipelined(
-        self,
-        description_path: str,
-        path: str,
-        target: Path,
-        max_bytes: int,
-        describe: Callable[[Page], Expected],
-    ) -> tuple[Page, Downloaded]:
-        with self._wire() as wire:
-            self._send(wire, "GET", [description_path, path], {})
-            first = wire.reply("GET")
-            if not first.keeps_alive:
-                self._pipelines = False
-                raise HttpError("does not keep connections open", retry=True)
-            self._raise_for(description_path, first)
-            page = page_of(first, first.read_all(_ERROR_PAGE_BYTES))
-            partial = Partial(target, max_bytes, describe(page))
-            return page, self._receive(path, wire.reply("GET"), partial)
-
-    def _get_once(self, wire: Wire, path: str, max_bytes: int, headers: Mapping[str, str]) -> Page:
-        reply = self._exchange(wire, "GET", path, {"Accept-Encoding": "gzip", **headers})
-        if reply.status == _NOT_MODIFIED:
-            return page_of(reply, reply.read_all(0))
-        self._raise_for(path, reply)
-        whole = reply.says_its_end
-        return page_of(reply, unpacked(reply, max_bytes), whole=whole)
-
     def _receive(self, path: str, reply: Reply, partial: Partial) -> Downloaded:
         if reply.status == _RANGE_WRONG:
             partial.restart()
-            raise HttpError(f"{path}: can not be resumed", retry=True)
+            raise HttpError(f"{path}: cannot be resumed", retry=True)
         self._raise_for(path, reply)
         page = page_of(reply, b"", whole=reply.says_its_end)
         if reply.status == _OK:
+            # Also to a request with Range: If-Range did not match (RFC 9110, 13.1.5).
             partial.restart()
             partial.page = page
         elif not continues(reply, partial):
@@ -281,10 +263,12 @@ class Master:
                 self.bytes_received += len(data)
         return verified(path, partial, page)
 
-    def _exchange(self, wire: Wire, method: str, path: str, headers: Mapping[str, str]) -> Reply:
+    def _exchange(
+        self, connection: Connection, method: str, path: str, headers: Mapping[str, str]
+    ) -> Reply:
         for _ in range(_REDIRECTS + 1):
-            self._send(wire, method, [path], headers)
-            reply = wire.reply(method)
+            self._send(connection, method, [path], headers)
+            reply = connection.reply(method)
             if reply.status not in _REDIRECT:
                 return reply
             path = self._redirected(path, reply)
@@ -293,31 +277,34 @@ class Master:
     def _redirected(self, path: str, reply: Reply) -> str:
         here = f"{self._origin.scheme}://{self._origin.host_header}{self._prefix}{path}"
         reply.read_all(_ERROR_PAGE_BYTES)
-        location = reply.headers.get("Location")
+        location = reply.header("Location")
         try:
             url = urlsplit(urljoin(here, location))
             same = Origin.of(url) == self._origin and f"{url.path}{url.query}".isascii()
         except ValueError:
             same = False
         if not same or not reply.keeps_alive:
-            elsewhere = HttpError(
+            raise HttpError(
                 f"{path}: redirected to {location[:200]!r}, which is not followed; "
                 "set the source to where the master really is",
                 retry=False,
+                unanswered=not same,
+                elsewhere=not same,
             )
-            elsewhere.unanswered = elsewhere.elsewhere = not same
-            raise elsewhere
         target = url.path + (f"?{url.query}" if url.query else "")
         return target.removeprefix(self._prefix)
 
-    def _send(self, wire: Wire, method: str, paths: list[str], headers: Mapping[str, str]) -> None:
+    def _send(
+        self, connection: Connection, method: str, paths: list[str], headers: Mapping[str, str]
+    ) -> None:
         """Ask for some pages at once: the replies come one after the other."""
         if self._requests is not None and self._control.wait(self._requests.take(len(paths))):
             raise HttpStoppedError
         with self._lock:
             self.requests_sent += len(paths)
+        # Ranges and MD5s are of the file, so it must not come in a coding (RFC 9110, 12.5.3).
         base = {"User-Agent": "gridhub-mirror/1", "Accept-Encoding": "identity"}
-        wire.send(method, [self._prefix + path for path in paths], {**base, **headers})
+        connection.send(method, [self._prefix + path for path in paths], {**base, **headers})
 
     def _raise_for(self, path: str, reply: Reply) -> None:
         if reply.status in {_OK, _PART}:
@@ -325,25 +312,32 @@ class Master:
         # The connection is given up with the error, so the page need not be read.
         if reply.status in _GONE:
             raise HttpMissingError(path, reply.status)
-        wait = retry_after(reply.headers)
+        wait = retry_after(reply)
         if wait:
             with self._lock:
                 self._not_before = max(self._not_before, time.monotonic() + wait)
-        error = HttpError(
+        raise HttpError(
             f"{path}: {reply.status}",
             retry=reply.status in _TRY_AGAIN,
             retry_after_seconds=wait,
+            unanswered=reply.status in _NOBODY_BEHIND,
         )
-        error.unanswered = reply.status in _NOBODY_BEHIND
-        raise error
 
-    def _retried(self, once: Callable[[], _T]) -> _T:
+    def _retried(
+        self,
+        method: str,
+        path: str,
+        headers: Callable[[], Mapping[str, str]],
+        read: Callable[[Reply], _T],
+    ) -> _T:
+        """Ask for a page until `read` accepts its reply; headers: made for each attempt."""
         clock = BackoffClock(self._backoff)
         while True:
             if self._lost is not None:
                 raise self._lost
             try:
-                done = once()
+                with self._connection() as connection:
+                    done = read(self._exchange(connection, method, path, headers()))
             except HttpStoppedError:
                 raise
             except HttpError as error:
@@ -358,12 +352,12 @@ class Master:
                 return done
 
     def _attempts(self, error: HttpError) -> int:
-        """Return how often a request is sent before somebody else has to be asked."""
-        if not (error.unreachable or error.unanswered) or self._sources.count == 1:
+        """Return how often a request is sent before another name has to be asked."""
+        if not (error.unreachable or error.unanswered) or self._endpoints.count == 1:
             return ATTEMPTS
-        if error.retry_after_seconds > self._wire_limits.read_timeout_seconds:
+        if error.retry_after_seconds > self._limits.read_timeout_seconds:
             return 1
-        return _ATTEMPTS_BEFORE_OTHERS if self._sources.has_others() else ATTEMPTS
+        return _ATTEMPTS_BEFORE_OTHERS if self._endpoints.has_others() else ATTEMPTS
 
     def _wait(self, seconds: float) -> None:
         """Wait, unless the job stops or the name in use is given up meanwhile."""
@@ -377,10 +371,10 @@ class Master:
     def _note_answer(self) -> None:
         if not self._heard:
             self._heard = True
-            self._sources.answered(settles=False)
+            self._endpoints.answered(settles=False)
 
     def _judge(self, error: HttpError) -> None:
-        """Raise SourceLostError where it is the name that died, not this request that failed."""
+        """Raise EndpointLostError where the name died, rather than this request failed."""
         if not error.unreachable and not error.unanswered:
             self._note_answer()
             return
@@ -389,26 +383,26 @@ class Master:
                 if not error.unreachable and self._front_page_answers(error):
                     self._note_answer()
                     return
-                self._lost = self._passed_over(error)
+                self._lost = self._skipped(error)
             raise self._lost from error
 
-    def _passed_over(self, error: HttpError) -> SourceLostError:
+    def _skipped(self, error: HttpError) -> EndpointLostError:
         asked = error.retry_after_seconds
-        others = self._sources.pass_over(self._source, str(error), asked)
-        told = str(error) if others or self._sources.count == 1 else self._sources.reasons()
-        lost = SourceLostError(told, others=others)
-        lost.retry_after_seconds = self._sources.patience_seconds()
+        others = self._endpoints.skip(self._source, str(error), asked)
+        message = str(error) if others or self._endpoints.count == 1 else self._endpoints.reasons()
+        lost = EndpointLostError(message, others=others)
+        lost.retry_after_seconds = self._endpoints.patience_seconds()
         return lost
 
     def _front_page_answers(self, error: HttpError) -> bool:
-        """Tell whether the name answers at all: whatever it says, but that nobody is there.
+        """Return whether the name answers at all: anything but that no service is behind it.
 
-        To lead elsewhere from there is usual, and an answer; unless `error` is that it did so.
+        A redirect to another origin is usual there, and an answer; unless `error` is one, too.
         """
         while True:
             try:
-                with self._wire(at_once=True) as wire:
-                    reply = self._exchange(wire, "HEAD", _FRONT_PAGE, {})
+                with self._connection(at_once=True) as connection:
+                    reply = self._exchange(connection, "HEAD", _FRONT_PAGE, {})
                     return reply.status not in _NOBODY_BEHIND
             except HttpStoppedError:
                 raise
@@ -430,7 +424,7 @@ class Master:
             self._wait(wait)
 
     @contextlib.contextmanager
-    def _wire(self, *, at_once: bool = False) -> Iterator[Wire]:
+    def _connection(self, *, at_once: bool = False) -> Iterator[Connection]:
         """Lend a connection; it is kept only when the exchange ended well.
 
         at_once: although the master asked for patience.
@@ -439,22 +433,25 @@ class Master:
             self._slots.acquire()
         else:
             self._take_slot()
-        wire: Wire | None = None
+        connection: Connection | None = None
         kept_replies = 0
         try:
             with self._lock:
-                wire = self._idle.pop() if self._idle else None
-            kept_replies = wire.replies if wire else 0
-            wire = wire or Wire(self._origin, self._wire_limits)
-            yield wire
-            if wire.reusable and self._lost is None and wire.origin == self._origin:
+                connection = self._idle.pop() if self._idle else None
+            kept_replies = connection.replies if connection else 0
+            connection = connection or Connection(self._origin, self._limits)
+            yield connection
+            if connection.reusable and self._lost is None and connection.origin == self._origin:
                 with self._lock:
-                    self._idle.append(wire)
-                wire = None
+                    self._idle.append(connection)
+                connection = None
         except HttpError as error:
-            error.at_once = error.retry and 0 < kept_replies == (wire.replies if wire else 0)
+            # The master may close an idle connection at any time, also just as a request is on its
+            # way; nothing we ask changes anything, so it is safe to ask again (RFC 9112, 9.3.1).
+            replies = connection.replies if connection else 0
+            error.at_once = error.retry and 0 < kept_replies == replies
             raise
         finally:
-            if wire is not None:
-                wire.close()
+            if connection is not None:
+                connection.close()
             self._slots.release()

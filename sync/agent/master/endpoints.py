@@ -1,8 +1,8 @@
 """The names of one service of the master, in order of preference, and which one is in use.
 
-A name that dies is passed over for a time that grows; the next one in order is used meanwhile. A
-job changes names only where it begins anew (a pass, a session): what it does in between comes from
-one of them.
+A name that dies is skipped for a time that grows; the next one in order is used meanwhile. A job
+changes names only where it begins anew (a pass, a session): in between everything comes from one
+of them (docs/adr/0008).
 """
 
 import threading
@@ -17,23 +17,23 @@ from sync.agent.status_writer import utc_now
 from sync.contract.spec import Backoff
 from sync.contract.status import Service, SourceUse
 
-Place = TypeVar("Place")
-Tell: TypeAlias = Callable[[Service, list[SourceUse]], None]
+Endpoint = TypeVar("Endpoint")
+EndpointReport: TypeAlias = Callable[[Service, list[SourceUse]], None]
 _REASON_CHARACTERS: Final = 300
 
 
-def untold(_: Service, __: list[SourceUse]) -> None:
-    """Tell nobody."""
+def no_report(_: Service, __: list[SourceUse]) -> None:
+    """Report to nobody."""
 
 
 @dataclass(eq=False)
-class _Name(Generic[Place]):
-    """One name. since: in use, or passed over, since then. due: when to try again (monotonic).
+class _Name(Generic[Endpoint]):
+    """One name. since: in use, or skipped, since then. due: when to try again (monotonic).
 
     not_before: until when it asked not to be asked.
     """
 
-    place: Place
+    endpoint: Endpoint
     backoff: BackoffClock
     since: datetime | None = None
     reason: str = ""
@@ -49,7 +49,7 @@ class _Name(Generic[Place]):
     def may_be_asked(self, now: float) -> bool:
         return now >= self.not_before
 
-    def pass_over(self, reason: str, now: float, at_least_seconds: float = 0) -> None:
+    def skip(self, reason: str, now: float, at_least_seconds: float = 0) -> None:
         wait = self.backoff.after_failure(at_least_seconds)
         if not self.reason:
             self.since = utc_now()
@@ -64,23 +64,23 @@ class _Name(Generic[Place]):
         self.not_before = 0.0
 
 
-class Sources(Generic[Place]):
+class MasterEndpoints(Generic[Endpoint]):
     """Chooses among the names of a service; threads may share it.
 
-    tell: gets every change, for the status record.
+    report: gets every change, for the status record.
     """
 
     def __init__(
         self,
         service: Service,
-        places: Sequence[Place],
+        endpoints: Sequence[Endpoint],
         backoff: Backoff,
-        tell: Tell = untold,
+        report: EndpointReport = no_report,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service: Service = service
-        self._names = [_Name(place, BackoffClock(backoff)) for place in places]
-        self._tell = tell
+        self._names = [_Name(endpoint, BackoffClock(backoff)) for endpoint in endpoints]
+        self._report_to = report
         self._clock = clock
         self._lock = threading.Lock()
         self._current = self._names[0]
@@ -92,15 +92,15 @@ class Sources(Generic[Place]):
         return len(self._names)
 
     @property
-    def current(self) -> Place:
+    def current(self) -> Endpoint:
         """The name in use."""
-        return self._current.place
+        return self._current.endpoint
 
-    def choose(self) -> Place:
-        """Begin anew with the most preferred name that is not passed over, or due again.
+    def choose(self) -> Endpoint:
+        """Begin anew with the most preferred name that is not skipped, or due again.
 
-        Where all of them are passed over, each gets its turn before any is tried twice; but one
-        that asked not to be asked yet is left out.
+        Where all of them are skipped, each gets its turn before any is tried twice; but one that
+        asked not to be asked yet is left out.
         """
         with self._lock:
             now = self._clock()
@@ -114,21 +114,21 @@ class Sources(Generic[Place]):
             chosen = next((name for name in fresh if name.ready(now)), fresh[0])
             if chosen is not self._current or chosen.since is None:
                 self._current = chosen
-                # One that died is told again by what comes of the try, not by the try.
+                # One that died is reported by the result of the attempt, not by the attempt.
                 if not chosen.reason:
                     chosen.since = chosen.since or utc_now()
-                    self._told()
-            return chosen.place
+                    self._report()
+            return chosen.endpoint
 
     def has_others(self) -> bool:
-        """Tell whether a name is left to go to when the one in use dies."""
+        """Return whether a name is left to go to when the one in use dies."""
         with self._lock:
             return self._others_than(self._current)
 
     def answered(self, *, settles: bool = True) -> None:
         """Note that the name in use answers.
 
-        settles: and that this was all there was to do, so that each name may be tried for the next.
+        settles: and that the work is done, see `settle`.
         """
         if settles:
             self.settle()
@@ -143,42 +143,42 @@ class Sources(Generic[Place]):
                     name.since = None
                     changed = True
             if changed:
-                self._told()
+                self._report()
 
     def settle(self) -> None:
-        """Note that what the names were tried for is done: each may be tried for the next."""
+        """Note that the work that the names were tried for is done: each gets a turn again."""
         with self._lock:
             for name in self._names:
                 name.failed = False
 
-    def pass_over(self, place: Place, reason: str, at_least_seconds: float = 0) -> bool:
+    def skip(self, endpoint: Endpoint, reason: str, at_least_seconds: float = 0) -> bool:
         """Note that a name died; returns whether another one is left to go to.
 
         at_least_seconds: for how long it asked not to be asked.
         """
         with self._lock:
-            name = self._named(place)
-            name.pass_over(reason, self._clock(), at_least_seconds)
+            name = self._named(endpoint)
+            name.skip(reason, self._clock(), at_least_seconds)
             name.failed = True
-            self._told()
+            self._report()
             return self._others_than(name)
 
-    def better(self) -> list[tuple[Place, float]]:
+    def preferred(self) -> list[tuple[Endpoint, float]]:
         """Return the names preferred to the one in use, and in how many seconds each is due."""
         with self._lock:
             now = self._clock()
             preferred = self._names[: self._names.index(self._current)]
-            return [(name.place, max(0.0, name.due - now)) for name in preferred]
+            return [(name.endpoint, max(0.0, name.due - now)) for name in preferred]
 
-    def tried(self, place: Place, reason: str) -> None:
-        """Note what came of trying a name that is passed over; an empty reason: it answers."""
+    def attempted(self, endpoint: Endpoint, reason: str) -> None:
+        """Note the result of trying a name that is skipped; an empty reason: it answers."""
         with self._lock:
-            name = self._named(place)
+            name = self._named(endpoint)
             if reason:
-                name.pass_over(reason, self._clock())
+                name.skip(reason, self._clock())
             else:
                 name.restore()
-            self._told()
+            self._report()
 
     def patience_seconds(self) -> float:
         """Return in how many seconds the first of the names may be asked again; 0: at once."""
@@ -186,24 +186,24 @@ class Sources(Generic[Place]):
             return max(0.0, min(name.not_before for name in self._names) - self._clock())
 
     def reasons(self) -> str:
-        """Say of each name why it is passed over, after they all died."""
+        """Return why each name is skipped, after they all died."""
         with self._lock:
-            each = "; ".join(f"{name.place} ({name.reason})" for name in self._names)
+            each = "; ".join(f"{name.endpoint} ({name.reason})" for name in self._names)
             return f"none of the master's {len(self._names)} names answers: {each}"
 
-    def _others_than(self, name: _Name[Place]) -> bool:
+    def _others_than(self, name: _Name[Endpoint]) -> bool:
         now = self._clock()
         others = (other for other in self._names if other is not name)
         return any(not other.failed and other.may_be_asked(now) for other in others)
 
-    def _named(self, place: Place) -> _Name[Place]:
-        return next(name for name in self._names if name.place == place)
+    def _named(self, endpoint: Endpoint) -> _Name[Endpoint]:
+        return next(name for name in self._names if name.endpoint == endpoint)
 
-    def _told(self) -> None:
+    def _report(self) -> None:
         uses = [
             SourceUse(
                 service=self._service,
-                name=str(name.place),
+                name=str(name.endpoint),
                 in_use=name is self._current and not name.reason,
                 since=name.since,
                 reason=name.reason,
@@ -211,4 +211,4 @@ class Sources(Generic[Place]):
             )
             for name in self._names
         ]
-        self._tell(self._service, uses)
+        self._report_to(self._service, uses)

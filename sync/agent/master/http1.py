@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import SplitResult
 
 import certifi
@@ -38,21 +38,31 @@ LEAST_BYTES: Final = 1024
 class HttpError(Exception):
     """A request failed.
 
-    retry: asking again may help. retry_after_seconds: when the master said. at_once: the master
-    had merely closed a connection that was kept open, so asking again need not wait.
+    retry: asking again may help. retry_after_seconds: when the master said.
     unreachable: there was no connection (DNS, refused, TLS, time-out), whatever was asked for.
     unanswered: nothing came that answers; whether to this request alone is not known.
     elsewhere: nothing came but that it is at another origin.
+    at_once: the master had merely closed a connection that was kept open, so asking again need not
+    wait; set by the client, which knows.
     """
 
-    def __init__(self, message: str, *, retry: bool, retry_after_seconds: float = 0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry: bool,
+        retry_after_seconds: float = 0,
+        unreachable: bool = False,
+        unanswered: bool = False,
+        elsewhere: bool = False,
+    ) -> None:
         super().__init__(message)
         self.retry = retry
         self.retry_after_seconds = retry_after_seconds
+        self.unreachable = unreachable
+        self.unanswered = unanswered
+        self.elsewhere = elsewhere
         self.at_once = False
-        self.unreachable = False
-        self.unanswered = False
-        self.elsewhere = False
 
 
 class HttpStoppedError(HttpError):
@@ -62,7 +72,7 @@ class HttpStoppedError(HttpError):
         super().__init__(message, retry=False)
 
 
-class SourceLostError(HttpStoppedError):
+class EndpointLostError(HttpStoppedError):
     """The name by which the master was asked died: what is under way stops, to begin anew.
 
     others: the master has another name that may answer.
@@ -97,7 +107,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class WireLimits:
+class ConnectionLimits:
     """Timeouts in seconds; bandwidth: the job's bucket of bytes, or None."""
 
     connect_timeout_seconds: float
@@ -109,7 +119,7 @@ class WireLimits:
 class _Reader(io.RawIOBase):
     """The socket's bytes, under a deadline that moves on while enough of them come."""
 
-    def __init__(self, sock: socket.socket, limits: WireLimits) -> None:
+    def __init__(self, sock: socket.socket, limits: ConnectionLimits) -> None:
         self._sock = sock
         self._limits = limits
         self._window_ends = 0.0
@@ -155,56 +165,43 @@ class _Reader(io.RawIOBase):
                 self.restart()
 
 
-class Source(Protocol):
-    """Where a reply is read from: what a buffered reader does."""
-
-    def readline(self, size: int, /) -> bytes:
-        """Return a line with its end, `size` bytes of a longer one, nothing at the end."""
-        ...
-
-    def read1(self, size: int, /) -> bytes:
-        """Return at most `size` bytes as they come, nothing at the end."""
-        ...
-
-
-class Headers:
-    """The header fields of a reply, whatever the case of their names."""
-
-    def __init__(self, fields: dict[str, str]) -> None:
-        self._fields = fields
-
-    def get(self, name: str, default: str = "") -> str:
-        """Return a field's value: those of several fields of this name joined by commas."""
-        return self._fields.get(name.lower(), default)
-
-
 class Reply:
     """A reply whose body has not been read yet (RFC 9112).
 
-    What can be read in more than one way is refused. Raises HttpError when the head is wrong.
+    What can be read in more than one way is refused: the two ends of a pipelined connection, or a
+    cache before the master, would disagree on where the next reply starts (RFC 9112, 11.2).
+    length: bytes of the body that are still to come; None where the master did not say.
+    Raises HttpError when the head is wrong.
     """
 
-    def __init__(self, source: Source, method: str) -> None:
+    def __init__(self, source: io.BufferedIOBase, method: str) -> None:
         self._source = source
         self.status = _INTERIM.start
+        # Interim replies may come before the one that counts, asked for or not (RFC 9110, 15.2).
         for _ in range(_MOST_HEADS):
             if self.status not in _INTERIM:
                 break
             persistent = self._read_status()
-            self.headers = self._read_headers()
+            self._fields = self._read_fields()
         else:
             raise HttpError("no reply: interim ones without end", retry=True)
         self._chunked = False
         self._chunk_left = 0
-        # Bytes of the body that are still to come; None where the master did not say.
         self.length: int | None = 0
+        # These have no body, whatever their headers say of its length (RFC 9112, 6.3).
         if method != "HEAD" and self.status not in _WITHOUT_BODY:
             self._read_framing()
         self.says_its_end = self._chunked or self.length is not None
         self.ended = self.length == 0
-        options = {option.strip() for option in self.headers.get("Connection").lower().split(",")}
+        # HTTP/1.1 keeps the connection unless told to close, 1.0 the reverse (RFC 9112, 9.3).
+        options = {option.strip() for option in self.header("Connection").lower().split(",")}
         kept = "close" not in options if persistent else "keep-alive" in options
         self.keeps_alive = kept and self.says_its_end
+
+    def header(self, name: str) -> str:
+        """Return a field's value, several of one name joined by commas; empty where it is not."""
+        # Names have no case, and fields of one name are one list (RFC 9110, 5.1 and 5.3).
+        return self._fields.get(name.lower(), "")
 
     def _line(self) -> str:
         try:
@@ -214,6 +211,7 @@ class Reply:
         if not line.endswith(b"\n"):
             what = f"a line of more than {_LINE_BYTES} bytes" if line else "closed"
             raise HttpError(f"no reply: {what}", retry=True)
+        # A lone LF ends a line as well (RFC 9112, 2.2).
         return line.rstrip(b"\r\n").decode("latin-1")
 
     def _read_status(self) -> bool:
@@ -225,14 +223,15 @@ class Reply:
         self.status = int(found[2])
         return found[1] == "1"
 
-    def _read_headers(self) -> Headers:
+    def _read_fields(self) -> dict[str, str]:
         fields: dict[str, str] = {}
         for _ in range(_MOST_FIELDS):
             line = self._line()
             if not line:
-                return Headers(fields)
+                return fields
             name, colon, value = line.partition(":")
             key, value = name.lower(), value.strip(" \t")
+            # No blank before the colon, and no line that goes on with another (RFC 9112, 5.1, 5.2).
             if not colon or not _TOKEN.fullmatch(key):
                 raise HttpError(f"no reply: {line[:80]!r} is no header", retry=True)
             fields[key] = f"{fields[key]}, {value}" if key in fields else value
@@ -240,13 +239,16 @@ class Reply:
 
     def _read_framing(self) -> None:
         """Find out how the body ends: by chunks, by its length, or with the connection."""
-        coding = self.headers.get("Transfer-Encoding").lower()
-        length = self.headers.get("Content-Length")
+        coding = self.header("Transfer-Encoding").lower()
+        length = self.header("Content-Length")
         self._chunked = coding == "chunked"
         self.length = None
+        # Both at once is how requests are smuggled (RFC 9112, 6.3), and no other coding than
+        # chunked was asked for by TE (RFC 9110, 10.1.4).
         if coding and (length or not self._chunked):
             raise HttpError(f"no reply: transfer coding {coding[:20]!r}", retry=True)
         if length:
+            # Also "3, 4" of two fields, or a sign (RFC 9110, 8.6; RFC 9112, 6.3).
             if not _LENGTH.fullmatch(length):
                 raise HttpError(f"no reply: a length of {length[:40]!r}", retry=True)
             self.length = int(length)
@@ -275,12 +277,13 @@ class Reply:
 
     def _read_chunk(self, amount: int) -> bytes:
         if not self._chunk_left:
+            # Extensions after the size are to be ignored (RFC 9112, 7.1.1).
             size = self._line().partition(";")[0].strip()
             if not _CHUNK.fullmatch(size):
                 raise HttpError(f"broke off: a chunk of {size[:20]!r} bytes", retry=True)
             self._chunk_left = int(size, 16)
         if not self._chunk_left:
-            self._read_headers()
+            self._read_fields()  # trailers, which may be thrown away (RFC 9112, 7.1.2)
             self.ended = True
             return b""
         data = self._some(min(amount, self._chunk_left))
@@ -301,10 +304,10 @@ class Reply:
         return b"".join(parts)
 
 
-class Wire:
+class Connection:
     """One connection. After any HttpError it must be closed, not used again."""
 
-    def __init__(self, origin: Origin, limits: WireLimits) -> None:
+    def __init__(self, origin: Origin, limits: ConnectionLimits) -> None:
         self.origin = origin
         self._limits = limits
         self._sock = _connect(origin, limits)
@@ -317,7 +320,7 @@ class Wire:
 
     @property
     def reusable(self) -> bool:
-        """Tell whether every reply was read to its end and the master keeps the line open."""
+        """Whether every reply was read to its end and the master keeps the connection open."""
         ended = self._last is None or self._last.ended
         return ended and self._keeps_alive and self._unread == 0
 
@@ -331,9 +334,8 @@ class Wire:
             self._sock.settimeout(self._limits.read_timeout_seconds)
             self._sock.sendall(data)
         except OSError as error:
-            lost = HttpError(f"connection lost: {error!r}", retry=True)
-            lost.unanswered = True
-            raise lost from error
+            message = f"connection lost: {error!r}"
+            raise HttpError(message, retry=True, unanswered=True) from error
         self._unread += len(targets)
 
     def reply(self, method: str) -> Reply:
@@ -354,12 +356,13 @@ class Wire:
         self._sock.close()
 
 
-def _connect(origin: Origin, limits: WireLimits) -> socket.socket:
+def _connect(origin: Origin, limits: ConnectionLimits) -> socket.socket:
     address = (origin.host, origin.port)
     try:
         sock = socket.create_connection(address, limits.connect_timeout_seconds)
     except OSError as error:
-        raise _unreachable(f"{origin.host_header}: can not connect: {error}") from error
+        message = f"{origin.host_header}: cannot connect: {error}"
+        raise HttpError(message, retry=True, unreachable=True) from error
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if origin.scheme == "https":
@@ -367,11 +370,6 @@ def _connect(origin: Origin, limits: WireLimits) -> socket.socket:
             return context.wrap_socket(sock, server_hostname=origin.host)
     except OSError as error:
         sock.close()
-        raise _unreachable(f"{origin.host_header}: no TLS: {error}") from error
+        message = f"{origin.host_header}: no TLS: {error}"
+        raise HttpError(message, retry=True, unreachable=True) from error
     return sock
-
-
-def _unreachable(message: str) -> HttpError:
-    error = HttpError(message, retry=True)
-    error.unreachable = True
-    return error

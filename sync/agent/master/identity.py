@@ -1,8 +1,8 @@
-"""Whether another name of the master leads to the same one: by what it lists.
+"""Whether another name of the master leads to the same one, by the listing.
 
-Neither a hub nor a bootstrap server says who it is, and its name is what may change. What is known
-of it are the names and times of what was mirrored: a master that lists less than half of them, as
-new or newer, is taken for another one. Below that the guard of removals decides as ever.
+Neither a hub nor a bootstrap server says who it is, and its name may change. All that is known of
+it are the names and times that were mirrored: a master that lists less than half of them, as new
+or newer, is taken for another one. Below that the deletion guard decides as ever.
 """
 
 from collections.abc import Mapping
@@ -17,23 +17,23 @@ from sync.agent.job import JobFailed
 from sync.contract.spec import KernelsSpec, UsersSpec
 
 FILE: Final = "followed.json"
-# One revision tells times to the second, another one with a fraction.
+# One name may say whole seconds, as 0-hub does (flist-uploader.py), another one a fraction.
 _CLOCK_SECONDS: Final = 1.0
 AnyName = TypeVar("AnyName")
 
 
 @dataclass(frozen=True)
 class Evidence(Generic[AnyName]):
-    """What is mirrored, and what the master lists now: when each was changed (unix seconds).
+    """Names that are mirrored, and that the master lists now, by their time of change.
 
-    A time is None where nobody said it.
+    Unix seconds; None where nobody said it.
     """
 
     mirrored: Mapping[AnyName, float | None]
     listed: Mapping[AnyName, float | None]
 
     def agrees(self) -> bool:
-        """Tell whether at least half of what is mirrored is listed as old as here, or newer."""
+        """Return whether at least half of the mirrored names are listed as old as here or newer."""
         alike = sum(1 for name, here in self.mirrored.items() if self._is_alike(name, here))
         return alike * 2 >= len(self.mirrored)
 
@@ -64,10 +64,10 @@ class Followed(BaseModel):
         except (OSError, ValidationError):
             return None
 
-    def met(
+    def accepting(
         self, spec: UsersSpec | KernelsSpec, source: str, evidence: Evidence[AnyName]
     ) -> "Followed":
-        """Return what is followed now that `source` has listed what it has.
+        """Return the state to save once `source` has listed as the evidence says.
 
         Raises JobFailed where a name turns out to be another master's, which nobody asked for. To
         name none of the old names any more is to ask for it, and so is to confirm it.
@@ -90,7 +90,7 @@ class Followed(BaseModel):
         )
 
     def save(self, state: Path, before: "Followed | None") -> None:
-        """Write it where it differs from what is there. Raises OSError."""
+        """Write it where it differs from `before`. Raises OSError."""
         if self != before:
             durable.publish_bytes((self.model_dump_json() + "\n").encode(), state / FILE)
 
@@ -98,15 +98,15 @@ class Followed(BaseModel):
 def follow(
     spec: UsersSpec | KernelsSpec, state: Path, source: str, evidence: Evidence[AnyName]
 ) -> str:
-    """Check that `source` is the master that is followed, remember it, return its identity.
+    """Check that `source` is the master that is followed, save it, return its identity.
 
     Raises JobFailed where it is another one.
     """
-    on_record = Followed.load(state)
-    # What was confirmed before anything was on record meant something else. It is written down
-    # before the check, so that a number which the operator raises because of it is a new one.
-    before = on_record or Followed(confirmation=spec.removal_confirmation)
-    before.save(state, on_record)
-    now = before.met(spec, source, evidence)
+    saved = Followed.load(state)
+    # A confirmation given before anything was saved meant something else. It is saved before the
+    # check, so that a number which the operator raises because of it is a new one.
+    before = saved or Followed(confirmation=spec.removal_confirmation)
+    before.save(state, saved)
+    now = before.accepting(spec, source, evidence)
     now.save(state, before)
     return now.identity

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sync.agent.master.http1 import Headers, HttpError, Reply
+from sync.agent.master.http1 import HttpError, Reply
 
+# One second would do by the RFC (9110, 8.8.2.2); file systems and servers round differently.
 _STRONG_DATE_SECONDS: Final = 2.0
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 _PARTIAL: Final = 206
@@ -105,9 +106,10 @@ def http_seconds(text: str | None) -> float | None:
         return None
 
 
-def retry_after(headers: Headers) -> float:
+def retry_after(reply: Reply) -> float:
     """Return the seconds that the master asks to wait, 0 where it does not."""
-    text = headers.get("Retry-After")
+    # Seconds or a date (RFC 9110, 10.2.3), within a bound that nobody can raise from outside.
+    text = reply.header("Retry-After")
     if text.isdigit() and text.isascii():
         return min(float(text), _LONGEST_RETRY_AFTER_SECONDS)
     at = http_seconds(text)
@@ -116,24 +118,22 @@ def retry_after(headers: Headers) -> float:
 
 def page_of(reply: Reply, body: bytes, *, whole: bool = True) -> Page:
     """Return what a reply says of the page that it brings."""
-    headers = reply.headers
-    length = headers.get("Content-Length")
+    length = reply.header("Content-Length")
     return Page(
         status=reply.status,
         body=body,
-        etag=headers.get("ETag") or None,
-        last_modified=headers.get("Last-Modified") or None,
+        etag=reply.header("ETag") or None,
+        last_modified=reply.header("Last-Modified") or None,
         length=int(length) if length.isascii() and length.isdigit() else None,
-        date=headers.get("Date") or None,
+        date=reply.header("Date") or None,
         whole=whole,
     )
 
 
 def _validator(page: Page) -> str | None:
-    """Return what If-Range may carry: a strong ETag, else a date after which a second passed.
-
-    A file that is younger than that may have been written twice under one date.
-    """
+    """Return what If-Range may carry: a strong ETag, else a date that is strong enough."""
+    # A weak ETag must not be sent with it (RFC 9110, 13.1.5); a file as young as its date's
+    # resolution may have been written twice under one date (8.8.2.2).
     if page.etag and not page.etag.startswith("W/"):
         return page.etag
     modified, now = page.modified_seconds, page.date_seconds
@@ -144,10 +144,11 @@ def _validator(page: Page) -> str | None:
 
 def unpacked(reply: Reply, max_bytes: int) -> bytes:
     """Read a body, which may have come as gzip. Raises HttpError."""
-    coding = reply.headers.get("Content-Encoding", "identity").lower()
+    coding = reply.header("Content-Encoding").lower()
     data = reply.read_all(max_bytes)
     if coding in {"identity", ""}:
         return data
+    # x-gzip is the same (RFC 9110, 8.4.1.3).
     if coding not in {"gzip", "x-gzip"}:
         raise HttpError(f"content coding {coding[:20]!r} was not asked for", retry=False)
     inflate = zlib.decompressobj(wbits=31)
@@ -161,8 +162,9 @@ def unpacked(reply: Reply, max_bytes: int) -> bytes:
 
 
 def continues(reply: Reply, partial: Partial) -> bool:
-    """Tell whether a reply brings what follows the bytes that are there."""
-    text = reply.headers.get("Content-Range")
+    """Return whether a reply brings what follows the bytes that are there."""
+    # Only Content-Range says which part it is; a server may send another one (RFC 9110, 15.3.7).
+    text = reply.header("Content-Range")
     return reply.status == _PARTIAL and text.startswith(f"bytes {partial.size_bytes}-")
 
 

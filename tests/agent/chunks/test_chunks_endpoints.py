@@ -10,7 +10,7 @@ from sync.agent.job import VerifyOptions
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, running
 from tests.agent.dead_names import OF_ANY, no_such_name
-from tests.agent.master.sources_of import die, in_use, passed_over
+from tests.agent.master.sources_of import die, in_use, skipped
 from tests.sandbox.wan import Link, Relay
 
 
@@ -50,7 +50,7 @@ def test_chunks_are_copied_and_followed_by_the_second_name(
             record = job.wait(following, "following")
             fill(mirror, 50, seed=2)
             mirror.await_same(job)
-    assert dead.says in passed_over(record)[str(bad)]
+    assert dead.says in skipped(record)[str(bad)]
     assert in_use(record) == [str(own)]
     assert record.master.source == str(own)
 
@@ -69,7 +69,7 @@ def test_a_name_that_dies_in_mid_copy_is_left_and_the_copy_goes_on_where_it_was(
             die(first, hang=how == "hang")
             record = job.wait(following, "following")
     assert mirror.same()
-    assert str(mirror.sources[0]) in passed_over(record)
+    assert str(mirror.sources[0]) in skipped(record)
     assert in_use(record) == [str(mirror.sources[1])]
     assert record.master.identity == so_far.master.identity is not None
     # What was copied by the first name was not copied again: the cursor is of the same master.
@@ -93,7 +93,7 @@ def test_the_preferred_name_is_gone_back_to_once_everything_is_copied(
                 lambda record: record.master.source == str(preferred) and following(record),
                 "back",
             )
-            assert passed_over(record) == {}
+            assert skipped(record) == {}
             assert record.errors[-1].message.startswith(f"zdb {preferred} is passed over")
             fill(mirror, 50, seed=2)
             mirror.await_same(job)
@@ -157,7 +157,7 @@ def test_a_slave_that_is_away_is_no_reason_to_leave_the_master(mirror: FlistsMir
         mirror.slave.kill()
         with mirror.job() as job:
             record = job.wait(lambda record: record.retries >= 2, "tried again")
-            assert passed_over(record) == {}
+            assert skipped(record) == {}
             mirror.slave.start()
             record = job.wait(following, "following")
         assert in_use(record) == [str(mirror.sources[0])]

@@ -24,8 +24,8 @@ from tests.agent.master.sources_of import (
     die,
     in_use,
     name_of,
-    passed_over,
     running_job,
+    skipped,
     stranger,
     url_of,
 )
@@ -77,7 +77,7 @@ def test_a_pass_completes_by_the_second_name(
     with OF_HTTP[death]() as dead:
         record = one_pass(mirror, dead.url, second)
     assert is_whole(mirror)
-    assert dead.says in passed_over(record)[dead.url]
+    assert dead.says in skipped(record)[dead.url]
     assert (record.master.source, record.lag.items) == (second, 0)
     assert second in in_use(record)
     (told,) = [error.message for error in record.errors]
@@ -106,7 +106,7 @@ def test_a_hub_that_dies_in_mid_pass_is_left_and_nothing_is_lost(
         upstream.hub.deliver = deliver
         with running_job(mirror.spec(), mirror.directories) as job:
             record = job.complete(second)
-        assert url_of(first) in passed_over(record)
+        assert url_of(first) in skipped(record)
         assert is_whole(mirror)
         options = VerifyOptions(chunks=True)
         assert verify(mirror.spec(), mirror.directories, options).problems == ()
@@ -121,10 +121,10 @@ def test_the_preferred_hub_is_gone_back_to_once_it_answers(
         mirror.settings["sources"] = [url_of(first), second]
         with running_job(mirror.spec(), mirror.directories) as job:
             before = job.complete(second)
-            assert url_of(first) in passed_over(before)
+            assert url_of(first) in skipped(before)
             first.refusing = False
             record = job.complete(url_of(first))
-            assert passed_over(record) == {}
+            assert skipped(record) == {}
             assert record.master.identity == before.master.identity
             assert record.first_pass_at == before.first_pass_at
             upstream.model.add_flist("alice", "new.flist", small(77), OLD)
@@ -180,7 +180,7 @@ def test_chunks_come_by_the_second_name_of_the_0_db(
         mirror.settings["sources_zdb"] = [bad, good]
         record = mirror.one_pass()
     assert is_whole(mirror)
-    assert dead.says in passed_over(record)[str(bad)]
+    assert dead.says in skipped(record)[str(bad)]
     assert str(good) in in_use(record)
     assert (record.broken.count, record.refused.count) == (0, 0)
 

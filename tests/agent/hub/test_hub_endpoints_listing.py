@@ -9,12 +9,12 @@ import pytest
 from sync.agent.hub.verification import verify as verify_users
 from sync.agent.job import JobFailed, RunControl, VerifyOptions
 from sync.agent.kernels.verification import verify as verify_kernels
-from sync.agent.master.client import HttpError, HttpMissingError, Master, SourceLostError
+from sync.agent.master.client import EndpointLostError, HttpError, HttpMissingError, Master
 from sync.contract.layout import Job
 from sync.contract.spec import Backoff, KernelsSpec, UsersSpec
 from tests.agent.hub.small_hub import DAY, OLD, small_model
 from tests.agent.kernels.kernels_mirror import kernels, served
-from tests.agent.master.sources_of import IMPATIENT, passed_over, running_job, stranger, url_of
+from tests.agent.master.sources_of import IMPATIENT, running_job, skipped, stranger, url_of
 from tests.agent.mirrors import UsersMirror, kernels_spec, model_tree, users_mirror
 from tests.agent.scripted import Answer, Asked, ScriptedServer
 from tests.sandbox.upstream import Upstream
@@ -103,9 +103,7 @@ def problems(spec: UsersSpec | KernelsSpec, mirror: UsersMirror) -> list[str]:
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("job", JOBS)
-def test_a_name_that_gives_no_listing_is_passed_over(
-    job: Job, bad: str, mirror: UsersMirror
-) -> None:
+def test_a_name_that_gives_no_listing_is_skipped(job: Job, bad: str, mirror: UsersMirror) -> None:
     answer, says = BAD[bad]
     second = own_name(job, mirror.upstream)
     with (
@@ -114,7 +112,7 @@ def test_a_name_that_gives_no_listing_is_passed_over(
     ):
         record = running.complete(second)
     assert is_whole(job, mirror)
-    assert says in passed_over(record)[first.url]
+    assert says in skipped(record)[first.url]
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -151,7 +149,7 @@ def test_when_no_name_gives_a_listing_each_is_told_and_all_are_tried_again(
         with running_job(spec, mirror.directories) as running:
             record = running.until(lambda record: record.retries >= 2)
     assert record.reason.startswith("none of the master's 2 names answers: ")
-    assert set(passed_over(record)) == {first.url, second.url}
+    assert set(skipped(record)) == {first.url, second.url}
 
 
 # By the master's service alone
@@ -171,7 +169,7 @@ def test_a_single_name_fails_as_ever() -> None:
             listed(master)
         with pytest.raises(HttpError, match="404") as failed:
             master.get("/file", MAX)
-    assert not isinstance(failed.value, SourceLostError)
+    assert not isinstance(failed.value, EndpointLostError)
 
 
 def test_a_name_whose_listing_fails_again_is_left_alone_for_longer() -> None:
@@ -182,20 +180,20 @@ def test_a_name_whose_listing_fails_again_is_left_alone_for_longer() -> None:
     with without_listing(Answer(status=404)) as first, ScriptedServer() as second:
         second.pages["/api/images"] = Answer(b"[]")
         master = Master([first.url, second.url], IMPATIENT, RunControl(), backoff=slow)
-        master._sources._clock = lambda: now[0]
+        master._endpoints._clock = lambda: now[0]
         for _ in range(3):
-            with pytest.raises(SourceLostError) as lost:
+            with pytest.raises(EndpointLostError) as lost:
                 listed(master)
             assert lost.value.others
             assert listed(master) == b"[]"
-            ((_, wait),) = master._sources.better()
+            ((_, wait),) = master._endpoints.preferred()
             waits.append(wait)
             now[0] += wait
     for wait, longest in zip(waits, [1000, 2000, 4000], strict=True):
         assert longest / 2 <= wait <= longest
 
 
-def test_a_page_that_fails_after_the_listing_is_no_reason_to_pass_over_its_name() -> None:
+def test_a_page_that_fails_after_the_listing_is_no_reason_to_skip_its_name() -> None:
     with ScriptedServer() as first, ScriptedServer() as second:
         first.pages["/api/images"] = Answer(b"[]")
         master = Master([first.url, second.url], IMPATIENT, RunControl())

@@ -18,8 +18,8 @@ from tests.agent.master.sources_of import (
     OFTEN,
     die,
     name_of,
-    passed_over,
     running_job,
+    skipped,
     stranger,
     url_of,
 )
@@ -65,7 +65,7 @@ def test_a_pass_completes_by_the_second_name(
         record = job.complete(second)
     assert served(directories) == kernels(upstream)
     assert len(links(directories)) == 4
-    assert dead.says in passed_over(record)[dead.url]
+    assert dead.says in skipped(record)[dead.url]
     assert {use.service for use in record.sources} == {"bootstrap"}
 
 
@@ -91,7 +91,7 @@ def test_a_bootstrap_that_dies_in_mid_copy_is_left_and_nothing_is_lost(
         spec = named(upstream, url_of(first), second)
         with running_job(spec, directories) as job:
             record = job.complete(second)
-        assert url_of(first) in passed_over(record)
+        assert url_of(first) in skipped(record)
         assert len(asked) >= 2
         assert served(directories) == kernels(upstream)
         assert verify(spec, directories, VerifyOptions()).problems == ()
@@ -104,7 +104,7 @@ def test_when_all_bootstraps_are_dead_the_job_says_so_and_goes_on_trying(
     with running_job(named(upstream, *dead), directories) as job:
         record = job.until(lambda record: record.retries >= 3)
     for name in dead:
-        assert f"{name} (127.0.0.1:{name[-1]}: can not connect" in record.reason
+        assert f"{name} (127.0.0.1:{name[-1]}: cannot connect" in record.reason
     assert record.next_at is not None
 
 

@@ -42,8 +42,8 @@ def die(name: Relay, *, hang: bool = False) -> None:
         name.reset_all()
 
 
-def passed_over(record: StatusRecord) -> dict[str, str]:
-    """Return the names that are passed over, with the reasons."""
+def skipped(record: StatusRecord) -> dict[str, str]:
+    """Return the names that are skipped, with the reasons."""
     return {use.name: use.reason for use in record.sources if use.reason}
 
 

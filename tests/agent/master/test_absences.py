@@ -88,7 +88,7 @@ def test_tag_that_can_not_be_read_keeps_its_links_and_its_time(mirror: UsersMirr
     assert mirror.served() == model_tree(model)
 
 
-def test_name_that_only_the_listing_lost_stays_and_is_told(mirror: UsersMirror) -> None:
+def test_name_that_only_the_listing_lost_stays_and_is_reported(mirror: UsersMirror) -> None:
     """A byte turned over in the listing renames a flist; its neighbours that went do go."""
     mirror.one_pass()
     model = mirror.upstream.model
@@ -103,7 +103,7 @@ def test_name_that_only_the_listing_lost_stays_and_is_told(mirror: UsersMirror) 
     assert mirror.served() == model_tree(model)
 
 
-def test_link_that_only_a_tag_s_page_lost_stays_and_is_told(mirror: UsersMirror) -> None:
+def test_link_that_only_a_tag_s_page_lost_stays_and_is_reported(mirror: UsersMirror) -> None:
     mirror.one_pass()
     model = mirror.upstream.model
     model.retarget_tag("tf-zos", "3.1", "more.flist", "tf-zos/zos-2.flist")
@@ -125,7 +125,7 @@ def test_names_that_went_are_asked_for_once(mirror: UsersMirror) -> None:
         assert engine.requests_sent - before == 1
 
 
-def test_kernel_that_only_the_list_of_images_lost_stays_and_is_told(tmp_path: Path) -> None:
+def test_kernel_that_only_the_list_of_images_lost_stays_and_is_reported(tmp_path: Path) -> None:
     model = UpstreamModel()
     for number in range(3):
         model.add_kernel(f"zos-{number}.efi", b"kernel %d" % number * 100, OLD)

@@ -196,10 +196,11 @@ def test_shorter_retry_after_never_ends_a_longer_one(server: ScriptedServer) -> 
     master = make_master(server)
     started = time.monotonic()
     # The second is on its way when the first is answered.
-    with master._wire() as first, master._wire() as second:
-        for wire in (first, second):
+    with master._connection() as first, master._connection() as second:
+        for connection in (first, second):
+            reply = master._exchange(connection, "GET", "/file", {})
             with pytest.raises(HttpError, match="503"):
-                master._get_once(wire, "/file", MAX, {})
+                master._raise_for("/file", reply)
     assert master.get("/file", MAX).body == BODY
     assert time.monotonic() - started > 1.8
 
@@ -386,5 +387,5 @@ def test_origin_with_an_ipv6_address_and_default_ports() -> None:
 
 def test_unreachable_master_is_named(server: ScriptedServer) -> None:
     master = Master(["http://127.0.0.1:1"], HttpLimits(), RunControl(), backoff=QUICK)
-    with pytest.raises(HttpError, match=r"127\.0\.0\.1:1: can not connect"):
+    with pytest.raises(HttpError, match=r"127\.0\.0\.1:1: cannot connect"):
         master.get("/", MAX)

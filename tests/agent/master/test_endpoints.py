@@ -1,4 +1,4 @@
-"""The names of a master: which one is in use, which are passed over, and when they are back."""
+"""The names of a master: which one is in use, which are skipped, and when they are back."""
 
 import contextlib
 import json
@@ -8,8 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from sync.agent.job import RunControl
-from sync.agent.master.client import ATTEMPTS, HttpError, HttpMissingError, Master, SourceLostError
-from sync.agent.master.endpoints import Sources
+from sync.agent.master.client import (
+    ATTEMPTS,
+    EndpointLostError,
+    HttpError,
+    HttpMissingError,
+    Master,
+)
+from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.supervisor import by_any_name
 from sync.contract import spec as contract
 from sync.contract.spec import Backoff, FlistsSpec, HttpLimits, KernelsSpec, UsersSpec
@@ -23,8 +29,8 @@ SLOW = Backoff(first_seconds=1000, longest_seconds=8000)
 LIMITS = HttpLimits(connections=4, connect_timeout_seconds=0.5, read_timeout_seconds=0.5)
 
 
-class Told:
-    """What the status record would be told last."""
+class Reported:
+    """The last report for the status record."""
 
     def __init__(self) -> None:
         self.uses: list[SourceUse] = []
@@ -38,17 +44,19 @@ class Told:
         return [use.name for use in self.uses if use.in_use]
 
     @property
-    def passed_over(self) -> list[str]:
+    def skipped(self) -> list[str]:
         return [use.name for use in self.uses if use.reason]
 
 
 class Names:
-    """Three names, a clock to be moved, and what is told."""
+    """Three names, a clock to be moved, and what is reported."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.told = Told()
-        self.sources = Sources("zdb", ["a", "b", "c"], SLOW, self.told, lambda: self.now)
+        self.reported = Reported()
+        self.endpoints = MasterEndpoints(
+            "zdb", ["a", "b", "c"], SLOW, self.reported, lambda: self.now
+        )
 
 
 @pytest.fixture
@@ -57,122 +65,123 @@ def names() -> Names:
 
 
 def test_the_first_name_is_in_use_while_it_answers(names: Names) -> None:
-    assert names.sources.choose() == "a"
-    names.sources.answered()
-    assert names.sources.choose() == names.sources.current == "a"
-    assert [(use.in_use, use.since is not None) for use in names.told.uses] == [
+    assert names.endpoints.choose() == "a"
+    names.endpoints.answered()
+    assert names.endpoints.choose() == names.endpoints.current == "a"
+    assert [(use.in_use, use.since is not None) for use in names.reported.uses] == [
         (True, True),
         (False, False),
         (False, False),
     ]
 
 
-def test_a_dead_name_is_not_told_as_in_use_while_it_is_tried_again(names: Names) -> None:
-    names.sources.choose()
-    names.sources.pass_over("a", "refused")
-    assert names.sources.choose() == "b"
-    names.sources.answered()
-    assert names.told.in_use == ["b"]
+def test_a_dead_name_is_not_reported_as_in_use_while_it_is_tried_again(names: Names) -> None:
+    names.endpoints.choose()
+    names.endpoints.skip("a", "refused")
+    assert names.endpoints.choose() == "b"
+    names.endpoints.answered()
+    assert names.reported.in_use == ["b"]
     names.now += 10_000
-    assert names.sources.choose() == "a"
-    assert names.told.in_use == ["b"]
-    names.sources.answered()
-    assert names.told.in_use == ["a"]
+    assert names.endpoints.choose() == "a"
+    assert names.reported.in_use == ["b"]
+    names.endpoints.answered()
+    assert names.reported.in_use == ["a"]
 
 
-def test_a_dead_name_is_passed_over_for_a_time_that_grows_and_is_told(names: Names) -> None:
+def test_a_dead_name_is_skipped_for_a_time_that_grows_and_is_reported(names: Names) -> None:
     waits = []
     for _ in range(4):
-        assert names.sources.choose() == "a"
-        assert names.sources.pass_over("a", "refused")
-        assert names.sources.choose() == "b"
-        names.sources.answered()
-        first = names.told.uses[0]
-        assert (names.told.in_use, first.reason) == (["b"], "refused")
+        assert names.endpoints.choose() == "a"
+        assert names.endpoints.skip("a", "refused")
+        assert names.endpoints.choose() == "b"
+        names.endpoints.answered()
+        first = names.reported.uses[0]
+        assert (names.reported.in_use, first.reason) == (["b"], "refused")
         assert first.since is not None
         assert first.next_try_at is not None
-        ((_, wait),) = names.sources.better()
+        ((_, wait),) = names.endpoints.preferred()
         waits.append(wait)
         names.now += wait - 1
-        assert names.sources.choose() == "b"
+        assert names.endpoints.choose() == "b"
         names.now += 1
     for wait, longest in zip(waits, [1000, 2000, 4000, 8000], strict=True):
         assert longest / 2 <= wait <= longest
 
 
 def test_the_preferred_name_is_back_at_the_next_beginning_after_it_answers(names: Names) -> None:
-    since = names.told.uses[0].since
-    names.sources.pass_over("a", "refused")
-    names.sources.choose()
-    names.sources.answered()
+    since = names.reported.uses[0].since
+    names.endpoints.skip("a", "refused")
+    names.endpoints.choose()
+    names.endpoints.answered()
     names.now += 1000
-    assert names.sources.current == "b"
-    assert names.sources.choose() == "a"
-    assert names.told.passed_over == ["a"]
-    names.sources.answered()
-    assert (names.told.in_use, names.told.passed_over) == (["a"], [])
-    assert [use.since is None for use in names.told.uses] == [False, True, True]
+    assert names.endpoints.current == "b"
+    assert names.endpoints.choose() == "a"
+    assert names.reported.skipped == ["a"]
+    names.endpoints.answered()
+    assert (names.reported.in_use, names.reported.skipped) == (["a"], [])
+    assert [use.since is None for use in names.reported.uses] == [False, True, True]
     assert since is not None
     # The wait is the first one again.
-    names.sources.pass_over("a", "refused")
-    names.sources.choose()
-    ((_, wait),) = names.sources.better()
+    names.endpoints.skip("a", "refused")
+    names.endpoints.choose()
+    ((_, wait),) = names.endpoints.preferred()
     assert wait <= 1000
 
 
 def test_before_all_are_dead_each_is_tried_although_it_is_not_due(names: Names) -> None:
-    assert names.sources.pass_over("a", "no DNS")
-    assert names.sources.choose() == "b"
-    names.sources.answered()
-    assert names.sources.pass_over("b", "no TLS")
-    assert names.sources.choose() == "c"
-    assert names.sources.pass_over("c", "refused")
-    assert names.sources.choose() == "a"
-    assert not names.sources.pass_over("a", "no DNS")
-    told = names.sources.reasons()
-    assert told == ("none of the master's 3 names answers: a (no DNS); b (no TLS); c (refused)")
+    assert names.endpoints.skip("a", "no DNS")
+    assert names.endpoints.choose() == "b"
+    names.endpoints.answered()
+    assert names.endpoints.skip("b", "no TLS")
+    assert names.endpoints.choose() == "c"
+    assert names.endpoints.skip("c", "refused")
+    assert names.endpoints.choose() == "a"
+    assert not names.endpoints.skip("a", "no DNS")
+    assert names.endpoints.reasons() == (
+        "none of the master's 3 names answers: a (no DNS); b (no TLS); c (refused)"
+    )
     # And again from the first, in order.
     tried = []
     for _ in range(3):
-        tried.append(names.sources.choose())
-        names.sources.pass_over(tried[-1], "still dead")
+        tried.append(names.endpoints.choose())
+        names.endpoints.skip(tried[-1], "still dead")
     assert tried == ["a", "b", "c"]
 
 
-def test_what_is_tried_beside_the_name_in_use_is_told(names: Names) -> None:
-    names.sources.pass_over("a", "refused")
-    names.sources.choose()
-    names.sources.answered()
-    names.sources.tried("a", "no DNS")
-    assert names.told.uses[0].reason == "no DNS"
-    assert names.sources.choose() == "b"
-    names.sources.tried("a", "")
-    assert names.told.passed_over == []
-    assert names.sources.choose() == "a"
+def test_what_is_tried_beside_the_name_in_use_is_reported(names: Names) -> None:
+    names.endpoints.skip("a", "refused")
+    names.endpoints.choose()
+    names.endpoints.answered()
+    names.endpoints.attempted("a", "no DNS")
+    assert names.reported.uses[0].reason == "no DNS"
+    assert names.endpoints.choose() == "b"
+    names.endpoints.attempted("a", "")
+    assert names.reported.skipped == []
+    assert names.endpoints.choose() == "a"
 
 
 def test_a_name_that_asked_for_patience_is_not_chosen_before(names: Names) -> None:
-    assert names.sources.pass_over("a", "503", 5000)
+    assert names.endpoints.skip("a", "503", 5000)
     names.now += 1000
     for dies in "bcb":
-        assert names.sources.choose() == dies
-        names.sources.answered()
-        assert names.sources.pass_over(dies, "refused")
-    assert names.sources.patience_seconds() == 0
+        assert names.endpoints.choose() == dies
+        names.endpoints.answered()
+        assert names.endpoints.skip(dies, "refused")
+    assert names.endpoints.patience_seconds() == 0
     names.now += 4000
-    assert names.sources.choose() == "a"
-    names.sources.answered()
-    assert names.told.uses[0].reason == ""
+    assert names.endpoints.choose() == "a"
+    names.endpoints.answered()
+    assert names.reported.uses[0].reason == ""
 
 
 def test_where_all_names_ask_for_patience_none_is_left_and_the_first_to_be_due_is_next(
     names: Names,
 ) -> None:
-    assert names.sources.pass_over("a", "503", 50)
-    assert names.sources.pass_over("b", "503", 30)
-    assert not names.sources.pass_over("c", "503", 40)
-    assert names.sources.patience_seconds() == 30
-    assert names.sources.choose() == "b"
+    assert names.endpoints.skip("a", "503", 50)
+    assert names.endpoints.skip("b", "503", 30)
+    assert not names.endpoints.skip("c", "503", 40)
+    assert names.endpoints.patience_seconds() == 30
+    assert names.endpoints.choose() == "b"
 
 
 # The master's HTTP services
@@ -186,30 +195,30 @@ def server() -> Iterator[ScriptedServer]:
         yield running
 
 
-def make_master(told: Told, *sources: str) -> Master:
-    return Master(sources, LIMITS, RunControl(), backoff=QUICK, tell=told)
+def make_master(reported: Reported, *sources: str) -> Master:
+    return Master(sources, LIMITS, RunControl(), backoff=QUICK, report=reported)
 
 
 @pytest.mark.parametrize("death", OF_HTTP)
-def test_a_name_that_dies_is_passed_over_with_the_reason(
+def test_a_name_that_dies_is_skipped_with_the_reason(
     death: str, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_such_name(monkeypatch)
-    told = Told()
+    reported = Reported()
     with OF_HTTP[death]() as dead:
-        master = make_master(told, dead.url, server.url)
-        with pytest.raises(SourceLostError) as lost:
+        master = make_master(reported, dead.url, server.url)
+        with pytest.raises(EndpointLostError) as lost:
             master.get("/file", MAX)
         assert lost.value.others
         # Until the next pass nothing else is asked for, of whomever.
-        with pytest.raises(SourceLostError):
+        with pytest.raises(EndpointLostError):
             master.head("/file")
         assert server.asked == []
         master.begin_pass()
         assert master.get("/file", MAX).body == b"content"
-    assert (told.in_use, told.passed_over) == ([server.url], [dead.url])
-    assert dead.says in told.uses[0].reason
-    assert told.uses[0].next_try_at is not None
+    assert (reported.in_use, reported.skipped) == ([server.url], [dead.url])
+    assert dead.says in reported.uses[0].reason
+    assert reported.uses[0].next_try_at is not None
 
 
 NOT_A_DEATH: dict[str, Answer] = {
@@ -229,22 +238,22 @@ NOT_A_DEATH: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("what", NOT_A_DEATH)
-def test_one_page_that_fails_is_no_reason_to_pass_over_its_name(
+def test_one_page_that_fails_is_no_reason_to_skip_its_name(
     what: str, server: ScriptedServer
 ) -> None:
-    told = Told()
+    reported = Reported()
     server.pages["/bad"] = NOT_A_DEATH[what]
     with ScriptedServer() as other:
-        master = make_master(told, server.url, other.url)
+        master = make_master(reported, server.url, other.url)
         with pytest.raises(HttpError) as failed:
             master.get("/bad", MAX)
-        assert not isinstance(failed.value, SourceLostError)
+        assert not isinstance(failed.value, EndpointLostError)
         assert isinstance(failed.value, HttpMissingError) == (what in {"404", "410"})
         assert master.get("/file", MAX).body == b"content"
         master.begin_pass()
         assert master.get("/file", MAX).body == b"content"
         assert other.asked == []
-    assert (told.in_use, told.passed_over) == ([server.url], [])
+    assert (reported.in_use, reported.skipped) == ([server.url], [])
 
 
 PARKED = Answer(status=302, headers={"Location": "https://other.example/"})
@@ -279,19 +288,19 @@ def test_a_front_page_that_leads_anywhere_answers_unless_all_lead_elsewhere(
 ) -> None:
     server.pages |= {"/bad": page, "/": front}
     with ScriptedServer() as other:
-        master = make_master(Told(), server.url, other.url)
+        master = make_master(Reported(), server.url, other.url)
         with pytest.raises(HttpError) as failed:
             master.get("/bad", MAX)
-    assert isinstance(failed.value, SourceLostError) == dead
+    assert isinstance(failed.value, EndpointLostError) == dead
 
 
 def test_a_short_fault_is_no_death(server: ScriptedServer) -> None:
     left = [Answer(status=502)]
     server.script = lambda _: left.pop() if left else None
-    told = Told()
-    master = make_master(told, server.url, "http://127.0.0.1:1")
+    reported = Reported()
+    master = make_master(reported, server.url, "http://127.0.0.1:1")
     assert master.get("/file", MAX).body == b"content"
-    assert told.passed_over == []
+    assert reported.skipped == []
 
 
 def test_the_preferred_name_is_gone_back_to_at_a_pass_boundary_only(
@@ -304,19 +313,19 @@ def test_the_preferred_name_is_gone_back_to_at_a_pass_boundary_only(
 
     with ScriptedServer(script) as first:
         first.pages["/file"] = Answer(b"first")
-        told = Told()
-        master = make_master(told, first.url, server.url)
-        with pytest.raises(SourceLostError):
+        reported = Reported()
+        master = make_master(reported, first.url, server.url)
+        with pytest.raises(EndpointLostError):
             master.get("/file", MAX)
         master.begin_pass()
         down[0] = False
-        while any(due > 0 for _, due in master._sources.better()):
+        while any(due > 0 for _, due in master._endpoints.preferred()):
             assert master.get("/file", MAX).body == b"content"
         assert master.get("/file", MAX).body == b"content"
         master.begin_pass()
         assert master.get("/file", MAX).body == b"first"
-        assert (told.in_use, told.passed_over) == ([first.url], [])
-        assert {wire.origin.port for wire in master._idle} == {first.server_address[1]}
+        assert (reported.in_use, reported.skipped) == ([first.url], [])
+        assert {idle.origin.port for idle in master._idle} == {first.server_address[1]}
 
 
 def test_when_all_names_are_dead_the_error_has_each_with_its_reason(
@@ -325,9 +334,9 @@ def test_when_all_names_are_dead_the_error_has_each_with_its_reason(
     no_such_name(monkeypatch)
     with OF_HTTP["DNS"]() as one, OF_HTTP["502 for all"]() as two, OF_HTTP["no TLS"]() as three:
         deaths = [one, two, three]
-        master = make_master(Told(), *(dead.url for dead in deaths))
+        master = make_master(Reported(), *(dead.url for dead in deaths))
         for number in range(3):
-            with pytest.raises(SourceLostError) as lost:
+            with pytest.raises(EndpointLostError) as lost:
                 master.get("/file", MAX)
             assert lost.value.others == (number < 2)
             master.begin_pass()
@@ -341,8 +350,8 @@ def test_a_single_name_is_asked_as_often_as_ever_and_again_in_the_next_pass(
     server: ScriptedServer,
 ) -> None:
     server.script = lambda _: Answer(status=503)
-    master = make_master(Told(), server.url)
-    with pytest.raises(SourceLostError) as lost:
+    master = make_master(Reported(), server.url)
+    with pytest.raises(EndpointLostError) as lost:
         master.get("/file", MAX)
     assert (lost.value.others, str(lost.value)) == (False, "/file: 503")
     assert [asked.path for asked in server.asked] == ["/file"] * ATTEMPTS + ["/"]
@@ -356,17 +365,17 @@ def test_a_name_that_asks_for_patience_is_left_in_peace_for_so_long(
 ) -> None:
     answer = Answer(status=503, headers={"Retry-After": "3600"})
     with ScriptedServer(lambda _: answer) as first:
-        master = make_master(Told(), first.url, server.url)
-        with pytest.raises(SourceLostError) as lost:
+        master = make_master(Reported(), first.url, server.url)
+        with pytest.raises(EndpointLostError) as lost:
             master.get("/file", MAX)
         assert lost.value.retry_after_seconds == 0
         master.begin_pass()
         assert master.get("/file", MAX).body == b"content"
-        ((_, wait),) = master._sources.better()
+        ((_, wait),) = master._endpoints.preferred()
         assert 3500 < wait <= 3600
         asked = len(first.asked)
         server.script = lambda _: answer
-        with pytest.raises(SourceLostError) as lost:
+        with pytest.raises(EndpointLostError) as lost:
             master.get("/file", MAX)
         # Not even as the last hope is the first one asked again.
         assert not lost.value.others
@@ -390,7 +399,7 @@ def test_names_that_list_well_and_then_die_get_one_turn_each(
         servers = [stack.enter_context(ScriptedServer(script)) for _ in range(count)]
         if well:
             servers[-1].script = lambda _: Answer(b"{}")
-        master = make_master(Told(), *(server.url for server in servers))
+        master = make_master(Reported(), *(server.url for server in servers))
 
         def one_pass() -> str:
             master.begin_pass()
@@ -401,7 +410,7 @@ def test_names_that_list_well_and_then_die_get_one_turn_each(
         if well:
             assert by_any_name(one_pass) == servers[-1].url
         else:
-            with pytest.raises(SourceLostError, match="none of the master's") as lost:
+            with pytest.raises(EndpointLostError, match="none of the master's") as lost:
                 by_any_name(one_pass)
     for server in servers:
         assert [asked.path for asked in server.asked].count("/list") == 1
@@ -414,7 +423,7 @@ def test_names_that_list_well_and_then_die_get_one_turn_each(
 def test_whoever_waits_for_a_name_learns_soon_that_it_was_given_up(
     server: ScriptedServer,
 ) -> None:
-    """One request is told to wait an hour; the other finds that nobody is there any more."""
+    """One request is asked to wait an hour; the other finds that nobody is there any more."""
     refuse = threading.Event()
 
     def script(asked: Asked) -> Answer | None:
@@ -424,7 +433,7 @@ def test_whoever_waits_for_a_name_learns_soon_that_it_was_given_up(
 
     with ScriptedServer(script) as first:
         first.pages["/file"] = Answer(b"first")
-        master = make_master(Told(), first.url, server.url)
+        master = make_master(Reported(), first.url, server.url)
         ended: list[BaseException] = []
 
         def wait() -> None:
@@ -439,10 +448,10 @@ def test_whoever_waits_for_a_name_learns_soon_that_it_was_given_up(
             waiting.join(0.01)
         master._not_before = 0
         refuse.set()
-        with pytest.raises(SourceLostError):
+        with pytest.raises(EndpointLostError):
             master.get("/file", MAX)
         waiting.join(10)
-        assert [type(error) for error in ended] == [SourceLostError]
+        assert [type(error) for error in ended] == [EndpointLostError]
 
 
 # Specs
