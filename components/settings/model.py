@@ -26,9 +26,9 @@ from components.settings.values import (
     SourceUrls,
     ZdbMemory,
 )
+from sync.contract.preflight import Check
 from sync.contract.sections import Count, Host, HttpUrl, PlainName, Port, Section
 from sync.contract.spec import FlistsOptions, KernelsOptions, UsersOptions, ZdbEndpoint
-from sync.providers.preflight.checks import Check
 
 Mode: TypeAlias = Literal["mirror", "detached", "standalone"]
 Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]

@@ -1,10 +1,8 @@
-"""The health check of an agent's container; standard library only, so that it starts quickly.
+"""The health check of an agent's container; it imports next to nothing, so that it starts quickly.
 
 `python3 health.py users` ends with 0 when the job's status record is fresh: the agent lives and
-tells where it stands. A job that failed is told in that record and in the stack, not here: `up`
+reports where it stands. A job that failed shows in that record and in the stack, not here: `up`
 waits for healthy containers before it writes the spec that may be what the job needs.
-Started as a script, this folder is the first on sys.path: import nothing here that would look
-for a module named like one of its neighbours (http, schedule).
 """
 
 import json
@@ -12,14 +10,17 @@ import sys
 import time
 from datetime import datetime
 
-FRESH_SECONDS = 60
+# Started as a script, only this file's own folder is on sys.path.
+sys.path.append(__file__.rpartition("/sync/agent/")[0])
+from sync.contract.freshness import STALE_SECONDS
+
 DEFAULT_STATE = "/state"
 
 
 def verdict(record: dict[str, object], now_seconds: float) -> str:
     """Return why the record is unhealthy, or an empty string."""
     updated = datetime.fromisoformat(str(record["updated_at"])).timestamp()
-    if now_seconds - updated > FRESH_SECONDS:
+    if now_seconds - updated > STALE_SECONDS:
         return f"status record is {now_seconds - updated:.0f} s old"
     return ""
 

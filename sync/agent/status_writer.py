@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sync.agent import durable
+from sync.contract.freshness import WRITE_SECONDS
 from sync.contract.layout import Job
 from sync.contract.names import shown
 from sync.contract.status import (
@@ -27,7 +28,6 @@ from sync.contract.status import (
 
 _LOG = logging.getLogger(__name__)
 LEAST_INTERVAL_SECONDS: Final = 0.25
-LONGEST_INTERVAL_SECONDS: Final = 5.0
 _ERROR_CHARACTERS: Final = 500
 
 
@@ -136,16 +136,14 @@ class StatusWriter:
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self._thread.join(LONGEST_INTERVAL_SECONDS)
+        self._thread.join(WRITE_SECONDS)
         self.flush()
 
     def _write_until_closed(self) -> None:
         written_at = 0.0
         while True:
             with self._condition:
-                self._condition.wait_for(
-                    lambda: self._dirty or self._closed, LONGEST_INTERVAL_SECONDS
-                )
+                self._condition.wait_for(lambda: self._dirty or self._closed, WRITE_SECONDS)
                 pause = written_at + LEAST_INTERVAL_SECONDS - time.monotonic()
                 if pause > 0:
                     self._condition.wait_for(lambda: self._closed, pause)

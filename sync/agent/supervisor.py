@@ -309,7 +309,8 @@ class _Process:
         try:
             loaded = self._spec_file.load()
             if loaded is None:
-                self._status.update(phase="starting", reason="waiting for spec.json")
+                reason = f"waiting for {layout.SPEC_FILE}"
+                self._status.update(phase="starting", reason=reason, waiting_for="spec")
                 control.wait(SPEC_POLL_SECONDS)
                 return
             self._accept(loaded)
@@ -332,6 +333,7 @@ class _Process:
             "spec_digest": loaded.digest,
             "phase": "starting",
             "reason": "",
+            "waiting_for": None,
             "next_at": None,
             "sources": [known.get(name, SourceUse(service=service, name=name)) for name in names],
         }

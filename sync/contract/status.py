@@ -1,19 +1,22 @@
 """The status record: one JSON document per job, the only thing that tells where a job stands.
 
-The agent writes it (atomically, at least once a second while it works); the provider, the page,
-the CLI and the metrics read it. Times are UTC. A number that is not known yet is null, never 0.
+The agent writes it atomically, as often as `freshness` promises; the provider and the command
+line read it. Times are UTC. A number that is not known yet is null, never 0. Fields may be added
+with a default, so that a record of the release before stays readable; none is renamed or removed.
 """
 
 from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from sync.contract.freshness import STALE_SECONDS
 from sync.contract.layout import Job
 
 STATUS_VERSION: Final = 1
 Service: TypeAlias = Literal["hub", "bootstrap", "zdb"]
 Phase: TypeAlias = Literal["starting", "snapshot", "following", "idle", "paused", "failed"]
+_ONCE_WAITING_FOR_SPEC: Final = "waiting for spec.json"
 NAMES_SHOWN: Final = 100
 ERRORS_SHOWN: Final = 10
 
@@ -84,7 +87,8 @@ class StatusRecord(_Record):
     phase: starting (no master contact yet), snapshot (first or catching-up pass), following
     (flists: tailing the master), idle (users, kernels: waiting for next_at), paused (by the
     operator, or by itself until `reason` goes away), failed (needs a person; `reason` says what
-    for, and the mirror goes on serving).
+    for, and the mirror goes on serving). waiting_for: spec where there is no spec.json (yet, or
+    any more: then the job has stopped). started_at: of the last pass or session.
     bootable_at: first time at which an official flist (users), a net link (kernels) or every
     chunk of the snapshot (flists) was served. first_pass_at: end of the first complete pass.
     details: job-specific counters and facts, sorted by name. sources: the master's names by
@@ -97,6 +101,7 @@ class StatusRecord(_Record):
     agent_version: str
     phase: Phase
     reason: str = ""
+    waiting_for: Literal["spec"] | None = None
     started_at: AwareDatetime
     updated_at: AwareDatetime
     ended_at: AwareDatetime | None = None
@@ -119,11 +124,15 @@ class StatusRecord(_Record):
     sources: list[SourceUse] = Field(default_factory=list)
     details: dict[str, int | float | str] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_waiting_from_reason(cls, data: Any) -> Any:
+        """Read a record of the release before, which told by its reason what it waits for."""
+        if isinstance(data, dict) and data.get("reason") == _ONCE_WAITING_FOR_SPEC:
+            return {"waiting_for": "spec", **data}
+        return data
 
-def is_stalled(record: StatusRecord, now: datetime, stall_seconds: float = 60) -> bool:
-    """Tell whether a record that claims to work has not been touched for stall_seconds.
 
-    The agent touches its record at least every 15 s in every phase, so an old one means that the
-    job is gone, hung, or the host was down.
-    """
-    return (now - record.updated_at).total_seconds() > stall_seconds
+def is_stalled(record: StatusRecord, now: datetime) -> bool:
+    """Return whether a record has not been written for longer than the agent promises."""
+    return (now - record.updated_at).total_seconds() > STALE_SECONDS

@@ -101,11 +101,19 @@ def wait_for_stop(_: KernelsSpec, __: Directories, status: StatusWriter, control
 def test_job_waits_for_its_spec_then_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directories = make_directories(tmp_path)
     with running(directories, wait_for_stop, monkeypatch) as until:
-        until(lambda record: record.phase == "starting" and "waiting" in record.reason)
+        until(lambda record: record.phase == "starting" and record.waiting_for == "spec")
         spec = write_spec(directories)
         record = until(lambda record: record.phase == "idle")
     assert record.spec_digest == contract.digest(spec)
     assert record.master.source == spec.source
+    assert record.waiting_for is None
+
+
+def test_a_record_of_the_release_before_that_waits_for_its_spec_is_understood() -> None:
+    written = {"reason": "waiting for spec.json", "job": "users", "phase": "starting"}
+    written |= {"agent_version": "old", "spec_digest": None, "master": {"source": ""}}
+    times = dict.fromkeys(("started_at", "updated_at"), "2026-01-01T00:00:00Z")
+    assert StatusRecord.model_validate(written | times).waiting_for == "spec"
 
 
 def test_changed_spec_takes_effect_without_a_restart(

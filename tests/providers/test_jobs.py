@@ -458,7 +458,7 @@ def test_progress_is_told_while_waiting(capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.usefixtures("quick")
 def test_a_job_is_stopped_when_its_agent_says_so_or_its_container_is_gone() -> None:
-    waiting = _view(_record(phase="starting", reason="waiting for spec.json"))
+    waiting = _view(_record(phase="starting", waiting_for="spec"))
     views = [_view(_record()), waiting]
     wait_until_stopped("users", "users", lambda: views.pop(0))
     assert views == []

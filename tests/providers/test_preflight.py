@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 import pytest
 
+from sync.contract.preflight import Check
 from sync.contract.zdb_memory import bytes_for
 from sync.providers.preflight import probe, provider
-from sync.providers.preflight.checks import Check, Container, Facts, Finding, Needs, judge
+from sync.providers.preflight.checks import Container, Facts, Finding, Needs, judge
 from sync.providers.preflight.provider import PreflightError, PreflightProvider
 from tests.providers.conftest import ENGINE_COMPARES, zdb_asked
 from tests.sandbox.host.ports import free_port

@@ -8,7 +8,6 @@ from typing import Final
 
 import pulumi
 
-from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
 from sync.contract.status import StatusRecord
@@ -21,8 +20,6 @@ _PROGRESS_SECONDS: Final = 5.0
 # How long a job may look hopeless before it is believed: the record may be of before a restart.
 _HOPELESS_SECONDS: Final = 6.0
 _STOP_SECONDS: Final = 20.0
-# What the agent's runtime says while there is no spec.
-_WAITING_FOR_SPEC: Final = f"waiting for {layout.SPEC_FILE}"
 
 See = Callable[[], JobsView]
 
@@ -136,7 +133,7 @@ def wait_until_stopped(job: Job, container_name: str, see: See) -> None:
         record = seen.files[job].record
         if container is None or not container.running or record is None:
             return
-        if record.phase == "starting" and record.reason == _WAITING_FOR_SPEC:
+        if record.waiting_for == "spec":
             return
         time.sleep(_POLL_SECONDS)
     pulumi.log.warn(f"{job}: the agent did not stop within {_STOP_SECONDS:g} s; its container does")

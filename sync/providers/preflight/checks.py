@@ -5,29 +5,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 from sync.contract import layout, zdb_memory
+from sync.contract.preflight import Check
 from sync.providers.jobs.outputs import bytes_in_words
 
-# The names that `preflight.ignore` takes.
-Check: TypeAlias = Literal[
-    "cores",
-    "memory",
-    "zdb-memory",
-    "space",
-    "data-root",
-    "mount",
-    "docker",
-    "ports",
-    "addresses",
-    "dns",
-    # Judged before any resource is declared, by the zone's records (components/dns_records.py).
-    "records",
-    "compose",
-    "containers",
-    "master",
-]
 # `0.0.0.0:80->80/tcp, :::80->80/tcp, 127.0.0.1:8000-8001->8000-8001/tcp`; later `[::]:80->…`.
 _PUBLISHED: Final = re.compile(r"(\[?[0-9a-fA-F.:]+\]?):(\d+)(?:-(\d+))?->")
 # A machine sold with 4 GB shows less: the kernel and the firmware keep some of it.
