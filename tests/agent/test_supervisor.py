@@ -110,7 +110,11 @@ def test_job_waits_for_its_spec_then_runs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_record_of_the_release_before_that_waits_for_its_spec_is_understood() -> None:
-    written = {"reason": "waiting for spec.json", "job": "users", "phase": "starting"}
+    written: dict[str, object] = {
+        "reason": "waiting for spec.json",
+        "job": "users",
+        "phase": "starting",
+    }
     written |= {"agent_version": "old", "spec_digest": None, "master": {"source": ""}}
     times = dict.fromkeys(("started_at", "updated_at"), "2026-01-01T00:00:00Z")
     assert StatusRecord.model_validate(written | times).waiting_for == "spec"
