@@ -1,9 +1,9 @@
-"""The DNS records of a mirror: set by Cloudflare, or told as an output."""
+"""The DNS records of a mirror: set by Cloudflare, or shown as an output."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pulumi
 import stamina
@@ -15,7 +15,6 @@ from components.dns_records import (
     Ours,
     Record,
     RecordType,
-    Verdict,
     Wanted,
     assigned,
     judge,
@@ -25,9 +24,8 @@ from components.settings.model import DnsSettings, PublicAddressSettings
 
 if TYPE_CHECKING:
     import pulumi_cloudflare
-    from pulumi_cloudflare.outputs import GetDnsRecordsResultResult
 
-WILDCARD: Final = "*"
+_Answer = TypeVar("_Answer")
 RECORD_KIND: Final = "cloudflare:index/dnsRecord:DnsRecord"
 
 
@@ -35,7 +33,7 @@ RECORD_KIND: Final = "cloudflare:index/dnsRecord:DnsRecord"
 class DnsConfig:
     """bootstrap: whether a bootstrap server runs here. api_token: null takes the environment's.
 
-    neighbours_allowed: a foreign record that would be answered beside the stack's is only told.
+    neighbours_allowed: a foreign record that would be answered beside the stack's is a warning.
     """
 
     naming: Naming
@@ -50,7 +48,7 @@ def wanted_records(config: DnsConfig) -> list[Record]:
     """Return the records that lead to the mirror: by name, then type, then as the settings list."""
     naming = config.naming
     if config.dns.kind == "wildcard":
-        names = [f"{WILDCARD}.{naming.domain}"]
+        names = [f"*.{naming.domain}"]
     else:
         names = [naming.hub]
         names += [naming.bootstrap, naming.unsecure_bootstrap] if config.bootstrap else []
@@ -67,8 +65,8 @@ class Dns(pulumi.ComponentResource):
     """The mirror's records; `records` is what they say, whoever sets them.
 
     With provider `none` nothing is set: an operator takes the records from the stack's output.
-    Else the zone is looked at here, and `set_records` sets them: construct it before all that
-    changes anything. Raises ExistingRecordsError where records of others stand in the way.
+    Else the zone is read here, and `set_records` sets them: construct it before all that changes
+    anything. Raises ExistingRecordsError where records of others stand in the way.
     """
 
     records: Sequence[Record]
@@ -77,103 +75,87 @@ class Dns(pulumi.ComponentResource):
         self, name: str, config: DnsConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("gridhub:index:Dns", name, None, opts)
+        self._name = name
         self.config = config
         self.records = wanted_records(config)
-        self._cloudflare = _provider(name, config, self) if _by_cloudflare(config) else None
-        state = self._state() if self._cloudflare else None
-        ours, partial = _ours(state or {}, str(config.dns.zone_id))
-        self._wanted = Wanted(
-            config.naming.stack,
-            assigned(_by_stem(name, config, self.records), ours),
-            config.dns.proxied,
+        self._cloudflare: pulumi_cloudflare.Provider | None = None
+        if config.dns.provider == "cloudflare":
+            self._cloudflare = _provider(name, config, self)
+            self._wanted, self._adopted = self._judged(self._cloudflare)
+        self.register_outputs({"records": as_output(self.records)})
+
+    def _judged(self, provider: "pulumi_cloudflare.Provider") -> tuple[Wanted, Mapping[str, str]]:
+        """Return the records to set, and the ids of those that are adopted.
+
+        Nothing is adopted, and nothing refused, where the state or the zone cannot be read.
+        """
+        config = self.config
+        state = self._tried(
+            lambda: _state(config.naming.stack),
+            "the stack's state could not be read ({}), so nobody knows which DNS records are its "
+            "own: `pulumi up` may stop at one that is there already",
         )
-        self._verdict = Verdict()
-        if self._cloudflare and state is not None and not self._told_partial(partial):
-            importing = _Importing(name, config, state)
-            self._verdict = self._judged(self._cloudflare, ours, importing)
-        self.register_outputs({"records": told(self.records)})
-
-    def _state(self) -> Mapping[str, Any] | None:
-        try:
-            return _state(self.config.naming.stack)
-        except Exception as error:  # noqa: BLE001 - the SDK raises nothing more particular
-            pulumi.log.warn(
-                f"the stack's state could not be read ({error}), so nobody knows which DNS records "
-                "are its own: `pulumi up` may stop at one that is there already",
-                self,
-            )
-            return None
-
-    def _told_partial(self, partial: Sequence[str]) -> bool:
-        """Tell of records that the state has in part: whose is what is in the zone, is unknown."""
+        ours, partial = _ours(state or {}, str(config.dns.zone_id))
+        records = assigned(_by_stem(self._name, config, self.records), ours)
+        wanted = Wanted(config.naming.stack, records, config.dns.proxied)
         if partial:
-            pulumi.log.warn(
+            self._warn(
                 f"the stack's state has {', '.join(partial)} only in part, so the DNS zone was not "
-                "looked at; `pulumi refresh` completes it",
-                self,
+                "looked at; `pulumi refresh` completes it"
             )
-        return bool(partial)
-
-    def _judged(
-        self,
-        provider: "pulumi_cloudflare.Provider",
-        ours: Mapping[str, Ours],
-        importing: "_Importing",
-    ) -> Verdict:
-        found = self._found(provider)
+        if state is None or partial:
+            return wanted, {}
+        found = self._tried(
+            lambda: _found(provider, config, self.records),
+            "the DNS zone could not be looked at ({}); a record that stands in the way there will "
+            "first show when `pulumi up` sets its own",
+        )
         if found is None:
-            return Verdict()
-        verdict = judge(self._wanted, found, ours)
+            return wanted, {}
+        verdict = judge(wanted, found, ours)
         # First: an obstacle ends the program, and may be there because a record is gone.
-        self._tell_gone({resource: ours[resource] for resource in verdict.gone})
-        self._refuse(verdict.obstacles, importing)
-        self._tell_adopted(verdict.adopted)
-        return verdict
-
-    def _found(self, provider: "pulumi_cloudflare.Provider") -> Sequence[Found] | None:
-        try:
-            listed = _listed(provider, self.config, self.records)
-        except Exception as error:  # noqa: BLE001 - the SDK raises nothing more particular
-            pulumi.log.warn(
-                f"the DNS zone could not be looked at ({error}); a record that stands in the way "
-                "there will first show when `pulumi up` sets its own",
-                self,
-            )
-            return None
-        return [_as_found(entry) for entry in listed]
-
-    def _refuse(self, obstacles: Sequence[Obstacle], importing: "_Importing") -> None:
-        lines = {obstacle: importing.remedy(obstacle) for obstacle in obstacles}
-        passable = {o: line for o, line in lines.items() if self._passable(o)}
-        if len(passable) < len(lines):
-            raise ExistingRecordsError(list(lines.values()))
-        for line in passable.values():
-            pulumi.log.warn(line, self)
-
-    def _passable(self, obstacle: Obstacle) -> bool:
-        return self.config.neighbours_allowed and not obstacle.refused
-
-    def _tell_adopted(self, resources: Iterable[str]) -> None:
-        for resource in resources:
-            record = self._wanted.records[resource]
+        self._report_gone(wanted, {resource: ours[resource] for resource in verdict.gone})
+        self._refuse(verdict.obstacles, _Importing(self._name, config, state))
+        for resource in verdict.adopted:
+            record = records[resource]
             pulumi.log.info(
                 f"{record.name} {record.type} {record.content} is in the zone already and becomes "
                 f"the stack's ({resource}); `pulumi destroy` will delete it",
                 self,
             )
+        return wanted, verdict.adopted
 
-    def _tell_gone(self, gone: Mapping[str, Ours]) -> None:
+    def _warn(self, message: str) -> None:
+        pulumi.log.warn(message, self)
+
+    def _tried(self, ask: Callable[[], _Answer], otherwise: str) -> _Answer | None:
+        try:
+            return ask()
+        except Exception as error:  # noqa: BLE001 - the SDK raises nothing more particular
+            self._warn(otherwise.format(error))
+            return None
+
+    def _report_gone(self, wanted: Wanted, gone: Mapping[str, Ours]) -> None:
         for resource, own in gone.items():
-            wanted = resource in self._wanted.records
             then, else_fails = (
-                ("sets it again", "a change of it") if wanted else ("forgets it", "its removal")
+                ("sets it again", "a change of it")
+                if resource in wanted.records
+                else ("drops it", "its removal")
             )
-            pulumi.log.warn(
+            self._warn(
                 f"{own.name} {own.type} ({resource}) is not in the zone any more: `pulumi up "
                 f"--refresh` {then}; without --refresh {else_fails} fails, and so does "
-                "`pulumi destroy`",
-                self,
+                "`pulumi destroy`"
             )
+
+    def _refuse(self, obstacles: Sequence[Obstacle], importing: "_Importing") -> None:
+        """Raise ExistingRecordsError, or warn of neighbours where the settings allow them."""
+        lines = [importing.remedy(obstacle) for obstacle in obstacles]
+        refused = any(obstacle.refused for obstacle in obstacles)
+        if lines and (refused or not self.config.neighbours_allowed):
+            raise ExistingRecordsError(lines)
+        for line in lines:
+            self._warn(line)
 
     def set_records(self, after: Sequence[pulumi.Resource]) -> None:
         """Set the records, if Cloudflare is to; after: what must have succeeded before."""
@@ -183,7 +165,7 @@ class Dns(pulumi.ComponentResource):
 
         zone = str(self.config.dns.zone_id)
         for resource, record in self._wanted.records.items():
-            adopted = self._verdict.adopted.get(resource)
+            adopted = self._adopted.get(resource)
             cloudflare.DnsRecord(
                 resource,
                 zone_id=zone,
@@ -205,10 +187,6 @@ class Dns(pulumi.ComponentResource):
                     aliases=[pulumi.Alias(parent=pulumi.ROOT_STACK_RESOURCE)],
                 ),
             )
-
-
-def _by_cloudflare(config: DnsConfig) -> bool:
-    return config.dns.provider == "cloudflare"
 
 
 def _provider(name: str, config: DnsConfig, parent: Dns) -> "pulumi_cloudflare.Provider":
@@ -256,18 +234,19 @@ def _ours(state: Mapping[str, Any], zone: str) -> tuple[dict[str, Ours], list[st
             continue
         resource = urn.rpartition("::")[2]
         outputs = entry.get("outputs") or {}
-        fields = {key: outputs.get(key) for key in ("zoneId", "id", "name", "type", "content")}
-        text = {key: value for key, value in fields.items() if value and isinstance(value, str)}
-        if len(text) < len(fields):
+        fields: dict[str, Any] = {
+            key: outputs.get(key) for key in ("zoneId", "id", "name", "type", "content")
+        }
+        if not all(value and isinstance(value, str) for value in fields.values()):
             partial.append(resource)
-        elif text.pop("zoneId") == zone:
-            ours[resource] = Ours(**text)
+        elif fields.pop("zoneId") == zone:
+            ours[resource] = Ours(**fields)
     return ours, partial
 
 
-def _listed(
+def _found(
     provider: "pulumi_cloudflare.Provider", config: DnsConfig, records: Sequence[Record]
-) -> "list[GetDnsRecordsResultResult]":
+) -> list[Found]:
     """Return every record of the zone that has the name of one of ours."""
     import pulumi_cloudflare as cloudflare
 
@@ -279,20 +258,20 @@ def _listed(
         )
         for name in sorted({record.name for record in records})
     ]
-    return [entry for answer in answers for entry in answer.results or ()]
-
-
-def _as_found(entry: "GetDnsRecordsResultResult") -> Found:
-    return Found(
-        id=entry.id,
-        name=entry.name,
-        type=entry.type,
-        content=entry.content or "",
-        ttl=int(entry.ttl),
-        proxied=bool(entry.proxied),
-        comment=entry.comment or "",
-        tags=tuple(entry.tags or ()),
-    )
+    return [
+        Found(
+            id=entry.id,
+            name=entry.name,
+            type=entry.type,
+            content=entry.content or "",
+            ttl=int(entry.ttl),
+            proxied=bool(entry.proxied),
+            comment=entry.comment or "",
+            tags=tuple(entry.tags or ()),
+        )
+        for answer in answers
+        for entry in answer.results or ()
+    ]
 
 
 @dataclass(frozen=True)
@@ -305,18 +284,18 @@ class _Importing:
 
     def remedy(self, obstacle: Obstacle) -> str:
         """Return a sentence: what there is, why it is in the way, what to do."""
-        told = f"{obstacle.record} (id {obstacle.record.id}) exists already and {obstacle.reason}"
-        if obstacle.resource is None:
-            return f"{told}; delete it in the zone"
-        if obstacle.held:
+        record, resource = obstacle.record, obstacle.resource
+        there = f"{record} (id {record.id}) exists already and {obstacle.reason}"
+        if resource is None:
+            return f"{there}; delete it in the zone"
+        if obstacle.after_refresh:
             return (
-                f"{told}; delete it in the zone, or run `pulumi refresh`, which forgets the "
-                f"stack's own ({obstacle.resource}) that is gone: then the same record is adopted, "
+                f"{there}; delete it in the zone, or run `pulumi refresh`, which drops the "
+                f"stack's own ({resource}) that is gone: then the same record is adopted, "
                 "and of another the preview names how to take it"
             )
-        command = self.command(obstacle.resource, obstacle.record.id)
-        taking = "delete it in the zone, or have the stack take and change it"
-        return f"{told}; {taking}: `{command}`"
+        command = self.command(resource, record.id)
+        return f"{there}; delete it in the zone, or have the stack take and change it: `{command}`"
 
     def command(self, resource: str, identity: str) -> str:
         """Return the `pulumi import` of a record for a POSIX shell."""
@@ -346,9 +325,6 @@ class _Importing:
         return next((urn for urn in self.state if urn.endswith(ends)), "")
 
 
-def told(records: Sequence[Record]) -> list[dict[str, str | int]]:
-    """Return the records as a stack's output tells them."""
-    return [
-        {"name": record.name, "type": record.type, "content": record.content, "ttl": record.ttl}
-        for record in records
-    ]
+def as_output(records: Sequence[Record]) -> list[dict[str, str | int]]:
+    """Return the records as the stack's output shows them: name, type, content, ttl."""
+    return [asdict(record) for record in records]

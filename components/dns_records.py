@@ -30,38 +30,34 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A record as the zone has it; whoever made it. `name` becomes as `plain_name` has it."""
+class Ours:
+    """A record in the stack's state: the provider's id, and what it was when last seen.
+
+    `name` becomes as `plain_name` has it.
+    """
 
     id: str
     name: str
     type: str
     content: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plain_name(self.name))
+
+
+@dataclass(frozen=True)
+class Found(Ours):
+    """A record as the zone has it, whoever made it."""
+
     ttl: int
     proxied: bool = False
     comment: str = ""
     tags: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", plain_name(self.name))
-
     def __str__(self) -> str:
         """Return it for a terminal or a comment; what others may have written there is quoted."""
         content = self.content if _ADDRESS.fullmatch(self.content) else repr(self.content)
         return f"{self.name} {self.type} {content}"
-
-
-@dataclass(frozen=True)
-class Ours:
-    """A record in the stack's state: the provider's id, and what it was when last seen."""
-
-    id: str
-    name: str
-    type: str
-    content: str
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", plain_name(self.name))
 
 
 def plain_name(name: str) -> str:
@@ -79,7 +75,7 @@ class Wanted:
 
     @property
     def comment(self) -> str:
-        """What every record of the stack bears, for who reads the zone."""
+        """The comment on every record of the stack, for people who read the zone."""
         return f"gridhub stack {self.stack}"
 
 
@@ -88,14 +84,14 @@ class Obstacle:
     """A record in the way. resource: which of the stack's may take it over, if any may.
 
     refused: the zone would refuse the stack's record; else it would take it, beside this one.
-    held: the resource may only once a refresh has forgotten its own record, which is gone.
+    after_refresh: the resource may only once a refresh has dropped its own record, which is gone.
     """
 
     record: Found
     reason: str
     resource: str | None = None
     refused: bool = True
-    held: bool = False
+    after_refresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,8 +111,8 @@ class ExistingRecordsError(ValueError):
 
     def __init__(self, lines: Sequence[str]) -> None:
         count = "a DNS record stands" if len(lines) == 1 else f"{len(lines)} DNS records stand"
-        told = "".join(f"\n  - {line}" for line in lines)
-        super().__init__(f"{count} in the way; nothing was changed:{told}")
+        listed = "".join(f"\n  - {line}" for line in lines)
+        super().__init__(f"{count} in the way; nothing was changed:{listed}")
 
 
 def assigned(stems: Mapping[str, Sequence[Record]], ours: Mapping[str, Ours]) -> dict[str, Record]:
@@ -152,20 +148,21 @@ def judge(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> V
     """Return what becomes of each record that is there. ours: the state's, by resource name."""
     known = {record.id for record in ours.values()}
     foreign = [record for record in found if record.id not in known]
-    gone = _gone(wanted, found, ours)
+    # Looked for by the name that they had, and not there.
+    ids, names = {record.id for record in found}, {one.name for one in wanted.records.values()}
+    gone = tuple(key for key, own in ours.items() if own.name in names and own.id not in ids)
     adopted: dict[str, str] = {}
     obstacles: list[Obstacle] = []
     for resource, record in wanted.records.items():
         twin = next((other for other in foreign if _same_answer(record, other)), None)
         if twin is None:
             continue
-        reasons = _differences(wanted, record, twin)
         if resource in ours:
-            held = resource in gone
             reason = "is what the stack's own record is to become"
-            obstacles.append(Obstacle(twin, reason, resource if held else None, held=held))
-        elif reasons:
-            obstacles.append(Obstacle(twin, f"has {' and '.join(reasons)}", resource))
+            taker = resource if resource in gone else None
+            obstacles.append(Obstacle(twin, reason, taker))
+        elif differences := _differences(wanted, record, twin):
+            obstacles.append(Obstacle(twin, f"has {' and '.join(differences)}", resource))
         else:
             adopted[resource] = twin.id
     settled = {*adopted.values(), *(obstacle.record.id for obstacle in obstacles)}
@@ -178,13 +175,13 @@ def judge(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> V
         if key not in ours or key in gone or ours[key].name != record.name
     }
     takers = [key for key in new if key not in taken and (key not in ours or key in gone)]
-    others = _others(new, takers, rest)
-    obstacles += [replace(other, held=other.resource in gone) for other in others]
-    return Verdict(adopted, gone, tuple(obstacles))
+    obstacles += _others(new, takers, rest)
+    judged = (replace(one, after_refresh=one.resource in gone) for one in obstacles)
+    return Verdict(adopted, gone, tuple(judged))
 
 
 def _same_answer(record: Record, other: Found) -> bool:
-    """Tell whether both give one answer: what the zone allows once, whatever else they say."""
+    """Return whether both give one answer, which the zone allows once, whatever else they say."""
     same = (record.name, record.type) == (other.name, other.type)
     return same and ipaddress.ip_address(record.content) == _address(other.content)
 
@@ -197,7 +194,7 @@ def _address(content: str) -> object:
 
 
 def _differences(wanted: Wanted, record: Record, other: Found) -> list[str]:
-    """Return what keeps a twin from being taken without a word: it differs, or may be another's.
+    """Return why a twin is not adopted silently: it differs, or may be another's.
 
     Comment and tags are where a zone says whose a record is.
     """
@@ -205,16 +202,13 @@ def _differences(wanted: Wanted, record: Record, other: Found) -> list[str]:
     if other.ttl != record.ttl:
         found.append(f"ttl {other.ttl} (the stack's: {record.ttl})")
     if other.proxied != wanted.proxied:
-        found.append(f"proxied {_word(other.proxied)} (the stack's: {_word(wanted.proxied)})")
+        now, then = str(other.proxied).lower(), str(wanted.proxied).lower()
+        found.append(f"proxied {now} (the stack's: {then})")
     if other.comment not in ("", wanted.comment):
         found.append(f"the comment {other.comment!r}, which may name another owner")
     if other.tags:
         found.append(f"the tags {', '.join(map(repr, other.tags))}, which may name another owner")
     return found
-
-
-def _word(value: bool) -> str:
-    return "true" if value else "false"
 
 
 def _others(
@@ -227,21 +221,9 @@ def _others(
         if other.type in _EXCLUSIVE and kinds:
             yield Obstacle(other, f"lets no {' or '.join(sorted(kinds))} record stand beside it")
         elif other.type in kinds:
-            taker = _taker(left, other)
+            slot = (other.name, other.type)
+            taker = next((key for key, one in left.items() if (one.name, one.type) == slot), None)
             if taker is not None:
                 del left[taker]
             reason = "would be answered beside the stack's own, which leads some clients there"
             yield Obstacle(other, reason, taker, refused=False)
-
-
-def _taker(left: Mapping[str, Record], other: Found) -> str | None:
-    """Return the first resource that wants this name and type and has no record yet."""
-    slot = (other.name, other.type)
-    return next((key for key, record in left.items() if (record.name, record.type) == slot), None)
-
-
-def _gone(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> tuple[str, ...]:
-    """Return the resources whose record was looked for by the name it had, and is not there."""
-    ids = {record.id for record in found}
-    names = {record.name for record in wanted.records.values()}
-    return tuple(key for key, own in ours.items() if own.name in names and own.id not in ids)

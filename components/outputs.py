@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pulumi
 
 from components.agents import sync_outputs
-from components.dns import told
+from components.dns import as_output
 from components.host import ssh_options
 from components.mirror import SERVICES, Mirror, MirrorConfig
 from components.naming import DockerNames
@@ -25,7 +25,7 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
     settings = config.settings
     outputs: dict[str, Any] = {
         "urls": _urls(config),
-        "dnsRecords": told(mirror.dns.records),
+        "dnsRecords": as_output(mirror.dns.records),
         "mode": mirror.guard.mode,
         "mirror": _told_by_up(
             {

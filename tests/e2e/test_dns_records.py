@@ -251,7 +251,7 @@ def test_a_record_made_anew_by_hand_is_adopted_after_a_refresh(project: Project)
         failed, shown = project.shell(f"pulumi {command} --stack one")
         assert failed
         assert "hub.grid.test A (dns-hub-a) is not in the zone any more" in shown
-        assert "run `pulumi refresh`, which forgets the stack's own (dns-hub-a)" in shown
+        assert "run `pulumi refresh`, which drops the stack's own (dns-hub-a)" in shown
     project.change("refresh")
     project.change("up")
     assert project.records() == WHOLE

@@ -158,7 +158,7 @@ def test_a_record_that_is_to_come_to_its_name_is_judged_as_a_new_one(name: str) 
         (Ours("id0", "Hub.grid.test.", "A", HUB.content), deleted, ("dns-hub-a",)),
     ):
         verdict = judge(wanted, found, {"dns-hub-a": own})
-        ways = [(o.record.id, o.resource, o.refused, o.held) for o in verdict.obstacles]
+        ways = [(o.record.id, o.resource, o.refused, o.after_refresh) for o in verdict.obstacles]
         assert (verdict.adopted, ways, verdict.gone) == ({}, obstacles, gone)
 
 
@@ -267,7 +267,7 @@ def test_a_state_that_up_is_just_writing_is_read_again(monkeypatch: pytest.Monke
 def test_a_record_that_is_gone_is_told_also_where_another_stands_in_the_way(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(pulumi.RunError, match="run `pulumi refresh`, which forgets"):
+    with pytest.raises(pulumi.RunError, match="run `pulumi refresh`, which drops"):
         declare(_config(), "prod", TOKEN, zone=[_entry(id="id2")], state=_recorded())
     assert "(dns-hub-a) is not in the zone any more" in caplog.text
 
