@@ -14,10 +14,11 @@ $(STAMP): requirements.lock
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(VENV)/bin/pip check
+	@ln -sfn ../../cli/gridhub $(VENV)/bin/gridhub
 	@touch $@
 
 .PHONY: setup
-setup: $(STAMP) ## Make the virtual environment in .venv from the hash-checked lock
+setup: $(STAMP) ## Make the virtual environment in .venv from the hash-checked lock, with `gridhub` in it
 
 .PHONY: lint
 lint: $(STAMP) ## ruff (rules and format) and strict types
@@ -40,10 +41,6 @@ bench: $(STAMP) ## Measure against upstream's algorithms and the limits; build/b
 .PHONY: bench-small
 bench-small: $(STAMP) ## The same in seconds, without bars, so that it cannot rot
 	$(PY) -m tests.bench --small
-
-.PHONY: pin-images
-pin-images: $(STAMP) ## Fill the image digests of a stack: make pin-images STACK=stacks/Pulumi.x.yaml
-	$(PY) -m cli.pin_images $(STACK)
 
 .PHONY: sandbox
 sandbox: $(STAMP) ## Bring up a whole mirror here: master, Docker, stack; watch it sync

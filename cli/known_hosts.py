@@ -1,22 +1,14 @@
-"""Show and pin a host's SSH key: `python -m cli.known_hosts pin ssh://user@host`.
+"""`gridhub known-hosts`: show and pin a host's SSH key."""
 
-Compare the fingerprint with the host's own (on its console:
-`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`) before you pin it: `pin` shows it and asks.
-"""
-
-import argparse
 import contextlib
-import sys
 from pathlib import Path
-from typing import Final
 
+import click
 import paramiko
 
-from sync.providers.host.connection import HostError, HostUnreachableError, SshAddress
+from sync.providers.host.connection import HostKeyError, HostUnreachableError, SshAddress
 from sync.providers.host.host_keys import fingerprint, pin, pinned
 from sync.providers.host.ssh import CONNECT_SECONDS, dial
-
-DEFAULT_PATH: Final = Path("known_hosts")
 
 
 def offered_key(address: SshAddress) -> paramiko.PKey:
@@ -33,66 +25,48 @@ def offered_key(address: SshAddress) -> paramiko.PKey:
             raise HostUnreachableError(f"{address}: SSH failed: {error}") from error
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 when the host's key is pinned (show: when it could be seen)."""
-    options = _parser().parse_args(arguments)
-    try:
-        address = SshAddress.parse(options.host)
-        key = offered_key(address)
-        print(f"{address} offers {fingerprint(key)}")
-        if options.action == "show":
-            return _show(options.known_hosts, address, key)
-        return _pin(options, address, key)
-    except HostError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _show(path: Path, address: SshAddress, key: paramiko.PKey) -> int:
+def show(host: str, path: Path) -> int:
+    """Print what the host offers and whether the file has it; 1 where it has another key."""
+    address = SshAddress.parse(host)
+    key = offered_key(address)
+    click.echo(f"{address} offers {fingerprint(key)}")
     known = pinned(path, address)
     if any(entry.asbytes() == key.asbytes() for entry in known):
-        print(f"pinned in {path}: the same key")
+        click.echo(f"pinned in {path}: the same key")
     elif known:
-        print(f"pinned in {path}: ANOTHER key, {', '.join(fingerprint(entry) for entry in known)}")
+        others = ", ".join(fingerprint(entry) for entry in known)
+        click.echo(f"pinned in {path}: ANOTHER key, {others}")
         return 1
     else:
-        print(f"not pinned in {path}; compare it on the host's console, then use: pin {address}")
+        command = f"gridhub known-hosts pin {address} --known-hosts {path}"
+        click.echo(f"not pinned in {path}; compare it on the host's console, then: {command}")
     return 0
 
 
-def _pin(options: argparse.Namespace, address: SshAddress, key: paramiko.PKey) -> int:
-    wanted = options.fingerprint
-    if wanted and wanted not in (fingerprint(key), fingerprint(key).split(" ")[1]):
-        print(f"error: expected {wanted}; nothing was pinned", file=sys.stderr)
-        return 1
-    if not (wanted or options.yes or _confirmed()):
-        print("error: not confirmed; nothing was pinned", file=sys.stderr)
-        return 1
-    added = pin(options.known_hosts, address, key, replace=options.replace)
-    print(f"{'pinned in' if added else 'was pinned already in'} {options.known_hosts}")
-    return 0
+def pin_offered(host: str, path: Path, expected: str | None, *, yes: bool, replace: bool) -> None:
+    """Pin the key that the host offers: the expected one, or any after a question.
+
+    expected: a fingerprint, with or without its type; asks nothing. yes: neither does this.
+    Raises click.ClickException where nothing was pinned.
+    """
+    address = SshAddress.parse(host)
+    key = offered_key(address)
+    shown = fingerprint(key)
+    click.echo(f"{address} offers {shown}")
+    if expected and expected not in (shown, shown.split(" ")[1]):
+        raise click.ClickException(f"expected {expected}; nothing was pinned")
+    if not (expected or yes or _confirmed()):
+        raise click.ClickException("not confirmed; nothing was pinned")
+    try:
+        added = pin(path, address, key, replace=replace)
+    except HostKeyError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{'pinned in' if added else 'was pinned already in'} {path}")
 
 
 def _confirmed() -> bool:
+    question = "Is this the host's own fingerprint? Type yes to pin it"
     try:
-        answer = input("Is this the host's own fingerprint? Type yes to pin it: ")
-    except EOFError:
+        return bool(click.prompt(question, default="", show_default=False).strip() == "yes")
+    except click.Abort:
         return False
-    return answer.strip().lower() == "yes"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cli.known_hosts")
-    parser.add_argument("action", choices=["show", "pin"])
-    parser.add_argument("host", help="ssh://user@host[:port], as in the setting host.docker")
-    parser.add_argument(
-        "--known-hosts", type=Path, default=DEFAULT_PATH, help="default: %(default)s"
-    )
-    parser.add_argument("--fingerprint", help="pin only this one (SHA256:…); asks nothing")
-    parser.add_argument("--yes", action="store_true", help="pin what is offered; asks nothing")
-    parser.add_argument("--replace", action="store_true", help="the host was reinstalled")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

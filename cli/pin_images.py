@@ -1,20 +1,20 @@
-"""Pin a stack's images by digest: `python -m cli.pin_images stacks/Pulumi.X.yaml`.
+"""`gridhub pin-images`: every image of a stack file by the digest that its tag names now.
 
-Every image of the stack file's `images` is asked for at its registry by its tag, and the digest
-found now is written beside it; comments and all other lines stay as they are. Images of
-localhost/ are built on the host and stay. A stack file without `images` gets upstream's.
+The file is read by a YAML parser and edited at the positions of the images alone: a round trip
+through a writer would also indent anew, and lose `~`, what an operator or Pulumi wrote elsewhere.
+Images of localhost/ are built on the host and stay. A file without `images` gets upstream's.
 """
 
-import argparse
-import re
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final
 
+import click
 import requests
+import yaml
 
 from cli.registry import ImageName, RegistryError, digest_of
+from cli.stack import StackFileError, stack_file
+from components.settings import PROJECT
 
 UPSTREAM: Final[Mapping[str, str]] = {
     "zdb": "ghcr.io/threefoldtech/0-db:development-v2",
@@ -23,51 +23,72 @@ UPSTREAM: Final[Mapping[str, str]] = {
     "caddy": "docker.io/library/caddy:2.8.4",
     "python": "docker.io/library/python:3.11-slim",
 }
-_PROJECT: Final = "gridhub"
-_BLOCK: Final = re.compile(r"^(\s+)(?:[\w-]+:)?images:\s*(#.*)?$")
-_CONFIG: Final = re.compile(r"^config:\s*(\{\s*\})?\s*(#.*)?$")
-_ENTRY: Final = re.compile(r"^(\s+)([a-z]+):\s*([\"']?)([^\s\"'#]+)\3(\s*#.*)?$")
-
-
-class StackFileError(Exception):
-    """The stack file can not be edited; `str()` says where and what to do."""
+_KEY: Final = f"{PROJECT}:images"
 
 
 def pinned(text: str, pin: Callable[[str], str]) -> str:
     """Return the stack file's text with every image passed through `pin`.
 
-    pin: from an image reference as written to the pinned one.
+    pin: from an image reference as written to the pinned one. Raises StackFileError.
     """
-    lines = text.splitlines()
-    start = next((i for i, line in enumerate(lines) if _BLOCK.match(line)), None)
-    if start is None:
-        lines, start = _with_upstream(lines)
-    depth = len(lines[start]) - len(lines[start].lstrip())
-    for number in range(start + 1, len(lines)):
-        line = lines[number]
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if len(line) - len(line.lstrip()) <= depth:
-            break
-        lines[number] = _pinned_line(line, number, pin)
-    return "\n".join(lines) + "\n"
+    if _setting(_root(text), _KEY) is None:
+        text = _with_upstream(text)
+    images = _images(_setting(_root(text), _KEY))
+    # From the end, so that the positions before stay right.
+    for image, reference in reversed([(image, pin(image.value)) for image in images]):
+        quote = image.style or ""
+        before, after = text[: image.start_mark.index], text[image.end_mark.index :]
+        text = f"{before}{quote}{reference}{quote}{after}"
+    return text
 
 
-def _with_upstream(lines: list[str]) -> tuple[list[str], int]:
-    """Add upstream's images as the first setting; returns the lines and the block's index."""
-    config = next((i for i, line in enumerate(lines) if _CONFIG.match(line)), None)
-    if config is None:
-        lines, config = [*lines, "config:"], len(lines)
-    block = [f"  {_PROJECT}:images:", *(f"    {name}: {ref}" for name, ref in UPSTREAM.items())]
-    return [*lines[:config], "config:", *block, *lines[config + 1 :]], config + 1
+def _root(text: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise StackFileError(f"it is not YAML: {error}") from error
 
 
-def _pinned_line(line: str, number: int, pin: Callable[[str], str]) -> str:
-    match = _ENTRY.match(line)
-    if match is None:
-        raise StackFileError(f"line {number + 1}: {line.strip()!r} is not `service: image`")
-    indent, service, _quote, reference, comment = match.groups()
-    return f"{indent}{service}: {pin(reference)}{comment or ''}"
+def _pair(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | None:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((pair for pair in pairs if pair[0].value == key), None)
+
+
+def _setting(root: yaml.Node | None, key: str) -> yaml.Node | None:
+    config = _pair(root, "config")
+    found = _pair(config[1], key) if config else None
+    return found[1] if found else None
+
+
+def _images(block: yaml.Node | None) -> list[yaml.ScalarNode]:
+    """Return the images as they stand in the file, in order."""
+    if not isinstance(block, yaml.MappingNode):
+        raise StackFileError(f"{_KEY} is not a mapping from services to images")
+    for service, image in block.value:
+        # A block scalar (| or >) has no end on its line.
+        if not isinstance(image, yaml.ScalarNode) or not image.value or image.style in ("|", ">"):
+            line = service.start_mark.line + 1
+            raise StackFileError(f"line {line}: {service.value!r} is not `service: image`")
+    return [image for _service, image in block.value]
+
+
+def _with_upstream(text: str) -> str:
+    """Add upstream's images as the first setting."""
+    found = _pair(_root(text), "config")
+    if found is None:
+        return _with_upstream(f"{text.rstrip()}\nconfig:\n".lstrip())
+    _key, config = found
+    column = 2
+    if config.value and isinstance(config, yaml.MappingNode) and not config.flow_style:
+        column = config.value[0][0].start_mark.column
+    elif config.value in ([], "", "~", "null"):
+        text = text[: config.start_mark.index].rstrip(" ") + text[config.end_mark.index :]
+    else:
+        raise StackFileError("write `config` as a block of lines, a setting each")
+    entries = [f"{_KEY}:", *(f"  {name}: {reference}" for name, reference in UPSTREAM.items())]
+    lines = text.splitlines(keepends=True)
+    at = _key.start_mark.line + 1
+    return "".join([*lines[:at], *(f"{' ' * column}{entry}\n" for entry in entries), *lines[at:]])
 
 
 def pin_reference(reference: str, session: requests.Session) -> str:
@@ -81,28 +102,28 @@ def pin_reference(reference: str, session: requests.Session) -> str:
     return f"{image}@{digest_of(image, session)}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the file is replaced only when every image could be pinned."""
-    parser = argparse.ArgumentParser(prog="python -m cli.pin_images")
-    parser.add_argument("stack_file", type=Path)
-    path = parser.parse_args(arguments).stack_file
+def pin_images(stack: str, *, dry_run: bool) -> None:
+    """Pin a stack's images; the file is replaced only when every image could be pinned.
+
+    Raises click.ClickException, with the file as it was.
+    """
+    path = stack_file(stack)
     session = requests.Session()
 
     def pin(reference: str) -> str:
         found = pin_reference(reference, session)
-        print(f"{reference} is {found}" if found != reference else f"{reference} stays")
+        click.echo(f"{reference} is {found}" if found != reference else f"{reference} stays")
         return found
 
+    before = path.read_text(encoding="utf-8")
     try:
-        text = pinned(path.read_text(encoding="utf-8"), pin)
-    except (OSError, StackFileError, RegistryError) as error:
-        print(f"error: {path}: {error}; nothing was written", file=sys.stderr)
-        return 1
+        after = pinned(before, pin)
+    except (StackFileError, RegistryError) as error:
+        raise click.ClickException(f"{path}: {error}; nothing was written") from error
+    if dry_run or after == before:
+        click.echo(f"{path}: {'nothing was written' if dry_run else 'stays as it is'}")
+        return
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(after, encoding="utf-8")
     temporary.replace(path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    click.echo(f"{path}: written")

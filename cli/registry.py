@@ -24,7 +24,7 @@ _NOT_FOUND: Final = 404
 
 
 class RegistryError(Exception):
-    """The registry does not tell the digest; `str()` says why and what to do."""
+    """The registry gives no digest; `str()` says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def digest_of(image: ImageName, session: requests.Session) -> str:
             response = _head(session, url, token)
     except requests.RequestException as error:
         raise RegistryError(
-            f"{image}: {image.registry} can not be reached ({error}); pin where it can be"
+            f"{image}: {image.registry} cannot be reached ({error}); pin where it can be"
         ) from error
     if response.status_code == _NOT_FOUND:
         raise RegistryError(f"{image}: the registry has no such tag; check the name")

@@ -1,28 +1,22 @@
-"""Mint a token for the hub's API from the stack's own seed.
-
-    pulumi stack output hubSeed --show-secrets | python -m cli.tokens alice
+"""`gridhub token`: mint a token for the hub's API from the stack's own seed.
 
 The hub takes it as `Authorization: bearer TOKEN` and believes the name in it: URL-safe base64 of
 a NaCl signature over the JSON `[name, unix time]` (0-hub: src/hub/threebot.py). It does not
 expire; whoever holds it can do what that user can, until the seed is rotated.
 """
 
-import argparse
 import base64
 import binascii
 import json
-import sys
-import time
 from typing import Final
 
-from sync.contract.names import RefusedNameError, checked_plain
+from sync.contract.names import checked_plain
 
 SEED_BYTES: Final = 32
-_STDIN_LIMIT: Final = 1 << 20
 
 
 class SeedError(ValueError):
-    """What stands on stdin is no seed; `str()` names the remedy."""
+    """The text on stdin is not a seed; `str()` names the remedy."""
 
 
 def read_seed(text: str) -> bytes:
@@ -51,20 +45,3 @@ def mint(seed: bytes, user: str, now_seconds: int) -> str:
 
     payload = json.dumps([checked_plain(user, "user"), now_seconds]).encode()
     return str(SigningKey(seed).sign(payload, URLSafeBase64Encoder).decode())
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line: the seed comes on stdin, the token goes to stdout."""
-    parser = argparse.ArgumentParser(prog="python -m cli.tokens")
-    parser.add_argument("user", help="name the hub shall believe, as its repository is called")
-    user = parser.parse_args(arguments).user
-    try:
-        print(mint(read_seed(sys.stdin.read(_STDIN_LIMIT)), user, int(time.time())))
-    except (SeedError, RefusedNameError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

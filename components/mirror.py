@@ -26,13 +26,11 @@ from components.host import (
 from components.hub import Hub, HubConfig, HubSecrets
 from components.naming import DockerNames, Naming
 from components.settings import Settings
-from components.specs import job_specs, published_zdb
+from components.specs import SERVICES, job_specs, published_zdb
 from components.zdb import Zdb, ZdbConfig
 from sync.contract.layout import JOBS
 from sync.providers import Preflight, StackSecrets
 from sync.providers.mode_guard import ModeGuard
-
-SERVICES = ("zdb", "packer", "hub", "bootstrap", "caddy")
 
 
 @dataclass(frozen=True)

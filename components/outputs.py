@@ -9,9 +9,9 @@ import pulumi
 from components.agents import sync_outputs
 from components.dns import as_output
 from components.host import ssh_options
-from components.mirror import SERVICES, Mirror, MirrorConfig
+from components.mirror import Mirror, MirrorConfig
 from components.naming import DockerNames
-from components.specs import job_specs, published_zdb
+from components.specs import published_zdb, services
 
 
 def stack_outputs(mirror: Mirror) -> dict[str, Any]:
@@ -97,18 +97,13 @@ def commands(config: MirrorConfig, names: DockerNames) -> dict[str, Any]:
     """Return shell lines: how to get onto the host, and to each container's log."""
     host = config.settings.host
     remote = host.docker.startswith("ssh://")
-    services = [*SERVICES, *(spec.job for spec in job_specs(config.naming, config.settings))]
-    if not config.settings.bootstrap.enabled:
-        services.remove("bootstrap")
-    if config.settings.mode == "mirror":
-        services.remove("packer")
     # ssh's own options, as the docker command line takes none for an ssh:// host.
     words = ["ssh", *(ssh_options(host) or []), *_target(host.docker)]
     ssh = shlex.join(words) if remote else ""
     prefix = f"{ssh} docker" if remote else f"docker --host {host.docker}"
     logs = {
         service: f"{prefix} logs --tail 100 --follow {names.container(service)}"
-        for service in sorted(services)
+        for service in services(config.naming, config.settings)
     }
     return {"ssh": ssh or "the host is this machine", "logs": logs}
 

@@ -10,6 +10,7 @@ from sync.contract.spec import FlistsSpec, JobSpec, KernelsSpec, UsersSpec, ZdbE
 
 # The mirror's own 0-db, as the containers of the stack's network know it.
 LOCAL_ZDB = ZdbEndpoint(host="zdb", port=9900, namespace="default")
+SERVICES = ("zdb", "packer", "hub", "bootstrap", "caddy")
 _Spec = TypeVar("_Spec", bound=BaseModel)
 
 
@@ -35,6 +36,14 @@ def _spec(kind: type[_Spec], options: BaseModel, **derived: object) -> _Spec:
     """Return the spec with the options it shares; all of it was validated with the settings."""
     shared = {name: value for name, value in options if name in kind.model_fields}
     return kind.model_construct(None, **shared, **derived)
+
+
+def services(naming: Naming, settings: Settings) -> list[str]:
+    """Return the services that have a container in this stack, jobs among them, sorted."""
+    absent = {"packer"} if settings.mode == "mirror" else set()
+    if not settings.bootstrap.enabled:
+        absent.add("bootstrap")
+    return sorted({*SERVICES, *(spec.job for spec in job_specs(naming, settings))} - absent)
 
 
 def published_zdb(naming: Naming, settings: Settings) -> ZdbEndpoint:

@@ -1,6 +1,6 @@
 """Write docs/configuration.md from the settings' descriptions.
 
-`python -m components.settings.describe` prints nothing and rewrites it; a test compares the two.
+`gridhub config docs` rewrites it; a test compares the two.
 """
 
 import json
@@ -25,8 +25,7 @@ unit that a key ends with (Mb, Gb: powers of 1024). Set one with
 anything changes: all of it at once, each by its key, with what to do. A key that is not listed
 here is refused too.
 
-This page is written from the settings' own descriptions by
-`python -m components.settings.describe`.
+This page is written from the settings' own descriptions by `gridhub config docs`.
 """
 
 
@@ -97,12 +96,3 @@ def page() -> str:
         lines.append(f"- effect: {option.description}")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
-
-
-def main() -> None:
-    """Rewrite the page."""
-    PAGE.write_text(page())
-
-
-if __name__ == "__main__":
-    main()

@@ -38,7 +38,7 @@ _FIELDS: Final[dict[str, tuple[str, FieldInfo]]] = {
 _REMEDIES: Final = {
     "domain": "pulumi config set domain grid.example.org",
     "publicAddresses": "pulumi config set --path 'publicAddresses.ipv4[0]' 203.0.113.10",
-    "images": "make pin-images STACK=stacks/Pulumi.<stack>.yaml",
+    "images": "gridhub pin-images --stack <stack>",
 }
 _EXPECTED: Final = {
     "bool_type": "must be true or false",

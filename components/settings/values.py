@@ -137,7 +137,7 @@ ImageReference: TypeAlias = Annotated[
     str,
     _fits(
         _IMAGE.fullmatch,
-        "is not pinned; `make pin-images STACK=stacks/Pulumi.<stack>.yaml` adds the digest; "
+        "is not pinned; `gridhub pin-images --stack <stack>` adds the digest; "
         "for an image built on the host give localhost/NAME:TAG",
     ),
 ]

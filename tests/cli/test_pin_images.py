@@ -11,9 +11,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+import yaml
 
 from cli import pin_images
 from cli.registry import ImageName, RegistryError, digest_of
+from cli.stack import StackFileError
+from tests.cli.conftest import run
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -110,7 +113,7 @@ def test_each_refusal_names_its_remedy(registry: Registry) -> None:
 
 
 def test_a_registry_that_is_down_is_told() -> None:
-    with pytest.raises(RegistryError, match="can not be reached"):
+    with pytest.raises(RegistryError, match="cannot be reached"):
         digest_of(ImageName("127.0.0.1:1", "grid/hub", "master"), requests.Session())
 
 
@@ -128,6 +131,11 @@ def test_image_names_are_read_as_docker_reads_them(text: str, name: ImageName) -
     assert ImageName.parse(text) == name
 
 
+@pytest.fixture
+def path(project: Path) -> Path:
+    return project / "stacks" / "Pulumi.x.yaml"
+
+
 def _stack_file(registry: Registry, path: Path) -> str:
     text = f"""# A mirror
 encryptionsalt: v1:abc=
@@ -139,37 +147,58 @@ config:
     hub: {registry.host}/grid/hub:master  # follow master
 
     caddy: "{registry.host}/caddy:2@{_digest("old")}"
-  gridhub:mode: mirror
+    # of the agents
+    python: '{registry.host}/python:3'
+  gridhub:mode: ~
+  gridhub:preflight:
+      ignore:
+      - records
 """
     path.write_text(text)
     return text
 
 
-def test_only_the_digests_of_the_stack_file_change(registry: Registry, tmp_path: Path) -> None:
-    path = tmp_path / "Pulumi.x.yaml"
+def _pinnable(registry: Registry) -> dict[str, str]:
+    """Let the registry have all images; returns what each is replaced by."""
+    names = {"grid/hub:master": "hub", "caddy:2": "caddy", "python:3": "python"}
+    registry.tags |= {name: _digest(content) for name, content in names.items()}
+    return {
+        f"{registry.host}/grid/hub:master": f"{registry.host}/grid/hub:master@{_digest('hub')}",
+        f"caddy:2@{_digest('old')}": f"caddy:2@{_digest('caddy')}",
+        f"{registry.host}/python:3": f"{registry.host}/python:3@{_digest('python')}",
+    }
+
+
+def test_only_the_digests_of_the_stack_file_change(registry: Registry, path: Path) -> None:
+    expected = _stack_file(registry, path)
+    for old, new in _pinnable(registry).items():
+        expected = expected.replace(old, new)
+    assert run("pin-images", "--stack", "x").exit_code == 0
+    assert path.read_text() == expected
+    assert run("pin-images", "--stack", "x").exit_code == 0
+    assert path.read_text() == expected
+
+
+def test_a_dry_run_says_the_digests_and_writes_nothing(registry: Registry, path: Path) -> None:
     before = _stack_file(registry, path)
-    registry.tags |= {"grid/hub:master": _digest("hub"), "caddy:2": _digest("caddy")}
-    assert pin_images.main([str(path)]) == 0
-    expected = before.replace(
-        f"{registry.host}/grid/hub:master", f"{registry.host}/grid/hub:master@{_digest('hub')}"
-    ).replace(
-        f'"{registry.host}/caddy:2@{_digest("old")}"',
-        f"{registry.host}/caddy:2@{_digest('caddy')}",
-    )
-    assert path.read_text() == expected
-    assert pin_images.main([str(path)]) == 0
-    assert path.read_text() == expected
+    _pinnable(registry)
+    result = run("pin-images", "--stack", "x", "--dry-run")
+    assert result.exit_code == 0
+    assert _digest("hub") in result.output
+    assert "nothing was written" in result.output
+    assert path.read_text() == before
 
 
-def test_one_image_that_can_not_be_pinned_leaves_the_file_alone(
-    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_image_that_cannot_be_pinned_leaves_the_file_alone(
+    registry: Registry, path: Path
 ) -> None:
-    path = tmp_path / "Pulumi.x.yaml"
     before = _stack_file(registry, path)
     registry.tags["grid/hub:master"] = _digest("hub")
-    assert pin_images.main([str(path)]) == 1
+    result = run("pin-images", "--stack", "x")
+    assert result.exit_code == 1
     assert path.read_text() == before
-    assert "nothing was written" in capsys.readouterr().err
+    assert f"{path}: {registry.host}/caddy:2: the registry has no such tag" in result.stderr
+    assert "nothing was written" in result.stderr
 
 
 def test_a_stack_file_without_images_gets_upstreams() -> None:
@@ -180,15 +209,42 @@ def test_a_stack_file_without_images_gets_upstreams() -> None:
     assert lines[:2] == ["config:", "  gridhub:images:"]
     assert lines[2] == "    zdb: ghcr.io/threefoldtech/0-db:development-v2@pinned"
     assert lines[-1] == "  gridhub:domain: x.org"
-    assert pin_images.pinned("", lambda reference: reference).startswith("config:\n")
 
 
-def test_a_digest_without_a_tag_can_not_be_renewed() -> None:
-    with pytest.raises(pin_images.StackFileError, match="names no tag"):
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        ("", ["config:", "IMAGES"]),
+        ("# A\nconfig: {}  # none\n", ["# A", "config:  # none", "IMAGES"]),
+        ("config:\nsalt: x", ["config:", "IMAGES", "salt: x"]),
+        ("salt: x\n", ["salt: x", "config:", "IMAGES"]),
+        ("config:\n    # One\n    a: b\n", ["config:", "IMAGES", "    # One", "    a: b"]),
+    ],
+)
+def test_upstreams_images_come_first_and_nothing_else_moves(before: str, kept: list[str]) -> None:
+    after = pin_images.pinned(before, lambda reference: reference)
+    assert yaml.safe_load(after)["config"]["gridhub:images"] == pin_images.UPSTREAM
+    lines = after.splitlines()
+    first = next(number for number, line in enumerate(lines) if "gridhub:images:" in line)
+    assert [*lines[:first], "IMAGES", *lines[first + 6 :]] == kept
+
+
+def test_a_digest_without_a_tag_cannot_be_renewed() -> None:
+    with pytest.raises(StackFileError, match="names no tag"):
         pin_images.pin_reference(f"ghcr.io/grid/hub@{_digest('x')}", requests.Session())
 
 
-def test_a_line_that_is_no_image_is_named() -> None:
-    text = "config:\n  gridhub:images:\n    zdb:\n      nested: x\n"
-    with pytest.raises(pin_images.StackFileError, match="line 3: 'zdb:' is not"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("config:\n  gridhub:images:\n    zdb:\n      nested: x\n", "line 3: 'zdb' is not"),
+        ("config:\n  gridhub:images:\n    zdb:\n", "line 3: 'zdb' is not"),
+        ("config:\n  gridhub:images:\n    zdb: |\n      x\n", "line 3: 'zdb' is not"),
+        ("config:\n  gridhub:images: [x]\n", "is not a mapping"),
+        ("config: {a: b}\n", "write `config` as a block"),
+        ("config: [\n", "not YAML"),
+    ],
+)
+def test_what_cannot_be_edited_is_named(text: str, words: str) -> None:
+    with pytest.raises(StackFileError, match=words):
         pin_images.pinned(text, lambda reference: reference)

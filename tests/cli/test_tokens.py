@@ -1,7 +1,6 @@
 """A token minted from the stack's seed is one that the hub believes."""
 
 import base64
-import io
 import json
 
 import pytest
@@ -12,6 +11,7 @@ from nacl.signing import SigningKey
 from cli import tokens
 from sync.contract.names import RefusedNameError
 from sync.providers.stack_secrets import KINDS
+from tests.cli.conftest import run
 
 SEED = bytes(range(32))
 ENCODED = base64.b64encode(SEED).decode()
@@ -50,11 +50,11 @@ def test_a_generated_seed_is_accepted() -> None:
     assert len(tokens.read_seed(KINDS["hubSeed"]())) == 32
 
 
-def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(ENCODED))
-    assert tokens.main(["alice"]) == 0
-    minted = capsys.readouterr().out.strip()
+def test_command_line() -> None:
+    result = run("token", "alice", stdin=ENCODED)
+    assert result.exit_code == 0
+    minted = result.stdout.strip()
     SigningKey(SEED).verify_key.verify(minted.encode(), None, URLSafeBase64Encoder)
-    monkeypatch.setattr("sys.stdin", io.StringIO("[secret]"))
-    assert tokens.main(["alice"]) == 1
-    assert "error:" in capsys.readouterr().err
+    refused = run("token", "alice", stdin="[secret]")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("Error: no hub seed on stdin")

@@ -243,7 +243,7 @@ def stack_file(name: str) -> dict[str, Any]:
 
 
 def pinned_images() -> dict[str, str]:
-    """Return image references by digest, as `make pin-images` writes them."""
+    """Return image references by digest, as `gridhub pin-images` writes them."""
     services = ("zdb", "hub", "bootstrap", "caddy", "python")
     return {service: f"ghcr.io/example/{service}:v1@{DIGEST}" for service in services}
 

@@ -3,15 +3,25 @@
 import importlib.util
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
-from cli import known_hosts
-from sync.agent.__main__ import parser as agent_parser
+from cli.__main__ import gridhub
+from sync.providers.host import ssh
+from sync.providers.host.connection import HostConnection
 from tests.program.declared import PROJECT, STACKS
 
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), *STACKS.glob("*.yaml")])
+
+SOURCES = sorted(
+    path
+    for folder in ("cli", "components", "hub_tools", "sync", "tests/sandbox")
+    for path in (PROJECT / folder).rglob("*.py")
+)
 
 
 def words(page: Path) -> str:
@@ -19,27 +29,58 @@ def words(page: Path) -> str:
     return re.sub(r"\s*\n\s*#?\s*", " ", page.read_text())
 
 
-def spoken(pattern: str) -> list[tuple[str, str]]:
+def spoken(pattern: str, more: Sequence[Path] = ()) -> list[tuple[str, str]]:
     """Return (page, match) of everything that matches, up to the end of its code."""
-    found = [(page.name, text) for page in PAGES for text in re.findall(pattern, words(page))]
+    pages = [*PAGES, *more]
+    found = [(page.name, text) for page in pages for text in re.findall(pattern, words(page))]
     assert found, pattern
     return found
 
 
-@pytest.mark.parametrize(("page", "line"), spoken(r"python3 -m sync\.agent ([^`$|]+?)\s*(?=[`$|])"))
-def test_an_agents_command_is_one(page: str, line: str) -> None:
-    options = agent_parser().parse_args(shlex.split(line.replace("JOB", "users")))
-    assert options.job in line.replace("JOB", "users"), page
+def parsed(line: str) -> dict[str, Any]:
+    """Return what the real command makes of a line's words; click.UsageError where it refuses."""
+    command: click.Command = gridhub
+    words = shlex.split(line.replace("JOB", "users"))
+    path = ""
+    while isinstance(command, click.Group) and words:
+        _name, found, words = command.resolve_command(click.Context(command), words)
+        assert found is not None
+        command, path = found, f"{path} {found.name}".strip()
+    # A command may be quoted by its name alone.
+    parameters = command.make_context(path, words).params if words else {}
+    return {"command": path, **parameters}
 
 
-@pytest.mark.parametrize(("page", "line"), spoken(r"-m cli\.known_hosts ([^`]+?)\s*(?=`)"))
-def test_a_command_about_host_keys_is_one(page: str, line: str) -> None:
-    options = known_hosts._parser().parse_args(shlex.split(line))
-    assert options.host.startswith("ssh://"), page
-    assert str(options.known_hosts) == "FILE", f"{page}: it names the stack's file"
+QUOTED = rf"\bgridhub ((?:{'|'.join(gridhub.commands)})\b(?:(?!  )[^`$|)#\"])*)"
 
 
-@pytest.mark.parametrize(("page", "name"), spoken(r"-m ((?:cli|sync|components|tests)\.[\w.]+\w)"))
+@pytest.mark.parametrize(("page", "line"), spoken(QUOTED, SOURCES))
+def test_a_quoted_command_is_one(page: str, line: str) -> None:
+    options = parsed(line)
+    if "path" in options:
+        assert options["host"].startswith(("ssh://", "{address}")), page
+        assert str(options["path"]) in ("FILE", "{path}"), f"{page}: it names the stack's file"
+
+
+def test_an_errors_command_to_pin_a_host_key_is_one() -> None:
+    connection = HostConnection("ssh://me@[2001:db8::5]:22", "/key", "/etc/gridhub/known_hosts")
+    options = parsed(ssh._pin_command(connection).removeprefix("gridhub "))
+    assert options["command"] == "known-hosts pin"
+    assert (options["host"], str(options["path"])) == (
+        connection.docker_host,
+        connection.known_hosts_path,
+    )
+
+
+def test_no_page_and_no_message_quotes_a_command_of_before() -> None:
+    for page in (*PAGES, *SOURCES):
+        for old in ("make pin-images", "-m cli.", "-m sync.providers", "docker exec gridhub-"):
+            assert old not in words(page), page
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), spoken(r"-m ((?:cli|sync|components|tests)\.[\w.]+\w)", SOURCES)
+)
 def test_a_module_that_is_run_exists(page: str, name: str) -> None:
     assert importlib.util.find_spec(name) is not None, page
 

@@ -50,7 +50,7 @@ def test_an_example_lacks_nothing_but_its_images(name: str) -> None:
         parse(config, environment=TOKEN)
     problems = {problem.key: problem for problem in caught.value.problems}
     assert set(problems) == {"images"}
-    assert "make pin-images" in problems["images"].remedy
+    assert "gridhub pin-images" in problems["images"].remedy
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -69,7 +69,7 @@ def test_a_stack_file_says_what_it_is_for_and_holds_nothing_but_settings(name: s
 
 
 def test_the_page_is_what_the_settings_say() -> None:
-    assert PAGE.read_text() == page(), "run `python -m components.settings.describe`"
+    assert PAGE.read_text() == page(), "run `gridhub config docs`"
 
 
 def test_the_project_gives_the_cli_no_default_that_it_could_write_into_a_stack_file() -> None:

@@ -1,7 +1,6 @@
 """Each way that SSH fails has its own message; one connection serves all that works."""
 
 import errno
-import io
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cli import known_hosts
 from sync.providers.host.connection import (
     Command,
     HostConnection,
@@ -259,53 +257,6 @@ def test_too_many_sessions(
         held.close()
         assert transport.run(Command(["echo", "now"])).stdout == b"now\n"
         transport.close()
-
-
-def test_show_and_pin_a_host_key(
-    ssh_server: sshd.Sshd,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = tmp_path / "project" / "known_hosts"
-    host = ssh_server.url("root", "::1")
-    arguments = [host, "--known-hosts", str(path)]
-    assert known_hosts.main(["show", *arguments]) == 0
-    assert "SHA256:" in capsys.readouterr().out
-    for answer in ("", "no\n"):
-        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-        assert known_hosts.main(["pin", *arguments]) == 1
-        assert "not confirmed; nothing was pinned" in capsys.readouterr().err
-    assert not path.exists()
-    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
-    assert known_hosts.main(["pin", *arguments]) == 0
-    assert known_hosts.main(["pin", *arguments, "--yes"]) == 0
-    assert len(path.read_text().splitlines()) == 1
-    connection = ssh_server.connection("root", "", "::1") | {"knownHostsPath": str(path)}
-    transport = _transport(connection)
-    assert transport.run(Command(["echo", "in"])).stdout == b"in\n"
-    transport.close()
-
-
-def test_a_changed_key_is_pinned_only_on_request(
-    ssh_server: sshd.Sshd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = sshd.generate_key(tmp_path / "other").with_suffix(".pub").read_text()
-    path = tmp_path / "known_hosts"
-    before = f"# kept\nexample.org {other}[127.0.0.1]:{ssh_server.port} {other}"
-    path.write_text(before)
-    arguments = [ssh_server.url("root"), "--known-hosts", str(path)]
-    assert known_hosts.main(["show", *arguments]) == 1
-    assert known_hosts.main(["pin", *arguments, "--yes"]) == 1
-    assert path.read_text() == before
-    assert "repeat with --replace" in capsys.readouterr().err
-    wrong = ["--replace", "--fingerprint", "SHA256:wrong"]
-    assert known_hosts.main(["pin", *arguments, *wrong]) == 1
-    assert path.read_text() == before
-    assert known_hosts.main(["pin", *arguments, "--replace", "--yes"]) == 0
-    lines = path.read_text().splitlines()
-    assert lines[:2] == ["# kept", f"example.org {other.strip()}"]
-    assert len(lines) == 3
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from sync.providers import agent_bundle, wheels
 from sync.providers.host.connection import Command, Completed, HostConnection, HostError
 from sync.providers.host.host import Host
+from sync.providers.host.local import LocalTransport
 
 
 def _wheel(folder: Path, name: str = "thing-1.0-py3-none-any.whl") -> Path:
@@ -196,7 +197,7 @@ def test_the_same_files_make_the_same_archive() -> None:
     assert b"".join(agent_bundle.packed(files)) == b"".join(agent_bundle.packed(dict(files)))
 
 
-class _DockerSays:
+class _DockerSays(LocalTransport):
     """A way to a host whose docker command always ends in the same way."""
 
     def __init__(self, completed: Completed) -> None:
@@ -204,9 +205,6 @@ class _DockerSays:
 
     def run(self, _command: Command) -> Completed:
         return self._completed
-
-    def close(self) -> None:
-        pass
 
 
 def test_where_docker_can_not_tell_what_is_in_use_no_version_is_removed() -> None:

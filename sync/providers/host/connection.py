@@ -1,6 +1,6 @@
 """How a stack reaches its mirror host: the connection's settings, results and failures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -129,11 +129,49 @@ class Completed:
         return self.stderr.decode(errors="replace").strip()[-2000:]
 
 
+@dataclass(frozen=True)
+class Running:
+    """A command that still runs on the host.
+
+    readline: returns the next line of stdout and stderr, merged, or the first so many bytes of it;
+    nothing at the end. status: waits for the end and returns the exit status, NO_STATUS where the
+    connection broke. end: closes its stdin, which `until_stdin_ends` waits for.
+    """
+
+    readline: Callable[[int], bytes]
+    status: Callable[[], int]
+    end: Callable[[], None]
+
+
+NO_STATUS: Final = -1  # paramiko's: the channel closed without one
+_UNTIL_STDIN_ENDS: Final = """
+exec 3<&0
+"$@" 3<&- < /dev/null & command=$!
+{ read -r _ <&3; kill "$command"; } > /dev/null 2>&1 & watch=$!
+wait "$command"; status=$?
+kill "$watch" 2> /dev/null
+exit "$status"
+"""
+
+
+def until_stdin_ends(*argv: str) -> list[str]:
+    """Return the command that runs `argv`, and ends it when its own stdin does.
+
+    Neither sshd nor Docker ends a command that prints nothing when its client goes away (RFC 4254,
+    5.3: a closed channel is all that the server learns); the end of stdin reaches every kind.
+    """
+    return ["sh", "-c", _UNTIL_STDIN_ENDS, "sh", *argv]
+
+
 class Transport(Protocol):
     """Runs commands on the host; safe to share between threads."""
 
     def run(self, command: Command) -> Completed:
         """Run to the end; HostError for everything that kept it from running."""
+        ...
+
+    def start(self, argv: Sequence[str]) -> Running:
+        """Start a command whose output is read while it runs; the caller ends it."""
         ...
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ four worker threads, so all of them share it.
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from sync.providers.host.connection import (
     HostDockerError,
     HostError,
     HostSpaceError,
+    Running,
     Transport,
 )
 from sync.providers.host.local import LocalTransport
@@ -65,6 +66,10 @@ class Host:
     def run(self, command: Command) -> Completed:
         """Run a command; HostError for everything that kept it from running."""
         return self._transport.run(command)
+
+    def start(self, argv: Sequence[str]) -> Running:
+        """Start a command whose output is read while it runs; the caller ends it."""
+        return self._transport.start(argv)
 
     def docker(self, *arguments: str) -> list[str]:
         """Argument list of the docker CLI on the host."""

@@ -6,10 +6,16 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import IO, Final
 
-from sync.providers.host.connection import Command, Completed, HostError, HostTimeoutError
+from sync.providers.host.connection import (
+    Command,
+    Completed,
+    HostError,
+    HostTimeoutError,
+    Running,
+)
 
 _PIECE_BYTES: Final = 1 << 16
 
@@ -37,6 +43,22 @@ class LocalTransport:
             except BaseException:
                 _kill(process)
                 raise
+
+    def start(self, argv: Sequence[str]) -> Running:
+        """Start a command whose output is read while it runs; the caller ends it."""
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is ours to answer
+            )
+        except OSError as error:
+            raise HostError(f"{argv[0]}: {error.strerror}; is it installed?") from error
+        if process.stdin is None or process.stdout is None:
+            raise HostError("no pipes to the process")
+        return Running(process.stdout.readline, process.wait, process.stdin.close)
 
     def close(self) -> None:
         """Nothing to end."""

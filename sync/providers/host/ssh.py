@@ -11,12 +11,13 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import paramiko
 
 from sync.providers.host.connection import (
+    NO_STATUS,
     Command,
     Completed,
     HostConnection,
@@ -26,6 +27,7 @@ from sync.providers.host.connection import (
     HostSessionsError,
     HostTimeoutError,
     HostUnreachableError,
+    Running,
     SshAddress,
     expand,
 )
@@ -39,10 +41,9 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 # Sessions of ours at once: sshd's MaxSessions is 10 by default and Docker's client has its own.
 _SESSIONS: Final = 4
 _KEEPALIVE_SECONDS: Final = 15
-_NO_STATUS: Final = -1  # paramiko's: the channel closed without one
 # Its messages come with tracebacks, and on stderr; what they say is in our errors.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
-_PIN: Final = ".venv/bin/python -m cli.known_hosts pin"
+_PIN: Final = "gridhub known-hosts pin"
 
 
 class SshTransport:
@@ -68,6 +69,13 @@ class SshTransport:
                         f"{self._address}: the connection broke in mid-command ({error}); "
                         "run pulumi up again, every operation is safe to repeat"
                     ) from error
+
+    def start(self, argv: Sequence[str]) -> Running:
+        """Start a command whose output is read while it runs; the caller ends it."""
+        channel = self._open_session()
+        channel.set_combine_stderr(True)
+        channel.exec_command(shlex.join(argv))
+        return Running(channel.makefile("rb").readline, channel.recv_exit_status, channel.close)
 
     def close(self) -> None:
         """End the connection."""
@@ -288,7 +296,7 @@ class _Conversation:
         if self._broken:
             raise self._broken[0]
         status = self._channel.recv_exit_status()
-        if status == _NO_STATUS and not self._channel.get_transport().is_active():
+        if status == NO_STATUS and not self._channel.get_transport().is_active():
             raise EOFError("the connection ended before the command did")
         return Completed(status, bytes(self._stdout), bytes(self._stderr))
 

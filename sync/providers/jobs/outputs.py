@@ -111,10 +111,11 @@ def recorded(job: Job, name: str, seen: JobsView) -> dict[str, Any]:
         record |= {"phase": wrong.phase, "reason": wrong.words}
     shown = {"healthy": wrong is None, "summary": words}
     shown |= {key: record.get(key) for key in SHOWN if key not in shown}
-    return {**shown, RECORD: {**record, "container": _container_words(container)}}
+    return {**shown, RECORD: {**record, "container": container_words(container)}}
 
 
-def _container_words(container: ContainerState | None) -> str:
+def container_words(container: ContainerState | None) -> str:
+    """Return a container's state in words, such as `running (healthy)`."""
     if container is None:
         return "missing"
     health = f" ({container.health})" if container.health else ""

@@ -1,0 +1,312 @@
+"""The command line of `gridhub`: what an operator does by hand beside `pulumi`.
+
+Modules are imported by the command that needs them, so that help and completion come at once.
+"""
+
+import errno
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import click
+from click.shell_completion import get_completion_class
+
+from sync.contract.layout import JOBS, Job
+
+if TYPE_CHECKING:
+    pass
+
+_STDIN_LIMIT: Final = 1 << 20
+_WATCH_SECONDS: Final = 2.0
+_COLUMNS: Final = 160  # where no terminal has a width
+_UNHEALTHY: Final = 1
+Body: TypeAlias = Callable[..., Any]
+
+
+class NotSeenError(click.ClickException):
+    """The mirror could not be looked at."""
+
+    exit_code = 2
+
+
+class Gridhub(click.Group):
+    """A group whose commands fail with one sentence that names the remedy, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; click prints what it raises."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException:
+            raise
+        except Exception as error:
+            raise _failure(error) from error
+
+
+def _failure(error: Exception) -> click.ClickException:
+    """Return what click prints for one of our errors; raises any other again."""
+    from cli.stack import StackFileError
+    from cli.tokens import SeedError
+    from components.settings import SettingsError
+    from sync.contract.names import RefusedNameError
+    from sync.providers.host.connection import HostError
+
+    not_seen = isinstance(error, HostError | SettingsError | StackFileError)
+    if not (
+        not_seen
+        or isinstance(error, SeedError | RefusedNameError)
+        or (isinstance(error, OSError) and error.errno != errno.EPIPE)
+    ):
+        raise error
+    return NotSeenError(str(error)) if not_seen else click.ClickException(str(error))
+
+
+def _stacks(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
+    from cli.stack import stack_names
+
+    return [name for name in stack_names() if name.startswith(typed)]
+
+
+def _services(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
+    from components.specs import SERVICES
+
+    return [name for name in (*SERVICES, *JOBS) if name.startswith(typed)]
+
+
+def _takes_stack(body: Body) -> Body:
+    text = "The stack, by the name of its file stacks/Pulumi.NAME.yaml."
+    return click.option(
+        "--stack",
+        metavar="NAME",
+        required=True,
+        envvar="PULUMI_STACK",
+        show_envvar=True,
+        shell_complete=_stacks,
+        help=text,
+    )(body)
+
+
+def _dry_run(text: str) -> Callable[[Body], Body]:
+    return click.option("--dry-run", is_flag=True, help=text)
+
+
+@click.group(cls=Gridhub, context_settings={"help_option_names": ["-h", "--help"]})
+def gridhub() -> None:
+    """Look after a hub mirror: what is done by hand beside `pulumi`.
+
+    The exit code is 0 when all is well, 1 when something is wrong or was refused, and 2 when it
+    could not be seen: the host is not reached, or the stack file or the command line is wrong.
+    """
+
+
+@gridhub.command("pin-images")
+@_takes_stack
+@_dry_run("Print the digests and write nothing.")
+def pin_images(stack: str, *, dry_run: bool) -> None:
+    """Fill the image digests of a stack.
+
+    Each image in the stack file is asked for at its registry by its tag, and the digest found now
+    is written beside it; all else in the file stays as it is. A file without images gets
+    upstream's.
+    """
+    from cli.pin_images import pin_images
+
+    pin_images(stack, dry_run=dry_run)
+
+
+@gridhub.group("known-hosts")
+def known_hosts() -> None:
+    """Show and pin a host's SSH key.
+
+    Compare the fingerprint with the host's own before you pin it; on its console:
+    ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub
+    """
+
+
+def _takes_host(body: Body) -> Body:
+    path = click.Path(dir_okay=False, path_type=Path)
+    text = "The file that pins host keys: the stack's host.knownHostsPath."
+    option = click.option(
+        "--known-hosts", "path", type=path, default="known_hosts", show_default=True, help=text
+    )
+    return click.argument("host", metavar="ssh://USER@HOST[:PORT]")(option(body))
+
+
+@known_hosts.command("show")
+@_takes_host
+def show_host_key(host: str, path: Path) -> None:
+    """Print the fingerprint that a host offers, and whether it is pinned."""
+    from cli.known_hosts import show
+
+    sys.exit(show(host, path))
+
+
+@known_hosts.command("pin")
+@_takes_host
+@click.option("--fingerprint", help="Pin only this one (SHA256:…); asks nothing.")
+@click.option("--yes", is_flag=True, help="Pin what is offered; asks nothing.")
+@click.option("--replace", is_flag=True, help="Replace another key: the host was reinstalled.")
+@_dry_run("Print what is offered and pinned, as `show` does.")
+def pin_host_key(host: str, path: Path, fingerprint: str | None, **flags: bool) -> None:
+    """Write the key that a host offers into the file, after a question."""
+    from cli.known_hosts import pin_offered, show
+
+    if flags["dry_run"]:
+        sys.exit(show(host, path))
+    pin_offered(host, path, fingerprint, yes=flags["yes"], replace=flags["replace"])
+
+
+@gridhub.command("token")
+@click.argument("user")
+def token(user: str) -> None:
+    """Mint a token of USER for a writable hub's API.
+
+    The stack's seed comes on stdin: pulumi stack output hubSeed --show-secrets | gridhub token USER
+    """
+    from cli.tokens import mint, read_seed
+
+    seed = read_seed("" if sys.stdin.isatty() else sys.stdin.read(_STDIN_LIMIT))
+    click.echo(mint(seed, user, int(time.time())))
+
+
+@gridhub.group("config")
+def config() -> None:
+    """Describe the settings of a stack file."""
+
+
+@config.command("docs")
+@_dry_run("Print the page and write nothing.")
+def config_docs(*, dry_run: bool) -> None:
+    """Write docs/configuration.md from the settings' own descriptions."""
+    from components.settings.describe import PAGE, page
+
+    if dry_run:
+        click.echo(page(), nl=False)
+    else:
+        PAGE.write_text(page(), encoding="utf-8")
+
+
+def _takes_check(body: Body) -> Body:
+    options = (
+        _takes_stack,
+        click.argument("job", type=click.Choice(JOBS)),
+        click.option("--part", metavar="N/M", help="Scan the N-th of M parts only, such as 1/7."),
+        click.option("--chunks", is_flag=True, help="Read every chunk (users)."),
+        click.option("--offline", is_flag=True, help="Ask the master nothing."),
+    )
+    for option in reversed(options):
+        body = option(body)
+    return body
+
+
+def _check(command: str, stack: str, job: Job, part: str | None, flags: dict[str, bool]) -> int:
+    from cli.jobs import check
+    from cli.stack import StackOnHost
+
+    options = [f"--{name}" for name in ("chunks", "offline") if flags[name]]
+    options += ["--part", part] if part else []
+    return check(StackOnHost.of(stack), command, job, options)
+
+
+@gridhub.command("verify")
+@_takes_check
+def verify(stack: str, job: Job, part: str | None, **flags: bool) -> None:
+    """Compare a job's mirror with its master.
+
+    It changes nothing. The exit code is 1 when something is wrong.
+    """
+    sys.exit(_check("verify", stack, job, part, flags))
+
+
+@gridhub.command("repair")
+@_takes_check
+@_dry_run("Verify only.")
+@click.option("--yes", is_flag=True, help="Ask nothing.")
+def repair(stack: str, job: Job, part: str | None, **flags: bool) -> None:
+    """Verify a job's mirror and repair what is wrong.
+
+    It asks before it begins.
+    """
+    if flags["dry_run"]:
+        sys.exit(_check("verify", stack, job, part, flags))
+    if not flags["yes"]:
+        if not sys.stdin.isatty():
+            raise click.ClickException("nobody is there to ask; repair with --yes, or --dry-run")
+        click.confirm(f"Repair what is wrong with {job} of {stack}?", abort=True)
+    sys.exit(_check("repair", stack, job, part, flags))
+
+
+@gridhub.command("status")
+@_takes_stack
+@click.option("--json", "as_json", is_flag=True, help="Print all that is known, as JSON.")
+@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
+def status(stack: str, *, as_json: bool, watch: bool) -> None:
+    """Show where each job and service of a stack stands.
+
+    The exit code is 0 when all are healthy, 1 when one is not, 2 when they could not be seen.
+    """
+    from rich.console import Console
+
+    from cli.stack import StackOnHost
+    from cli.status import drawn, look, watched
+
+    mirror = StackOnHost.of(stack)
+    console = Console(width=None if sys.stdout.isatty() else _COLUMNS)
+    if watch:
+        seen = watched(mirror, console, _WATCH_SECONDS)
+    else:
+        seen = look(mirror)
+        if as_json:
+            click.echo(seen.to_json())
+        else:
+            console.print(drawn(seen))
+    sys.exit(0 if seen.healthy else _UNHEALTHY)
+
+
+@gridhub.command("logs")
+@_takes_stack
+@click.option(
+    "--tail", type=click.IntRange(0), default=100, show_default=True, help="Earlier lines to show."
+)
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Show new lines too.")
+@click.option("--merged", is_flag=True, help="Line by line, also where there is tmux.")
+@click.argument("services", nargs=-1, metavar="[SERVICE]...", shell_complete=_services)
+def logs(stack: str, tail: int, services: tuple[str, ...], *, follow: bool, merged: bool) -> None:
+    """Follow the services' logs side by side, until Ctrl-C.
+
+    Without SERVICE: of all that have a container.
+
+    On a terminal where tmux is installed each has a pane; else, and with --merged, lines come one
+    by one with the service's name before them.
+    """
+    from cli.logs import chosen, in_panes, merge
+    from cli.stack import StackOnHost
+
+    mirror = StackOnHost.of(stack)
+    containers = chosen(mirror, services)
+    panes = follow and not merged and sys.stdin.isatty() and sys.stdout.isatty()
+    if panes and shutil.which("tmux"):
+        sys.exit(in_panes(stack, containers, tail))
+    try:
+        merge(mirror, containers, ["--tail", str(tail), *(["--follow"] if follow else [])])
+    except KeyboardInterrupt:
+        return
+
+
+@gridhub.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    For bash, in ~/.bashrc: eval "$(gridhub completion bash)"
+    """
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.ClickException(f"click has no completion for {shell}")
+    click.echo(kind(gridhub, {}, "gridhub", "_GRIDHUB_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    gridhub(prog_name="gridhub")

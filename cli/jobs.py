@@ -1,0 +1,22 @@
+"""`gridhub verify` and `gridhub repair`: the agent's own, run in the job's container."""
+
+import click
+
+from cli.stack import LINE_BYTES, StackOnHost
+from sync.contract.layout import Job
+from sync.providers.host.connection import until_stdin_ends
+
+
+def check(mirror: StackOnHost, command: str, job: Job, options: list[str]) -> int:
+    """Run the agent's `command` (verify or repair) in the job's container; 0 when all is well.
+
+    What it prints is printed as it comes. It ends with this process, whichever way that ends:
+    Docker alone would let it run on in the container.
+    """
+    agent = until_stdin_ends("python3", "-m", "sync.agent", command, job, *options)
+    container = mirror.container(job)
+    argv = mirror.host.docker("exec", "--interactive", container, *agent)
+    with mirror.running(argv) as running:
+        while line := running.readline(LINE_BYTES):
+            click.echo(line.decode(errors="replace"), nl=False)
+        return min(mirror.status_of(running), 1)

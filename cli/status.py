@@ -1,0 +1,118 @@
+"""`gridhub status`: where each job and service of a stack stands, seen on its host right now."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cli.stack import StackOnHost
+from components.naming import Naming
+from components.specs import services
+from sync.contract.layout import JOBS, Job
+from sync.contract.names import shown
+from sync.contract.status import StatusRecord
+from sync.providers.jobs.outputs import container_words, summary, trouble
+from sync.providers.jobs.view import ContainerState, JobsView, view
+
+_BAR_CELLS: Final = 30
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One service. summary: a line in words. record: a job's status record, where it wrote one."""
+
+    healthy: bool
+    container: str
+    summary: str
+    record: StatusRecord | None = None
+
+
+@dataclass(frozen=True)
+class StackStatus:
+    """All services of a stack, as they were seen at one time."""
+
+    stack: str
+    host: str
+    services: Mapping[str, ServiceStatus]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every service is."""
+        return all(service.healthy for service in self.services.values())
+
+    def to_json(self) -> str:
+        """Return {stack, host, healthy, services: {NAME: {healthy, container, summary, record}}}.
+
+        record: as in the job's status.json; null for what is no job or wrote none.
+        """
+        found = {}
+        for name, service in self.services.items():
+            record = service.record
+            written = record.model_dump(mode="json") if record is not None else None
+            found[name] = {**dataclasses.asdict(service), "record": written}
+        whole = {"stack": self.stack, "host": self.host, "healthy": self.healthy, "services": found}
+        return json.dumps(whole, indent=2)
+
+
+def look(mirror: StackOnHost) -> StackStatus:
+    """Look at every service that the stack file asks for; HostError where the host cannot be."""
+    settings = mirror.settings
+    seen = view({"host": mirror.connection, "root": settings.data_root}, kept_seconds=0)
+    names = mirror.containers()
+    wanted = services(Naming(mirror.stack, settings.domain), settings)
+    containers = {name: seen.containers.get(names.get(name, "")) for name in wanted}
+    found = {name: _of_service(container) for name, container in containers.items()}
+    found |= {job: _of_job(job, containers[job], seen) for job in JOBS if job in containers}
+    return StackStatus(mirror.stack, settings.host.docker, found)
+
+
+def _of_service(container: ContainerState | None) -> ServiceStatus:
+    words = container_words(container)
+    healthy = container is not None and container.running and container.health != "unhealthy"
+    return ServiceStatus(healthy, words, words)
+
+
+def _of_job(job: Job, container: ContainerState | None, seen: JobsView) -> ServiceStatus:
+    record = seen.files[job].record
+    wrong = trouble(seen.files[job], container, seen.now)
+    said = summary(job, record) if record is not None else ""
+    words = wrong.words if wrong is not None else said
+    return ServiceStatus(wrong is None, container_words(container), words, record)
+
+
+def drawn(status: StackStatus) -> Group:
+    """Return a line for each service, with a bar for each job as the sandbox shows it."""
+    words = "healthy" if status.healthy else "NOT healthy"
+    grid = Table(box=None, show_header=False, pad_edge=False)
+    for name, service in status.services.items():
+        style = "green" if service.healthy else "bold red"
+        grid.add_row(Text(name, style), *_progress(service.record), shown(service.summary))
+    return Group(Text(f"{status.stack} on {status.host}: {words}"), grid)
+
+
+def _progress(record: StatusRecord | None) -> tuple[RenderableType, str]:
+    if record is None:
+        return "", ""
+    done, total = record.done.items or 0, record.total.items
+    bar = ProgressBar(total=total or 1, completed=done if total else 0, width=_BAR_CELLS)
+    return bar, f"{done}/{'?' if total is None else total}"
+
+
+def watched(mirror: StackOnHost, console: Console, pause_seconds: float) -> StackStatus:
+    """Show the services until Ctrl-C; returns what was seen last."""
+    seen = look(mirror)
+    with contextlib.suppress(KeyboardInterrupt), Live(drawn(seen), console=console) as live:
+        while True:
+            time.sleep(pause_seconds)
+            seen = look(mirror)
+            live.update(drawn(seen), refresh=True)
+    return seen
