@@ -4,7 +4,8 @@ A listing has no digest: a byte that a proxy, a disk or a bug turned over can re
 whole repository, and an empty or broken answer can look like a master without content. So:
 
 1. A listing or tag page that would remove a name or move a link is fetched once more, without
-   conditions, and acted on when both agree (`confirm_listing`).
+   conditions, and acted on when both agree (`confirm_listing`). The users job asks for each new or
+   moved link by its own name instead (docs/adr/0014).
 2. A removal is also asked for by its own name and needs a 404 (`Absences`).
 3. Only so much may vanish at once without the operator's word (`guard`).
 """

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.agent.hub.listing import Link, Name, page_path
+from sync.agent.hub.listing import Link, Name, TagName, page_path
 from sync.agent.hub.tree import Tree, link_text, read_link_text
 from sync.agent.status_writer import name_list
 from sync.contract import names
@@ -140,7 +140,7 @@ def test_accepted_names_come_back_through_their_urls(
     tree.make_repository(repository)
     tree.path(name).write_bytes(file.encode())
     link = Link(inside, name, 0)
-    tree.show_tag((repository, tag), [link])
+    tree.show_tag(TagName(repository, tag), [link])
     assert page_path(name).isascii()
     assert fetched(url + page_path(name)) == file.encode()
     assert fetched(url + page_path(inside)) == file.encode()

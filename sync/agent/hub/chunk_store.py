@@ -1,4 +1,4 @@
-"""Which chunks of a flist are on this mirror, and how the missing ones come.
+"""Which chunks of a flist are on this mirror, and how the missing ones are fetched.
 
 Only the 0-dbs that the spec names are ever contacted: what a flist says about its backend chooses
 among them, and nothing else. Foreign chunks go to a namespace that the master's deletes never
@@ -36,7 +36,7 @@ _LOCAL_NUDGE_SECONDS: Final = 0.005
 
 
 @dataclass(frozen=True)
-class Place:
+class Route:
     """Where a flist's chunks come from and the local namespace that they go to.
 
     source: for the master's 0-db its preferred name, whichever of its names is in use.
@@ -46,21 +46,12 @@ class Place:
     namespace: str
 
 
-@dataclass(frozen=True)
-class Brought:
-    """missing: keys that the source has not (or only with a payload that is not theirs)."""
-
-    missing: frozenset[bytes]
-    fetched_chunks: int = 0
-    fetched_bytes: int = 0
-
-
 def as_backend(endpoint: ZdbEndpoint) -> Backend:
     """Return how a flist names a 0-db namespace."""
     return Backend(endpoint.host, endpoint.port, endpoint.namespace)
 
 
-def place_of(spec: UsersSpec, backend: Backend | None) -> Place:
+def route_of(spec: UsersSpec, backend: Backend | None) -> Route:
     """Choose the source and the local namespace by what the flist says.
 
     A backend on the allow-list is foreign. Any other, whatever it names, is looked for at the
@@ -68,12 +59,12 @@ def place_of(spec: UsersSpec, backend: Backend | None) -> Place:
     """
     for endpoint in spec.allowed_backends:
         if backend == as_backend(endpoint):
-            return Place(endpoint, spec.foreign_namespace)
-    return Place(spec.source_zdb, spec.local_zdb.namespace)
+            return Route(endpoint, spec.foreign_namespace)
+    return Route(spec.source_zdb, spec.local_zdb.namespace)
 
 
 def proves_itself(key: bytes, payload: bytes) -> bool:
-    """Tell whether `payload` is what `key` stands for; keys of other sizes say nothing."""
+    """Return whether `payload` is what `key` stands for; keys of other sizes say nothing."""
     if len(key) != _HASH_BYTES:
         return True
     return hashlib.blake2b(payload, digest_size=_HASH_BYTES).digest() == key
@@ -133,7 +124,10 @@ class _Lines:
 
 
 class ChunkStore:
-    """The local 0-db as the users job sees it. Threads may share it."""
+    """The local 0-db as the users job sees it. Threads may share it.
+
+    fetched_chunks, fetched_bytes: of all passes.
+    """
 
     def __init__(
         self,
@@ -149,6 +143,8 @@ class ChunkStore:
         self._control = control
         self._lines = _Lines(password, control)
         self._pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="chunks")
+        self.fetched_chunks = 0
+        self.fetched_bytes = 0
         # What is here for sure, by namespace: flists that share directories ask once.
         self._known: dict[str, WeakSet[KeyGroup]] = {}
         self._endpoints: dict[str, ZdbEndpoint] = {}
@@ -189,64 +185,72 @@ class ChunkStore:
         with self._lines.lend(self.local(namespace), admin=True) as line:
             return _absent(line, asked)
 
-    def absent_at(self, place: Place, keys: Iterable[bytes]) -> list[bytes]:
-        """Return those keys that the source has not. Raises ZdbError."""
-        return self._ask(place, lambda line: _absent(line, list(keys)))
+    def is_available(self, namespace: str, keys: Iterable[bytes]) -> bool:
+        """Return whether each key is in the local namespace or where its chunks come from."""
+        absent = self.absent(namespace, keys)
+        for route in self.routes(namespace):
+            if not absent:
+                break
+            absent = self._absent_at(route, absent)
+        return not absent
 
-    def bring(self, place: Place, keys: Iterable[bytes]) -> Brought:
+    def _absent_at(self, route: Route, keys: Sequence[bytes]) -> list[bytes]:
+        return self._ask(route, lambda line: _absent(line, keys))
+
+    def fetch(self, route: Route, keys: Iterable[bytes]) -> frozenset[bytes]:
         """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
 
-        Raises ZdbError when a 0-db does not do its part, HttpStoppedError when stopping, JobPaused
-        when the local 0-db has no memory for them.
+        Returns those that the source has not, or only with a payload that is not theirs. Raises
+        ZdbError when a 0-db does not do its part, HttpStoppedError when stopping, JobPaused when
+        the local 0-db has no memory for them.
         """
-        absent = self.absent(place.namespace, keys)
+        absent = self.absent(route.namespace, keys)
         if not absent:
-            return Brought(frozenset())
+            return frozenset()
         jobs = [
-            self._pool.submit(self._bring_new, place, group)
+            self._pool.submit(self._fetch_new, route, group)
             for group in groups(absent, self._batch)
         ]
         try:
-            parts = [job.result() for job in jobs]
+            return frozenset[bytes]().union(*(job.result() for job in jobs))
         finally:
             for job in jobs:
                 job.cancel()
-        return _total(parts)
 
-    def bring_groups(self, place: Place, groups: Collection[KeyGroup]) -> Brought:
-        """Do as `bring` for all keys of the groups, once for each group in a pass."""
+    def fetch_groups(self, route: Route, groups: Collection[KeyGroup]) -> frozenset[bytes]:
+        """Do as `fetch` for all keys of the groups, once for each group in a pass."""
         with self._lock:
-            known = self._known.setdefault(place.namespace, WeakSet())
+            known = self._known.setdefault(route.namespace, WeakSet())
             new = [group for group in groups if group not in known]
-        brought = self.bring(place, keys_of(new))
-        if not brought.missing:
+        missing = self.fetch(route, keys_of(new))
+        if not missing:
             with self._lock:
                 known.update(new)
-        return brought
+        return missing
 
-    def places(self, namespace: str) -> list[Place]:
+    def routes(self, namespace: str) -> list[Route]:
         """Return where the chunks of a local namespace may come from."""
         if namespace == self._spec.local_zdb.namespace:
-            return [Place(self._spec.source_zdb, namespace)]
-        return [Place(endpoint, namespace) for endpoint in self._spec.allowed_backends]
+            return [Route(self._spec.source_zdb, namespace)]
+        return [Route(endpoint, namespace) for endpoint in self._spec.allowed_backends]
 
-    def overwrite(self, place: Place, keys: Sequence[bytes]) -> None:
+    def overwrite(self, route: Route, keys: Sequence[bytes]) -> None:
         """Fetch keys that are here already, but wrong, and store them anew. Raises ZdbError."""
         for group in groups(keys, self._batch):
-            self._bring_group(place, group)
+            self._fetch_group(route, group)
 
-    def _bring_new(self, place: Place, keys: Sequence[bytes]) -> Brought:
+    def _fetch_new(self, route: Route, keys: Sequence[bytes]) -> frozenset[bytes]:
         self._room.take(len(keys))
-        return self._bring_group(place, keys)
+        return self._fetch_group(route, keys)
 
     def _count_keys(self) -> int:
         with self._lines.lend(self._spec.local_zdb, admin=True) as line:
             return line.count_keys()
 
-    def _ask(self, place: Place, question: Callable[[ZdbConnection], _T]) -> _T:
-        """Ask a place's 0-db: the master's by whichever of its names answers. Raises ZdbError."""
-        if place.source != self._spec.source_zdb:
-            return self._ask_at(place.source, question)
+    def _ask(self, route: Route, question: Callable[[ZdbConnection], _T]) -> _T:
+        """Ask a route's 0-db: the master's by whichever of its names answers. Raises ZdbError."""
+        if route.source != self._spec.source_zdb:
+            return self._ask_at(route.source, question)
         losses = 0
         while True:
             source = self._masters.current
@@ -272,7 +276,7 @@ class ChunkStore:
                 return question(line)
 
     def _goes_on(self, source: ZdbEndpoint, error: ZdbConnectionError) -> bool:
-        """Pass over a name of the master that died; tell whether another one is in use now.
+        """Pass over a name of the master that died; return whether another one is in use now.
 
         Raises ZdbConnectionError with all the names where each of several died.
         """
@@ -286,10 +290,10 @@ class ChunkStore:
             return False
         raise ZdbConnectionError(self._masters.reasons()) from error
 
-    def _bring_group(self, place: Place, keys: Sequence[bytes]) -> Brought:
-        answers = self._ask(place, lambda source: source.mget_timed(keys))
+    def _fetch_group(self, route: Route, keys: Sequence[bytes]) -> frozenset[bytes]:
+        answers = self._ask(route, lambda source: source.mget_timed(keys))
         # With the source's time, as the flists job stores them: a later SET of the same payload
-        # keeps the time of the first (0-db: zdbd/commands_set.c). Where the source does not tell
+        # keeps the time of the first (0-db: zdbd/commands_set.c). Where the source does not give
         # it, the local 0-db takes its own.
         good = [
             (key, *answer)
@@ -300,17 +304,19 @@ class ChunkStore:
         if self._bandwidth is not None and self._control.wait(self._bandwidth.take(size)):
             raise HttpStoppedError
         if good:
-            with self._lines.lend(self.local(place.namespace), admin=True) as local:
+            with self._lines.lend(self.local(route.namespace), admin=True) as local:
                 local.set_many(good)
-        missing = frozenset(keys).difference(key for key, _, _ in good)
-        return Brought(missing, len(good), size)
+        with self._lock:
+            self.fetched_chunks += len(good)
+            self.fetched_bytes += size
+        return frozenset(keys).difference(key for key, _, _ in good)
 
     def _prepare(self, namespace: str) -> None:
         """Create the foreign namespace, readable by all, where it is not there yet."""
         if namespace == self._spec.local_zdb.namespace or self._foreign_ready:
             return
         if self._password is None:
-            raise ZdbError(f"namespace {namespace} can not be made without the 0-db admin password")
+            raise ZdbError(f"namespace {namespace} cannot be made without the 0-db admin password")
         with self._lock, self._lines.lend(self._spec.local_zdb, admin=True) as admin:
             if admin.namespace_create(namespace):
                 admin.namespace_protect(namespace, self._password)
@@ -324,11 +330,3 @@ def _absent(line: ZdbConnection, keys: Sequence[bytes]) -> list[bytes]:
         if not all(there):
             absent += [key for key, here in zip(group, there, strict=True) if not here]
     return absent
-
-
-def _total(parts: list[Brought]) -> Brought:
-    return Brought(
-        frozenset[bytes]().union(*(part.missing for part in parts)),
-        sum(part.fetched_chunks for part in parts),
-        sum(part.fetched_bytes for part in parts),
-    )

@@ -1,16 +1,16 @@
-"""Whether links lead where a page says: the master is asked for each new one by its own name.
+"""Where new links lead: the master is asked for each by its own name (docs/adr/0014).
 
 A listing and a tag's page have no digest. One byte that a proxy, a disk or a bug turned over can
 make a link lead to another flist that exists, and nothing else would tell that from a change.
 """
 
 from collections.abc import Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from sync.agent.hub.links import end_of
-from sync.agent.hub.listing import Link, Listing, page_path, taglink_target
+from sync.agent.hub.listing import Link, Listing, Name, TagName, page_path
+from sync.agent.hub.plan import end_of
 from sync.agent.hub.prepare import size_text
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
 
@@ -21,85 +21,54 @@ _ELSEWHERE: Final = "not followed yet: on the master it leads elsewhere than is 
 
 @dataclass
 class Answers:
-    """What the master said: links that lead where they are listed to lead, and the others.
+    """confirmed: links that lead where they are listed to lead.
 
-    doubts: links whose own page says something else, or is not there, with the reason. failures:
-    links that could not be asked for, with the error.
+    unconfirmed: those whose own page says something else, or is not there, with the reason.
+    failures: links that could not be asked for, with the error.
     """
 
-    confirmed: list[Link] = field(default_factory=list)
-    doubts: dict[Link, str] = field(default_factory=dict)
-    failures: dict[Link, HttpError] = field(default_factory=dict)
+    confirmed: set[Link] = field(default_factory=set)
+    unconfirmed: dict[Name, str] = field(default_factory=dict)
+    failures: dict[Name, str] = field(default_factory=dict)
 
 
-class Confirming:
-    """Asks about the links of one listing while other work goes on, until it is closed.
-
-    As many are asked for at once as the master's connections allow, beside what is fetched.
-    """
-
-    def __init__(self, master: Master, connections: int, listing: Listing) -> None:
-        self._master = master
-        self._connections = connections
-        self._listing = listing
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: dict[Link, Future[str]] = {}
-
-    def close(self) -> None:
-        """Ask no more, and wait for the requests that are under way."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def ask(self, links: Collection[Link]) -> None:
-        """Begin to ask about each link once: one request for each."""
-        if not links:
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._connections, thread_name_prefix="confirm")
-        for link in links:
-            self._pending[link] = self._pool.submit(self._doubt, link)
-
-    def answers(self, *, wait: bool) -> Answers:
-        """Return the answers that came since the last call.
-
-        wait: for all that are still to come. Raises HttpStoppedError.
-        """
-        answers = Answers()
-        for link, future in list(self._pending.items()):
-            if not wait and not future.done():
-                continue
-            del self._pending[link]
-            try:
-                doubt = future.result()
-            except HttpStoppedError:
-                raise
-            except HttpError as error:
-                answers.failures[link] = error
-                continue
-            if doubt:
-                answers.doubts[link] = doubt
-            else:
-                answers.confirmed.append(link)
+def ask(master: Master, connections: int, listing: Listing, links: Collection[Link]) -> Answers:
+    """Ask about links: one request for each, many at once. Raises HttpStoppedError."""
+    answers = Answers()
+    if not links:
         return answers
 
-    def _doubt(self, link: Link) -> str:
-        """Return why a link should not be followed, or nothing. Raises HttpError."""
+    def doubt(link: Link) -> str | HttpError:
         try:
-            same = self._leads_on(link) if link.target.name else self._leads_to_tag(link)
+            return "" if _leads_there(master, listing, link) else _ELSEWHERE
         except HttpMissingError:
             return _UNKNOWN
-        return "" if same else _ELSEWHERE
+        except HttpStoppedError:
+            raise
+        except HttpError as error:
+            return error
 
-    def _leads_to_tag(self, link: Link) -> bool:
-        data = self._master.get(page_path(link.name), _TAGLINK_BYTES).json()
-        return isinstance(data, dict) and data.get("target") == taglink_target(link.target)
+    with ThreadPoolExecutor(min(connections, len(links)), "confirm") as pool:
+        for link, reason in zip(links, pool.map(doubt, links), strict=True):
+            if isinstance(reason, HttpError):
+                answers.failures[link.name] = str(reason)
+            elif reason:
+                answers.unconfirmed[link.name] = reason
+            else:
+                answers.confirmed.add(link)
+    return answers
 
-    def _leads_on(self, link: Link) -> bool:
-        """Compare the file that the master's own link leads to with the one that is listed."""
-        end = end_of(self._listing.links, link)
-        listed = None if end is None else self._listing.regulars.get(end)
-        page = self._master.head(page_path(link.name))
-        if listed is None or page.modified_seconds is None:
-            return False
-        same_size = page.length is None or size_text(page.length) == listed.size_text
-        return same_size and int(page.modified_seconds) == listed.updated
+
+def _leads_there(master: Master, listing: Listing, link: Link) -> bool:
+    if isinstance(link.target, TagName):
+        data = master.get(page_path(link.name), _TAGLINK_BYTES).json()
+        return isinstance(data, dict) and data.get("target") == str(link.target)
+    # A hub sends the file at the end of its own links (download_flist, send_from_directory), so
+    # the headers are those of the flist that it leads to: compared with the one that is listed.
+    end = end_of(listing.links, link)
+    listed = listing.regulars.get(end) if isinstance(end, Name) else None
+    page = master.head(page_path(link.name))
+    if listed is None or page.modified_seconds is None:
+        return False
+    same_size = page.length is None or size_text(page.length) == listed.size_text
+    return same_size and int(page.modified_seconds) == listed.updated

@@ -1,36 +1,22 @@
-"""One pass of the users job: list, decide, fetch, publish, link, remove."""
+"""One pass of the users job: list, judge, ask, fetch, publish, link, remove."""
 
 import logging
 import sqlite3
-import time
-from collections.abc import Container, Iterable
-from contextlib import ExitStack, closing
+from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final, Self
 
-from sync.agent.deletion_guard import Absences, Vanished, guard
 from sync.agent.flist.reader_pool import ReaderPool
-from sync.agent.hub import links, pending, plan
+from sync.agent.hub import confirming, pending, plan, tags
 from sync.agent.hub.chunk_store import ChunkStore
-from sync.agent.hub.confirming import Confirming
-from sync.agent.hub.listing import (
-    Link,
-    Listing,
-    Name,
-    Regular,
-    Source,
-    TagKey,
-    page_path,
-    tag_key,
-    tag_name,
-)
+from sync.agent.hub.listing import Link, Listing, Name, Regular, Source, TagName
 from sync.agent.hub.pipeline import Failure, Outcome, Pipeline
 from sync.agent.hub.prepare import Preparer, Ready
 from sync.agent.hub.progress import Pass, Progress
 from sync.agent.hub.publisher import Publisher
-from sync.agent.hub.state_db import DATABASE as RECORD_DATABASE
-from sync.agent.hub.state_db import GENERATION, Record, Withheld
-from sync.agent.hub.tags import TagReader
+from sync.agent.hub.removal import Removals
+from sync.agent.hub.state_db import DATABASE, GENERATION, HubStateDb, Withheld
 from sync.agent.hub.tree import Tree
 from sync.agent.job import Control, Directories, PassIncompleteError, one_at_a_time
 from sync.agent.master.client import HttpError, HttpStoppedError, Master
@@ -41,14 +27,15 @@ from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import UsersSpec
 
 _LOG = logging.getLogger(__name__)
-_DAY_SECONDS: Final = 86_400.0
-_CONFIRMED: Final = "removal_confirmation"
-_DANGLING: Final = "dangling"
 _UNKNOWN_GENERATION: Final = -1.0
 
 
 class UsersEngine:
-    """The users job of one spec; `one_pass` is called again and again by one thread."""
+    """The users job of one spec; `one_pass` is called again and again by one thread.
+
+    That thread owns all that is served and known of it. Others fetch and prepare (Pipeline), read
+    tags and ask the master for names; each hands its results back.
+    """
 
     def __init__(
         self,
@@ -72,10 +59,10 @@ class UsersEngine:
         self._refused_logged: set[str] = set()
 
     def _open(self, spec: UsersSpec, directories: Directories, control: Control) -> None:
-        """Open record, folder and connections; what an earlier process left in staging goes."""
+        """Open database, folder and connections; what an earlier process left in staging goes."""
         self._tree = Tree(directories.public)
-        self._record = self._stack.enter_context(Record(directories.state / RECORD_DATABASE))
-        published = self._stack.enter_context(PinnedChunks(directories.state))
+        self._db = self._stack.enter_context(HubStateDb(directories.state / DATABASE))
+        pinned = self._stack.enter_context(PinnedChunks(directories.state))
         shared = bandwidth(spec.bandwidth_bytes_per_second)
         report = self._status.sources
         self._master = Master(
@@ -86,23 +73,13 @@ class UsersEngine:
         self._chunks = ChunkStore(spec, password, control, shared, report)
         self._stack.callback(self._chunks.close)
         self._readers = self._stack.enter_context(ReaderPool())
-        self._absences = Absences(self._master, spec.http.connections, page_path)
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
-        self._publisher = Publisher(self._tree, self._record, published)
-        self._publisher.expect_backend(spec.publish_backend)
-        self._publisher.expect_rules(plan.publishable_by(spec))
-        self._source = Source(
-            self._master,
-            lambda repository: plan.wanted_repository(spec, repository),
-            lambda name: plan.wanted_name(spec, name),
-        )
-        self._tags = TagReader(
-            self._source,
-            self._record,
-            spec.http.connections,
-            lambda name: plan.deselected(spec, name),
-        )
-        self._progress = Progress(self._status, self._master, self._preparer, self._publisher)
+        self._publisher = Publisher(self._tree, self._db, pinned)
+        self._publisher.expect(spec.publish_backend, plan.publishable_by(spec))
+        self._source = Source(self._master, spec)
+        self._tags = tags.TagReader(self._source, self._db, spec.http.connections)
+        self._removals = Removals(spec, self._master, self._db, self._publisher)
+        self._progress = Progress(self._status, self._master, self._chunks, self._publisher)
 
     def __enter__(self) -> Self:
         return self
@@ -116,67 +93,56 @@ class UsersEngine:
         return self._master.requests_sent
 
     def one_pass(self) -> None:
-        """Bring the hub's folder up to the master's state.
+        """Make the hub's folder what the master has.
 
-        Raises HttpError when the master can not be listed, ZdbError when a 0-db fails,
+        Raises HttpError when the master cannot be listed, ZdbError when a 0-db fails,
         PassIncompleteError when some flist could not be had, JobPaused when too much vanished.
         """
         with one_at_a_time(self._directories.state):
             try:
                 self._one_pass()
             except (OSError, sqlite3.Error):
-                # The record may lack what was done on the disk just before.
+                # The database may lack what was done on the disk just before.
                 self._generation = _UNKNOWN_GENERATION
                 raise
 
     def _one_pass(self) -> None:
         self._master.begin_pass()
         self._chunks.begin_pass()
-        if self._generation != self._record.number(GENERATION):
-            self._publisher.reload()
-            self._publisher.adopt()
-            self._generation = self._record.number(GENERATION)
-        if not self._publisher.flists:
-            self._readers.start()
+        self._adopt()
         listing = self._list()
         self._follow(listing)
-        failed = self._tags.read(listing)
-        tags = self._record.tags()
-        refused = [text for key in tags.keys() & listing.tags.keys() for text in tags[key].refused]
-        plan = links.plan(listing, self._record.tag_links().values())
-        states = self._tags.states(listing, plan, failed)
-        failures = {f"tag {'/'.join(key)}": failed[key] for key in failed}
-        work = Pass(
-            listing, plan, states, [*listing.refused, *refused], failures, waiting=self._waiting
-        )
+        work = self._judged(listing)
         self._log_refused(work.refused)
-        self._publisher.follow(listing, plan, states)
+        self._publisher.follow(listing, work.plan, work.states)
         self._publisher.make_repositories()
-        with closing(Confirming(self._master, self._spec.http.connections, listing)) as confirming:
-            self._bring_content(work, confirming)
-            self._confirm(work, confirming, wait=True)
+        entries = self._entries(work)
+        self._ask(work, entries)
+        self._fetch(work, entries)
         self._publisher.link_all()
+        self._report_waiting(work)
+        self._removals.remove(work)
         self._set_tag_times(work)
-        self._waiting = work.waiting = pending.told(work, self._publisher)
-        self._progress.report(work)
-        self._remove(work)
-        self._tags.settle({tag_key(name) for name in [*work.unconfirmed, *work.doubted]})
-        self._waiting = work.waiting = pending.told(work, self._publisher)
+        self._tags.settle({name.its_tag for name in work.unconfirmed if name.tag})
+        self._report_waiting(work)
         self._finish(work)
 
-    def _log_refused(self, refused: list[str]) -> None:
-        """Log every refusal once: the record has room for the first hundred only."""
-        for text in refused:
-            if text not in self._refused_logged:
-                _LOG.warning("%s", text)
-        self._refused_logged = set(refused)
+    def _adopt(self) -> None:
+        """Read the rows anew where they changed behind us, and look at the disk."""
+        if self._generation != self._db.number(GENERATION):
+            self._publisher.reload()
+            self._publisher.adopt()
+            self._generation = self._db.number(GENERATION)
+        if not self._publisher.flists:
+            self._readers.start()
 
-    # Listing
+    # What the master has
 
     def _list(self) -> Listing:
         """Fetch the listing, conditionally once it was read twice alike.
 
-        It has no digest either: what damaged it on its way must not stay until it changes.
+        It has no digest: what damaged it on its way must not stay until it changes. 0-hub itself
+        knows no conditions (api_list_files); a cache before it, or a mirror as this one, does.
         """
         if self._listed_by != self._master.source:
             # What one name says of its page's age means nothing to another.
@@ -208,71 +174,110 @@ class UsersEngine:
         identity = follow(self._spec, self._directories.state, source, evidence)
         self._status.seen_master(source, identity)
 
-    def _set_tag_times(self, work: Pass) -> None:
-        """Give tags the master's time, by which a mirror of this mirror sees their changes.
+    def _judged(self, listing: Listing) -> Pass:
+        """Read the tags, judge every link, and ask for what is listed no more."""
+        failed = self._tags.read(listing)
+        rows = self._db.tags()
+        refused = [text for tag in listing.tags if tag in rows for text in rows[tag].refused]
+        work = Pass(
+            listing,
+            plan.judge(listing, self._db.tag_links().values()),
+            [*listing.refused, *refused],
+            {f"tag {'/'.join(tag)}": failed[tag] for tag in failed},
+            self._waiting,
+        )
+        self._removals.ask(work)
+        work.states = tags.states_of(listing, work.plan, rows, failed, work.unconfirmed, self._spec)
+        return work
 
-        A tag that lacks a link, or may, keeps the time of its last change here: else nobody would
-        see that the link came later. So does one whose old state is served.
-        """
-        partial = {tag_key(name) for name in work.plan.dangling}
-        for key, tag in self._record.tags().items():
-            if tag.reads_due <= 1 and key not in partial and self._publisher.is_shown(key):
-                self._tree.set_tag_time(key, work.listing.tags[key].updated)
+    def _log_refused(self, refused: list[str]) -> None:
+        """Log every refusal once: the status record has room for the first hundred only."""
+        for text in refused:
+            if text not in self._refused_logged:
+                _LOG.warning("%s", text)
+        self._refused_logged = set(refused)
 
     # Content
 
-    def _bring_content(self, work: Pass, confirming: Confirming) -> None:
-        publisher = self._publisher
-        listing = work.listing
-        gone = [name for name in publisher.withheld if name not in listing.regulars]
-        if gone:
-            publisher.forget_withheld(gone)
-        todo = plan.decide(listing, publisher.flists, publisher.withheld, self._spec)
-        chunks_came = [entry for entry in todo.waiting if self._has_come(entry)]
-        confirming.ask(self._due_links(work, [*todo.changed, *chunks_came]))
-        self._confirm(work, confirming, wait=False)
-        again = self._changed_after_all(work, todo.recheck)
-        if todo.changed:
-            self._readers.start()
-        entries = plan.in_order([*todo.changed, *again, *chunks_came], self._spec)
-        self._mend_broken(listing)
-        self._progress.report(work)
-        pipeline = Pipeline(self._preparer, self._spec.http.connections, self._control)
+    def _entries(self, work: Pass) -> list[Regular]:
+        """Return the flists to fetch, in the order of work."""
+        publisher, listing = self._publisher, work.listing
+        publisher.drop_withheld(publisher.withheld.keys() - listing.regulars.keys())
+        todo = plan.decide(listing, publisher.flists, publisher.withheld)
+        again = [entry for entry in todo.recheck if self._changed_after_all(work, entry)]
+        complete = [entry for entry in todo.waiting if self._is_publishable(entry)]
+        return plan.in_order([*todo.changed, *again, *complete], self._spec)
+
+    def _changed_after_all(self, work: Pass, entry: Regular) -> bool:
+        """Ask /light about a flist that was fetched within seconds of its last change."""
+        known = self._publisher.flists[entry.name]
         try:
-            for batch in pipeline.run(entries) if entries else ():
-                self._take(work, batch)
-                self._confirm(work, confirming, wait=False)
-                self._progress.report_seldom(work)
+            description = self._preparer.describe(entry)
+        except HttpStoppedError:
+            raise
+        except HttpError as error:
+            work.failures[str(entry.name)] = str(error)
+            return False
+        if description.expected.md5 == known.md5 and not description.fresh:
+            self._publisher.update(replace(known, recheck=False))
+        return description.expected.md5 != known.md5
+
+    def _is_publishable(self, entry: Regular) -> bool:
+        """Return whether a withheld flist's missing chunks can be had now."""
+        withheld = self._publisher.withheld[entry.name]
+        return self._spec.broken_flists == "publish" or self._chunks.is_available(
+            withheld.namespace, withheld.missing
+        )
+
+    def _ask(self, work: Pass, entries: Collection[Regular]) -> None:
+        """Ask the master for the new links whose flists are here or coming, each by its name."""
+        links = self._new_links(work, {entry.name for entry in entries})
+        answers = confirming.ask(self._master, self._spec.http.connections, work.listing, links)
+        work.unconfirmed |= answers.unconfirmed
+        work.failures |= {str(name): error for name, error in answers.failures.items()}
+        self._publisher.confirm(answers.confirmed)
+
+    def _new_links(self, work: Pass, coming: Collection[Name]) -> list[Link]:
+        """Return the links that may be served in this pass and are not yet.
+
+        Those in tags count only where the whole tag may be.
+        """
+        publisher = self._publisher
+
+        def comes(link: Link) -> bool:
+            end = plan.end_of(work.listing.links, link)
+            if isinstance(end, TagName):
+                return end in work.states and may_show(end)
+            return end is not None and (end in coming or publisher.is_current(end))
+
+        def may_show(tag: TagName) -> bool:
+            state = work.states[tag]
+            return not state.hindrances and all(map(comes, state.links.values()))
+
+        links = [link for link in publisher.waiting() if comes(link)]
+        for tag, state in work.states.items():
+            if not publisher.is_shown(tag) and may_show(tag):
+                served = publisher.tags.get(tag, {})
+                links += [link for name, link in state.links.items() if served.get(name) != link]
+        return links
+
+    def _fetch(self, work: Pass, entries: list[Regular]) -> None:
+        """Fetch flists and publish them as they come, each with the links that waited for it."""
+        self._refetch_broken(work.listing)
+        self._progress.report(work)
+        try:
+            if not entries:
+                return
+            self._readers.start()
+            connections = self._spec.http.connections
+            with Pipeline(self._preparer, connections, self._control, entries) as pipeline:
+                while batch := pipeline.next_batch():
+                    self._publish(work, batch)
+                    self._progress.report_seldom(work)
         finally:
             self._readers.stop_idle()
 
-    def _due_links(self, work: Pass, coming: Iterable[Regular]) -> list[Link]:
-        """Return the links to be served, but for those in tags, whose flists are here or coming.
-
-        Those in tags are asked for when the flists of the whole tag are here.
-        """
-        names = {entry.name for entry in coming}
-
-        def comes(link: Link) -> bool:
-            end = links.end_of(work.listing.links, link)
-            if end is None or end.name:
-                return end in names or (end is not None and self._publisher.is_current(end))
-            state = work.states.get(tag_key(end))
-            return (
-                state is not None and not state.hindrances and all(map(comes, state.links.values()))
-            )
-
-        return [link for link in self._publisher.waiting() if comes(link)]
-
-    def _confirm(self, work: Pass, confirming: Confirming, *, wait: bool) -> None:
-        """Ask for what can be served since the last call, and serve what the master confirmed."""
-        confirming.ask(self._publisher.to_confirm())
-        answers = confirming.answers(wait=wait)
-        self._publisher.confirm(answers.confirmed)
-        work.unconfirmed |= {link.name: reason for link, reason in answers.doubts.items()}
-        work.failures |= {str(link.name): str(error) for link, error in answers.failures.items()}
-
-    def _take(self, work: Pass, batch: list[Outcome]) -> None:
+    def _publish(self, work: Pass, batch: list[Outcome]) -> None:
         ready = [outcome for outcome in batch if isinstance(outcome, Ready)]
         if ready:
             self._publisher.publish(ready)
@@ -283,193 +288,33 @@ class UsersEngine:
             elif isinstance(outcome, Failure):
                 work.failures[str(outcome.name)] = str(outcome.error)
 
-    def _changed_after_all(self, work: Pass, entries: list[Regular]) -> list[Regular]:
-        """Ask /light about flists that were fetched within seconds of their last change."""
-        changed: list[Regular] = []
-        for entry in entries:
-            known = self._publisher.flists[entry.name]
-            try:
-                description = self._preparer.describe(entry)
-            except HttpStoppedError:
-                raise
-            except HttpError as error:
-                work.failures[str(entry.name)] = str(error)
-                continue
-            if description.expected.md5 != known.md5:
-                changed.append(entry)
-            elif not description.fresh:
-                self._publisher.update(replace(known, recheck=False))
-        return changed
-
-    def _has_come(self, entry: Regular) -> bool:
-        """Tell whether a withheld flist's missing chunks can be had now."""
-        held = self._publisher.withheld[entry.name]
-        if self._spec.broken_flists == "publish":
-            return True
-        absent = self._chunks.absent(held.namespace, held.missing)
-        for place in self._chunks.places(held.namespace):
-            if not absent:
-                break
-            absent = self._chunks.absent_at(place, absent)
-        return not absent
-
-    def _mend_broken(self, listing: Listing) -> None:
+    def _refetch_broken(self, listing: Listing) -> None:
         """Try again for the chunks of flists that were published without all of them."""
         for known in [flist for flist in self._publisher.flists.values() if flist.broken]:
-            keys = self._record.keys(known.name)
-            for place in self._chunks.places(known.namespace or self._spec.local_zdb.namespace):
-                if known.name in listing.regulars and not self._chunks.bring(place, keys).missing:
+            keys = self._db.keys(known.name)
+            for route in self._chunks.routes(known.namespace or self._spec.local_zdb.namespace):
+                if known.name in listing.regulars and not self._chunks.fetch(route, keys):
                     self._publisher.update(replace(known, broken=False))
                     break
 
-    # Removals
-
-    def _remove(self, work: Pass) -> None:
-        """Remove what the master dropped (guarded, retained) or the operator deselected."""
-        publisher, listing = self._publisher, work.listing
-        work.deselected = {key for key in publisher.tags if self._is_tag_deselected(work, key)}
-        links_gone = self._gone(work, publisher.links)
-        flists_gone = self._gone(work, publisher.flists)
-        tags_gone = [key for key in publisher.tags if key not in listing.tags]
-        tags_gone += sorted(work.deselected.intersection(listing.tags))
-        inside = {name for key in tags_gone for name in publisher.tags[key]}
-        with self._record.transaction():
-            self._record.set_text(_DANGLING, "\n".join(sorted(work.plan.dangling.values())))
-        back = [
-            flist
-            for flist in publisher.flists.values()
-            if flist.missing_since is not None and flist.name in listing.regulars
-        ]
-        for flist in back:
-            publisher.update(replace(flist, missing_since=None))
-        dropped = publisher.drops()
-        gone = [*links_gone, *flists_gone, *inside, *dropped]
-        self._guard(work, gone)
-        self._doubt(work, gone)
-        if dropped:
-            publisher.drop(name for name in dropped if name not in work.doubted)
-            self._set_tag_times(work)
-        doubted = {tag_key(name) for name in work.doubted}
-        tags_gone = [key for key in tags_gone if key not in doubted]
-        self._remove_links(
-            work, [name for name in links_gone if name not in work.doubted], tags_gone
-        )
-        flists_gone = [name for name in flists_gone if name not in work.doubted]
-        led_to = publisher.led_to()
-        expired = [name for name in flists_gone if self._expired(name)]
-        work.held += sum(1 for name in expired if name in led_to)
-        publisher.remove_flists(name for name in expired if name not in led_to)
-        self._forget_tags(listing)
-        publisher.release()
-
-    def _remove_links(self, work: Pass, names: list[Name], tags: list[TagKey]) -> None:
-        """Remove links and tags but for those that others lead through: the outermost first."""
-        publisher = self._publisher
-        served = publisher.served_links()
-        inside = [name for key in tags for name in publisher.tags[key]]
-        needed = links.needed(served, [*names, *inside], work.listing.tags.keys() - work.deselected)
-        stay = {tag_key(name) for name in needed}
-        going = links.outermost_first(served, [name for name in names if name not in needed])
-        to_tags = [name for name in going if not served[name].target.name]
-        publisher.remove_links(to_tags)
-        publisher.remove_tags(key for key in tags if key not in stay)
-        publisher.remove_links(name for name in going if name not in to_tags)
-        work.held = len(needed)
-
-    def _gone(self, work: Pass, served: Iterable[Name]) -> list[Name]:
-        """Return the served names that the master has no more, or that lead nowhere there.
-
-        A name under which it has something else by now stays as it is until that can be served.
-        A listing is not of one moment: that one and the same link dangles is believed the second
-        time. A link to a tag that the operator deselected goes with the tag.
-        """
-        plan, regulars = work.plan, work.listing.regulars
-        before = set(self._record.text(_DANGLING).split("\n"))
-        return [
-            name
-            for name in served
-            if (
-                name not in regulars
-                and name not in plan.wanted
-                and (name not in plan.dangling or plan.dangling[name] in before)
-            )
-            or self._leads_to(work.deselected, name)
-        ]
-
-    def _leads_to(self, tags: Container[TagKey], name: Name) -> bool:
-        link = self._publisher.links.get(name)
-        return link is not None and not link.target.name and tag_key(link.target) in tags
-
-    def _is_tag_deselected(self, work: Pass, key: TagKey) -> bool:
-        """Tell whether the operator deselected a served tag, or what it leads to."""
-        if plan.deselected(self._spec, tag_name(key)):
-            return True
-        targets = (link.target for link in self._publisher.tags[key].values())
-        return any(
-            target not in work.listing.regulars and self._chain_is_deselected(target)
-            for target in targets
-        )
-
-    def _doubt(self, work: Pass, gone: list[Name]) -> None:
-        """Find those names that may be there although the listing lacks them."""
-        work.doubted = self._absences.unconfirmed(
-            [
-                name
-                for name in gone
-                if name not in work.plan.dangling
-                and not self._is_deselected(work, name)
-                and not self._is_retained(name)
-            ]
-        )
-
-    def _guard(self, work: Pass, gone: list[Name]) -> None:
-        dropped = [
-            name
-            for name in gone
-            if not self._is_deselected(work, name) and not self._is_retained(name)
-        ]
-        known = len(self._publisher.flists) + len(self._publisher.served_links())
-        vanished = Vanished(len(dropped), known, work.listing.count)
-        used = int(self._record.number(_CONFIRMED))
-        if guard(self._spec, vanished, used, self._spec.schedule.interval_seconds):
-            self._record.set_number(_CONFIRMED, self._spec.removal_confirmation)
-
-    def _is_deselected(self, work: Pass, name: Name) -> bool:
-        """Tell whether the operator deselected a served name, or what its links lead to."""
-        if name.tag:
-            return tag_key(name) in work.deselected
-        return self._leads_to(work.deselected, name) or self._chain_is_deselected(name)
-
-    def _chain_is_deselected(self, name: Name) -> bool:
-        chain = links.chain_of(self._publisher.links, name)
-        return any(plan.deselected(self._spec, one) for one in chain)
-
-    def _is_retained(self, name: Name) -> bool:
-        known = self._publisher.flists.get(name)
-        return known is not None and known.missing_since is not None
-
-    def _expired(self, name: Name) -> bool:
-        if plan.deselected(self._spec, name):
-            return True
-        since = self._publisher.flists[name].missing_since
-        if since is None:
-            if not self._spec.retention_days:
-                return True
-            self._publisher.retain(name)
-            return False
-        return time.time() - since >= self._spec.retention_days * _DAY_SECONDS
-
-    def _forget_tags(self, listing: Listing) -> None:
-        for repository, tag in self._record.tags():
-            if (repository, tag) not in listing.tags:
-                with self._record.transaction():
-                    self._record.forget_tag(repository, tag)
-        self._tree.remove_folders(listing.repositories)
-
     # The end of a pass
 
-    def _finish(self, work: Pass) -> None:
+    def _set_tag_times(self, work: Pass) -> None:
+        """Give tags the master's time, by which a mirror of this mirror sees their changes.
+
+        A tag that lacks a link, or may, keeps the time of its last change here: else nobody would
+        see that the link came later. So does one whose old state is served.
+        """
+        partial = {link.name.its_tag for link in work.plan.dangling} | self._tags.unsettled
+        for name, tag in work.listing.tags.items():
+            if name not in partial and self._publisher.is_shown(name):
+                self._tree.set_tag_time(name, tag.updated)
+
+    def _report_waiting(self, work: Pass) -> None:
+        self._waiting = work.waiting = pending.lines(work, self._publisher)
         self._progress.report(work)
+
+    def _finish(self, work: Pass) -> None:
         if work.failures:
             messages = [f"{name}: {error}" for name, error in work.failures.items()]
             for message in messages[:10]:

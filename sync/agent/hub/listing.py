@@ -4,14 +4,16 @@ One strict rule decides which names become paths; an entry that breaks it is ref
 and stops none of the others.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
+from sync.agent.selecting import selects
 from sync.contract import names
 from sync.contract.names import FLIST_SUFFIX, RefusedNameError
+from sync.contract.spec import UsersSpec
 
 MAX_LISTING_BYTES: Final = 256 << 20
 MAX_REPOSITORY_BYTES: Final = 64 << 20
@@ -20,30 +22,35 @@ MAX_REPOSITORIES: Final = 100_000
 _TAGS: Final = "tags"
 
 
+class TagName(NamedTuple):
+    """A tag of a repository."""
+
+    repository: str
+    tag: str
+
+    def __str__(self) -> str:
+        """REPO/tags/T: how a hub prints the target of a taglink (clean_symlink)."""
+        return f"{self.repository}/{_TAGS}/{self.tag}"
+
+
 class Name(NamedTuple):
-    """Repository and file name: a flist, a link, or (tag not empty) a link in a tag."""
+    """Repository and file name of a flist or link; with `tag` of a link in that tag."""
 
     repository: str
     name: str
     tag: str = ""
 
+    @property
+    def its_tag(self) -> TagName:
+        """The tag that the name is in, where it is in one."""
+        return TagName(self.repository, self.tag)
+
     def __str__(self) -> str:
         """REPO/F.flist, or REPO/tags/T/F.flist."""
-        tag = f"{_TAGS}/{self.tag}/" if self.tag else ""
-        return f"{self.repository}/{tag}{self.name}"
+        return f"{self.its_tag if self.tag else self.repository}/{self.name}"
 
 
-TagKey: TypeAlias = tuple[str, str]
-
-
-def tag_key(name: Name) -> TagKey:
-    """Return repository and tag of a name in a tag, or of a tag Name(REPO, "", T)."""
-    return name.repository, name.tag
-
-
-def tag_name(key: TagKey) -> Name:
-    """Return a tag as the target of a link: Name(REPO, "", T)."""
-    return Name(key[0], "", key[1])
+Target: TypeAlias = Name | TagName
 
 
 @dataclass(frozen=True)
@@ -57,10 +64,10 @@ class Regular:
 
 @dataclass(frozen=True)
 class Link:
-    """A link to a flist (target.name ends in .flist) or, as a taglink, to a tag (target.tag)."""
+    """A link to a flist or to another link or, as a taglink, to a tag; link_time: unix seconds."""
 
     name: Name
-    target: Name
+    target: Target
     link_time: int
 
 
@@ -68,8 +75,7 @@ class Link:
 class Tag:
     """A tag: a set of links with a name; updated: mtime of its directory, unix seconds."""
 
-    repository: str
-    tag: str
+    name: TagName
     updated: int
 
 
@@ -83,7 +89,7 @@ class Listing:
     repositories: set[str] = field(default_factory=set)
     regulars: dict[Name, Regular] = field(default_factory=dict)
     links: dict[Name, Link] = field(default_factory=dict)
-    tags: dict[tuple[str, str], Tag] = field(default_factory=dict)
+    tags: dict[TagName, Tag] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
     @property
@@ -91,8 +97,8 @@ class Listing:
         """How many entries it names."""
         return len(self.regulars) + len(self.links) + len(self.tags)
 
-    def add(self, repository: str, rows: object, wanted: Callable[[str], bool]) -> None:
-        """Take a repository's entries; wanted: decides by `REPO/NAME`."""
+    def add(self, repository: str, rows: object, spec: UsersSpec) -> None:
+        """Take those of a repository's entries that the operator wants."""
         self.repositories.add(repository)
         if not isinstance(rows, list):
             raise HttpError(f"{repository}: its entries are not a list", retry=True)
@@ -100,14 +106,14 @@ class Listing:
             try:
                 entry = parse_entry(repository, row)
                 if entry is not None:
-                    self._put(entry, wanted)
+                    self._put(entry, spec)
             except RefusedNameError as error:
                 self.refused.append(f"{repository}: {error}")
 
-    def _put(self, entry: Entry, wanted: Callable[[str], bool]) -> None:
+    def _put(self, entry: Entry, spec: UsersSpec) -> None:
         if isinstance(entry, Tag):
-            self.tags[entry.repository, entry.tag] = entry
-        elif not wanted(str(entry.name)):
+            self.tags[entry.name] = entry
+        elif not selects(spec.flists, str(entry.name)):
             return
         elif entry.name in self.regulars or entry.name in self.links:
             raise RefusedNameError(f"refused {entry.name}: listed twice")
@@ -117,19 +123,17 @@ class Listing:
             self.links[entry.name] = entry
 
 
-def page_path(name: Name) -> str:
+def page_path(name: Target) -> str:
     """Return the page of a name on a hub, which is 404 once it is gone."""
-    repository, last = quote(name.repository), quote(name.name)
+    repository = quote(name.repository)
+    if isinstance(name, TagName):
+        return f"/api/flist/{repository}/{_TAGS}/{quote(name.tag)}"
     if name.tag:
-        return f"/{repository}/{_TAGS}/{quote(name.tag)}/{last}"
+        return f"/{repository}/{_TAGS}/{quote(name.tag)}/{quote(name.name)}"
     if name.name.endswith(FLIST_SUFFIX):
-        return f"/{repository}/{last}"
-    return f"/api/flist/{repository}/{last}/taglink"
-
-
-def taglink_target(tag: Name) -> str:
-    """Return how a hub prints the target of a taglink: REPO/tags/T."""
-    return f"{tag.repository}/{_TAGS}/{tag.tag}"
+        return f"/{repository}/{quote(name.name)}"
+    # A taglink has no file of its own: this page says where it leads (api_inspect_taglink).
+    return f"/api/flist/{repository}/{quote(name.name)}/taglink"
 
 
 def _text(row: dict[str, object], key: str) -> str:
@@ -158,7 +162,7 @@ def parse_entry(repository: str, row: object) -> Entry | None:
         raise RefusedNameError(f"refused entry {str(row)[:80]!r}: not an object")
     name, kind = _text(row, "name"), row.get("type")
     if kind == "tag":
-        return Tag(repository, names.checked_tag(name), _time(row, "updated"))
+        return Tag(TagName(repository, names.checked_tag(name)), _time(row, "updated"))
     if kind == "taglink":
         return _taglink(repository, name, row)
     if kind == "symlink":
@@ -179,7 +183,7 @@ def _taglink(repository: str, name: str, row: dict[str, object]) -> Link:
     parts = _text(row, "target").split("/")
     if len(parts) != 3 or parts[1] != _TAGS:  # noqa: PLR2004 - REPO/tags/T
         raise RefusedNameError(f"refused taglink {name!r}: target {'/'.join(parts)[:80]!r}")
-    target = Name(names.checked_repository(parts[0]), "", names.checked_tag(parts[2]))
+    target = TagName(names.checked_repository(parts[0]), names.checked_tag(parts[2]))
     return Link(Name(repository, checked), target, _time(row, "linktime"))
 
 
@@ -196,25 +200,25 @@ def _symlink(name: Name, row: dict[str, object]) -> Link:
     return Link(name, target, _time(row, "linktime"))
 
 
-def parse_tag(repository: str, tag: str, rows: object) -> tuple[list[Link], list[str]]:
+def parse_tag(tag: TagName, rows: object) -> tuple[list[Link], list[str]]:
     """Read a tag's contents: links to flists, and what was refused. Raises HttpError."""
     if not isinstance(rows, list):
-        raise HttpError(f"{repository}/tags/{tag}: not a list", retry=True)
+        raise HttpError(f"{tag}: not a list", retry=True)
     links: dict[Name, Link] = {}
     refused: list[str] = []
     for row in rows:
         try:
-            link = _tag_link(repository, tag, row, links)
+            link = _tag_link(tag, row, links)
             links[link.name] = link
         except RefusedNameError as error:
-            refused.append(f"{repository}/tags/{tag}: {error}")
+            refused.append(f"{tag}: {error}")
     return [*links.values()], refused
 
 
-def _tag_link(repository: str, tag: str, row: object, known: Container[Name]) -> Link:
+def _tag_link(tag: TagName, row: object, known: Container[Name]) -> Link:
     if not isinstance(row, dict) or row.get("type") != "symlink":
         raise RefusedNameError(f"refused {str(row)[:80]!r}: a tag holds links only")
-    name = Name(repository, names.checked_flist(_text(row, "name")), tag)
+    name = Name(tag.repository, names.checked_flist(_text(row, "name")), tag.tag)
     if name in known:
         raise RefusedNameError(f"refused {name}: listed twice")
     if "/" not in _text(row, "target"):
@@ -227,8 +231,7 @@ class Source:
     """How to ask a hub for its listing, and which part of it is wanted."""
 
     master: Master
-    wanted_repository: Callable[[str], bool]
-    wanted_name: Callable[[str], bool]
+    spec: UsersSpec
 
     def fetch(self, conditions: dict[str, str]) -> tuple[Page, Listing | None]:
         """Fetch the whole listing; None when it is unchanged under `conditions` (304).
@@ -259,8 +262,8 @@ class Source:
             except RefusedNameError as error:
                 listing.refused.append(str(error))
                 continue
-            if self.wanted_repository(repository):
-                listing.add(repository, rows, self.wanted_name)
+            if selects(self.spec.repositories, repository):
+                listing.add(repository, rows, self.spec)
             if len(listing.repositories) > MAX_REPOSITORIES:
                 raise HttpError(f"lists more than {MAX_REPOSITORIES} repositories", retry=False)
         return listing
@@ -281,12 +284,11 @@ class Source:
             except RefusedNameError:
                 yield name, []
                 continue
-            if self.wanted_repository(repository):
+            if selects(self.spec.repositories, repository):
                 path = f"/api/flist/{quote(repository)}"
                 yield name, self.master.get(path, MAX_REPOSITORY_BYTES).json()
 
     def tag(self, tag: Tag) -> tuple[Page, list[Link], list[str]]:
         """Fetch a tag's contents. Raises HttpError."""
-        path = f"/api/flist/{quote(tag.repository)}/tags/{quote(tag.tag)}"
-        page = self.master.get(path, MAX_REPOSITORY_BYTES)
-        return page, *parse_tag(tag.repository, tag.tag, page.json())
+        page = self.master.get(page_path(tag.name), MAX_REPOSITORY_BYTES)
+        return page, *parse_tag(tag.name, page.json())

@@ -1,13 +1,12 @@
 """Many flists at once on their way into staging, in the order of work."""
 
-import contextlib
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from sync.agent.hub.listing import Name, Regular
 from sync.agent.hub.prepare import Fetched, Preparer, Ready, TooLargeError
@@ -36,80 +35,74 @@ Outcome: TypeAlias = Ready | Withheld | Failure
 
 
 class Pipeline:
-    """Fetches in some threads and prepares in others; one thread takes the outcomes."""
+    """Fetches `entries` in some threads and prepares them in others, while it is entered.
 
-    def __init__(self, preparer: Preparer, connections: int, control: Control) -> None:
+    `next_batch` is called by one thread, to which all results come by one queue.
+    """
+
+    def __init__(
+        self,
+        preparer: Preparer,
+        connections: int,
+        control: Control,
+        entries: Sequence[Regular],
+    ) -> None:
         self._preparer = preparer
         self._control = control
-        self._connections = connections
         self._slots = threading.Semaphore(_IN_STAGING)
-        self._listed: deque[Regular] = deque()
+        self._listed = deque(entries)
+        self._awaited = len(entries)
         # None ends one of the threads that prepare.
         self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
         self._aborted = threading.Event()
-        self._awaited = 0
+        self._preparers = [self._thread(self._prepare_all) for _ in range(_PREPARERS)]
+        self._fetchers = [self._thread(self._fetch_all) for _ in range(connections)]
 
-    def run(self, entries: list[Regular]) -> Iterator[list[Outcome]]:
-        """Yield the outcome of every entry, in batches as they come.
+    def __enter__(self) -> Self:
+        for worker in self._preparers + self._fetchers:
+            worker.start()
+        return self
 
-        Raises ZdbError and OSError of any entry at once, HttpStoppedError when stopping.
-        """
-        self._listed.extend(entries)
-        self._awaited = len(entries)
-        preparers = [self._thread(self._prepare_all) for _ in range(_PREPARERS)]
-        fetchers = [self._thread(self._fetch_all) for _ in range(self._connections)]
-        try:
-            while self._awaited:
-                yield self._batch()
-        finally:
-            self._aborted.set()
-            for fetcher in fetchers:
-                fetcher.join()
-            for _ in preparers:
-                self._fetched.put(None)
-            for preparer in preparers:
-                preparer.join()
-            self._discard()
+    def __exit__(self, *_: object) -> None:
+        """End the threads; what they have in staging and nobody took is discarded."""
+        self._aborted.set()
+        for fetcher in self._fetchers:
+            fetcher.join()
+        for _each in self._preparers:
+            self._fetched.put(None)
+        for preparer in self._preparers:
+            preparer.join()
+        self._preparer.empty_staging()
 
     def _thread(self, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._guarded, args=(work,), name=work.__name__.strip("_"))
-        thread.start()
-        return thread
+        return threading.Thread(target=self._guarded, args=(work,), name=work.__name__.strip("_"))
 
-    def _batch(self) -> list[Outcome]:
-        """Wait for an outcome, and a little longer for others: they are published together."""
-        batch = [self._next(None)]
-        until = time.monotonic() + _TOGETHER_SECONDS
-        try:
-            while len(batch) < min(_BATCH, self._awaited):
-                batch.append(self._next(until - time.monotonic()))
-        except queue.Empty:
-            pass
-        except BaseException:
-            # Back to what is discarded.
-            for outcome in batch:
-                self._outcomes.put(outcome)
-            raise
-        self._awaited -= len(batch)
-        return batch
+    def next_batch(self) -> list[Outcome]:
+        """Wait for an outcome, and a little longer for others: they are published together.
 
-    def _next(self, seconds: float | None) -> Outcome:
-        """Return the next outcome; raises queue.Empty after `seconds`, if given."""
-        while True:
-            wait = _PATIENCE_SECONDS if seconds is None else max(0.0, seconds)
+        Returns nothing once every entry had its outcome. Raises ZdbError and OSError of any entry
+        at once, HttpStoppedError when stopping.
+        """
+        batch: list[Outcome] = []
+        until = 0.0
+        while self._awaited and len(batch) < _BATCH:
+            wait = max(0.0, until - time.monotonic()) if batch else _PATIENCE_SECONDS
             try:
                 outcome = self._outcomes.get(timeout=wait)
             except queue.Empty:
                 if self._control.stopping():
                     raise HttpStoppedError from None
-                if seconds is None:
-                    continue
-                raise
-            self._slots.release()
+                if batch:
+                    break
+                continue
             if isinstance(outcome, BaseException):
                 raise outcome
-            return outcome
+            self._slots.release()
+            self._awaited -= 1
+            until = until if batch else time.monotonic() + _TOGETHER_SECONDS
+            batch.append(outcome)
+        return batch
 
     def _fetch_all(self) -> None:
         """Fetch entry by entry, in their order, until none is left."""
@@ -130,20 +123,16 @@ class Pipeline:
         except HttpStoppedError:
             raise
         except TooLargeError as error:
-            held = Withheld(entry.name, entry.updated, entry.size_text, "", str(error))
-            self._outcomes.put(held)
+            # Withheld until the limit is raised: no pass asks for it again before.
+            text = str(error)
+            self._outcomes.put(Withheld(entry.name, entry.updated, entry.size_text, "", text))
         except HttpError as error:
             self._outcomes.put(Failure(entry.name, error))
 
     def _prepare_all(self) -> None:
         """Prepare what was fetched, until there is no more to come."""
         while (fetched := self._fetched.get()) is not None:
-            try:
-                self._check()
-            except HttpStoppedError:
-                # Back to what is discarded.
-                self._fetched.put(fetched)
-                raise
+            self._check()
             self._outcomes.put(self._preparer.prepare(fetched))
 
     def _check(self) -> None:
@@ -156,16 +145,3 @@ class Pipeline:
             work()
         except BaseException as error:  # noqa: BLE001 - handed over, not swallowed
             self._outcomes.put(error)
-
-    def _discard(self) -> None:
-        """Remove from staging what will not be published."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                fetched = self._fetched.get_nowait()
-                if fetched is not None:
-                    fetched.path.unlink(missing_ok=True)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                outcome = self._outcomes.get_nowait()
-                if isinstance(outcome, Ready):
-                    outcome.path.unlink(missing_ok=True)

@@ -1,18 +1,26 @@
-"""What a pass has to do, by entry: never by the times of directories."""
+"""What a pass has to do, by entry: flists to fetch, links to follow, and in which order.
 
-from collections.abc import Iterable, Mapping
+A link becomes visible after what it leads to, never before; and it goes before that.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from sync.agent.flist import ACCEPTED
-from sync.agent.hub.listing import Listing, Name, Regular
-from sync.agent.hub.state_db import FlistRecord, Withheld
+from sync.agent.hub.listing import Link, Listing, Name, Regular, TagName, Target
+from sync.agent.hub.state_db import FlistRow, Withheld
 from sync.agent.selecting import selects
 from sync.contract.spec import UsersSpec
+
+LONGEST_CHAIN: Final = 16
+
+# Flists
 
 
 @dataclass
 class Decisions:
-    """changed: to fetch, in the order of work. recheck: same in the listing, to be asked again.
+    """changed: to fetch. recheck: same in the listing, to be asked again.
 
     waiting: withheld for missing chunks, to be tried when those have come.
     """
@@ -23,24 +31,22 @@ class Decisions:
 
 
 def decide(
-    listing: Listing,
-    flists: Mapping[Name, FlistRecord],
-    withheld: Mapping[Name, Withheld],
-    spec: UsersSpec,
+    listing: Listing, flists: Mapping[Name, FlistRow], withheld: Mapping[Name, Withheld]
 ) -> Decisions:
-    """Compare the listing with the record."""
+    """Compare the listing with what is here."""
     decisions = Decisions()
     for entry in listing.regulars.values():
-        held, known = withheld.get(entry.name), flists.get(entry.name)
+        withheld_as, known = withheld.get(entry.name), flists.get(entry.name)
+        # Equal, not newer as upstream's hub-clone.py has it: a rename keeps the file's time
+        # (flist-uploader.py, api_my_rename), so an older file may take a newer one's name.
         as_listed = (entry.updated, entry.size_text)
-        if held is not None and (held.updated, held.size_text) == as_listed:
-            if held.missing:
+        if withheld_as is not None and (withheld_as.updated, withheld_as.size_text) == as_listed:
+            if withheld_as.missing:
                 decisions.waiting.append(entry)
         elif known is None or (known.updated, known.size_text) != as_listed:
             decisions.changed.append(entry)
         elif known.recheck:
             decisions.recheck.append(entry)
-    decisions.changed = in_order(decisions.changed, spec)
     return decisions
 
 
@@ -62,18 +68,126 @@ def publishable_by(spec: UsersSpec) -> str:
     return "\n".join([spec.foreign_namespace, *limits, *texts])
 
 
-def wanted_repository(spec: UsersSpec, repository: str) -> bool:
-    """Tell whether the operator wants a repository."""
-    return selects(spec.repositories, repository)
-
-
-def wanted_name(spec: UsersSpec, name: str) -> bool:
-    """Tell whether the operator wants `REPO/NAME` (of a repository that is wanted)."""
-    return selects(spec.flists, name)
-
-
-def deselected(spec: UsersSpec, name: Name) -> bool:
-    """Tell whether the operator, not the master, is why a name is not listed."""
-    if not wanted_repository(spec, name.repository):
+def deselected(spec: UsersSpec, name: Target) -> bool:
+    """Return whether the operator, not the master, is why a name is not listed."""
+    if not selects(spec.repositories, name.repository):
         return True
-    return not name.tag and not wanted_name(spec, str(name))
+    return isinstance(name, Name) and not name.tag and not selects(spec.flists, str(name))
+
+
+# Links
+
+
+def chain_of(
+    links: Mapping[Name, Link], name: Target, longest: int = LONGEST_CHAIN
+) -> Iterator[Target]:
+    """Yield a name and what it leads to, link by link, through `longest` links at most."""
+    yield name
+    for _ in range(longest):
+        if isinstance(name, TagName) or name not in links:
+            return
+        name = links[name].target
+        yield name
+
+
+def end_of(links: Mapping[Name, Link], link: Link) -> Target | None:
+    """Return the flist or tag that a link leads to through those in `links`.
+
+    Returns None where they go in a loop or are more than LONGEST_CHAIN.
+    """
+    *_, end = chain_of(links, link.target, LONGEST_CHAIN - 1)
+    return None if isinstance(end, Name) and end in links else end
+
+
+def outermost_first(links: Mapping[Name, Link], names: Iterable[Name]) -> list[Name]:
+    """Sort served links so that each comes before what it leads to, and a taglink before its tag.
+
+    links: all that are served. The other order would leave links that lead nowhere for a moment.
+    """
+
+    def outwards(name: Name) -> tuple[bool, int, Name]:
+        *_, end = chain = list(chain_of(links, name))
+        return isinstance(end, TagName), len(chain), name
+
+    return sorted(names, key=outwards, reverse=True)
+
+
+@dataclass
+class LinkPlan:
+    """The links that the master has, judged by its own listing.
+
+    wanted: links that lead to a listed flist or tag. dangling: links that lead nowhere, in a
+    loop, or through too many links, with the reason.
+    """
+
+    wanted: dict[Name, Link] = field(default_factory=dict)
+    dangling: dict[Link, str] = field(default_factory=dict)
+
+    def by_target(self) -> dict[Target, list[Link]]:
+        """Return the wanted links by what they lead to."""
+        index: dict[Target, list[Link]] = {}
+        for link in self.wanted.values():
+            index.setdefault(link.target, []).append(link)
+        return index
+
+
+@dataclass(frozen=True)
+class TagState:
+    """What a tag of the master holds, as far as the master itself serves it.
+
+    links: by name. hindrances: why it cannot be shown here whatever comes, a reason each.
+    """
+
+    links: dict[Name, Link] = field(default_factory=dict)
+    hindrances: tuple[str, ...] = ()
+
+
+def judge(listing: Listing, tag_links: Iterable[Link]) -> LinkPlan:
+    """Judge every link of the listing and of its tags."""
+    result = LinkPlan()
+    inside = [link for link in tag_links if link.name.its_tag in listing.tags]
+    for link in [*listing.links.values(), *inside]:
+        fault = _fault(listing, link)
+        if fault:
+            result.dangling[link] = fault
+        else:
+            result.wanted[link.name] = link
+    return result
+
+
+def _fault(listing: Listing, link: Link) -> str:
+    """Return why a link cannot be followed, or nothing.
+
+    A hub goes on listing a link whose target was deleted (flist-uploader.py, api_delete).
+    """
+    end = end_of(listing.links, link)
+    if end is None:
+        return "a loop of links"
+    if isinstance(end, TagName):
+        return "" if end in listing.tags else "no such tag"
+    return "" if end in listing.regulars else "no such flist"
+
+
+def needed(
+    links: Mapping[Name, Link], gone: Iterable[Name], tags: Collection[TagName]
+) -> set[Target]:
+    """Return what must stay of the served links `gone`, because links that stay lead through it.
+
+    tags: those that the master lists. One that it dropped is needed as a whole, with each of its
+    links.
+    """
+    leaving = set(gone)
+    pending = [link.target for name, link in links.items() if name not in leaving]
+    found: set[Target] = set()
+    while pending:
+        target = pending.pop()
+        if target in found:
+            continue
+        if isinstance(target, TagName):
+            if target not in tags:
+                found.add(target)
+                pending += [name for name in leaving if name.tag and name.its_tag == target]
+        elif target in leaving:
+            found.add(target)
+            pending.append(links[target].target)
+    return found

@@ -1,6 +1,5 @@
 """One flist's way into staging: fetched, verified, read, its chunks here, its backend rewritten."""
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,9 +9,9 @@ from sync.agent import durable
 from sync.agent.flist import Backend, FlistError
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.flist.reader_pool import ReaderPool, Rewriting
-from sync.agent.hub.chunk_store import ChunkStore, as_backend, place_of
+from sync.agent.hub.chunk_store import ChunkStore, as_backend, route_of
 from sync.agent.hub.listing import Name, Regular
-from sync.agent.hub.state_db import FlistRecord, Withheld
+from sync.agent.hub.state_db import FlistRow, Withheld
 from sync.agent.hub.tree import Tree
 from sync.agent.master.client import (
     Downloaded,
@@ -48,10 +47,10 @@ class Description:
 
 @dataclass(frozen=True)
 class Ready:
-    """A flist in staging that may be published, its record to be, and its chunk keys."""
+    """A flist in staging that may be published, its row to be, and its chunk keys."""
 
     path: Path
-    record: FlistRecord
+    row: FlistRow
     groups: tuple[KeyGroup, ...]
 
 
@@ -66,7 +65,7 @@ class Fetched:
 
 
 def size_text(size_bytes: int) -> str:
-    """Print a size as the hub does in its listings."""
+    """Print a size as a hub does in its listings (flist-uploader.py, api_user_contents)."""
     return f"{size_bytes / 1024:.2f} KB"
 
 
@@ -74,6 +73,7 @@ def describe(page: Page, entry: Regular) -> Description:
     """Read /light. Raises HttpError where it is not about a regular flist."""
     data = page.json()
     if not isinstance(data, dict) or data.get("type") != "regular":
+        # Since the listing it became a link: api_flist_info says so, and lstat's size of that.
         raise HttpError(f"{entry.name}: is no regular flist any more", retry=False)
     size, md5, updated = data.get("size"), data.get("md5"), data.get("updated")
     if not isinstance(size, int) or not isinstance(md5, str) or not isinstance(updated, int):
@@ -119,16 +119,17 @@ class Preparer:
         self._chunks = chunks
         self._readers = readers
         self._rewriting = rewriting(spec)
-        self.fetched_chunks = 0
-        self.fetched_bytes = 0
-        self._lock = threading.Lock()
+
+    def empty_staging(self) -> None:
+        """Discard what is in staging; no other method may be running."""
+        self._tree.empty_staging()
 
     def describe(self, entry: Regular) -> Description:
         """Ask the master for a flist's exact size, MD5 and time. Raises HttpError."""
         return describe(self._master.get(light_path(entry.name), _DESCRIPTION_BYTES), entry)
 
     def fetch(self, entry: Regular) -> Fetched:
-        """Bring a flist to staging, verified.
+        """Fetch a flist to staging, verified.
 
         Raises TooLargeError, HttpError, NoSpaceError, OSError.
         """
@@ -152,6 +153,7 @@ class Preparer:
                 read,
             )
         except HttpMissingError:
+            # Hubs before /light (api_inspect_light) have the MD5 alone.
             return self._fetch_by_md5(entry, target)
         return Fetched(entry, target, found[-1], download)
 
@@ -168,59 +170,48 @@ class Preparer:
         return Fetched(entry, target, description, download)
 
     def prepare(self, fetched: Fetched) -> Ready | Withheld:
-        """Read a fetched flist, bring its chunks, rewrite its backend, make it durable.
+        """Read a fetched flist, fetch its chunks, rewrite its backend, make it durable.
 
         Raises ZdbError, OSError, HttpStoppedError; what is wrong with the flist itself makes it
         Withheld.
         """
+        entry = fetched.entry
         try:
-            return self._prepared(fetched)
+            outcome = self._prepared(fetched)
         except FlistError as error:
-            fetched.path.unlink(missing_ok=True)
-            entry = fetched.entry
-            # A hub copies a flist in place: what is fresh may have been half there.
+            # A hub copies a flist in place (shutil.copyfile, hub/flist.py): what is fresh may
+            # have been half there, so the next pass fetches it again.
             updated = -1 if fetched.description.fresh else entry.updated
-            return Withheld(entry.name, updated, entry.size_text, "", str(error))
-        except BaseException:
+            outcome = Withheld(entry.name, updated, entry.size_text, "", str(error))
+        if isinstance(outcome, Withheld):
             fetched.path.unlink(missing_ok=True)
-            raise
+        return outcome
 
     def _prepared(self, fetched: Fetched) -> Ready | Withheld:
+        entry, description, download = fetched.entry, fetched.description, fetched.download
         scratch = durable.temporary_in(self._tree.staging)
         contents = self._readers.read(fetched.path, scratch, self._rewriting)
-        place = place_of(self._spec, contents.backend)
-        brought = self._chunks.bring_groups(place, contents.groups)
-        with self._lock:
-            self.fetched_chunks += brought.fetched_chunks
-            self.fetched_bytes += brought.fetched_bytes
-        if brought.missing and self._spec.broken_flists == "withhold":
-            fetched.path.unlink(missing_ok=True)
-            return self._withheld(fetched.entry, place.namespace, brought.missing)
-        updated = fetched.description.updated
-        durable.finish(fetched.path, fetched.entry.updated if updated is None else updated)
+        route = route_of(self._spec, contents.backend)
+        missing = self._chunks.fetch_groups(route, contents.groups)
+        if missing and self._spec.broken_flists == "withhold":
+            reason = f"{len(missing)} of its chunks are on no 0-db that may be asked"
+            as_listed = (entry.name, entry.updated, entry.size_text)
+            return Withheld(*as_listed, route.namespace, reason, missing)
+        updated = entry.updated if description.updated is None else description.updated
+        durable.finish(fetched.path, updated)
         size, md5 = contents.size_bytes, contents.md5
         if size is None or md5 is None:
-            size, md5 = fetched.download.size_bytes, fetched.download.md5
-        record = self._record(fetched, place.namespace, size, md5, bool(brought.missing))
-        return Ready(fetched.path, record, contents.groups)
-
-    def _withheld(self, entry: Regular, namespace: str, missing: frozenset[bytes]) -> Withheld:
-        reason = f"{len(missing)} of its chunks are on no 0-db that may be asked"
-        return Withheld(entry.name, entry.updated, entry.size_text, namespace, reason, missing)
-
-    def _record(
-        self, fetched: Fetched, namespace: str, size: int, md5: str, broken: bool
-    ) -> FlistRecord:
-        entry, description, download = fetched.entry, fetched.description, fetched.download
-        return FlistRecord(
+            size, md5 = download.size_bytes, download.md5
+        row = FlistRow(
             name=entry.name,
-            updated=entry.updated if description.updated is None else description.updated,
+            updated=updated,
             size_text=size_text(download.size_bytes),
             size_bytes=download.size_bytes,
             md5=download.md5,
             published_bytes=size,
             published_md5=md5,
-            namespace=namespace,
+            namespace=route.namespace,
             recheck=description.fresh,
-            broken=broken,
+            broken=bool(missing),
         )
+        return Ready(fetched.path, row, contents.groups)

@@ -1,4 +1,4 @@
-"""What a pass has learned and done so far, and how the job's status record tells it."""
+"""What a pass has learned and done so far, and how the job's status record reports it."""
 
 import math
 import time
@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from sync.agent.hub.links import LinkPlan, TagState
-from sync.agent.hub.listing import Listing, Name, Regular, TagKey
-from sync.agent.hub.prepare import Preparer, Ready
+from sync.agent.hub.chunk_store import ChunkStore
+from sync.agent.hub.listing import Listing, Name, Regular, TagName
+from sync.agent.hub.plan import LinkPlan, TagState
+from sync.agent.hub.prepare import Ready
 from sync.agent.hub.publisher import Publisher
-from sync.agent.hub.state_db import FlistRecord
+from sync.agent.hub.state_db import FlistRow
 from sync.agent.master.client import Master
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.status import Amount, Lag
@@ -22,36 +23,34 @@ _REPORT_SECONDS: Final = 0.5
 class Pass:
     """What one pass learned so far.
 
-    states: what the listed tags hold. failures: what could not be had, with the error. doubted:
-    names that stay although they are not listed, with the reason. unconfirmed: new or changed links
-    that are not served because the master did not confirm them, with the reason. waiting: the tags
-    and links that are not served as listed, and for what they wait; until the end of the pass those
-    of the one before. deselected: served tags that the operator wants no more. held: what stays for
-    others' sake.
+    states: what the listed tags hold. failures: what could not be had, with the error. unconfirmed:
+    names of which a page says that they are gone, new or moved, and which the master, asked for
+    them, did not confirm, with the reason. waiting: the tags and links that are not served as
+    listed, and for what they wait; until the end of the pass those of the one before. deselected:
+    served tags that the operator wants no more. kept: how many names stay for links' sake.
     """
 
     listing: Listing
     plan: LinkPlan
-    states: Mapping[TagKey, TagState]
     refused: list[str]
-    failures: dict[str, str] = field(default_factory=dict)
-    waiting: list[str] = field(default_factory=list)
-    deselected: set[TagKey] = field(default_factory=set)
-    doubted: dict[Name, str] = field(default_factory=dict)
+    failures: dict[str, str]
+    waiting: list[str]
+    states: Mapping[TagName, TagState] = field(default_factory=dict)
+    deselected: set[TagName] = field(default_factory=set)
     unconfirmed: dict[Name, str] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
-    held: int = 0
+    kept: int = 0
 
 
 class Progress:
     """Writes the status record of the users job; used by one thread."""
 
     def __init__(
-        self, status: StatusWriter, master: Master, preparer: Preparer, publisher: Publisher
+        self, status: StatusWriter, master: Master, chunks: ChunkStore, publisher: Publisher
     ) -> None:
         self._status = status
         self._master = master
-        self._preparer = preparer
+        self._chunks = chunks
         self._publisher = publisher
         self._reported_at = 0.0
         self._sizes_of: Listing | None = None
@@ -59,16 +58,16 @@ class Progress:
 
     def bootable(self, ready: Iterable[Ready], official: Iterable[str]) -> None:
         """Note when the first flist of an official repository was published."""
-        repositories = {one.record.name.repository for one in ready}
+        repositories = {one.row.name.repository for one in ready}
         if not repositories.isdisjoint(official):
-            self._bootable_now()
+            self._set_bootable()
 
     def complete(self) -> None:
         """Note the end of a pass after which everything is in place."""
         if self._publisher.flists:
-            self._bootable_now()
+            self._set_bootable()
 
-    def _bootable_now(self) -> None:
+    def _set_bootable(self) -> None:
         if self._status.record.bootable_at is None:
             self._status.update(bootable_at=utc_now())
 
@@ -81,7 +80,7 @@ class Progress:
         """Report where a pass stands."""
         self._reported_at = time.monotonic()
         publisher, listing = self._publisher, work.listing
-        done = [flist for name, flist in publisher.flists.items() if _is_current(listing, flist)]
+        done = [flist for flist in publisher.flists.values() if _is_current(listing, flist)]
         behind = len(listing.regulars) - len(done) - self._withheld_count(listing)
         done_bytes = sum(flist.size_bytes or 0 for flist in done)
         total_bytes = self._total_bytes(listing, done, done_bytes)
@@ -94,9 +93,7 @@ class Progress:
             details=self._details(work),
         )
 
-    def _total_bytes(
-        self, listing: Listing, done: list[FlistRecord], done_bytes: int
-    ) -> int | None:
+    def _total_bytes(self, listing: Listing, done: list[FlistRow], done_bytes: int) -> int | None:
         """Add up exact sizes of what is here, listed ones of the rest; None if one is unreadable.
 
         A listing is read once: it stays while thousands of flists come.
@@ -114,23 +111,25 @@ class Progress:
 
     def _broken(self, work: Pass) -> Iterable[str]:
         publisher = self._publisher
-        yield from (f"{held.name}: {held.reason}" for held in publisher.withheld.values())
+        yield from (f"{one.name}: {one.reason}" for one in publisher.withheld.values())
         yield from (
             f"{flist.name}: published without all of its chunks"
             for flist in publisher.flists.values()
             if flist.broken
         )
-        yield from work.plan.dangling.values()
-        for told in (work.doubted, work.unconfirmed):
-            yield from (f"{name}: {reason}" for name, reason in told.items() if not name.tag)
+        for link, fault in work.plan.dangling.items():
+            yield f"{link.name} -> {link.target}: {fault}"
+        for name, reason in work.unconfirmed.items():
+            if not name.tag:
+                yield f"{name}: {reason}"
         yield from work.waiting
 
     def _details(self, work: Pass) -> dict[str, int | float | str]:
         flists = self._publisher.flists.values()
         return {
-            "chunks_fetched": self._preparer.fetched_chunks,
-            "chunk_bytes_fetched": self._preparer.fetched_bytes,
-            "held_for_links": work.held,
+            "chunks_fetched": self._chunks.fetched_chunks,
+            "chunk_bytes_fetched": self._chunks.fetched_bytes,
+            "held_for_links": work.kept,
             "links": len(self._publisher.served_links()),
             "links_waiting": len(self._publisher.waiting()),
             "master_requests": self._master.requests_sent,
@@ -138,7 +137,7 @@ class Progress:
             "repositories": len(work.listing.repositories),
             "retained": sum(1 for flist in flists if flist.missing_since is not None),
             "tags": len(work.listing.tags),
-            "tags_waiting": sum(1 for key in work.states if not self._publisher.is_shown(key)),
+            "tags_waiting": sum(1 for tag in work.states if not self._publisher.is_shown(tag)),
             "withheld": len(self._publisher.withheld),
         }
 
@@ -149,7 +148,7 @@ class Progress:
         return None if last is None else (utc_now() - last).total_seconds()
 
 
-def _is_current(listing: Listing, flist: FlistRecord) -> bool:
+def _is_current(listing: Listing, flist: FlistRow) -> bool:
     entry = listing.regulars.get(flist.name)
     return entry is not None and (flist.updated, flist.size_text) == (
         entry.updated,

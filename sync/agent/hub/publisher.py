@@ -2,17 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
 from sync.agent.flist.keys import KeyGroup
-from sync.agent.hub.links import LinkPlan, TagState, end_of
-from sync.agent.hub.listing import Link, Listing, Name, TagKey, tag_key, tag_name
+from sync.agent.hub.listing import Link, Listing, Name, TagName, Target
+from sync.agent.hub.plan import LinkPlan, TagState
 from sync.agent.hub.prepare import Ready
-from sync.agent.hub.state_db import FlistRecord, Record, Withheld
+from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld
 from sync.agent.hub.tree import Tree
 from sync.contract.names import FLIST_SUFFIX, RefusedNameError, checked_flist, checked_repository
 from sync.contract.pinned_chunks import PinnedChunks
@@ -25,121 +24,121 @@ _UNKNOWN_TIME: Final = -1
 
 
 class Publisher:
-    """Keeps tree, record and the table of named chunks in step; every step survives a kill.
+    """Keeps tree, state database and pinned chunks in step; every step survives a kill.
 
-    Keys are in `published` before a flist that names them is served, and leave it after the
-    flist is gone. A kill between rename and record costs one more fetch, nothing else. `flists`,
-    `links` and `tags` follow the disk: they tell what is served also where the record could not be
-    written, until `adopt` has made it agree. A tag is one: it is shown, changed and taken away
-    with all of its links in one step, and what leads to it follows.
+    Keys are pinned before a flist that names them is served, and released after the flist is gone.
+    A kill between rename and row costs one more fetch, nothing else. `flists`, `links` and `tags`
+    follow the disk: they say what is served also where its row could not be written, until `adopt`
+    has made the rows agree. A tag is one: it is shown, changed and taken away with all of its
+    links in one step, and what leads to it follows.
     """
 
-    def __init__(self, tree: Tree, record: Record, published: PinnedChunks) -> None:
+    def __init__(self, tree: Tree, state_db: HubStateDb, pinned: PinnedChunks) -> None:
         self._tree = tree
-        self._record = record
-        self._published = published
-        self.flists: dict[Name, FlistRecord] = {}
+        self._db = state_db
+        self._pinned = pinned
+        self.flists: dict[Name, FlistRow] = {}
         self.links: dict[Name, Link] = {}
-        self.tags: dict[TagKey, dict[Name, Link]] = {}
+        self.tags: dict[TagName, dict[Name, Link]] = {}
         self.withheld: dict[Name, Withheld] = {}
-        self._untidy: set[TagKey] = set()
+        self._untidy: set[TagName] = set()
         self.reload()
         self.follow(Listing(), LinkPlan(), {})
         self._released: set[bytes] = set()
-        if record.number(_DIRTY):
-            published.rebuild(record.all_keys())
-            record.set_number(_DIRTY, 0)
+        if state_db.number(_DIRTY):
+            pinned.rebuild(state_db.all_keys())
+            state_db.set_number(_DIRTY, 0)
 
     def reload(self) -> None:
-        """Read the record anew (another process changed it)."""
-        self._published.invalidate()
-        self.flists = self._record.flists()
+        """Read the rows anew (another process changed them)."""
+        self._pinned.invalidate()
+        self.flists = self._db.flists()
         self.links, self.tags = {}, {}
-        for name, link in self._record.links().items():
-            place = self.tags.setdefault(tag_key(name), {}) if name.tag else self.links
-            place[name] = link
-        self.withheld = self._record.withheld()
+        for name, link in self._db.links().items():
+            self._links_beside(name)[name] = link
+        self.withheld = self._db.withheld()
 
-    def expect_backend(self, backend: ZdbEndpoint | None) -> None:
-        """Have every flist published again when the backend that they shall name has changed."""
-        text = "" if backend is None else backend.model_dump_json()
-        if self._record.text(_BACKEND) != text:
-            with self._record.transaction():
-                self._record.refetch_all()
-                self._record.set_text(_BACKEND, text)
-            self.reload()
+    def _links_beside(self, name: Name) -> dict[Name, Link]:
+        """Return the served links among which `name` is: those of its tag, or all not in tags."""
+        return self.tags.setdefault(name.its_tag, {}) if name.tag else self.links
 
-    def expect_rules(self, rules: str) -> None:
-        """Have every flist that could not be published whole tried again under other rules."""
-        if self._record.text(_RULES) != rules:
-            with self._record.transaction():
-                self._record.refetch_broken()
-                self._record.set_text(_RULES, rules)
-            self.reload()
+    def expect(self, backend: ZdbEndpoint | None, rules: str) -> None:
+        """Have flists published again under another backend, or tried again under other rules."""
+        named = "" if backend is None else backend.model_dump_json()
+        for key, text, refetch in (
+            (_BACKEND, named, self._db.refetch_all),
+            (_RULES, rules, self._db.refetch_broken),
+        ):
+            if self._db.text(key) != text:
+                with self._db.transaction():
+                    refetch()
+                    self._db.set_text(key, text)
+                self.reload()
+
+    # What is on the disk
 
     def adopt(self) -> None:
-        """Make the record agree with the disk.
+        """Make the rows agree with the disk.
 
         What an earlier mirror left counts as changed, so that it is fetched anew or removed, and
-        so does what a kill left without its record; what is gone from the disk is forgotten, so
-        that it comes back. A link that no hub makes (an upstream sync creates whatever the master
-        names) goes at once.
+        so does what a kill left without its row; what is gone from the disk loses its row, so that
+        it comes back. A link that no hub makes goes at once: upstream's hub-clone.py creates
+        whatever the master names.
         """
-        self._tree.mend_times()
+        self._tree.repair_times()
         seen: set[Name] = set()
         self._untidy = set()
-        for name, path in list(self._tree.walk()):
+        for name, path in list(self._tree.scan()):
             if path.is_symlink():
                 self._adopt_link(name)
             elif name.tag:
-                self._untidy.add(tag_key(name))
+                self._untidy.add(name.its_tag)
             elif path.is_file() and name.name.endswith(FLIST_SUFFIX):
                 self._adopt_flist(name)
             seen.add(name)
         for name, flist in list(self.flists.items()):
             if name not in seen or not self._tree.is_file(name):
-                self._forget_flist(name)
+                self._delete_flist_row(name)
             elif not self._tree.is_file(name, flist.published_bytes, flist.updated):
                 self.update(_unknown(name))
-        self._forget_missing_links()
+        self._drop_missing_links()
 
-    def _forget_missing_links(self) -> None:
+    def _drop_missing_links(self) -> None:
         shown = self._tree.tags()
         for links in [self.links, *self.tags.values()]:
             for name in [name for name in links if self._tree.target(name) is None]:
-                with self._record.transaction():
-                    self._record.forget_link(name)
+                with self._db.transaction():
+                    self._db.delete_link(name)
                 del links[name]
-        self.tags = {key: self.tags.get(key, {}) for key in shown}
+        self.tags = {tag: self.tags.get(tag, {}) for tag in shown}
 
     def _adopt_link(self, name: Name) -> None:
         target = self._tree.target(name)
-        links = self.tags.setdefault(tag_key(name), {}) if name.tag else self.links
+        links = self._links_beside(name)
         if target is None:
-            self._tree.remove_stray(name)
+            self._tree.remove_foreign_link(name)
         elif name not in links or links[name].target != target:
             link = Link(name, target, _UNKNOWN_TIME)
-            with self._record.transaction():
-                self._record.put_link(link)
+            with self._db.transaction():
+                self._db.put_link(link)
             links[name] = link
 
     def _adopt_flist(self, name: Name) -> None:
         with contextlib.suppress(RefusedNameError):
             checked_flist(name.name)
             checked_repository(name.repository)
-            self._adopt_checked(name)
+            if name not in self.flists:
+                self.update(_unknown(name))
 
-    def _adopt_checked(self, name: Name) -> None:
-        if name not in self.flists:
-            self.update(_unknown(name))
-
-    def _forget_flist(self, name: Name) -> None:
+    def _delete_flist_row(self, name: Name) -> None:
         self.flists.pop(name, None)
-        with self._record.transaction():
+        with self._db.transaction():
             self._release(name, ())
-            self._record.forget_flist(name)
+            self._db.delete_flist(name)
 
-    def follow(self, listing: Listing, plan: LinkPlan, states: Mapping[TagKey, TagState]) -> None:
+    # What the master has
+
+    def follow(self, listing: Listing, plan: LinkPlan, states: Mapping[TagName, TagState]) -> None:
         """Work towards the links and tags of a new listing; none of them is confirmed yet."""
         self._listing = listing
         self._plan = plan
@@ -147,16 +146,11 @@ class Publisher:
         self._confirmed: set[Link] = set()
         self._droppable: set[Name] = set()
         self._by_target = plan.by_target()
-        self._whole: set[TagKey] = set()
-        self._unready = {key: [*state.links.values()] for key, state in states.items()}
-        self._awaited = {
-            key: [end_of(listing.links, link) for link in state.links.values()]
-            for key, state in states.items()
-            if not state.hindrances and not self.is_shown(key)
-        }
+        self._whole: set[TagName] = set()
+        self._unready = {tag: [*state.links.values()] for tag, state in states.items()}
 
     def make_repositories(self) -> None:
-        """Make the folders of all listed repositories: the master has empty ones, too."""
+        """Make the folders of all listed repositories: a hub lists empty ones, too."""
         for repository in sorted(self._listing.repositories):
             self._tree.make_repository(repository)
 
@@ -164,90 +158,84 @@ class Publisher:
 
     def publish(self, batch: list[Ready]) -> None:
         """Serve flists, and every link that waited for just them."""
-        self._published.add_groups({group for ready in batch for group in ready.groups})
-        for repository in {ready.record.name.repository for ready in batch}:
-            self._tree.prepare_folder(Name(repository, "any"))
-        durable.publish_finished(self._following(batch))
-        with self._record.transaction():
-            for ready in batch:
-                self._recorded(ready)
+        self._pinned.add_groups({group for ready in batch for group in ready.groups})
+        repositories = sorted({ready.row.name.repository for ready in batch})
+        folders = [self._tree.make_repository(repository) for repository in repositories]
         for ready in batch:
-            self.withheld.pop(ready.record.name, None)
-        self.link_to(ready.record.name for ready in batch)
-
-    def _following(self, batch: list[Ready]) -> Iterator[tuple[Path, Path]]:
-        """Yield what is to be renamed, and to what; each is known to be served once it was."""
-        for ready in batch:
-            name = ready.record.name
-            yield ready.path, self._tree.path(name)
-            self.flists[name] = ready.record
+            name = ready.row.name
+            ready.path.replace(self._tree.path(name))
+            # Known to be served from here on, whatever fails after it.
+            self.flists[name] = ready.row
             self.links.pop(name, None)
+        for folder in folders:
+            durable.sync_directory(folder)
+        with self._db.transaction():
+            for ready in batch:
+                self._put_rows(ready)
+        for ready in batch:
+            self.withheld.pop(ready.row.name, None)
+        self.link_to(ready.row.name for ready in batch)
 
-    def _recorded(self, ready: Ready) -> None:
-        name = ready.record.name
+    def _put_rows(self, ready: Ready) -> None:
+        name = ready.row.name
         self._release(name, ready.groups)
-        self._record.put_flist(ready.record)
-        self._record.put_keys(name, ready.groups)
-        self._record.forget_withheld(name)
-        self._record.forget_link(name)
+        self._db.put_flist(ready.row)
+        self._db.put_keys(name, ready.groups)
+        self._db.delete_withheld(name)
+        self._db.delete_link(name)
 
     def _release(self, name: Name, kept: Collection[KeyGroup]) -> None:
         """Note the keys that a flist of this name, if there was one, named beyond the kept ones."""
-        released = set(self._record.keys(name)).difference(*(group.keys for group in kept))
+        released = set(self._db.keys(name)).difference(*(group.keys for group in kept))
         if released:
             self._released |= released
-            self._record.set_number(_DIRTY, 1)
+            self._db.set_number(_DIRTY, 1)
 
     def withhold(self, withheld: Withheld) -> None:
-        """Note a flist that can not be published; the old one, if any, stays served."""
-        with self._record.transaction():
-            self._record.put_withheld(withheld)
+        """Note a flist that cannot be published; the old one, if any, stays served."""
+        with self._db.transaction():
+            self._db.put_withheld(withheld)
         self.withheld[withheld.name] = withheld
 
-    def forget_withheld(self, names: Iterable[Name]) -> None:
-        """Drop what is withheld no more (gone from the master, or published)."""
-        with self._record.transaction():
-            for name in names:
-                self._record.forget_withheld(name)
-                self.withheld.pop(name, None)
+    def drop_withheld(self, names: Collection[Name]) -> None:
+        """Drop what is withheld no more, as the master has it no more."""
+        if names:
+            with self._db.transaction():
+                for name in names:
+                    self._db.delete_withheld(name)
+                    self.withheld.pop(name, None)
 
-    def update(self, flist: FlistRecord) -> None:
-        """Change a flist's record; the file stays as it is."""
-        with self._record.transaction():
-            self._record.put_flist(flist)
+    def update(self, flist: FlistRow) -> None:
+        """Change a flist's row; the file stays as it is."""
+        with self._db.transaction():
+            self._db.put_flist(flist)
         self.flists[flist.name] = flist
 
     # Links
 
     def confirm(self, links: Collection[Link]) -> None:
         """Let links be served that the master confirmed in this pass: no others are."""
-        self._confirmed.update(links)
-        for link in links:
-            self.link_to(self._reached(link))
+        if links:
+            self._confirmed.update(links)
+            self.link_all()
 
-    def link_to(self, names: Iterable[Name]) -> None:
+    def link_to(self, names: Iterable[Target]) -> None:
         """Publish what can be now that leads to `names`, and what leads to that, and so on."""
         pending = list(names)
         while pending:
             for link in self._by_target.get(pending.pop(), []):
-                pending += self._reached(link)
-
-    def _reached(self, link: Link) -> list[Name]:
-        """Publish a link, or the tag that it is in; returns what may be led to since."""
-        if not link.name.tag:
-            return [link.name] if self._serve_link(link) else []
-        key = tag_key(link.name)
-        if key in self._whole or not self._serve_tag(key):
-            return []
-        return [tag_name(key)]
+                if not link.name.tag:
+                    pending += [link.name] if self._serve_link(link) else []
+                elif link.name.its_tag not in self._whole and self._serve_tag(link.name.its_tag):
+                    pending.append(link.name.its_tag)
 
     def link_all(self) -> None:
-        """Publish every link and tag that can be: for when the content of a pass is done."""
+        """Publish every link and tag that can be."""
         self.link_to(list(self.flists))
-        self.link_to([tag_name(key) for key in self._states if self._serve_tag(key)])
+        self.link_to([tag for tag in self._states if self._serve_tag(tag)])
 
     def _serve_link(self, link: Link) -> bool:
-        """Publish one link if it is not there already; False where that can not be."""
+        """Publish one link if it is not there already; False where that cannot be."""
         if self.links.get(link.name) == link:
             return True
         if link not in self._confirmed or not self._is_visible(link.target):
@@ -259,29 +247,32 @@ class Publisher:
             if self._tree.target(link.name) == link.target:
                 self.flists.pop(link.name, None)
                 self.links[link.name] = link
-        with self._record.transaction():
-            self._record.put_link(link)
+        with self._db.transaction():
+            self._db.put_link(link)
             if was_flist:
                 self._release(link.name, ())
-                self._record.forget_flist(link.name)
+                self._db.delete_flist(link.name)
         return True
 
-    def _is_visible(self, target: Name) -> bool:
-        """Tell whether what a link leads to is served just as the master lists it.
+    def _is_visible(self, target: Target) -> bool:
+        """Return whether what a link leads to is served just as the master lists it.
 
         An older link or tag would do for a target as little as none: through it the new one would
         lead to what it never led to on the master, or back to itself; and a node that finds an
-        older flist through a new link does not come back for the newer one.
+        older flist through a new link does not come back for the newer one (zosbase:
+        pkg/upgrade/upgrade.go compares the targets of taglinks, and nothing below them).
         """
-        if not target.name:
-            return self._serve_tag(tag_key(target))
+        if isinstance(target, TagName):
+            return self._serve_tag(target)
         wanted = self._plan.wanted.get(target)
         if wanted is not None:
             return self.links.get(target) == wanted and self._is_visible(wanted.target)
         return self.is_current(target)
 
-    def is_current(self, name: Name) -> bool:
-        """Tell whether a flist is served as the master lists it."""
+    def is_current(self, name: Target) -> bool:
+        """Return whether a flist is served as the master lists it."""
+        if isinstance(name, TagName):
+            return False
         flist, entry = self.flists.get(name), self._listing.regulars.get(name)
         if flist is None or entry is None or flist.published_md5 is None:
             return False
@@ -297,78 +288,62 @@ class Publisher:
 
     # Tags
 
-    def is_shown(self, key: TagKey) -> bool:
-        """Tell whether a tag is served just as the master has it, as far as that is known."""
-        state = self._states.get(key)
-        if state is None or state.hindrances or key in self._untidy:
+    def is_shown(self, tag: TagName) -> bool:
+        """Return whether a tag is served just as the master has it, as far as that is known."""
+        state = self._states.get(tag)
+        if state is None or state.hindrances or tag in self._untidy:
             return False
-        return self.tags.get(key) == state.links
+        return self.tags.get(tag) == state.links
 
-    def is_whole(self, key: TagKey) -> bool:
-        """Tell whether a tag was found in this pass to be served, and whole."""
-        return key in self._whole
+    def is_whole(self, tag: TagName) -> bool:
+        """Return whether a tag was found in this pass to be served, and whole."""
+        return tag in self._whole
 
-    def to_confirm(self) -> list[Link]:
-        """Return the links of tags all of whose flists are here since the last call.
-
-        Only those that are not served yet: they are to be confirmed before the tag is shown.
-        """
-        due: list[Link] = []
-        for key, ends in list(self._awaited.items()):
-            while ends and ends[-1] is not None and self.is_current(ends[-1]):
-                ends.pop()
-            if not ends:
-                del self._awaited[key]
-                served = self.tags.get(key, {})
-                links = self._states[key].links.items()
-                due += [link for name, link in links if served.get(name) != link]
-        return due
-
-    def _serve_tag(self, key: TagKey) -> bool:
+    def _serve_tag(self, tag: TagName) -> bool:
         """Show a tag as the master has it where that can be; True where it is shown, and whole."""
-        if key in self._whole:
+        if tag in self._whole:
             return True
-        state = self._states.get(key)
-        if state is None or state.hindrances or not self._has_all(key):
+        state = self._states.get(tag)
+        if state is None or state.hindrances or not self._has_all(tag):
             return False
-        if not self.is_shown(key):
-            if not self._droppable.issuperset(self._drops(key)):
+        if not self.is_shown(tag):
+            if not self._droppable.issuperset(self._drops(tag)):
                 return False
-            self._show_tag(key, state.links)
-        self._whole.add(key)
+            self._show_tag(tag, state.links)
+        self._whole.add(tag)
         return True
 
-    def _has_all(self, key: TagKey) -> bool:
-        """Tell whether every entry of a tag may be served: those looked at before still may."""
-        unready = self._unready[key]
+    def _has_all(self, tag: TagName) -> bool:
+        """Return whether every entry of a tag may be served: those looked at before still may."""
+        unready = self._unready[tag]
         while unready and self.is_ready(unready[-1]):
             unready.pop()
         return not unready
 
     def is_ready(self, link: Link) -> bool:
-        """Tell whether a link of a tag is confirmed, and what it leads to is served."""
-        served = self.tags.get(tag_key(link.name), {}).get(link.name)
+        """Return whether a link of a tag is confirmed, and what it leads to is served."""
+        served = self.tags.get(link.name.its_tag, {}).get(link.name)
         return (link in self._confirmed or served == link) and self._is_visible(link.target)
 
-    def _show_tag(self, key: TagKey, links: dict[Name, Link]) -> None:
+    def _show_tag(self, tag: TagName, links: dict[Name, Link]) -> None:
         try:
-            self._tree.show_tag(key, links.values())
+            self._tree.show_tag(tag, links.values())
         finally:
             targets = {name: link.target for name, link in links.items()}
-            if self._tree.tag_links(key) == targets:
-                self.tags[key] = dict(links)
-                self._untidy.discard(key)
-        with self._record.transaction():
-            self._record.put_tag_links(key, links.values())
+            if self._tree.tag_links(tag) == targets:
+                self.tags[tag] = dict(links)
+                self._untidy.discard(tag)
+        with self._db.transaction():
+            self._db.put_tag_links(tag, links.values())
 
-    def _drops(self, key: TagKey) -> list[Name]:
+    def _drops(self, tag: TagName) -> list[Name]:
         """Return the served entries of a tag that it has no more on the master."""
-        return [name for name in self.tags.get(key, {}) if name not in self._states[key].links]
+        return [name for name in self.tags.get(tag, {}) if name not in self._states[tag].links]
 
     def drops(self) -> list[Name]:
         """Return the entries that the new states of tags lack, of those that only wait for that."""
-        keys = [key for key, state in self._states.items() if not state.hindrances]
-        return [name for key in keys if self._has_all(key) for name in self._drops(key)]
+        tags = [tag for tag, state in self._states.items() if not state.hindrances]
+        return [name for tag in tags if self._has_all(tag) for name in self._drops(tag)]
 
     def drop(self, names: Iterable[Name]) -> None:
         """Let entries go from tags, and show the new states that waited for just that."""
@@ -386,55 +361,57 @@ class Publisher:
         """Take links away in this order: each before what it leads to."""
         for name in names:
             self._remove(name, self.links)
-            with self._record.transaction():
-                self._record.forget_link(name)
+            with self._db.transaction():
+                self._db.delete_link(name)
 
-    def remove_tags(self, keys: Iterable[TagKey]) -> None:
+    def remove_tags(self, tags: Iterable[TagName]) -> None:
         """Take tags away, each with all of its links in one step."""
-        for key in keys:
+        for tag in tags:
             try:
-                self._tree.remove_tag(key)
+                self._tree.remove_tag(tag)
             finally:
-                if not self._tree.is_there(tag_name(key)):
-                    self.tags.pop(key, None)
-            with self._record.transaction():
-                self._record.put_tag_links(key, ())
+                if not self._tree.is_there(tag):
+                    self.tags.pop(tag, None)
+            with self._db.transaction():
+                self._db.put_tag_links(tag, ())
 
-    def remove_flists(self, names: Iterable[Name]) -> None:
-        """Take flists away."""
-        for name in names:
-            self._remove(name, self.flists)
-            self._forget_flist(name)
+    def remove_flist(self, name: Name) -> None:
+        """Take a flist away."""
+        self._remove(name, self.flists)
+        self._delete_flist_row(name)
 
-    def _remove(self, name: Name, served: dict[Name, Link] | dict[Name, FlistRecord]) -> None:
+    def retain(self, name: Name, missing_since: float | None) -> None:
+        """Note since when a flist is kept although the master dropped it, or that it is back."""
+        self.update(replace(self.flists[name], missing_since=missing_since))
+
+    def _remove(self, name: Name, served: dict[Name, Link] | dict[Name, FlistRow]) -> None:
         try:
             self._tree.remove(name)
         finally:
             if not self._tree.is_there(name):
                 served.pop(name, None)
 
-    def retain(self, name: Name) -> None:
-        """Note since when a flist is kept although the master dropped it."""
-        self.update(replace(self.flists[name], missing_since=time.time()))
-
-    def led_to(self) -> set[Name]:
-        """Return the names that some published link leads to."""
-        return {link.target for link in self.served_links().values()}
+    def remove_unlisted(self) -> None:
+        """Forget tags that are not listed, and remove folders that hold nothing and are not."""
+        for tag in self._db.tags().keys() - self._listing.tags.keys():
+            with self._db.transaction():
+                self._db.delete_tag(tag)
+        self._tree.remove_folders(self._listing.repositories)
 
     def release(self) -> int:
-        """Let go of the chunks that only removed or replaced flists named; returns how many."""
-        if not self._record.number(_DIRTY):
+        """Release the chunks that only removed or replaced flists named; returns how many."""
+        if not self._db.number(_DIRTY):
             return 0
-        count = self._published.release(self._released, self._record.all_keys())
-        self._record.set_number(_DIRTY, 0)
+        count = self._pinned.release(self._released, self._db.all_keys())
+        self._db.set_number(_DIRTY, 0)
         self._released = set()
         return count
 
     def completed(self, started_at: float) -> None:
-        """Tell the flists job that a pass was complete."""
-        self._published.completed(started_at, time.time())
+        """Let the flists job know that a pass was complete."""
+        self._pinned.completed(started_at, time.time())
 
 
-def _unknown(name: Name) -> FlistRecord:
-    """Return the record of a file that is served and says nothing of where it came from."""
-    return FlistRecord(name, None, None, None, None, None, None, None)
+def _unknown(name: Name) -> FlistRow:
+    """Return the row of a file that is served and says nothing of where it came from."""
+    return FlistRow(name, None, None, None, None, None, None, None)

@@ -1,4 +1,7 @@
-"""What the users job knows of each published name: /state/users.sqlite."""
+"""What the users job knows of each published name: /state/users.sqlite.
+
+Rows of the release before are taken over: columns and tables may fall out of use, none goes.
+"""
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -6,13 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.flist.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
-from sync.agent.hub.listing import Link, Name, TagKey
+from sync.agent.hub.listing import Link, Name, TagName, Target
 from sync.contract.state_db import WAL, StateDb
 
 DATABASE: Final = "users.sqlite"
-# Raised by `repair`, so that a running job reads the record anew.
+# Raised by `repair`, so that a running job reads the rows anew.
 GENERATION: Final = "generation"
-_PRAGMAS: Final = (*WAL, "synchronous=NORMAL")
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS flist(
   repository TEXT, name TEXT,
@@ -36,22 +38,21 @@ CREATE TABLE IF NOT EXISTS link(
   PRIMARY KEY(repository, tag, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tag(
   repository TEXT, tag TEXT, updated INTEGER,
-  recheck INTEGER NOT NULL,          -- how many more times it is to be read
+  recheck INTEGER NOT NULL,          -- not 0: to be read although its mtime stays
   refused TEXT NOT NULL,             -- what of it was refused, a line each
   PRIMARY KEY(repository, tag)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tag_entry(      -- what the master's tag holds, published or not
   repository TEXT, tag TEXT, name TEXT,
   target_repository TEXT, target_name TEXT, link_time INTEGER,
   PRIMARY KEY(repository, tag, name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tag_answer(     -- of entries that lead to nothing that is listed
-  repository TEXT, tag TEXT, name TEXT,
-  missing INTEGER NOT NULL,          -- the master, asked for the entry, answered 404
-  PRIMARY KEY(repository, tag, name)) WITHOUT ROWID;
+-- Earlier releases kept answers about entries there, which would be stale if one came back.
+DROP TABLE IF EXISTS tag_answer;
 """
+_PRAGMAS: Final = (*WAL, "synchronous=NORMAL")
 
 
 @dataclass(frozen=True)
-class FlistRecord:
+class FlistRow:
     """A published flist: the master's file as it was, and the file that is served."""
 
     name: Name
@@ -80,20 +81,19 @@ class Withheld:
 
 
 @dataclass(frozen=True)
-class TagRecord:
+class TagRow:
     """A tag whose contents were read when it had this mtime; refused: what of it was refused.
 
-    reads_due: how many more times it is to be read although its mtime stays.
+    due: to be read again although its mtime stays.
     """
 
-    repository: str
-    tag: str
+    name: TagName
     updated: int
-    reads_due: int
+    due: bool
     refused: tuple[str, ...] = ()
 
 
-class Record(StateDb):
+class HubStateDb(StateDb):
     """The database. Opened by one thread at a time; `transaction` groups changes."""
 
     def __init__(self, path: Path) -> None:
@@ -101,13 +101,13 @@ class Record(StateDb):
 
     # Flists
 
-    def flists(self) -> dict[Name, FlistRecord]:
+    def flists(self) -> dict[Name, FlistRow]:
         """Return every published flist."""
         rows = self._db.execute("SELECT * FROM flist")
-        return {name: FlistRecord(name, *row[2:]) for row in rows if (name := Name(row[0], row[1]))}
+        return {name: FlistRow(name, *row[2:]) for row in rows if (name := Name(row[0], row[1]))}
 
-    def put_flist(self, flist: FlistRecord) -> None:
-        """Insert or replace one flist's record."""
+    def put_flist(self, flist: FlistRow) -> None:
+        """Insert or replace one flist's row."""
         values = (
             *(flist.name.repository, flist.name.name, flist.updated, flist.size_text),
             *(flist.size_bytes, flist.md5, flist.published_bytes, flist.published_md5),
@@ -133,8 +133,8 @@ class Record(StateDb):
         for (packed,) in self._db.execute("SELECT keys FROM flist_keys"):
             yield unpack_keys(packed)
 
-    def forget_flist(self, name: Name) -> None:
-        """Drop a flist's record and keys."""
+    def delete_flist(self, name: Name) -> None:
+        """Delete a flist's row and keys."""
         for table in ("flist", "flist_keys"):
             self._db.execute(
                 f"DELETE FROM {table} WHERE repository=? AND name=?",  # noqa: S608 - a constant
@@ -161,8 +161,8 @@ class Record(StateDb):
         )
         self._db.execute(f"INSERT OR REPLACE INTO withheld VALUES({_marks(7)})", values)
 
-    def forget_withheld(self, name: Name) -> None:
-        """Drop one."""
+    def delete_withheld(self, name: Name) -> None:
+        """Delete one."""
         self._db.execute(
             "DELETE FROM withheld WHERE repository=? AND name=?", (name.repository, name.name)
         )
@@ -173,55 +173,51 @@ class Record(StateDb):
         """Return every published link."""
         links = {}
         for repository, tag, name, *target, time in self._db.execute("SELECT * FROM link"):
-            link = Link(Name(repository, name, tag), Name(*target), time)
+            link = Link(Name(repository, name, tag), _target(*target), time)
             links[link.name] = link
         return links
 
     def put_link(self, link: Link) -> None:
         """Insert or replace one published link."""
+        target = link.target
+        to_name = "" if isinstance(target, TagName) else target.name
         values = (
             *(link.name.repository, link.name.tag, link.name.name),
-            *(link.target.repository, link.target.name, link.target.tag, link.link_time),
+            *(target.repository, to_name, target.tag, link.link_time),
         )
         self._db.execute(f"INSERT OR REPLACE INTO link VALUES({_marks(7)})", values)
 
-    def forget_link(self, name: Name) -> None:
-        """Drop one published link."""
+    def delete_link(self, name: Name) -> None:
+        """Delete one published link."""
         self._db.execute(
             "DELETE FROM link WHERE repository=? AND tag=? AND name=?",
             (name.repository, name.tag, name.name),
         )
 
-    def put_tag_links(self, key: TagKey, links: Iterable[Link]) -> None:
+    def put_tag_links(self, tag: TagName, links: Iterable[Link]) -> None:
         """Replace the published links of a tag by others, or by none."""
-        self._db.execute("DELETE FROM link WHERE repository=? AND tag=?", key)
+        self._db.execute("DELETE FROM link WHERE repository=? AND tag=?", tag)
         for link in links:
             self.put_link(link)
 
     # Tags
 
-    def tags(self) -> dict[TagKey, TagRecord]:
+    def tags(self) -> dict[TagName, TagRow]:
         """Return every tag whose contents were read."""
         rows = self._db.execute("SELECT * FROM tag")
         return {
-            (repository, tag): TagRecord(
-                repository, tag, updated, due, tuple(text.split("\n")) if text else ()
-            )
+            name: TagRow(name, updated, bool(due), tuple(text.split("\n")) if text else ())
             for repository, tag, updated, due, text in rows
+            if (name := TagName(repository, tag))
         }
 
-    def put_tag(self, tag: TagRecord, links: Iterable[Link]) -> None:
+    def put_tag(self, tag: TagRow, links: Iterable[Link]) -> None:
         """Keep a tag and what the master's tag holds."""
-        self.forget_tag(tag.repository, tag.tag)
-        refused = "\n".join(tag.refused)
-        values = (tag.repository, tag.tag, tag.updated, tag.reads_due, refused)
+        self.delete_tag(tag.name)
+        values = (*tag.name, tag.updated, tag.due, "\n".join(tag.refused))
         self._db.execute("INSERT INTO tag VALUES(?,?,?,?,?)", values)
-        for link in links:
-            target = link.target
-            row = (tag.repository, tag.tag, link.name.name, target.repository, target.name)
-            self._db.execute(
-                f"INSERT OR REPLACE INTO tag_entry VALUES({_marks(6)})", (*row, link.link_time)
-            )
+        rows = [(*tag.name, link.name.name, *link.target[:2], link.link_time) for link in links]
+        self._db.executemany(f"INSERT OR REPLACE INTO tag_entry VALUES({_marks(6)})", rows)
 
     def tag_links(self) -> dict[Name, Link]:
         """Return what the master's tags hold, as last read."""
@@ -231,44 +227,17 @@ class Record(StateDb):
             links[link.name] = link
         return links
 
-    def count_tag_read(self, repository: str, tag: str) -> None:
-        """Note that a tag was read, so that it is to be read once less."""
-        self._db.execute(
-            "UPDATE tag SET recheck=recheck-1 WHERE repository=? AND tag=? AND recheck>0",
-            (repository, tag),
-        )
+    def set_tags_due(self, tags: Iterable[TagName], *, due: bool) -> None:
+        """Note whether tags are to be read although their times stay."""
+        rows = [(due, *tag) for tag in tags]
+        self._db.executemany("UPDATE tag SET recheck=? WHERE repository=? AND tag=?", rows)
 
-    def read_tag_again(self, repository: str, tag: str) -> None:
-        """Have a tag read at least once more."""
-        self._db.execute(
-            "UPDATE tag SET recheck=max(recheck,1) WHERE repository=? AND tag=?", (repository, tag)
-        )
-
-    def tag_answers(self) -> dict[Name, bool]:
-        """Return the entries of tags that the master was asked for, with whether it has none."""
-        rows = self._db.execute("SELECT repository, name, tag, missing FROM tag_answer")
-        return {
-            Name(repository, name, tag): bool(missing) for repository, name, tag, missing in rows
-        }
-
-    def put_tag_answer(self, name: Name, *, missing: bool) -> None:
-        """Keep what the master answered for an entry of a tag, until the tag is read again."""
-        values = (name.repository, name.tag, name.name, missing)
-        self._db.execute(f"INSERT OR REPLACE INTO tag_answer VALUES({_marks(4)})", values)
-
-    def forget_tag_answer(self, name: Name) -> None:
-        """Drop what the master answered for an entry."""
-        self._db.execute(
-            "DELETE FROM tag_answer WHERE repository=? AND tag=? AND name=?",
-            (name.repository, name.tag, name.name),
-        )
-
-    def forget_tag(self, repository: str, tag: str) -> None:
-        """Drop a tag and its contents."""
-        for table in ("tag", "tag_entry", "tag_answer"):
+    def delete_tag(self, tag: TagName) -> None:
+        """Delete a tag and its contents."""
+        for table in ("tag", "tag_entry"):
             self._db.execute(
                 f"DELETE FROM {table} WHERE repository=? AND tag=?",  # noqa: S608 - a constant
-                (repository, tag),
+                tag,
             )
 
     def refetch_all(self) -> None:
@@ -283,3 +252,8 @@ class Record(StateDb):
 
 def _marks(count: int) -> str:
     return ",".join("?" * count)
+
+
+def _target(repository: str, name: str, tag: str) -> Target:
+    """Return the target of a link's row: one without a name is a tag."""
+    return Name(repository, name) if name else TagName(repository, tag)

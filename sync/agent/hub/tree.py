@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
-from sync.agent.hub.listing import Link, Name, TagKey, tag_key, tag_name
+from sync.agent.hub.listing import Link, Name, TagName, Target
 from sync.contract import names
 from sync.contract.names import RefusedNameError
 
@@ -25,7 +25,8 @@ _LOG = logging.getLogger(__name__)
 
 def link_text(link: Link) -> str:
     """Return what the symbolic link says: one of the four legitimate shapes."""
-    if not link.target.name:
+    if isinstance(link.target, TagName):
+        # api_symlink_to_tag of flist-uploader.py; api_tag_symlink and api_cross_symlink below.
         return f"../{link.target.repository}/{names.tag_directory(link.target.tag)}"
     if link.name.tag:
         return f"../../{link.target.repository}/{link.target.name}"
@@ -34,7 +35,7 @@ def link_text(link: Link) -> str:
     return f"../{link.target.repository}/{link.target.name}"
 
 
-def read_link_text(name: Name, text: str) -> Name:
+def read_link_text(name: Name, text: str) -> Target:
     """Return the target that `link_text` wrote. Raises RefusedNameError for any other shape."""
     parts = text.split("/")
     ups = 2 if name.tag else 1
@@ -44,7 +45,7 @@ def read_link_text(name: Name, text: str) -> Name:
         raise RefusedNameError(f"link {name} -> {text[:80]!r}: not a shape that a hub makes")
     repository, last = names.checked_repository(parts[ups]), parts[ups + 1]
     if last.startswith(_TAG_PREFIX) and not name.tag:
-        return Name(repository, "", names.checked_tag(last.removeprefix(_TAG_PREFIX)))
+        return TagName(repository, names.checked_tag(last.removeprefix(_TAG_PREFIX)))
     return Name(repository, names.checked_flist(last))
 
 
@@ -57,25 +58,30 @@ class Tree:
     def __init__(self, root: Path, *, empty_staging: bool = True) -> None:
         self.users = root / USERS
         self.users.mkdir(exist_ok=True)
-        self._folders_known: dict[tuple[str, str], Path] = {}
+        self._folders_known: dict[TagName, Path] = {}
         self.staging = root / durable.STAGING
         if empty_staging:
             self.staging = durable.staging_directory(root)
 
-    def path(self, name: Name) -> Path:
+    def path(self, name: Target) -> Path:
         """Where a name lives. Every part is checked again: nothing else becomes a path."""
-        folder = self._folder(name.repository, name.tag)
-        return folder / names.checked(name.name, "file") if name.name else folder
+        folder = self._folder(TagName(name.repository, name.tag))
+        return folder / names.checked(name.name, "file") if isinstance(name, Name) else folder
 
-    def _folder(self, repository: str, tag: str) -> Path:
-        """Where the names of a repository, or of a tag in it, live."""
-        folder = self._folders_known.get((repository, tag))
+    def _folder(self, tag: TagName) -> Path:
+        """Where the names of a tag live, or (its tag empty) those of a repository."""
+        folder = self._folders_known.get(tag)
         if folder is None:
-            folder = self.users / names.checked_repository(repository)
-            if tag:
-                folder /= names.tag_directory(tag)
-            self._folders_known[repository, tag] = folder
+            folder = self.users / names.checked_repository(tag.repository)
+            if tag.tag:
+                folder /= names.tag_directory(tag.tag)
+            self._folders_known[tag] = folder
         return folder
+
+    def empty_staging(self) -> None:
+        """Discard all that is in staging; nobody may be at work there."""
+        for path in self.staging.iterdir():
+            durable.discard(path)
 
     def prepare_folder(self, name: Name) -> Path:
         """Make the folder that will hold `name`, durably; a file or link in its place goes."""
@@ -89,9 +95,9 @@ class Tree:
             durable.sync_directory(part.parent)
         return folder
 
-    def make_repository(self, repository: str) -> None:
+    def make_repository(self, repository: str) -> Path:
         """Make a repository's folder, empty or not."""
-        self.prepare_folder(Name(repository, "any"))
+        return self.prepare_folder(Name(repository, "any"))
 
     def link(self, link: Link) -> None:
         """Publish a link, not one in a tag, whose target is published already."""
@@ -99,9 +105,9 @@ class Tree:
         path = self.path(link.name)
         durable.publish_link(link_text(link), path, self.staging, link.link_time)
 
-    def show_tag(self, key: TagKey, links: Iterable[Link]) -> None:
+    def show_tag(self, tag: TagName, links: Iterable[Link]) -> None:
         """Publish a tag's new state, whole and in one step, in the place of the one before."""
-        self.make_repository(key[0])
+        self.make_repository(tag.repository)
         folder = durable.temporary_in(self.staging)
         try:
             folder.mkdir()
@@ -110,34 +116,35 @@ class Tree:
                 path = folder / names.checked(link.name.name, "file")
                 path.symlink_to(link_text(link))
                 durable.set_time(path, link.link_time)
-            durable.publish_directory(folder, self.path(tag_name(key)), self.users.parent)
+            durable.publish_directory(folder, self.path(tag), self.users.parent)
         finally:
             durable.discard(folder)
 
-    def remove_tag(self, key: TagKey) -> None:
+    def remove_tag(self, tag: TagName) -> None:
         """Take a tag away with all of its links, in one step."""
-        durable.remove_directory(self.path(tag_name(key)), self.staging)
+        durable.remove_directory(self.path(tag), self.staging)
 
-    def tags(self) -> set[TagKey]:
+    def tags(self) -> set[TagName]:
         """Return the tags that are served: those whose names no hub can have are not."""
-        found: set[TagKey] = set()
-        for name, path in self._tag_folders():
+        found: set[TagName] = set()
+        for tag, path in self._tag_folders():
             with contextlib.suppress(RefusedNameError):
-                if self.path(name) == path:
-                    found.add(tag_key(name))
+                if self.path(tag) == path:
+                    found.add(tag)
         return found
 
-    def tag_links(self, key: TagKey) -> dict[Name, Name | None] | None:
+    def tag_links(self, tag: TagName) -> dict[Name, Target | None] | None:
         """Return what is in a served tag, with the targets of what are links as a hub makes.
 
         None where there is no such tag.
         """
-        if not self.exists(tag_name(key)):
+        if not self.exists(tag):
             return None
-        names_in = (Name(key[0], name, key[1]) for name, _ in self._entries(self._folder(*key)))
+        entries = self._entries(self._folder(tag))
+        names_in = (Name(tag.repository, name, tag.tag) for name, _ in entries)
         return {name: self.target(name) for name in names_in}
 
-    def target(self, name: Name) -> Name | None:
+    def target(self, name: Name) -> Target | None:
         """Return where the published link `name` leads; None where there is no such link."""
         try:
             return read_link_text(name, os.readlink(self.path(name)))  # noqa: PTH115 - its text
@@ -147,7 +154,7 @@ class Tree:
     def is_file(
         self, name: Name, size_bytes: int | None = None, updated: int | None = None
     ) -> bool:
-        """Tell whether a flist is published under `name` (with that size and mtime)."""
+        """Return whether a flist is published under `name` (with that size and mtime)."""
         try:
             status = self.path(name).lstat()
         except OSError:
@@ -156,19 +163,19 @@ class Tree:
         right_time = updated is None or int(status.st_mtime) == durable.served_seconds(updated)
         return stat.S_ISREG(status.st_mode) and right_size and right_time
 
-    def is_there(self, name: Name) -> bool:
-        """Tell whether something has that name, though it be a link that leads nowhere."""
+    def is_there(self, name: Target) -> bool:
+        """Return whether something has that name, though it be a link that leads nowhere."""
         return os.path.lexists(self.path(name))
 
-    def exists(self, name: Name) -> bool:
-        """Tell whether `name` is served: the file or folder at the end of its links is there."""
+    def exists(self, name: Target) -> bool:
+        """Return whether `name` is served: the file or folder at the end of its links is there."""
         return self.path(name).exists()
 
     def remove(self, name: Name) -> None:
         """Remove a flist or link durably."""
         durable.remove(self.path(name))
 
-    def remove_stray(self, name: Name) -> None:
+    def remove_foreign_link(self, name: Name) -> None:
         """Remove a link that was found on disk, whatever its name is."""
         tag = [_TAG_PREFIX + name.tag] if name.tag else []
         durable.remove(self.users.joinpath(name.repository, *tag, name.name))
@@ -176,29 +183,29 @@ class Tree:
     def remove_folders(self, listed: set[str]) -> None:
         """Remove repositories that are empty and not listed any more, and tags that none can be."""
         served = self.tags()
-        for name, path in self._tag_folders():
-            if tag_key(name) not in served:
+        for tag, path in self._tag_folders():
+            if tag not in served:
                 _remove_if_empty(path)
         for repository in self._folders(self.users):
             if repository not in listed:
                 _remove_if_empty(self.users / repository)
 
-    def set_tag_time(self, key: TagKey, updated: int) -> None:
+    def set_tag_time(self, tag: TagName, updated: int) -> None:
         """Give a tag's folder the master's time, so that a chained mirror sees its changes."""
         with contextlib.suppress(OSError):
-            durable.set_time(self.path(tag_name(key)), updated)
+            durable.set_time(self.path(tag), updated)
 
-    def mend_times(self) -> None:
-        """Give whatever has a time that nodes can not read one that they can."""
+    def repair_times(self) -> None:
+        """Give whatever has a time that nodes cannot read one that they can."""
         for repository in self._folders(self.users):
-            _mend_time(self.users / repository)
+            _repair_time(self.users / repository)
             for _, path in self._entries(self.users / repository):
-                _mend_time(path)
+                _repair_time(path)
         for _, folder in self._tag_folders():
             for _, path in self._entries(folder):
-                _mend_time(path)
+                _repair_time(path)
 
-    def walk(self) -> Iterator[tuple[Name, Path]]:
+    def scan(self) -> Iterator[tuple[Name, Path]]:
         """Yield everything that the hub would serve, hidden files left out."""
         for repository in self._folders(self.users):
             for name, path in self._entries(self.users / repository):
@@ -206,13 +213,13 @@ class Tree:
                     yield Name(repository, name), path
         for tag, folder in self._tag_folders():
             for name, path in self._entries(folder):
-                yield tag._replace(name=name), path
+                yield Name(tag.repository, name, tag.tag), path
 
-    def _tag_folders(self) -> Iterator[tuple[Name, Path]]:
+    def _tag_folders(self) -> Iterator[tuple[TagName, Path]]:
         for repository in self._folders(self.users):
             for name in self._folders(self.users / repository):
                 if name.startswith(_TAG_PREFIX):
-                    tag = Name(repository, "", name.removeprefix(_TAG_PREFIX))
+                    tag = TagName(repository, name.removeprefix(_TAG_PREFIX))
                     yield tag, self.users / repository / name
 
     @staticmethod
@@ -227,7 +234,7 @@ class Tree:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
-def _mend_time(path: Path) -> None:
+def _repair_time(path: Path) -> None:
     try:
         seconds = path.lstat().st_mtime
         if durable.served_seconds(seconds) != seconds:

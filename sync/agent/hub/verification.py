@@ -11,10 +11,9 @@ from typing import Final, Self
 from sync.agent.file_digest import file_digest
 from sync.agent.hub import plan
 from sync.agent.hub.chunk_store import ChunkStore, groups, proves_itself
-from sync.agent.hub.links import plan as link_plan
 from sync.agent.hub.listing import Link, Listing, Name, Source
 from sync.agent.hub.prepare import light_path
-from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRecord, Record
+from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRow, HubStateDb
 from sync.agent.hub.tree import Tree
 from sync.agent.job import (
     Control,
@@ -56,7 +55,7 @@ class Verifier:
         self._stack = ExitStack()
         self._tree = Tree(directories.public, empty_staging=False)
         self._password = directories.zdb_admin_password()
-        self._record = self._stack.enter_context(Record(directories.state / DATABASE))
+        self._db = self._stack.enter_context(HubStateDb(directories.state / DATABASE))
         self._published = self._stack.enter_context(PinnedChunks(directories.state))
         self._master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
         self._stack.callback(self._master.close)
@@ -70,8 +69,8 @@ class Verifier:
 
     def wrong(self) -> Iterator[_Wrong]:
         """Yield what is wrong in this part. Raises HttpError, ZdbError."""
-        flists = {name: one for name, one in self._record.flists().items() if self._mine(name)}
-        links = {name: one for name, one in self._record.links().items() if self._mine(name)}
+        flists = {name: one for name, one in self._db.flists().items() if self._mine(name)}
+        links = {name: one for name, one in self._db.links().items() if self._mine(name)}
         yield from self._files(flists.values())
         yield from self._links(links.values())
         yield from self._strays(flists.keys() | links.keys())
@@ -91,7 +90,7 @@ class Verifier:
             == self._options.part - 1
         )
 
-    def _files(self, flists: Iterable[FlistRecord]) -> Iterator[_Wrong]:
+    def _files(self, flists: Iterable[FlistRow]) -> Iterator[_Wrong]:
         for flist in flists:
             self.checked += 1
             if not self._tree.is_file(flist.name):
@@ -111,19 +110,19 @@ class Verifier:
                 yield _named(link.name, f"dangles: {link.target} is not there")
 
     def _strays(self, known: set[Name]) -> Iterator[_Wrong]:
-        for name, path in self._tree.walk():
+        for name, path in self._tree.scan():
             if self._mine(name) and name not in known and _is_served(path):
                 self.checked += 1
                 yield _named(name, "is served and was not published by this job")
 
-    def _chunks(self, flists: Iterable[FlistRecord]) -> Iterator[_Wrong]:
+    def _chunks(self, flists: Iterable[FlistRow]) -> Iterator[_Wrong]:
         by_namespace: dict[str, dict[bytes, Name]] = {}
         for flist in flists:
             if flist.broken:
                 continue
             namespace = flist.namespace or self._spec.local_zdb.namespace
             keys = by_namespace.setdefault(namespace, {})
-            for key in self._record.keys(flist.name):
+            for key in self._db.keys(flist.name):
                 keys.setdefault(key, flist.name)
         for namespace, keys in by_namespace.items():
             unguarded = self._published.lacks(keys)
@@ -140,12 +139,12 @@ class Verifier:
                     yield _chunk(namespace, key, keys[key], fault)
 
     def _against_master(
-        self, flists: dict[Name, FlistRecord], links: dict[Name, Link]
+        self, flists: dict[Name, FlistRow], links: dict[Name, Link]
     ) -> Iterator[_Wrong]:
         self._master.begin_pass()
         listing = self._listing()
-        wanted = link_plan(listing, self._record.tag_links().values()).wanted
-        withheld = self._record.withheld()
+        wanted = plan.judge(listing, self._db.tag_links().values()).wanted
+        withheld = self._db.withheld()
         for name in sorted(listing.regulars.keys() - flists.keys()):
             if self._mine(name):
                 held = withheld.get(name)
@@ -166,16 +165,9 @@ class Verifier:
                     yield _named(flist.name, fault)
 
     def _listing(self) -> Listing:
-        spec = self._spec
-        source = Source(
-            self._master,
-            lambda repository: plan.wanted_repository(spec, repository),
-            lambda name: plan.wanted_name(spec, name),
-        )
-        listing = source.fetch({})[1]
-        return listing or Listing()
+        return Source(self._master, self._spec).fetch({})[1] or Listing()
 
-    def _differs(self, flist: FlistRecord) -> str:
+    def _differs(self, flist: FlistRow) -> str:
         """Return how the master's flist differs from what was fetched, or nothing."""
         try:
             data = self._master.get(light_path(flist.name), _DESCRIPTION_BYTES).json()
@@ -262,15 +254,15 @@ def _mend_chunks(
     chunks = ChunkStore(spec, directories.zdb_admin_password(), control)
     try:
         for namespace, keys in wanted.items():
-            for place in chunks.places(namespace):
-                chunks.overwrite(place, keys)
+            for route in chunks.routes(namespace):
+                chunks.overwrite(route, keys)
     finally:
         chunks.close()
 
 
 def _mark(directories: Directories, found: Iterable[_Wrong]) -> None:
     """Make the next pass fetch and link anew what is wrong."""
-    with Record(directories.state / DATABASE) as record:
+    with HubStateDb(directories.state / DATABASE) as record:
         flists, links = record.flists(), record.links()
         with record.transaction():
             for wrong in found:
@@ -280,12 +272,12 @@ def _mark(directories: Directories, found: Iterable[_Wrong]) -> None:
                 if name in flists:
                     record.put_flist(replace(flists[name], updated=None))
                 if name in links:
-                    record.forget_link(name)
+                    record.delete_link(name)
         with PinnedChunks(directories.state) as published:
             published.rebuild(record.all_keys())
 
 
 def _changed(directories: Directories) -> None:
     """Make a running process read the record anew."""
-    with Record(directories.state / DATABASE) as record, record.transaction():
+    with HubStateDb(directories.state / DATABASE) as record, record.transaction():
         record.set_number(GENERATION, record.number(GENERATION) + 1)

@@ -10,7 +10,7 @@ import pytest
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, small_model
 from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
-from tests.sandbox.upstream import Upstream
+from tests.sandbox.upstream import Fault, Upstream
 
 
 @pytest.fixture
@@ -126,12 +126,14 @@ def test_deleted_flists_links_tags_and_repositories_go(mirror: UsersMirror) -> N
 
 
 def test_flist_that_a_link_still_needs_is_not_removed(mirror: UsersMirror) -> None:
-    """The master's link dangles, twice; then ours goes, before what it leads to."""
+    """The master's link dangles; ours goes when the master says so, before what it leads to."""
     mirror.one_pass()
     model = mirror.upstream.model
     model.delete_flist("tf-zos", "zos-1.flist")
+    mirror.upstream.hub_faults.add(Fault("status", r"/tf-zos/zos\.flist"))
     assert mirror.one_pass().details["held_for_links"] == 1
     assert "tf-zos/zos.flist" in mirror.served()
+    mirror.upstream.hub_faults.clear()
     record = mirror.one_pass()
     assert record.broken.names == [
         "tf-zos/tags/3.1/zos.flist -> tf-zos/zos-1.flist: no such flist",

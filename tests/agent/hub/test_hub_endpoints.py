@@ -200,9 +200,9 @@ def test_a_question_that_no_0_db_survives_is_asked_of_each_name_and_no_more(
             store._masters.answered()
             raise ZdbConnectionError("closed")
 
-        (place,) = store.places(mirror.spec().local_zdb.namespace)
+        (route,) = store.routes(mirror.spec().local_zdb.namespace)
         with pytest.raises(ZdbConnectionError, match="closed"):
-            store._ask(place, question)
+            store._ask(route, question)
     assert asked == ["127.0.0.1"] * 2 + ["localhost"] * 2
 
 

@@ -12,9 +12,9 @@ import pytest
 from sync.agent import durable
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.hub import verify
-from sync.agent.hub.chunk_store import Brought, ChunkStore, Place
+from sync.agent.hub.chunk_store import ChunkStore, Route
 from sync.agent.hub.engine import UsersEngine
-from sync.agent.hub.state_db import Record
+from sync.agent.hub.state_db import HubStateDb
 from sync.agent.job import VerifyOptions
 from sync.agent.zdb import ZdbConnectionError
 from tests.agent.hub.flists_of import small
@@ -45,7 +45,7 @@ def pass_on_full_disk(engine: UsersEngine, monkeypatch: pytest.MonkeyPatch, meth
         monkeypatch.undo()
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(Record, method, full)
+    monkeypatch.setattr(HubStateDb, method, full)
     with pytest.raises(sqlite3.OperationalError):
         engine.one_pass()
 
@@ -98,7 +98,7 @@ def test_flist_that_a_link_without_record_leads_to_stays(
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("link.flist", "forget_link"), ("b.flist", "forget_flist")]
+    ("name", "method"), [("link.flist", "delete_link"), ("b.flist", "delete_flist")]
 )
 def test_name_that_was_removed_without_its_record_comes_back(
     name: str, method: str, mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
@@ -178,7 +178,7 @@ def test_pass_that_is_given_up_leaves_nothing_in_staging_and_no_thread(
         raise ZdbConnectionError("connection lost")
 
     with mirror.engine() as (engine, _):
-        monkeypatch.setattr(ChunkStore, "bring_groups", broken)
+        monkeypatch.setattr(ChunkStore, "fetch_groups", broken)
         with pytest.raises(ZdbConnectionError):
             engine.one_pass()
         assert staged(mirror) == []
@@ -194,9 +194,9 @@ def test_what_is_prepared_or_waits_when_another_flist_fails_is_discarded(
 ) -> None:
     model_with_many(mirror, 100)
     calls, lock, failed = itertools.count(), threading.Lock(), threading.Event()
-    bring = ChunkStore.bring_groups
+    fetch = ChunkStore.fetch_groups
 
-    def one_fails(self: ChunkStore, place: Place, groups: Collection[KeyGroup]) -> Brought:
+    def one_fails(self: ChunkStore, route: Route, groups: Collection[KeyGroup]) -> frozenset[bytes]:
         with lock:
             call = next(calls)
         if call == 10:
@@ -204,10 +204,10 @@ def test_what_is_prepared_or_waits_when_another_flist_fails_is_discarded(
             raise ZdbConnectionError("connection lost")
         if call > 10:
             failed.wait(10)
-        return bring(self, place, groups)
+        return fetch(self, route, groups)
 
     with mirror.engine() as (engine, _):
-        monkeypatch.setattr(ChunkStore, "bring_groups", one_fails)
+        monkeypatch.setattr(ChunkStore, "fetch_groups", one_fails)
         with pytest.raises(ZdbConnectionError):
             engine.one_pass()
         assert staged(mirror) == []

@@ -2,8 +2,8 @@
 
 import itertools
 
-from sync.agent.hub.links import LONGEST_CHAIN, chain_of, end_of, outermost_first
-from sync.agent.hub.listing import Link, Name
+from sync.agent.hub.listing import Link, Name, TagName
+from sync.agent.hub.plan import LONGEST_CHAIN, chain_of, end_of, outermost_first
 
 
 def name(text: str) -> Name:
@@ -20,8 +20,8 @@ def test_chain_ends_at_the_flist_or_tag_that_is_no_link() -> None:
     links = chained("c", "b", "a", "flist")
     assert list(chain_of(links, name("c"))) == [name("c"), name("b"), name("a"), name("flist")]
     assert end_of(links, links[name("c")]) == name("flist")
-    taglink = Link(Name("r", "latest"), Name("q", "", "1"), 0)
-    assert end_of({taglink.name: taglink}, taglink) == Name("q", "", "1")
+    taglink = Link(Name("r", "latest"), TagName("q", "1"), 0)
+    assert end_of({taglink.name: taglink}, taglink) == TagName("q", "1")
 
 
 def test_link_that_is_not_among_the_links_has_an_end_too() -> None:
@@ -41,7 +41,7 @@ def test_loops_and_chains_that_are_too_long_have_no_end() -> None:
 
 def test_outermost_links_come_first_and_taglinks_before_all() -> None:
     links = chained("b", "c", "a", "flist")
-    taglink = Link(Name("r", "a-tag"), Name("r", "", "1"), 0)
+    taglink = Link(Name("r", "a-tag"), TagName("r", "1"), 0)
     inside = Link(Name("r", "z.flist", "1"), name("b"), 0)
     links |= {taglink.name: taglink, inside.name: inside}
     expected = [taglink.name, inside.name, name("b"), name("c"), name("a")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.hub.listing import Link, Name
+from sync.agent.hub.listing import Link, Name, TagName
 from sync.agent.hub.tree import link_text, read_link_text
 from sync.contract.names import RefusedNameError
 from tests.agent.hub.flists_of import small
@@ -218,7 +218,7 @@ def test_loops_and_chains_of_links_end(upstream: Upstream, tmp_path: Path) -> No
         (Name("r", "g.flist"), Name("r", "f.flist"), "f.flist"),
         (Name("r", "g.flist"), Name("q", "f.flist"), "../q/f.flist"),
         (Name("r", "n.flist", "t"), Name("q", "f.flist"), "../../q/f.flist"),
-        (Name("r", "latest"), Name("q", "", "t"), "../q/.tag-t"),
+        (Name("r", "latest"), TagName("q", "t"), "../q/.tag-t"),
     ],
 )
 def test_links_have_the_four_shapes_of_a_hub(name: Name, target: Name, text: str) -> None:

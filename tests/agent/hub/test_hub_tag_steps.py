@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent import durable
-from sync.agent.hub.state_db import Record
+from sync.agent.hub.state_db import HubStateDb
 from sync.agent.hub.tree import Tree
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD
@@ -61,8 +61,8 @@ def steps(monkeypatch: pytest.MonkeyPatch, at: int) -> list[str]:
         watched(os, name)
     for name in ("exchange", "discard"):
         watched(durable, name)
-    for name in ("put_link", "put_tag_links", "forget_link", "put_flist", "put_tag"):
-        watched(Record, name)
+    for name in ("put_link", "put_tag_links", "delete_link", "put_flist", "put_tag"):
+        watched(HubStateDb, name)
     return done
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.hub.listing import Name, TagKey
+from sync.agent.hub.listing import Name, TagName
 from sync.agent.hub.tree import Tree
 from sync.agent.job import PassIncompleteError
 from sync.contract.spec import ZdbEndpoint
@@ -223,7 +223,7 @@ def test_links_that_go_together_go_before_what_they_lead_to(
         order.append(str(name))
         assert not dangling(mirror), f"after {order}"
 
-    def tag_watched(tree: Tree, key: TagKey) -> None:
+    def tag_watched(tree: Tree, key: TagName) -> None:
         remove_tag(tree, key)
         order.append("/".join(key))
         assert not dangling(mirror), f"after {order}"

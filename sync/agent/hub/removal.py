@@ -1,0 +1,166 @@
+"""Which served names may go: those that the master dropped, and those that the operator did."""
+
+import time
+from typing import Final
+
+from sync.agent.deletion_guard import Absences, Vanished, guard
+from sync.agent.hub import plan
+from sync.agent.hub.listing import Name, TagName, Target, page_path
+from sync.agent.hub.progress import Pass
+from sync.agent.hub.publisher import Publisher
+from sync.agent.hub.state_db import HubStateDb
+from sync.agent.master.client import Master
+from sync.contract.spec import UsersSpec
+
+_DAY_SECONDS: Final = 86_400.0
+_CONFIRMED: Final = "removal_confirmation"
+
+
+class Removals:
+    """Asks for what a listing lacks before a pass acts on it, and removes it at the pass's end."""
+
+    def __init__(
+        self, spec: UsersSpec, master: Master, state_db: HubStateDb, publisher: Publisher
+    ) -> None:
+        self._spec = spec
+        self._db = state_db
+        self._publisher = publisher
+        self._absences: Absences[Target] = Absences(master, spec.http.connections, page_path)
+        # Names for which the master answered 404 in this pass.
+        self._missing: set[Name] = set()
+
+    def ask(self, work: Pass) -> None:
+        """Find those names, unlisted or leading nowhere there, that the master may have still."""
+        work.deselected = self._deselected_tags(work)
+        served = [*self._publisher.flists, *self._publisher.served_links()]
+        pages: dict[Name, Target] = {name: name for name in served if self._is_unlisted(work, name)}
+        for link in work.plan.dangling:
+            if isinstance(link.target, TagName) and link.name in pages:
+                # A taglink's own page is there as long as the link is (file_raw_exists of
+                # hub/flist.py), wherever it leads.
+                pages[link.name] = link.target
+            elif link.name.tag and not self._chain_is_deselected(work, link.target):
+                pages[link.name] = link.name
+        pages = {name: page for name, page in pages.items() if not self._is_settled(work, name)}
+        doubts = self._absences.unconfirmed(set(pages.values()))
+        work.unconfirmed |= {name: doubts[page] for name, page in pages.items() if page in doubts}
+        self._missing = pages.keys() - work.unconfirmed.keys()
+
+    def remove(self, work: Pass) -> None:
+        """Remove what the master dropped (guarded, retained) or the operator deselected.
+
+        Raises JobPaused when too much vanished.
+        """
+        publisher, listing = self._publisher, work.listing
+        work.deselected = self._deselected_tags(work)
+        for flist in [one for one in publisher.flists.values() if one.missing_since is not None]:
+            if flist.name in listing.regulars:
+                publisher.retain(flist.name, None)
+        links = [name for name in publisher.links if self._is_gone(work, name)]
+        flists = [name for name in publisher.flists if self._is_gone(work, name)]
+        tags = [tag for tag in publisher.tags if tag not in listing.tags or tag in work.deselected]
+        dropped = publisher.drops()
+        inside = [name for tag in tags for name in publisher.tags[tag]]
+        self._guard(work, [*links, *flists, *inside, *dropped])
+        if dropped:
+            publisher.drop(name for name in dropped if self._may_go(work, name))
+        self._remove_links(
+            work,
+            [name for name in links if self._may_go(work, name)],
+            [tag for tag in tags if all(self._may_go(work, one) for one in publisher.tags[tag])],
+        )
+        targets = {link.target for link in publisher.served_links().values()}
+        for name in [name for name in flists if self._may_go(work, name) and self._expired(name)]:
+            if name in targets:
+                work.kept += 1
+            else:
+                publisher.remove_flist(name)
+        publisher.remove_unlisted()
+        publisher.release()
+
+    def _remove_links(self, work: Pass, names: list[Name], tags: list[TagName]) -> None:
+        """Remove links and tags but for those that others lead through: the outermost first."""
+        publisher = self._publisher
+        served = publisher.served_links()
+        inside = [name for tag in tags for name in publisher.tags[tag]]
+        needed = plan.needed(served, [*names, *inside], work.listing.tags.keys() - work.deselected)
+        stay = {name.its_tag if isinstance(name, Name) else name for name in needed}
+        going = plan.outermost_first(served, [name for name in names if name not in needed])
+        taglinks = [name for name in going if isinstance(served[name].target, TagName)]
+        publisher.remove_links(taglinks)
+        publisher.remove_tags(tag for tag in tags if tag not in stay)
+        publisher.remove_links(name for name in going if name not in taglinks)
+        work.kept = len(needed)
+
+    def _is_unlisted(self, work: Pass, name: Name) -> bool:
+        """Return whether the master has a served name no more, or it leads nowhere there.
+
+        A name under which it has something else by now stays as it is until that can be served.
+        """
+        return name not in work.listing.regulars and name not in work.plan.wanted
+
+    def _is_gone(self, work: Pass, name: Name) -> bool:
+        return self._is_unlisted(work, name) or self._leads_to_deselected_tag(work, name)
+
+    def _may_go(self, work: Pass, name: Name) -> bool:
+        """Return whether the master, asked for a name, has it no more, or need not be asked."""
+        return name in self._missing or self._is_settled(work, name)
+
+    def _is_settled(self, work: Pass, name: Name) -> bool:
+        """Return whether the master need not be asked: the operator decided, or it answered."""
+        return self._is_deselected(work, name) or self._is_retained(name)
+
+    def _guard(self, work: Pass, gone: list[Name]) -> None:
+        dropped = [name for name in gone if not self._is_settled(work, name)]
+        known = len(self._publisher.flists) + len(self._publisher.served_links())
+        vanished = Vanished(len(dropped), known, work.listing.count)
+        used = int(self._db.number(_CONFIRMED))
+        if guard(self._spec, vanished, used, self._spec.schedule.interval_seconds):
+            self._db.set_number(_CONFIRMED, self._spec.removal_confirmation)
+
+    # Names that the operator deselected
+
+    def _deselected_tags(self, work: Pass) -> set[TagName]:
+        """Return the served tags that the operator deselected, or something in them."""
+        return {
+            tag
+            for tag, links in self._publisher.tags.items()
+            if plan.deselected(self._spec, tag)
+            or any(
+                link.target not in work.listing.regulars
+                and self._chain_is_deselected(work, link.target)
+                for link in links.values()
+            )
+        }
+
+    def _is_deselected(self, work: Pass, name: Name) -> bool:
+        """Return whether the operator deselected a served name, or what its links lead to."""
+        if name.tag:
+            return name.its_tag in work.deselected
+        return self._leads_to_deselected_tag(work, name) or self._chain_is_deselected(work, name)
+
+    def _leads_to_deselected_tag(self, work: Pass, name: Name) -> bool:
+        link = self._publisher.links.get(name)
+        return link is not None and link.target in work.deselected
+
+    def _chain_is_deselected(self, work: Pass, name: Target) -> bool:
+        """Return whether something that a name leads to, here or on the master, is deselected."""
+        chains = [
+            plan.chain_of(links, name) for links in (self._publisher.links, work.listing.links)
+        ]
+        return any(plan.deselected(self._spec, one) for chain in chains for one in chain)
+
+    # Retention
+
+    def _is_retained(self, name: Name) -> bool:
+        known = self._publisher.flists.get(name)
+        return known is not None and known.missing_since is not None
+
+    def _expired(self, name: Name) -> bool:
+        if not self._spec.retention_days or plan.deselected(self._spec, name):
+            return True
+        since = self._publisher.flists[name].missing_since
+        if since is None:
+            self._publisher.retain(name, time.time())
+            return False
+        return time.time() - since >= self._spec.retention_days * _DAY_SECONDS
