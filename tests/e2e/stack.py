@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -20,7 +19,7 @@ from rich.console import Console
 
 from sync.contract.layout import STATUS_FILE, Job, job_state_dir
 from sync.contract.status import StatusRecord
-from tests.sandbox.host import dockerd, images
+from tests.sandbox.host import dockerd, images, run
 from tests.sandbox.host.dockerd import PROJECT
 from tests.sandbox.host.ports import free_port
 from tests.sandbox.host.processes import wait_until
@@ -269,8 +268,8 @@ def mirror_stack(
 
     config: top-level settings on top of `base_config`.
     """
-    name = f"e2e-{secrets.token_hex(3)}"
-    root = Path("/srv") / f"gridhub-{name}"
+    name = f"e2e-{os.environ.get(run.MARK, '')}{secrets.token_hex(3)}"
+    root = run.DATA_ROOTS / f"gridhub-{name}"
     workspace = Workspace(
         project=project_copy(directory / "project"),
         backend=directory / "backend",
@@ -290,20 +289,8 @@ def mirror_stack(
     try:
         yield stack
     finally:
-        remove(place.engine.url, name)
+        run.remove_stacks(place.engine.url, name)
         shutil.rmtree(root, ignore_errors=True)
-
-
-def remove(url: str, name: str) -> None:
-    """Remove a stack's containers and networks from the engine, in whatever state they are."""
-    with contextlib.closing(docker.DockerClient(base_url=url, timeout=60)) as client:
-        found = client.containers.list(
-            all=True, filters={"name": f"^/gridhub-{name}-"}, ignore_removed=True
-        )
-        with ThreadPoolExecutor(len(found) or 1) as pool:
-            list(pool.map(lambda container: container.remove(v=True, force=True), found))
-        for network in client.networks.list(names=[f"^gridhub-{name}"]):
-            network.remove()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import fcntl
 import os
 import random
 import socket
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -39,7 +38,8 @@ def _claimed(port: int) -> bool:
 @cache
 def _claims(_process: int) -> BinaryIO:
     """Return the file of claims; it must stay open, for closing it would give up all of them."""
-    return (Path(tempfile.gettempdir()) / f"gridhub-ports-{os.getuid()}").open("ab")
+    # Not where TMPDIR leads: each run has a folder of its own there.
+    return Path(f"/tmp/gridhub-ports-{os.getuid()}").open("ab")
 
 
 def _nobody_listens(port: int) -> bool:
