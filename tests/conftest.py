@@ -1,6 +1,7 @@
 """A Docker Engine for the whole test run: the machine's, else a private one of this run.
 
-`make test` runs on two workers, a file at a time; they share the engine that their parent starts.
+`make test` runs several workers, a file (or, in files named here, a test) at a time; they share the
+engine that their parent starts. What a test leaves because it was cut short, the parent removes.
 
 `make test` sets GRIDHUB_TEST_ENGINE=1, so an engine with images, sshd's program and the Pulumi CLI
 are there before the tests are collected.
@@ -10,24 +11,50 @@ that reason where none does.
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Generator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import psutil
 import pytest
 from rich.console import Console
+from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import NodeManager
 
-from tests.sandbox.host import dockerd, images, packages, sshd
+from tests.sandbox.host import dockerd, images, packages, run, sshd
 from tests.sandbox.pulumi import cli
 
 # Where this is set, each of the thousand processes of a run would compile the program anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Needs no engine and takes longer than the file that ends it.
+_MEANWHILE: Final = "tests/agent/chunks/"
+# Each test has a stack of its own, so workers may share the file. Longest first.
+_SHARED: Final = (
+    "tests/e2e/test_failures.py",
+    "tests/e2e/test_kills.py",
+    "tests/e2e/test_dns_records.py",
+    "tests/e2e/test_modes.py",
+    "tests/e2e/test_whole_line.py",
+    "tests/e2e/test_remote_host.py",
+)
+_LONG: Final = (
+    *_SHARED,
+    "tests/e2e/test_previews.py",
+    "tests/e2e/test_drift.py",
+    "tests/e2e/test_review.py",
+    "tests/e2e/test_typed.py",
+    "tests/e2e",
+)
+# A worker that was interrupted has this long to end what its test has started.
+_CLEAN_SECONDS: Final = 60
 _OURS = pytest.StashKey[bool]()
+_RUN = pytest.StashKey[str]()
 
 
 @dataclass
@@ -43,30 +70,63 @@ class _Turns:
 _TURNS = pytest.StashKey[_Turns]()
 
 
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Find or start the engine and name it in DOCKER_HOST for everything below."""
+    run.interruptible()
     before = dockerd.find()
     engine = before
-    # A worker finds what its parent, which has no such attribute, has started or installed.
-    worker = hasattr(session.config, "workerinput")
-    if os.environ.get("GRIDHUB_TEST_ENGINE") == "1" and not worker:
-        console = Console(file=sys.stderr)
-        with cli.getting_ready() as program:
-            engine = dockerd.ensure(console)
-            if os.geteuid() == 0:
-                # The tests start one of their own; the machine's own must not begin to listen.
-                packages.ensure(sshd.PROGRAMS, console, services=False)
-            images.ensure(engine.url, console)
-            program()
+    # A worker finds what its parent has started or installed.
+    if not _is_worker(session.config):
+        session.config.stash[_RUN] = run.begin()
+        if os.environ.get("GRIDHUB_TEST_ENGINE") == "1":
+            console = Console(file=sys.stderr)
+            with cli.getting_ready() as program:
+                engine = dockerd.ensure(console)
+                if os.geteuid() == 0:
+                    # The tests start one of their own; the machine's must not begin to listen.
+                    packages.ensure(sshd.PROGRAMS, console, services=False)
+                images.ensure(engine.url, console)
+                program()
     session.stash[_OURS] = engine is not None and before is None and engine.private
     if engine is not None:
         os.environ["DOCKER_HOST"] = engine.url
 
 
+def pytest_keyboard_interrupt() -> None:
+    """Interrupt the workers as well: a signal to this process alone does not reach them."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if "execnet" in " ".join(child.cmdline()):
+                child.send_signal(signal.SIGINT)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the engine if this run started it; its images stay as a cache below .sandbox/."""
+    """End what is left of the run, and the engine if this run started it; its images stay."""
+    if not _is_worker(session.config):
+        engine = dockerd.find()
+        run.end(session.config.stash[_RUN], engine.url if engine else None)
     if session.stash.get(_OURS, False):
         dockerd.stop_private(remove_data=False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Give a worker a file at a time, or a test of a file whose tests share nothing."""
+    NodeManager.EXIT_TIMEOUT = _CLEAN_SECONDS
+    config.option.loadscopereorder = False
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = _unit
+    return scheduling
+
+
+def _unit(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return nodeid if file in _SHARED else file
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -75,15 +135,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         soak = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=soak)
         items[:] = [item for item in items if item not in soak]
-    # What ends the engine goes first: others have enough to do without one meanwhile.
     turns = _Turns(_files(items, "docker"), _files(items, "ends_engine"))
     config.stash[_TURNS] = turns
-    items.sort(key=lambda item: item.path not in turns.enders)
+    _order(items, turns)
     if dockerd.find() is None:
         reason = "no Docker Engine answers: start one, or run `make test`, which does"
         for item in items:
             if item.get_closest_marker("docker"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _order(items: list[pytest.Item], turns: _Turns) -> None:
+    """Put what ends the engine first, something to do meanwhile after it, then the longest.
+
+    Within that the order is pytest-randomly's.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        if item.path in turns.enders:
+            return -2
+        if file.startswith(_MEANWHILE):
+            return -1
+        return next((n for n, long in enumerate(_LONG) if file.startswith(long)), len(_LONG))
+
+    items.sort(key=rank)
 
 
 def _files(items: list[pytest.Item], marker: str) -> frozenset[Path]:

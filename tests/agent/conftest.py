@@ -1,6 +1,5 @@
 """Where mirrors of tests live: in memory where the machine has such a place, for speed."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,15 +7,13 @@ import pytest
 
 from sync.agent.job import Directories
 from tests.agent.mirrors import make_directories
-
-_MEMORY = Path("/dev/shm")
+from tests.sandbox.host import run
 
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
     """Give a directory of the test's own, in memory, and remove it afterwards."""
-    parent = _MEMORY if _MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="gridhub-test-", dir=parent) as path:
+    with run.in_memory() as path:
         yield Path(path)
 
 

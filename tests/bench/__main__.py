@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.servers import server_name
+from tests.sandbox.host import run
 
 CASES: Final = ("flists", "users", "kernels", "bootable", "remote")
 RESULTS: Final = Path("build/bench/results.json")
@@ -88,6 +89,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--small", action="store_true", help="seconds, without bars")
     parser.add_argument("--only", nargs="*", default=[], metavar="CASE", help=", ".join(CASES))
     options = parser.parse_args(arguments)
+    try:
+        with run.whole():
+            return _measured(options)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _measured(options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(f"0-db server: {server_name()}; {os.cpu_count()} cores")
     figures: dict[str, float] = {}

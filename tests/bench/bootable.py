@@ -7,7 +7,6 @@ and the mirror's 0-db is empty.
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,9 +17,9 @@ from sync.agent.status_writer import read_status
 from sync.contract import spec as contract
 from sync.contract.spec import FlistsSpec, UsersSpec, ZdbEndpoint
 from sync.contract.status import StatusRecord
-from tests.bench import downloads
 from tests.bench.hubs import Hub, serving
 from tests.bench.servers import ADMIN_PASSWORD, ZdbProcess
+from tests.sandbox.host import run
 from tests.sandbox.wan import Link, relay_process
 
 BARS: Final = {"users.first_bootable_fraction": ("<=", 0.03)}
@@ -96,7 +95,7 @@ def measure(*, small: bool) -> dict[str, float]:
     narrow = Link(0.03, 6_000_000 if not small else None)
     moments: dict[str, float] = {}
     with ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=downloads.memory())))
+        root = Path(stack.enter_context(run.in_memory()))
         ports = stack.enter_context(serving(hub))
         local = stack.enter_context(ZdbProcess(root / "zdb", admin=ADMIN_PASSWORD)).endpoint
         _, hub_port = stack.enter_context(relay_process((_LOCAL, ports.hub), narrow))

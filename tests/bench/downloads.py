@@ -9,11 +9,6 @@ from pathlib import Path
 import requests
 
 
-def memory() -> str | None:
-    """Name a place where files cost no disk: the same for all that is compared."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
 def sequential(base: str, paths: list[str], target: Path) -> float:
     """Fetch as upstream's scripts do: one `requests.get` after the other; returns seconds."""
     started = time.monotonic()

@@ -11,7 +11,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from tests.bench.copying import Run, make_directories, measured
 from tests.bench.sequential import per_second
 from tests.bench.servers import ADMIN_PASSWORD, ZdbProcess
 from tests.bench.sets import ChunkSet, filled_master, named_by_flists
+from tests.sandbox.host import run
 from tests.sandbox.wan import Address, Link, relay_process
 
 BARS: Final = {
@@ -51,14 +51,9 @@ _MANY_DATASIZE: Final = "4M"
 _LONGEST_START_SECONDS: Final = 60
 
 
-def _memory() -> str | None:
-    """Name a place where files cost no disk: the same for all that is compared."""
-    return "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: PTH112
-
-
 @contextmanager
 def _workspace() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="gridhub-bench-", dir=_memory()) as folder:
+    with run.in_memory() as folder:
         yield Path(folder)
 
 

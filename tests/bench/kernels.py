@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from sync.agent.status_writer import StatusWriter, first_record
 from sync.contract.spec import KernelsSpec
 from tests.bench import downloads
 from tests.bench.hubs import Hub, serving
+from tests.sandbox.host import run
 from tests.sandbox.wan import Link, relay_process
 
 BARS: Final = {"kernels.rtt30.vs_sequential": (">=", 6.0)}
@@ -59,7 +59,7 @@ def measure_link(hub: Hub, name: str, link: Link, rounds: int) -> dict[str, floa
     with (
         serving(hub) as ports,
         relay_process((_LOCAL, ports.bootstrap), link) as (_, port),
-        tempfile.TemporaryDirectory(dir=downloads.memory()) as folder,
+        run.in_memory() as folder,
     ):
         target = Path(folder) / "target"
         for _ in range(rounds):

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from sync.contract.spec import UsersSpec, ZdbEndpoint
 from tests.bench import downloads
 from tests.bench.hubs import Hub, Ports, serving
 from tests.bench.servers import ADMIN_PASSWORD, ZdbProcess
+from tests.sandbox.host import run
 from tests.sandbox.wan import Link, relay_process
 
 CONNECTIONS: Final = 16
@@ -127,7 +127,7 @@ def measure_rtt(hub: Hub, rtt_seconds: float, rounds: int) -> dict[str, float]:
     name = f"users.rtt{rtt_seconds * 1000:.0f}"
     ours, limit = [], []
     with (
-        tempfile.TemporaryDirectory(dir=downloads.memory()) as temporary,
+        run.in_memory() as temporary,
         synced_site(hub, rtt_seconds, Path(temporary)) as (site, ports),
     ):
         folder = Path(temporary)
@@ -156,7 +156,7 @@ def measure_rtt(hub: Hub, rtt_seconds: float, rounds: int) -> dict[str, float]:
 def measure_unchanged(hub: Hub) -> dict[str, float]:
     """Measure an unchanged pass, without delay: what is left is our own work."""
     with (
-        tempfile.TemporaryDirectory(dir=downloads.memory()) as temporary,
+        run.in_memory() as temporary,
         synced_site(hub, 0, Path(temporary)) as (site, _),
     ):
         _, directories = first_pass(Path(temporary) / "mirror", site)

@@ -1,7 +1,6 @@
 """A model of master and slave driven at random against the real engine: the outcome is the same."""
 
 import hashlib
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.agent.chunks.chunks_mirror import FlistsMirror, Job, chunks, content, following
+from tests.sandbox.host import run
 from tests.sandbox.wan import Fault, Relay
-
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 class Mirrored(RuleBasedStateMachine):
@@ -20,7 +18,7 @@ class Mirrored(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._folder = tempfile.TemporaryDirectory(prefix="gridhub-test-", dir=MEMORY)
+        self._folder = run.in_memory()
         self._mirror = FlistsMirror(Path(self._folder.name), stand_in=True)
         self._mirror.master.start()
         self._mirror.slave.start()

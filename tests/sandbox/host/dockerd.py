@@ -17,8 +17,9 @@ import psutil
 from docker.errors import DockerException
 from rich.console import Console
 
-from tests.sandbox.host import locks, packages, run
+from tests.sandbox.host import locks, packages
 from tests.sandbox.host.processes import Background, has_ended, wait_until
+from tests.sandbox.host.run import NO_RUN
 
 PROJECT = Path(__file__).resolve().parents[3]
 SANDBOX = PROJECT / ".sandbox"
@@ -125,7 +126,7 @@ def start_private() -> DockerEngine:
             "--experimental",
             "--ip6tables",
         ],
-        {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", **run.NO_RUN},
+        {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", **NO_RUN},
     )
     wait_until(
         lambda: answering(private_url()) is not None,

@@ -28,14 +28,19 @@ _ROOM_BYTES: Final = 4 << 30
 _KILLED_SECONDS: Final = 10
 
 
-def memory() -> Path | None:
-    """Return where files cost no disk, if there is such a place: the same for all who compare."""
-    return _MEMORY if _MEMORY.is_dir() else None
+def prefix() -> str:
+    """Return how the name of a temporary folder begins that the end of the run finds anywhere."""
+    return f"gridhub-run-{os.environ.get(MARK, '')}-"
+
+
+def in_memory() -> "tempfile.TemporaryDirectory[str]":
+    """Make a folder where files cost no disk, if there is such a place: the same for all."""
+    return tempfile.TemporaryDirectory(prefix=prefix(), dir=_MEMORY if _MEMORY.is_dir() else None)
 
 
 def _folder_of_a_run() -> str | None:
     """Return where a run may put everything: in memory where there is room for programs too."""
-    if memory() is None:
+    if not _MEMORY.is_dir():
         return None
     found = os.statvfs(_MEMORY)
     roomy = found.f_bavail * found.f_frsize >= _ROOM_BYTES and not found.f_flag & os.ST_NOEXEC
@@ -56,9 +61,10 @@ def interruptible() -> None:
 
 def begin() -> str:
     """Mark what this process starts and give its temporary files a folder; returns the mark."""
-    mark = secrets.token_hex(3)
-    folder = tempfile.mkdtemp(prefix=f"gridhub-run-{mark}-", dir=_folder_of_a_run())
-    os.environ.update({MARK: mark, "TMPDIR": folder})
+    mark = os.environ[MARK] = secrets.token_hex(3)
+    folder = Path(tempfile.mkdtemp(prefix=prefix(), dir=_folder_of_a_run()))
+    folder.chmod(0o711)  # other users' processes read below it
+    os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None  # read TMPDIR again
     return mark
 
@@ -68,9 +74,10 @@ def end(mark: str, engine: str | None) -> None:
     _end_processes(mark)
     if engine is not None:
         remove_stacks(engine, f"e2e-{mark}")
-    for folder in DATA_ROOTS.glob(f"gridhub-e2e-{mark}*"):
+    places = {Path(os.environ.pop("TMPDIR")).parent, _MEMORY}
+    folders = [folder for place in places for folder in place.glob(f"{prefix()}*")]
+    for folder in [*folders, *DATA_ROOTS.glob(f"gridhub-e2e-{mark}*")]:
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(os.environ.pop("TMPDIR"), ignore_errors=True)
     del os.environ[MARK]
     tempfile.tempdir = None
 
