@@ -1,11 +1,11 @@
 """The outer layers of a flist: tar.gz with one file, flistdb.sqlite3 (0-flist: archive.c)."""
 
 import gzip
+import io
 import tarfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from sync.agent.flist.errors import FlistError
 
@@ -18,68 +18,53 @@ MAX_IN_MEMORY_BYTES: Final = 16 << 20
 _MAX_MEMBERS: Final = 64
 _BLOCK: Final = 512
 _READ: Final = 1 << 18
-_GZIP: Final = 31
 
 
-def _inflated(source: BinaryIO) -> Iterator[bytes]:
-    """Yield the plain bytes of a gzip file, at most _READ at a time."""
-    inflate = zlib.decompressobj(wbits=_GZIP)
-    pending = b""
-    while True:
-        pending = pending or source.read(_READ)
-        try:
-            plain = inflate.decompress(pending, _READ)
-        except zlib.error as error:
-            raise FlistError(f"gzip: {error}") from error
-        if plain:
-            yield plain
-        if inflate.eof:
-            return
-        if not pending and not plain:
-            raise FlistError("gzip: truncated")
-        pending = inflate.unconsumed_tail
-
-
-class _Plain:
-    """Exact reads from the plain bytes."""
+class _Inflated(io.RawIOBase):
+    """The plain bytes of a gzip file's first member, as they are asked for."""
 
     def __init__(self, source: BinaryIO) -> None:
-        self._parts = _inflated(source)
-        self._buffer = b""
-        self._at = 0
+        self._source = source
+        # By its own header and trailer: the checksum is verified (RFC 1952, CRC32 and ISIZE).
+        self._inflate = zlib.decompressobj(wbits=31)
 
-    def take(self, amount: int) -> bytes:
-        """Return up to `amount` bytes, nothing at the end."""
-        if self._at == len(self._buffer):
-            self._buffer, self._at = next(self._parts, b""), 0
-        taken = self._buffer[self._at : self._at + amount]
-        self._at += len(taken)
-        return taken
+    def readable(self) -> bool:
+        return True
 
-    def exactly(self, amount: int) -> bytes:
-        """Return `amount` bytes, fewer only at the end."""
-        parts: list[bytes] = []
-        while amount and (part := self.take(amount)):
-            parts.append(part)
-            amount -= len(part)
-        return b"".join(parts)
+    def readinto(self, buffer: Any) -> int:
+        while not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail or self._source.read(_READ)
+            try:
+                plain = self._inflate.decompress(packed, len(buffer))
+            except zlib.error as error:
+                raise FlistError(f"gzip: {error}") from error
+            if plain:
+                buffer[: len(plain)] = plain
+                return len(plain)
+            if not packed:
+                raise FlistError("gzip: truncated")
+        # What follows the member is ignored, as on a node (rfs: src/meta/mod.rs, GzDecoder).
+        return 0
 
-    def copy(self, amount: int, target: BinaryIO | None) -> None:
-        """Copy `amount` bytes to `target`, or skip them. Raises FlistError at an early end."""
-        while amount:
-            part = self.take(amount)
-            if not part:
-                raise FlistError("tar: truncated")
-            if target is not None:
-                target.write(part)
-            amount -= len(part)
 
-    def drain(self, limit: int) -> None:
-        """Read to the end, so that the gzip checksum is checked; at most `limit` bytes."""
-        while part := self.take(_READ):
-            limit -= len(part)
-            if limit < 0:
-                raise FlistError(f"tar: longer than {MAX_DATABASE_BYTES} bytes")
+def _copy(plain: BinaryIO, amount: int, target: BinaryIO | None) -> None:
+    """Copy `amount` bytes to `target`, or skip them. Raises FlistError at an early end."""
+    while amount:
+        part = plain.read(min(amount, _READ))
+        if not part:
+            raise FlistError("tar: truncated")
+        if target is not None:
+            target.write(part)
+        amount -= len(part)
+
+
+def _drain(plain: BinaryIO) -> None:
+    """Read to the end, so that the gzip checksum is verified."""
+    size = 0
+    while part := plain.read(_READ):
+        size += len(part)
+        if size > MAX_DATABASE_BYTES:
+            raise FlistError(f"tar: longer than {MAX_DATABASE_BYTES} bytes")
 
 
 def _member(header: bytes) -> tarfile.TarInfo:
@@ -105,25 +90,24 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
     instead. Raises FlistError, OSError.
     """
     with flist.open("rb") as source:
-        plain = _Plain(source)
+        plain = io.BufferedReader(_Inflated(source), _READ)
         for _ in range(_MAX_MEMBERS):
-            header = plain.exactly(_BLOCK)
+            header = plain.read(_BLOCK)
             if len(header) < _BLOCK or not header.strip(b"\0"):
                 break
             member = _member(header)
-            size = member.size
             if not _is_database(member):
-                plain.copy(size + -size % _BLOCK, None)
+                _copy(plain, member.size + -member.size % _BLOCK, None)
                 continue
             data = None
-            if not keep and size <= MAX_IN_MEMORY_BYTES:
-                data = plain.exactly(size)
-                if len(data) < size:
+            if not keep and member.size <= MAX_IN_MEMORY_BYTES:
+                data = plain.read(member.size)
+                if len(data) < member.size:
                     raise FlistError("tar: truncated")
             else:
                 with database.open("wb") as target:
-                    plain.copy(size, target)
-            plain.drain(MAX_DATABASE_BYTES)
+                    _copy(plain, member.size, target)
+            _drain(plain)
             return data
     raise FlistError(f"tar: holds no {DATABASE_NAME}")
 

@@ -93,10 +93,6 @@ class _Reader:
             return None
         return answer
 
-    def kill(self) -> None:
-        """Have the process end without waiting for it."""
-        self._process.kill()
-
     def close(self) -> None:
         """End the process."""
         with suppress(OSError):
@@ -128,14 +124,9 @@ class ReaderPool:
 
     def stop_idle(self) -> None:
         """End the processes that have nothing to do; the next flist starts them again."""
-        idle: list[_Reader] = []
         with suppress(queue.Empty):
             while True:
-                idle.append(self._idle.get_nowait())
-        for reader in idle:
-            reader.kill()
-        for reader in idle:
-            reader.close()
+                self._idle.get_nowait().close()
 
     def read(self, flist: Path, scratch: Path, rewriting: Rewriting) -> Read:
         """Read a flist and rewrite it in place. Threads may share this.

@@ -170,16 +170,16 @@ def continues(reply: Reply, partial: Partial) -> bool:
 
 def verified(path: str, partial: Partial, page: Page) -> Downloaded:
     """Return the file where it is whole and what was expected. Raises HttpError."""
-    md5 = partial.digest.hexdigest()
-    expected = partial.expected
-    size = partial.size_bytes
-    if expected.size_bytes is not None and size != expected.size_bytes:
+    md5, size, expected = partial.digest.hexdigest(), partial.size_bytes, partial.expected
+    wrong = ""
+    if expected.size_bytes not in {None, size}:
+        wrong = f"{size} bytes, not {expected.size_bytes}"
+    elif expected.md5 not in {None, md5}:
+        wrong = f"MD5 {md5}, not {expected.md5}"
+    elif not page.whole and expected == Expected():
+        # It ended with the connection, as it would when cut off (RFC 9112, 6.3 and 8).
+        wrong = "the master does not say how long it is"
+    if wrong:
         partial.restart()
-        raise HttpError(f"{path}: {size} bytes, not {expected.size_bytes}", retry=True)
-    if expected.md5 is not None and md5 != expected.md5:
-        partial.restart()
-        raise HttpError(f"{path}: MD5 {md5}, not {expected.md5}", retry=True)
-    if not page.whole and expected == Expected():
-        partial.restart()
-        raise HttpError(f"{path}: the master does not say how long it is", retry=True)
+        raise HttpError(f"{path}: {wrong}", retry=True)
     return Downloaded(size, md5, page)
