@@ -39,7 +39,7 @@ try:
         "dns",
         DnsConfig(
             naming=Naming(pulumi.get_stack(), config.require("domain")),
-            dns=DnsSettings.model_validate_json(config.require("dns")),
+            dns=DnsSettings.model_validate_json(config.require("dns"), by_alias=True),
             addresses=PublicAddressSettings.model_validate_json(config.require("addresses")),
             bootstrap=False,
             api_token=None,
