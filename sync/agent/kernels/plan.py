@@ -1,4 +1,4 @@
-"""Which of the listed kernels are wanted, and which kernel each link names.
+"""Which of the listed kernels are wanted, and which of them each link may name.
 
 A link is named by its path below the kernel folder, which is also its path below `/kernel/`:
 `net/MODE.efi` for a run mode's net link, `NAME` for one at the top (0-bootstrap: api_symlink).
@@ -18,11 +18,10 @@ _DAY_SECONDS: Final = 86_400.0
 
 @dataclass(frozen=True)
 class LinkedFile:
-    """What HEAD says of the file at a link: its size and Last-Modified (unix seconds)."""
+    """The file at a link, as HEAD describes it: its size and Last-Modified (unix seconds)."""
 
-    path: str
-    size_bytes: int | None
-    modified_seconds: float | None
+    size_bytes: int | None = None
+    modified_seconds: float | None = None
 
 
 def net_link(mode: str) -> str:
@@ -36,7 +35,7 @@ def top_link(name: str) -> str:
 
 
 def is_net(path: str) -> bool:
-    """Tell a net link from one at the top."""
+    """Return whether a link is a net link, not one at the top."""
     return path.startswith(f"{NET}/")
 
 
@@ -54,19 +53,16 @@ def wanted(
     if spec.max_age_days is not None:
         oldest = now_seconds - spec.max_age_days * _DAY_SECONDS
         chosen = [kernel for kernel in chosen if (kernel.updated_seconds or 0.0) >= oldest]
-    if spec.newest is not None:
-        chosen = chosen[: spec.newest]
-    keep = {kernel.name for kernel in chosen}
-    return [kernel for kernel in by_age if kernel.name in linked] + [
-        kernel for kernel in by_age if kernel.name in keep and kernel.name not in linked
-    ]
+    keep = {kernel.name for kernel in chosen[: spec.newest]}
+    first = [kernel for kernel in by_age if kernel.name in linked]
+    return first + [kernel for kernel in by_age if kernel.name in keep - linked]
 
 
 def candidates(file: LinkedFile, kernels: Iterable[Kernel]) -> list[Kernel]:
     """Return the kernels that may be what a link points to, judged by time alone.
 
-    The listing and Last-Modified both come from the file's mtime, so they agree to the second;
-    where either is unknown a kernel stays a candidate.
+    The listing and Last-Modified both come from the file's mtime (0-bootstrap: kernel_list, and
+    send_from_directory), so they agree to the second; where either is unknown a kernel stays one.
     """
     if file.modified_seconds is None:
         return list(kernels)

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,7 +10,6 @@ from tests.agent.kernels.kernels_mirror import (
     DAY,
     OLD,
     kernels,
-    kernels_model,
     links,
     one_pass,
     served,
@@ -19,12 +17,6 @@ from tests.agent.kernels.kernels_mirror import (
 from tests.agent.mirrors import kernels_spec
 from tests.sandbox.upstream import Fault, Upstream
 from tests.sandbox.upstream.nodes import File
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream(kernels_model()) as running:
-        yield running
 
 
 def test_first_pass_serves_every_kernel_and_net_link(

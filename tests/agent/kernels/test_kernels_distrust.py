@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,24 +14,19 @@ from sync.agent.job import Directories, JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
 from sync.contract import spec as contract
 from sync.contract.spec import KernelsSpec
+from tests.agent.hub.small_hub import corrupt
 from tests.agent.kernels.kernels_mirror import (
     DAY,
     OLD,
     kernels,
-    kernels_model,
     links,
     one_pass,
     served,
 )
 from tests.agent.mirrors import QUICK, kernels_spec
 from tests.agent.scripted import Answer, ScriptedServer
+from tests.sandbox.services.http import Connection, Request, Response
 from tests.sandbox.upstream import Fault, FaultKind, Upstream
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream(kernels_model()) as running:
-        yield running
 
 
 def test_kernel_of_unknown_length_that_may_be_half_is_not_published(
@@ -91,6 +85,27 @@ def test_too_many_vanished_at_once_pauses_before_anything_is_removed(
     with pytest.raises(JobPaused, match="2 of 6"):
         one_pass(spec, directories)
     assert len(served(directories)) == 6
+
+
+def test_list_that_lost_a_kernel_only_once_removes_nothing(
+    upstream: Upstream, directories: Directories
+) -> None:
+    """A byte turned over on its way: the second reading tells."""
+    one_pass(kernels_spec(upstream), directories)
+    sound = upstream.bootstrap.deliver
+    corrupt(upstream.bootstrap, "/api/images", b"zos-1.efi", b"zos-q.efi")
+    damaged = upstream.bootstrap.deliver
+
+    def once(connection: Connection, request: Request, response: Response) -> bool:
+        upstream.bootstrap.deliver = sound
+        return bool(damaged(connection, request, response))
+
+    upstream.bootstrap.deliver = once
+    with pytest.raises(HttpError, match="two readings"):
+        one_pass(kernels_spec(upstream), directories)
+    assert served(directories) == kernels(upstream)
+    one_pass(kernels_spec(upstream), directories)
+    assert served(directories) == kernels(upstream)
 
 
 @pytest.mark.parametrize("kind", ["truncate", "reset", "status", "hang", "endless", "html"])

@@ -12,7 +12,7 @@ from sync.agent.supervisor import by_any_name
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
 from tests.agent.dead_names import OF_HTTP, no_such_name
-from tests.agent.kernels.kernels_mirror import OLD, engine_of, kernels, kernels_model, links, served
+from tests.agent.kernels.kernels_mirror import OLD, engine_of, kernels, links, served
 from tests.agent.master.sources_of import (
     IMPATIENT,
     OFTEN,
@@ -27,12 +27,6 @@ from tests.agent.mirrors import kernels_spec
 from tests.agent.scripted import Answer, Asked, ScriptedServer
 from tests.sandbox.services.http import Connection, Request, Response
 from tests.sandbox.upstream import Upstream
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream(kernels_model()) as master:
-        yield master
 
 
 @pytest.fixture

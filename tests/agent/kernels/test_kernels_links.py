@@ -23,6 +23,7 @@ from tests.agent.kernels.kernels_mirror import (
     top_links,
 )
 from tests.agent.mirrors import kernels_spec
+from tests.sandbox.services.http import Connection, Request, Response
 from tests.sandbox.upstream import Fault, Upstream
 
 LATEST, STABLE = "latest.efi", "stable.efi"
@@ -114,6 +115,37 @@ def test_a_link_goes_when_it_is_unset_or_gone_from_the_master(
     assert top_links(directories).keys() == {LATEST, "prod"} - {gone}
     assert links(directories)["prod"] == "../zos-1.efi"
     assert record.broken.names == (["link latest.efi: the master has none"] if how == "404" else [])
+
+
+def test_a_link_that_is_missing_only_once_stays(
+    upstream: Upstream, directories: Directories
+) -> None:
+    one_pass(spec(upstream), directories)
+    upstream.bootstrap_faults.add(Fault("html", r"/kernel/latest\.efi", status=404, times=1))
+    record = one_pass(spec(upstream), directories)
+    assert top_links(directories) == {LATEST: "zos-5.efi", STABLE: "zos-3.efi"}
+    assert "latest.efi: not listed any more, but still served by the master" in record.broken.names
+
+
+def test_a_link_that_moved_for_one_answer_only_stays_where_it_was(
+    upstream: Upstream, directories: Directories
+) -> None:
+    one_pass(spec(upstream), directories)
+    deliver = upstream.bootstrap.deliver
+
+    def moved_once(connection: Connection, request: Request, response: Response) -> bool:
+        if request.path == f"/kernel/{LATEST}":
+            upstream.model.set_kernel_link(LATEST, "zos-5.efi")
+            upstream.bootstrap.deliver = deliver
+        return bool(deliver(connection, request, response))
+
+    upstream.model.set_kernel_link(LATEST, "zos-2.efi")
+    upstream.bootstrap.deliver = moved_once
+    with pytest.raises(PassIncompleteError, match="two answers of the master differ"):
+        one_pass(spec(upstream), directories)
+    assert top_links(directories)[LATEST] == "zos-5.efi"
+    one_pass(spec(upstream), directories)
+    assert top_links(directories)[LATEST] == "zos-5.efi"
 
 
 # As the release before kept its net links, which were the only ones that it had.

@@ -1,7 +1,6 @@
 """verify names what is wrong with mirrored kernels; repair mends just that."""
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +12,6 @@ from tests.agent.kernels.kernels_mirror import (
     DAY,
     OLD,
     kernels,
-    kernels_model,
     links,
     one_pass,
     served,
@@ -21,12 +19,6 @@ from tests.agent.kernels.kernels_mirror import (
 from tests.agent.mirrors import kernels_spec
 from tests.sandbox.upstream import Upstream
 from tests.sandbox.upstream.nodes import File
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream(kernels_model()) as running:
-        yield running
 
 
 def test_damaged_net_file_of_its_own_is_found_and_mended(

@@ -1,0 +1,235 @@
+"""Which kernel each link of the master names, and the links that are served here.
+
+Nothing on a bootstrap server says where a link points. So each is asked for by its name, and the
+kernel behind it is the one with the same size and date, else the one with the same content.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from sync.agent.job import Control
+from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder
+from sync.agent.kernels.listing import Kernel, Listing
+from sync.agent.kernels.plan import LinkedFile, candidates, is_net, named, net_link, top_link
+from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
+from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError
+from sync.contract.names import RefusedNameError
+from sync.contract.spec import KernelsSpec
+
+
+@dataclass
+class Pass:
+    """What one pass learned so far; links by their paths, kernels by name.
+
+    known, links: the rows. heads: the files at links, as the master has them. targets: the kernels
+    that links name. gone: links that are to go: deselected, none on the master any more, or the
+    master has a kernel of that name.
+    """
+
+    listing: Listing
+    known: dict[str, KernelRow]
+    links: dict[str, LinkRow]
+    heads: dict[str, LinkedFile] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    broken: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.listed = {kernel.name: kernel for kernel in self.listing.kernels}
+
+    def current(self, kernel: Kernel) -> KernelRow | None:
+        """Return the row of a kernel that is here as it is listed, else None."""
+        row = self.known.get(kernel.name)
+        is_current = row and row.md5 is not None and row.updated_seconds == kernel.updated_seconds
+        return row if is_current else None
+
+    def candidates(self, path: str) -> list[Kernel]:
+        """Return the kernels that a link may name, by the date of the file there."""
+        return candidates(self.heads[path], self.listing.kernels)
+
+    @property
+    def unresolved(self) -> list[str]:
+        """The links whose kernel is not known yet."""
+        return [path for path in self.heads if path not in self.targets]
+
+    @contextlib.contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """Let the block fail without the pass: one kernel or link hinders no other."""
+        try:
+            yield
+        except HttpStoppedError:
+            raise
+        except HttpError as error:
+            self.failed.append(f"{what}: {error}")
+
+
+class Links:
+    """Resolves the links of a pass and serves them; `ask`, `find`, `find_by_content`, `apply`."""
+
+    def __init__(
+        self,
+        spec: KernelsSpec,
+        folder: KernelFolder,
+        fetcher: Fetcher,
+        db: KernelStateDb,
+        control: Control,
+    ) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._fetcher = fetcher
+        self._db = db
+        self._control = control
+
+    def ask(self, work: Pass) -> None:
+        """Ask for every link by its name; one that is as it was names what it named."""
+        fixed = self._spec.net_links
+        modes = _paths(work, net_link, self._spec.run_modes)
+        asked = [path for mode, path in modes.items() if mode not in fixed]
+        asked += _paths(work, top_link, self._spec.links).values()
+        work.gone = work.links.keys() - {*modes.values(), *asked}
+        for mode, path in modes.items():
+            if mode in fixed:
+                _set_by_hand(work, path, fixed[mode])
+        with ThreadPoolExecutor(self._spec.http.connections) as pool:
+            for _ in pool.map(lambda path: self._ask(work, path), asked):
+                pass
+
+    def _ask(self, work: Pass, path: str) -> None:
+        if path in work.listed:
+            work.gone.add(path)
+            work.broken.append(f"{named(path)}: the master has a kernel of that name, which wins")
+            return
+        with work.noting(named(path)):
+            try:
+                file = self._fetcher.head(path)
+            except HttpMissingError:
+                _note_missing(work, path)
+                return
+            row = work.links.get(path)
+            if row is not None and not _is_alike(row, file) and self._fetcher.head(path) != file:
+                raise HttpError("two answers of the master differ: it stays as it is", retry=True)
+            work.heads[path] = file
+            kernel = work.listed.get(row.target) if row and row.target is not None else None
+            if row and kernel and _is_alike(row, file) and work.current(kernel):
+                work.targets[path] = kernel.name
+
+    def find(self, work: Pass) -> None:
+        """Find the kernels that are here and alone have the size and date of the file at a link."""
+        for path in work.unresolved:
+            file = work.heads[path]
+            rows = [work.current(kernel) for kernel in work.candidates(path)]
+            if file.modified_seconds is None or None in rows:
+                continue  # it may be one that is not here yet
+            same = [
+                row.name
+                for row in rows
+                if row and LinkedFile(row.size_bytes, row.modified_seconds) == file
+            ]
+            if len(same) == 1:
+                work.targets[path] = same[0]
+
+    def find_by_content(self, work: Pass) -> None:
+        """Find the rest by their bytes: what is at the link is fetched and compared by MD5."""
+        for path in work.unresolved:
+            if self._control.stopping():
+                return
+            with work.noting(named(path)):
+                self._find_by_content(work, path)
+
+    def _find_by_content(self, work: Pass, path: str) -> None:
+        row, file = work.links.get(path), work.heads[path]
+        if row and row.md5 and _is_alike(row, file) and self._serves(row):
+            self._take_content(work, path, row.md5, None)
+            return
+        fetched = self._fetcher.fetch(path)
+        try:
+            self._take_content(work, path, fetched.row.md5 or "", fetched)
+        finally:
+            fetched.path.unlink(missing_ok=True)
+
+    def _serves(self, row: LinkRow) -> bool:
+        """Return whether the file that an earlier pass found at a link need not be fetched."""
+        return not is_net(row.path) or self._folder.holds(row.path, row.size_bytes)
+
+    def _take_content(self, work: Pass, path: str, md5: str, fetched: Fetched | None) -> None:
+        same = sorted(name for name, row in work.known.items() if row.md5 == md5 and name != path)
+        if same:
+            work.targets[path] = same[0]
+            return
+        for kernel in work.candidates(path):
+            row = work.known.get(kernel.name)
+            if row is None or row.md5 is None:
+                raise HttpError(f"may be {kernel.name}, which is not here yet", retry=True)
+        if not is_net(path):
+            # A file at the top would be listed as a kernel (0-bootstrap: kernel_list takes every
+            # regular file there), which it is not on the master.
+            work.broken.append(f"{named(path)}: leads to no kernel that the master lists")
+        elif fetched is not None:
+            # No kernel of that content is listed: the master keeps a file of its own there.
+            self._folder.publish(path, fetched)
+        self._put(work, path, None, md5)
+
+    def _put(self, work: Pass, path: str, target: str | None, md5: str | None = None) -> None:
+        file = work.heads.get(path, LinkedFile())
+        self._db.put_link(LinkRow(path, file.size_bytes, file.modified_seconds, target, md5))
+
+    def apply(self, work: Pass) -> bool:
+        """Point every link whose kernel is served at it; returns whether a net link leads to one.
+
+        A kernel that the master had under the name of a link stays until the removals.
+        """
+        on_disk = self._folder.names()
+        ready = [
+            path
+            for path, target in work.targets.items()
+            if target in on_disk and path not in on_disk
+        ]
+        for path in ready:
+            self.link(work, path)
+        return any(map(is_net, ready))
+
+    def link(self, work: Pass, path: str) -> None:
+        """Point a link at the kernel that it names."""
+        target = work.targets[path]
+        if not self._folder.points_to(path, target):
+            self._folder.link(path, target)
+        self._put(work, path, target)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Remove links, and net files of their own."""
+        for path in paths:
+            self._folder.unlink(path)
+            self._db.delete_link(path)
+
+
+def _paths(work: Pass, path_of: Callable[[str], str], of_names: Iterable[str]) -> dict[str, str]:
+    paths: dict[str, str] = {}
+    for name in of_names:
+        try:
+            paths[name] = path_of(name)
+        except RefusedNameError as error:
+            work.broken.append(str(error))
+    return paths
+
+
+def _set_by_hand(work: Pass, path: str, kernel: str) -> None:
+    if kernel in work.listed or kernel in work.known:
+        work.targets[path] = kernel
+    else:
+        work.broken.append(f"{named(path)}: the master has no kernel {kernel}")
+
+
+def _note_missing(work: Pass, path: str) -> None:
+    """Keep a net link that the master lost, as nodes boot from it; let one at the top go."""
+    kept = ", the mirror keeps its own" if is_net(path) and path in work.links else ""
+    work.broken.append(f"{named(path)}: the master has none{kept}")
+    if not is_net(path):
+        work.gone.add(path)
+
+
+def _is_alike(row: LinkRow, file: LinkedFile) -> bool:
+    """Return whether the master's file at a link is as it was in an earlier pass."""
+    return LinkedFile(row.size_bytes, row.modified_seconds) == file
