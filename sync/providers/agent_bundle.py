@@ -58,9 +58,9 @@ def bundle_path(root: str, digest: str) -> str:
 def bundle_files(architecture: str) -> dict[str, bytes]:
     """Every file of the bundle by its path, sorted; architecture as Docker names it."""
     files = {f"src/{path.relative_to(PROJECT)}": path.read_bytes() for path in source_files()}
-    for wheel in wheels.wheels(LOCK, architecture, wheels.cache_directory(PROJECT)):
-        for path, content in wheels.contents(wheel):
-            files[f"site-packages/{path}"] = content
+    cache = wheels.cache_directory(PROJECT)
+    for path, content in wheels.site_packages(LOCK, architecture, cache).items():
+        files[f"site-packages/{path}"] = content
     manifest = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     files[MANIFEST] = json.dumps(manifest, sort_keys=True, indent=0).encode()
     return dict(sorted(files.items()))

@@ -1,6 +1,7 @@
 """Commands on this machine: streams, bounds, and no process left behind."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,23 @@ def test_a_slow_command_is_ended_with_all_that_it_started(tmp_path: Path) -> Non
     with pytest.raises(HostTimeoutError, match="not finished after 1 s"):
         LocalTransport().run(Command(["sh", "-c", script], timeout_seconds=1))
     wait_until(lambda: pid_has_ended(int(pid.read_text())), "the grandchild's end", 10)
+
+
+def test_a_child_that_keeps_the_outputs_open_is_ended_at_the_deadline(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = f"sleep 60 & echo $! > {pid}"
+    with pytest.raises(HostTimeoutError, match="not finished after 1 s"):
+        LocalTransport().run(Command(["sh", "-c", script], timeout_seconds=1))
+    wait_until(lambda: pid_has_ended(int(pid.read_text())), "the child's end", 10)
+
+
+def test_a_failure_of_what_feeds_the_stdin_is_raised_and_ends_the_program(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x"
+        raise OSError("the file is gone")
+
+    pid = tmp_path / "pid"
+    script = f"echo $$ > {pid}; cat; sleep 60"
+    with pytest.raises(OSError, match="the file is gone"):
+        LocalTransport().run(Command(["sh", "-c", script], pieces()))
+    wait_until(lambda: not pid.exists() or pid_has_ended(int(pid.read_text())), "its end", 10)

@@ -10,11 +10,11 @@ import logging
 import shlex
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import paramiko
+import stamina
 
 from sync.providers.host.connection import (
     NO_STATUS,
@@ -25,25 +25,29 @@ from sync.providers.host.connection import (
     HostKeyError,
     HostLoginError,
     HostSessionsError,
-    HostTimeoutError,
     HostUnreachableError,
     Running,
     SshAddress,
     expand,
 )
+from sync.providers.host.exchange import PIECE_BYTES, exchange
 from sync.providers.host.host_keys import fingerprint
 
 CONNECT_SECONDS: Final = 15.0
-_PIECE_BYTES: Final = 1 << 15
 _WINDOW_BYTES: Final = 1 << 22
 _ATTEMPTS: Final = 4
 _FIRST_PAUSE_SECONDS: Final = 0.5
 # Sessions of ours at once: sshd's MaxSessions is 10 by default and Docker's client has its own.
 _SESSIONS: Final = 4
 _KEEPALIVE_SECONDS: Final = 15
-# Its messages come with tracebacks, and on stderr; what they say is in our errors.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
+# Their messages would go to stderr, with tracebacks; what they say is in our errors.
+for _name in ("paramiko", "stamina"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 _PIN: Final = "gridhub known-hosts pin"
+
+
+class _BrokenConnectionError(HostUnreachableError):
+    """The connection ended while it was idle."""
 
 
 class SshTransport:
@@ -63,7 +67,7 @@ class SshTransport:
             with contextlib.closing(channel):
                 try:
                     channel.exec_command(shlex.join(command.argv))
-                    return _Conversation(channel, command).hold()
+                    return exchange(_RemoteProgram(channel), command)
                 except (OSError, paramiko.SSHException, EOFError) as error:
                     raise HostUnreachableError(
                         f"{self._address}: the connection broke in mid-command ({error}); "
@@ -84,46 +88,38 @@ class SshTransport:
                 self._client.close()
                 self._client = None
 
+    @stamina.retry(
+        on=(HostSessionsError, _BrokenConnectionError),
+        attempts=_ATTEMPTS,
+        timeout=None,
+        wait_initial=_FIRST_PAUSE_SECONDS,
+        wait_jitter=0,
+    )
     def _open_session(self) -> paramiko.Channel:
-        pause_seconds = _FIRST_PAUSE_SECONDS
-        for attempt in range(1, _ATTEMPTS + 1):
-            transport = self._transport()
-            try:
-                return transport.open_session(window_size=_WINDOW_BYTES, timeout=CONNECT_SECONDS)
-            except paramiko.ChannelException as error:
-                if attempt == _ATTEMPTS:
-                    raise HostSessionsError(
-                        f"{self._address}: too many sessions ({error.text}): run pulumi with "
-                        "--parallel 4, or raise MaxSessions in the host's sshd_config"
-                    ) from error
-            except (paramiko.SSHException, EOFError, OSError):
-                self.close()  # it broke while idle: the next attempt connects anew
-            time.sleep(pause_seconds)
-            pause_seconds *= 2
-        raise HostUnreachableError(f"{self._address}: the connection breaks again and again")
+        """Open a session; a server that is too busy, or a connection that broke, is tried again."""
+        transport = self._transport()
+        try:
+            return transport.open_session(window_size=_WINDOW_BYTES, timeout=CONNECT_SECONDS)
+        except paramiko.ChannelException as error:
+            raise HostSessionsError(
+                f"{self._address}: too many sessions ({error.text}): run pulumi with "
+                "--parallel 4, or raise MaxSessions in the host's sshd_config"
+            ) from error
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            self.close()  # it broke while idle: the next attempt connects anew
+            raise _BrokenConnectionError(
+                f"{self._address}: the connection breaks again and again"
+            ) from error
 
     def _transport(self) -> paramiko.Transport:
         with self._lock:
             transport = self._client.get_transport() if self._client is not None else None
             if transport is None or not transport.is_active():
-                self._client = self._connect()
+                self._client = connect(self._connection, self._address)
                 transport = self._client.get_transport()
             if transport is None:
                 raise HostUnreachableError(f"{self._address}: the connection ended at once")
             return transport
-
-    def _connect(self) -> paramiko.SSHClient:
-        """Connect; a server that is too busy to greet us (MaxStartups) is asked again."""
-        pause_seconds = _FIRST_PAUSE_SECONDS
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return connect(self._connection, self._address)
-            except HostSessionsError:
-                if attempt == _ATTEMPTS:
-                    raise
-            time.sleep(pause_seconds)
-            pause_seconds *= 2
-        raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClient:
@@ -159,7 +155,7 @@ def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClie
 
 
 def dial(address: SshAddress) -> socket.socket:
-    """Open the TCP connection, or tell unreachable from refused from unknown name."""
+    """Open the TCP connection, or raise what names it unreachable, refused or unknown."""
     where = f"{address} ({address.host} port {address.port})"
     try:
         stream = socket.create_connection((address.host, address.port), CONNECT_SECONDS)
@@ -200,7 +196,7 @@ def _load_known_hosts(client: paramiko.SSHClient, connection: HostConnection) ->
         ) from error
     except (OSError, paramiko.SSHException) as error:
         raise HostKeyError(
-            f"host.knownHostsPath {connection.known_hosts_path} can not be read: {error}"
+            f"host.knownHostsPath {connection.known_hosts_path} cannot be read: {error}"
         ) from error
 
 
@@ -227,7 +223,7 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
         ) from error
     except Exception as error:
         raise HostLoginError(
-            f"host.sshKeyPath {path} can not be used: {error or type(error).__name__}"
+            f"host.sshKeyPath {path} cannot be used: {error or type(error).__name__}"
         ) from error
 
 
@@ -270,87 +266,36 @@ def _too_busy(error: Exception, text: str) -> bool:
     )
 
 
-class _Conversation:
-    """One command's stdin, stdout and stderr over a channel, with bounds on time and output."""
+class _RemoteProgram:
+    """A command over an SSH channel."""
 
-    def __init__(self, channel: paramiko.Channel, command: Command) -> None:
+    def __init__(self, channel: paramiko.Channel) -> None:
         self._channel = channel
-        self._command = command
-        self._stdout = bytearray()
-        self._stderr = bytearray()
-        self._deadline = time.monotonic() + command.timeout_seconds
-        self._broken: list[BaseException] = []
 
-    def hold(self) -> Completed:
-        """Feed stdin on a thread of its own, collect the output, return the end."""
-        self._channel.settimeout(1.0)
-        feeder = threading.Thread(target=self._feed, args=(self._command.stdin,), daemon=True)
-        feeder.start()
-        threads = [threading.Thread(target=self._collect_stderr, daemon=True)]
-        threads[0].start()
-        self._collect(self._channel.recv, self._stdout)
-        for thread in (feeder, *threads):
-            thread.join(max(0.0, self._deadline - time.monotonic()))
-            if thread.is_alive():
-                raise self._timed_out()
-        if self._broken:
-            raise self._broken[0]
+    def write(self, piece: bytes) -> bool:
+        pending = memoryview(piece)
+        with contextlib.suppress(OSError):  # "Socket is closed": nobody reads any more
+            while pending and (sent := self._channel.send(bytes(pending[:PIECE_BYTES]))):
+                pending = pending[sent:]
+        return not pending
+
+    def close_stdin(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            self._channel.shutdown_write()
+
+    def read_stdout(self) -> bytes:
+        return self._channel.recv(PIECE_BYTES)
+
+    def read_stderr(self) -> bytes:
+        return self._channel.recv_stderr(PIECE_BYTES)
+
+    def wait(self, seconds: float) -> int:
+        if not self._channel.status_event.wait(seconds):
+            raise TimeoutError
         status = self._channel.recv_exit_status()
         if status == NO_STATUS and not self._channel.get_transport().is_active():
             raise EOFError("the connection ended before the command did")
-        return Completed(status, bytes(self._stdout), bytes(self._stderr))
+        return status
 
-    def _feed(self, pieces: Iterable[bytes]) -> None:
-        try:
-            for piece in pieces:
-                self._send(piece)
-        except (OSError, EOFError):
-            return  # the program ended without reading all of it; its status says why
-        except BaseException as error:  # noqa: BLE001  raised again by hold(), on its thread
-            self._broken.append(error)
-        finally:
-            with contextlib.suppress(OSError, EOFError):
-                self._channel.shutdown_write()
-
-    def _send(self, piece: bytes) -> None:
-        pending = memoryview(piece)
-        while pending:
-            try:
-                sent = self._channel.send(bytes(pending[:_PIECE_BYTES]))
-            except TimeoutError:
-                if time.monotonic() > self._deadline:
-                    raise
-                continue
-            if sent == 0:
-                raise EOFError("the channel is closed")
-            pending = pending[sent:]
-
-    def _collect_stderr(self) -> None:
-        try:
-            self._collect(self._channel.recv_stderr, self._stderr)
-        except HostError as error:
-            self._broken.append(error)
-
-    def _collect(self, receive: Callable[[int], bytes], collected: bytearray) -> None:
-        while True:
-            try:
-                piece = receive(_PIECE_BYTES)
-            except TimeoutError:
-                if time.monotonic() > self._deadline:
-                    raise self._timed_out() from None
-                continue
-            if not piece:
-                return
-            collected += piece
-            if len(collected) > self._command.output_limit_bytes:
-                self._channel.close()
-                raise HostError(
-                    f"{self._command.argv[0]}: printed over "
-                    f"{self._command.output_limit_bytes} bytes"
-                )
-
-    def _timed_out(self) -> HostTimeoutError:
-        return HostTimeoutError(
-            f"{self._command.argv[0]}: not finished after {self._command.timeout_seconds:g} s; see "
-            "what the host is busy with, then run pulumi up again"
-        )
+    def end(self) -> None:
+        self._channel.close()
