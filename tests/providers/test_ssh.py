@@ -153,7 +153,7 @@ def test_unknown_host_key(root_host: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["", "/nonexistent/known_hosts"])
 def test_no_known_hosts_at_all(root_host: dict[str, str], path: str) -> None:
-    with pytest.raises(HostKeyError, match="known.hosts pin"):
+    with pytest.raises(HostKeyError, match=r"known.hosts pin"):
         _transport({**root_host, "knownHostsPath": path}).run(Command(["true"]))
 
 
