@@ -11,8 +11,14 @@ import yaml
 
 from components.settings import Settings, parse
 from sync.contract.layout import directories, under
-from sync.providers.host.connection import NO_STATUS, HostError, HostUnreachableError, Running
-from sync.providers.host.host import Host, connect
+from sync.providers.host.connection import (
+    NO_STATUS,
+    HostConnection,
+    HostError,
+    HostUnreachableError,
+    Running,
+)
+from sync.providers.host.host import DataRoot, Host
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 LINE_BYTES: Final = 1 << 16  # a longer line comes in pieces
@@ -65,7 +71,7 @@ def _is_sealed(value: object) -> bool:
 
 @dataclass(frozen=True)
 class StackOnHost:
-    """A stack's mirror, where it runs. connection: the mapping that every provider takes."""
+    """A stack's mirror, where it runs."""
 
     stack: str
     settings: Settings
@@ -76,19 +82,18 @@ class StackOnHost:
         return cls(stack, settings_of(stack))
 
     @property
-    def connection(self) -> dict[str, str]:
-        """How the host is reached, as the stack's resources have it."""
+    def data_root(self) -> DataRoot:
+        """The data root on its host, as the stack's resources have it."""
         host = self.settings.host
-        return {
-            "dockerHost": host.docker,
-            "sshKeyPath": host.ssh_key_path or "",
-            "knownHostsPath": host.known_hosts_path or "",
-        }
+        connection = HostConnection(
+            host.docker, host.ssh_key_path or "", host.known_hosts_path or ""
+        )
+        return DataRoot(connection, self.settings.data_root)
 
     @property
     def host(self) -> Host:
         """The host; it is connected on first use."""
-        return connect(self.connection)
+        return self.data_root.on_host()
 
     def containers(self) -> dict[str, str]:
         """Return the names of the mirror's containers by service, running or not.

@@ -66,7 +66,7 @@ class StackStatus:
 def look(mirror: StackOnHost) -> StackStatus:
     """Look at every service that the stack file asks for; HostError where the host cannot be."""
     settings = mirror.settings
-    seen = view({"host": mirror.connection, "root": settings.data_root}, kept_seconds=0)
+    seen = view(mirror.data_root, kept_seconds=0)
     names = mirror.containers()
     wanted = services(Naming(mirror.stack, settings.domain), settings)
     containers = {name: seen.containers.get(names.get(name, "")) for name in wanted}

@@ -29,8 +29,7 @@ from components.settings import Settings
 from components.specs import SERVICES, job_specs, published_zdb
 from components.zdb import Zdb, ZdbConfig
 from sync.contract.layout import JOBS
-from sync.providers import Preflight, StackSecrets
-from sync.providers.mode_guard import ModeGuard
+from sync.providers import ModeGuard, Preflight, StackSecrets
 
 
 @dataclass(frozen=True)

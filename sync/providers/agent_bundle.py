@@ -11,24 +11,19 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
-
-import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
+from typing import Final
 
 from sync.contract import layout
 from sync.providers import wheels
-from sync.providers.base import HostProvider, decided, refreshed
+from sync.providers.base import HostInputs, HostProvider, Model
 from sync.providers.host import facts
 from sync.providers.host.connection import Command, HostError
-from sync.providers.host.host import DataRootGoneError, Host, connect, docker_failure
+from sync.providers.host.host import Host, docker_failure
 from sync.providers.host.root_helper import MANIFEST
-from sync.providers.props import changed_inputs
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 LOCK: Final = PROJECT / "sync" / "agent" / "requirements.lock"
 _SOURCES: Final = ("sync/__init__.py", "sync/contract", "sync/agent")
-_INPUTS: Final = ("host", "root", "digest", "path")
 _PIECE_BYTES: Final = 1 << 18
 
 
@@ -82,10 +77,6 @@ def packed(files: Mapping[str, bytes]) -> Iterator[bytes]:
         yield bytes(whole[start : start + _PIECE_BYTES])
 
 
-def _architecture(host: Host) -> str:
-    return host.run_docker("version", "--format", "{{.Server.Arch}}").strip()
-
-
 def _digests_in_use(host: Host, root: str) -> set[str]:
     """Digests whose directory some container, running or not, has mounted."""
     script = (
@@ -103,68 +94,57 @@ def _digests_in_use(host: Host, root: str) -> set[str]:
     return {source.name for source in sources if source.parent == folder}
 
 
-class AgentBundleProvider(HostProvider):
-    """Installs the agent's directory on the host; adopts one that is whole, mends a damaged one."""
+class BundleInputs(HostInputs):
+    """See resources.AgentBundle."""
 
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        """Install the bundle; safe to repeat."""
-        return CreateResult(f"{props['root']}#agent", self._install(props))
+    digest: str
+    path: str
 
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Install the new version beside the old; versions that no container uses are removed."""
-        record = self._install(_news)
-        host = connect(_news["host"])
-        keep = {_news["digest"], *_digests_in_use(host, _news["root"])}
-        request = {"agents": layout.AGENTS, "keep": sorted(keep)}
-        host.as_root("remove_bundles", _news["root"], request)
-        facts.forget()
-        return UpdateResult(record)
 
-    def _install(self, props: Mapping[str, Any]) -> dict[str, Any]:
-        host = connect(props["host"])
-        architecture = _architecture(host)
-        if facts.survey(props).bundles.get(props["digest"]) != ():
-            if props["digest"] != agent_digest():
+class BundleOutputs(Model):
+    """platform: the host's processor as Docker names it. drift: damaged files, a line each."""
+
+    platform: str = ""
+    drift: tuple[str, ...] = ()
+
+
+class AgentBundleProvider(HostProvider[BundleInputs, BundleOutputs]):
+    """Installs the agent's directory; adopts one that is whole, repairs a damaged one."""
+
+    inputs_type = BundleInputs
+    outputs_type = BundleOutputs
+    refreshes_inputs = True
+
+    def identify(self, inputs: BundleInputs) -> str:
+        """Return one id per data root."""
+        return f"{inputs.root}#agent"
+
+    def apply(self, inputs: BundleInputs, before: BundleOutputs | None) -> BundleOutputs:
+        """Install the version beside older ones; those that no container uses are removed."""
+        root = inputs.data_root
+        architecture = root.on_host().run_docker("version", "--format", "{{.Server.Arch}}").strip()
+        if facts.gather(root).bundles.get(inputs.digest) != ():
+            if inputs.digest != agent_digest():
                 raise HostError(
                     "the agent's sources changed after the program computed their digest; "
                     "run pulumi up again"
                 )
-            request = {"agents": layout.AGENTS, "digest": props["digest"]}
-            stream = packed(bundle_files(architecture))
-            host.as_root("install_bundle", props["root"], request, stream)
-            facts.forget()
-        return self._record(props, architecture, [])
+            request = {"agents": layout.AGENTS, "digest": inputs.digest}
+            facts.change(root, "install_bundle", request, packed(bundle_files(architecture)))
+        if before is not None:
+            keep = {inputs.digest, *_digests_in_use(root.on_host(), root.path)}
+            facts.change(root, "remove_bundles", {"agents": layout.AGENTS, "keep": sorted(keep)})
+        return BundleOutputs(platform=architecture)
 
-    def _record(
-        self, props: Mapping[str, Any], architecture: str, drift: list[str]
-    ) -> dict[str, Any]:
-        inputs = {key: props[key] for key in _INPUTS}
-        return {**inputs, "platform": architecture, "drift": drift}
+    def observe(self, inputs: BundleInputs, before: BundleOutputs) -> BundleOutputs | None:
+        """See which files are missing or changed."""
+        problems = facts.gather(inputs.data_root).bundles.get(inputs.digest)
+        return None if problems is None else before.model_copy(update={"drift": problems})
 
-    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Tell which files are missing or changed; a bundle that is gone is no resource."""
-        problems = facts.survey(props).bundles.get(props["digest"])
-        if problems is None:
-            return ReadResult(None, {})
-        outs = self._record(props, props.get("platform") or "", list(problems))
-        return refreshed(id_, {key: props[key] for key in _INPUTS}, outs, problems)
+    def repairs(self, before: BundleOutputs, _inputs: BundleInputs | None) -> tuple[str, ...]:
+        """Repair every damage."""
+        return before.drift
 
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Tell another digest and damaged files; another root is another resource."""
-        if drift := _olds.get("drift"):
-            pulumi.log.info(
-                f"agent files on the host are damaged ({len(drift)}): {'; '.join(drift[:5])}"
-            )
-        replaces = ["root"] if _olds.get("root") != _news.get("root") else []
-        changed = changed_inputs(_INPUTS, _olds, _news)
-        return decided(_olds, changed=bool(changed), repair=bool(drift), replaces=replaces)
-
-    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+    def remove(self, inputs: BundleInputs, _before: BundleOutputs) -> None:
         """Remove every version from the host."""
-        request = {"agents": layout.AGENTS, "keep": []}
-        try:
-            connect(_props["host"]).as_root("remove_bundles", _props["root"], request)
-        except DataRootGoneError:
-            return
-        finally:
-            facts.forget()
+        facts.change(inputs.data_root, "remove_bundles", {"agents": layout.AGENTS, "keep": []})

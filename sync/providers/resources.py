@@ -6,26 +6,46 @@ same mirror reached in another way.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import pulumi
 from pulumi.dynamic import Resource
 
 from sync.contract.layout import Job
 from sync.providers.agent_bundle import AgentBundleProvider, bundle_path
+from sync.providers.base import Bag, InputsT, OutputsT, Provider
 from sync.providers.host.directories import HostDirectoriesProvider
 from sync.providers.host.files import HostFilesProvider
-from sync.providers.jobs.outputs import RECORD, RECORDED
-from sync.providers.jobs.provider import JobProvider
+from sync.providers.jobs.outputs import RECORD
+from sync.providers.jobs.provider import JobProvider, Ready
+from sync.providers.mode_guard import ModeGuardProvider
 from sync.providers.preflight.provider import PreflightProvider
 from sync.providers.stack_secrets import KINDS, StackSecretProvider
 
 Host: TypeAlias = pulumi.Input[Mapping[str, pulumi.Input[str]]]
-Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
 ResourceOptions: TypeAlias = pulumi.ResourceOptions | None
 
 
-class HostDirectories(Resource, module="gridhub", name="HostDirectories"):
+class _Declared(Resource):
+    """A resource whose outputs are those that its provider's model names."""
+
+    def __init__(
+        self,
+        provider: Provider[InputsT, OutputsT],
+        name: str,
+        inputs: Mapping[str, object],
+        opts: ResourceOptions,
+        hidden: str = "",
+    ) -> None:
+        """Declare it; hidden: the output that is a secret."""
+        outputs = [field.alias or "" for field in provider.outputs_type.model_fields.values()]
+        if hidden:
+            marked = pulumi.ResourceOptions(additional_secret_outputs=[hidden])
+            opts = pulumi.ResourceOptions.merge(opts, marked)
+        super().__init__(provider, name, {**dict.fromkeys(outputs), **inputs}, opts)
+
+
+class HostDirectories(_Declared, module="gridhub", name="HostDirectories"):
     """The data root and its directories, each with owner and mode.
 
     directories: [{path (relative to root), uid, mode}], parents first; gid equals uid.
@@ -41,7 +61,7 @@ class HostDirectories(Resource, module="gridhub", name="HostDirectories"):
         *,
         host: Host,
         root: str,
-        directories: Sequence[Mapping[str, Any]],
+        directories: Sequence[Bag],
         must_be_mount: bool = False,
         purge: bool = False,
         opts: ResourceOptions = None,
@@ -52,12 +72,35 @@ class HostDirectories(Resource, module="gridhub", name="HostDirectories"):
             "directories": [dict(directory) for directory in directories],
             "mustBeMount": must_be_mount,
             "purge": purge,
-            "drift": None,
         }
         super().__init__(HostDirectoriesProvider(), name, inputs, opts)
 
 
-class StackSecret(Resource, module="gridhub", name="StackSecret"):
+class ModeGuard(_Declared, module="gridhub", name="ModeGuard"):
+    """A stack's mode as it is recorded; `history`: the modes it had, oldest first.
+
+    stack: the stack's name; the output is the one that it had when this was created.
+    confirmation: a counter; raised by one it allows one step back to `mirror`.
+    """
+
+    stack: pulumi.Output[str]
+    mode: pulumi.Output[str]
+    history: pulumi.Output[list[str]]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        stack: str,
+        mode: str,
+        confirmation: int = 0,
+        opts: ResourceOptions = None,
+    ) -> None:
+        inputs = {"stack": stack, "mode": mode, "confirmation": confirmation}
+        super().__init__(ModeGuardProvider(), name, inputs, opts)
+
+
+class StackSecret(_Declared, module="gridhub", name="StackSecret"):
     """One generated secret; kept over every update until its rotation counter changes.
 
     kind: one of stack_secrets.KINDS. value: the secret, marked so in the state.
@@ -74,10 +117,8 @@ class StackSecret(Resource, module="gridhub", name="StackSecret"):
         rotation: int = 0,
         opts: ResourceOptions = None,
     ) -> None:
-        inputs = {"stack": stack, "kind": kind, "rotation": rotation, "value": None}
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["value"])
-        options = pulumi.ResourceOptions.merge(opts, secret)
-        super().__init__(StackSecretProvider(), name, inputs, options)
+        inputs = {"stack": stack, "kind": kind, "rotation": rotation}
+        super().__init__(StackSecretProvider(), name, inputs, opts, hidden="value")
 
 
 class StackSecrets(pulumi.ComponentResource):
@@ -124,7 +165,7 @@ class StackSecrets(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-class HostFiles(Resource, module="gridhub", name="HostFiles"):
+class HostFiles(_Declared, module="gridhub", name="HostFiles"):
     """Small files on the host (configuration, secrets), written atomically.
 
     files: [{path (relative to root), uid, mode, content (text, may be secret)}]. The outputs
@@ -140,24 +181,14 @@ class HostFiles(Resource, module="gridhub", name="HostFiles"):
         *,
         host: Host,
         root: str,
-        files: Sequence[Mapping[str, Any]],
+        files: Sequence[Bag],
         opts: ResourceOptions = None,
     ) -> None:
-        inputs = {
-            "host": host,
-            "root": root,
-            "files": [dict(file) for file in files],
-            "written": None,
-            "digests": None,
-            "drift": None,
-        }
-        secret = pulumi.ResourceOptions(additional_secret_outputs=["digests"])
-        super().__init__(
-            HostFilesProvider(), name, inputs, pulumi.ResourceOptions.merge(opts, secret)
-        )
+        inputs = {"host": host, "root": root, "files": [dict(file) for file in files]}
+        super().__init__(HostFilesProvider(), name, inputs, opts, hidden="digests")
 
 
-class AgentBundle(Resource, module="gridhub", name="AgentBundle"):
+class AgentBundle(_Declared, module="gridhub", name="AgentBundle"):
     """The agent's directory on the host: our sources and the locked wheels, named by `digest`.
 
     digest: of `agent_bundle.agent_digest()`. path: absolute, on the host, known in a preview.
@@ -175,30 +206,24 @@ class AgentBundle(Resource, module="gridhub", name="AgentBundle"):
         digest: str,
         opts: ResourceOptions = None,
     ) -> None:
-        inputs = {
-            "host": host,
-            "root": root,
-            "digest": digest,
-            "path": bundle_path(root, digest),
-            "platform": None,
-            "drift": None,
-        }
+        path = bundle_path(root, digest)
+        inputs = {"host": host, "root": root, "digest": digest, "path": path}
         super().__init__(AgentBundleProvider(), name, inputs, opts)
 
 
-class _JobSync(Resource, module="gridhub", name="JobSync"):
-    """What the three jobs share; see JobProvider for what the operations do.
+class _JobSync(_Declared, module="gridhub", name="JobSync"):
+    """A job, followed by its container on the host; see JobProvider for the operations.
 
-    healthy, reason, refused, broken: what a person must know of. summary: a line that moves with
-    the mirror. record: the whole status record (see job_words.recorded), which no preview shows.
+    The attributes are outputs: see JobOutputs. record: the whole status record, which no preview
+    shows.
     """
 
     job: ClassVar[Job]
     healthy: pulumi.Output[bool]
     reason: pulumi.Output[str]
     summary: pulumi.Output[str]
-    refused: pulumi.Output[dict[str, Any]]
-    broken: pulumi.Output[dict[str, Any]]
+    refused: pulumi.Output[dict[str, object]]
+    broken: pulumi.Output[dict[str, object]]
 
     def __init__(  # noqa: PLR0913  the inputs of a job
         self,
@@ -206,7 +231,7 @@ class _JobSync(Resource, module="gridhub", name="JobSync"):
         *,
         host: Host,
         root: str,
-        spec: pulumi.Input[Mapping[str, Any]],
+        spec: pulumi.Input[Bag],
         agent_version: str,
         container_name: pulumi.Input[str],
         ready: Ready = "started",
@@ -214,7 +239,7 @@ class _JobSync(Resource, module="gridhub", name="JobSync"):
         purge: bool = False,
         opts: ResourceOptions = None,
     ) -> None:
-        inputs: dict[str, Any] = {
+        inputs = {
             "host": host,
             "root": root,
             "job": self.job,
@@ -225,9 +250,8 @@ class _JobSync(Resource, module="gridhub", name="JobSync"):
             "readyTimeoutSeconds": ready_timeout_seconds,
             "purge": purge,
         }
-        recorded = dict.fromkeys(RECORDED)
-        super().__init__(JobProvider(), name, {**recorded, **inputs}, opts)
-        self.record: pulumi.Output[dict[str, Any] | None] = getattr(self, RECORD)
+        super().__init__(JobProvider(), name, inputs, opts)
+        self.record: pulumi.Output[dict[str, object] | None] = getattr(self, RECORD)
 
 
 class UsersSync(_JobSync, module="gridhub", name="UsersSync"):
@@ -248,17 +272,17 @@ class FlistsSync(_JobSync, module="gridhub", name="FlistsSync"):
     job: ClassVar[Job] = "flists"
 
 
-class Preflight(Resource, module="gridhub", name="Preflight"):
-    """What the host must be before the first change; create fails with all findings at once.
+class Preflight(_Declared, module="gridhub", name="Preflight"):
+    """The check of the host before the first change; create fails with all findings at once.
 
     limits: {cores, memoryBytes, freeBytes, dockerVersion}. ports: [{address, port}] to be bound
-    on the host. addresses: those the stack binds. public_addresses: those its DNS records tell,
+    on the host. addresses: those the stack binds. public_addresses: those its DNS records have,
     which the host itself may lack behind NAT. names: [{name, addresses, bootMedia}] that should
     resolve to them; bootMedia: asked over IPv4 only. upstream: [{name, host, port, namespace}], of
     each name one has to be reachable from the host.
     own_containers: names of this stack's containers, which may hold the ports already.
     root_is_mount: the data root must be a mount. dns_managed: the stack sets its own records, so
-    a name that points elsewhere is only told. ignore: checks whose errors count as warnings.
+    a name that points elsewhere is a warning. ignore: checks whose errors count as warnings.
     """
 
     findings: pulumi.Output[list[str]]
@@ -269,12 +293,12 @@ class Preflight(Resource, module="gridhub", name="Preflight"):
         *,
         host: Host,
         root: str,
-        limits: Mapping[str, Any],
-        ports: Sequence[Mapping[str, Any]] = (),
+        limits: Bag,
+        ports: Sequence[Bag] = (),
         addresses: Sequence[str] = (),
         public_addresses: Sequence[str] = (),
-        names: Sequence[Mapping[str, Any]] = (),
-        upstream: Sequence[Mapping[str, Any]] = (),
+        names: Sequence[Bag] = (),
+        upstream: Sequence[Bag] = (),
         own_containers: pulumi.Input[Sequence[str]] = (),
         root_is_mount: bool = False,
         dns_managed: bool = False,
@@ -294,6 +318,5 @@ class Preflight(Resource, module="gridhub", name="Preflight"):
             "rootIsMount": root_is_mount,
             "dnsManaged": dns_managed,
             "ignore": list(ignore),
-            "findings": None,
         }
         super().__init__(PreflightProvider(), name, inputs, opts)

@@ -3,11 +3,9 @@
 import base64
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
-
-from sync.providers.base import decided
+from sync.providers.base import Model, Provider, Whole
 
 _TOKEN_BYTES: Final = 32
 
@@ -42,44 +40,46 @@ KINDS: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-def _usable(kind: str, value: str) -> bool:
-    """Tell whether a value has the form that its service takes; early guest tokens had no dot."""
-    return kind != "guestToken" or "." in value
+class SecretInputs(Model):
+    """See resources.StackSecret."""
+
+    stack: str
+    kind: str
+    rotation: Whole
 
 
-def _record(props: Mapping[str, Any], value: str) -> dict[str, Any]:
-    return {
-        "stack": props["stack"],
-        "kind": props["kind"],
-        "rotation": props["rotation"],
-        "value": value,
-    }
+class SecretOutputs(Model):
+    """The secret, and the counter that it was generated for."""
+
+    rotation: Whole | None = None
+    value: str | None = None
 
 
-class StackSecretProvider(ResourceProvider):
+class StackSecretProvider(Provider[SecretInputs, SecretOutputs]):
     """Generates one secret; a changed `rotation` generates it anew, nothing else does."""
 
-    serialize_as_secret_always = False
+    inputs_type = SecretInputs
+    outputs_type = SecretOutputs
+    replaced_by = "kind"
 
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        """Generate the secret."""
-        value = KINDS[props["kind"]]()
-        return CreateResult(f"{props['stack']}/{props['kind']}", _record(props, value))
+    def identify(self, inputs: SecretInputs) -> str:
+        """Return one id per stack and kind."""
+        return f"{inputs.stack}/{inputs.kind}"
 
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Tell a change of the counter (or of the stack's name, which keeps the secret)."""
-        changed = [key for key in ("stack", "rotation") if _olds.get(key) != _news.get(key)]
-        replaced = ["kind"] if _olds.get("kind") != _news.get("kind") else []
-        unusable = not _usable(str(_olds.get("kind")), str(_olds.get("value")))
-        return decided(_olds, changed=bool(changed or replaced), repair=unusable, replaces=replaced)
+    def apply(self, inputs: SecretInputs, before: SecretOutputs | None) -> SecretOutputs:
+        """Generate a secret, unless there is one whose counter and form are right."""
+        value = before.value if before and before.rotation == inputs.rotation else None
+        if not value or not _usable(inputs.kind, value):
+            value = KINDS[inputs.kind]()
+        return SecretOutputs(rotation=inputs.rotation, value=value)
 
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Generate anew if the counter changed or the form is wrong; return the whole record."""
-        kept = _olds.get("rotation") == _news["rotation"] and _olds.get("value")
-        if kept and not _usable(_news["kind"], kept):
-            kept = None
-        return UpdateResult(_record(_news, kept or KINDS[_news["kind"]]()))
+    def repairs(self, before: SecretOutputs, inputs: SecretInputs | None) -> list[str]:
+        """Generate one of a wrong form anew."""
+        if inputs is None or _usable(inputs.kind, before.value or ""):
+            return []
+        return [f"{inputs.kind} has not the form that its service takes; pulumi up generates it"]
 
-    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Return what the state holds: there is no other copy."""
-        return ReadResult(id_, _record(props, props["value"]))
+
+def _usable(kind: str, value: str) -> bool:
+    """Whether a value has the form that its service takes; early guest tokens had no dot."""
+    return kind != "guestToken" or "." in value

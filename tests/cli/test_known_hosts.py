@@ -35,8 +35,8 @@ def test_show_and_pin_a_host_key(server: sshd.Sshd, tmp_path: Path) -> None:
     assert run("known-hosts", "pin", *arguments, stdin="yes\n").exit_code == 0
     assert run("known-hosts", "pin", *arguments, "--yes").exit_code == 0
     assert len(path.read_text().splitlines()) == 1
-    connection = server.connection("root", "", "::1") | {"knownHostsPath": str(path)}
-    transport = SshTransport(HostConnection.from_props(connection))
+    here = server.connection("root", "", "::1")
+    transport = SshTransport(HostConnection(here["dockerHost"], here["sshKeyPath"], str(path)))
     assert transport.run(Command(["echo", "in"])).stdout == b"in\n"
     transport.close()
 

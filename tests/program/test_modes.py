@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sync.contract.layout import HUB_PUBLIC, UID_HUB, UID_USERS
-from sync.providers.mode_guard import ModeGuardProvider, refused
+from sync.providers.mode_guard import ModeGuardProvider, ModeOutputs, refused
 from tests.program.declared import Declared, declare, production
 
 JOBS = {"users", "kernels", "flists"}
@@ -108,8 +108,7 @@ def test_the_hubs_keys_are_upstreams() -> None:
 
 
 def _guarded(before: str, after: str, confirmed: int = 0, already: int = 0) -> str | None:
-    olds = {"stack": "s", "mode": before, "confirmation": float(already)}
-    return refused(olds, {"stack": "s", "mode": after, "confirmation": float(confirmed)})
+    return refused(ModeOutputs(mode=before, confirmation=already), after, confirmed)
 
 
 @pytest.mark.parametrize("before", ["detached", "standalone"])
@@ -149,7 +148,7 @@ def test_a_mirror_becomes_detached_not_standalone() -> None:
 
 def test_a_new_stack_may_have_any_mode() -> None:
     for mode in ("mirror", "detached", "standalone"):
-        assert refused({}, {"stack": "s", "mode": mode, "confirmation": 0}) is None
+        assert refused(ModeOutputs(), mode, 0) is None
 
 
 def test_the_guard_refuses_in_check_so_that_a_preview_shows_it() -> None:

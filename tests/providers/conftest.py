@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import docker
 import pytest
@@ -14,11 +14,14 @@ from docker.errors import ImageNotFound
 from rich.console import Console
 
 from sync.contract import layout
+from sync.providers.base import HostInputs, Model
 from sync.providers.host import facts
+from sync.providers.host.connection import HostConnection
 from sync.providers.jobs import view
 from tests.sandbox.host import dockerd, images, sshd
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 
+ModelT = TypeVar("ModelT", bound=Model)
 # What a diff's `changes` is where an input differs: the engine finds which, and shows no other.
 ENGINE_COMPARES = None
 
@@ -63,8 +66,8 @@ def data_root() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
     yield
-    facts.forget()
-    view.forget()
+    facts.invalidate()
+    view.invalidate()
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +94,16 @@ def docker_member(ssh_server: sshd.Sshd) -> str:
 @pytest.fixture
 def stranger(ssh_server: sshd.Sshd) -> str:
     return next(name for name in ssh_server.users if name.startswith("hub-out-"))
+
+
+def changed(model: ModelT, **changes: Any) -> ModelT:
+    """Return a model with some fields changed; they are validated anew."""
+    return type(model).model_validate({**dict(model), **changes})
+
+
+def connection(host: Mapping[str, str]) -> HostConnection:
+    """Return the connection that a resource's `host` input gives."""
+    return HostInputs.model_validate({"host": host, "root": "/srv"}).host
 
 
 def directories(host: Mapping[str, str], root: str) -> dict[str, Any]:

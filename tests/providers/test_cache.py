@@ -1,11 +1,11 @@
-"""One look at the host is shared by threads, and forgotten when something changed."""
+"""One look at the host is shared by threads, and invalidated when something changed."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sync.providers.host.cache import Once
+from sync.providers.host.cache import Cache
 
 
 def test_threads_that_ask_together_share_one_look() -> None:
@@ -16,11 +16,11 @@ def test_threads_that_ask_together_share_one_look() -> None:
         looks.append(key)
         return len(looks)
 
-    once: Once[str, int] = Once(fetch)
+    cache: Cache[str, int] = Cache(fetch)
 
     def ask(_number: int) -> int:
         gate.wait(10)
-        return once.get("host")
+        return cache.get("host")
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(ask, range(4))) == [1, 1, 1, 1]
@@ -29,12 +29,12 @@ def test_threads_that_ask_together_share_one_look() -> None:
 
 def test_a_change_is_seen_by_the_next_look() -> None:
     state = ["old"]
-    once: Once[str, str] = Once(lambda _key: state[0])
-    assert once.get("host") == "old"
+    cache: Cache[str, str] = Cache(lambda _key: state[0])
+    assert cache.get("host") == "old"
     state[0] = "new"
-    assert once.get("host") == "old"
-    once.forget()
-    assert once.get("host") == "new"
+    assert cache.get("host") == "old"
+    cache.invalidate()
+    assert cache.get("host") == "new"
 
 
 def test_a_change_during_a_look_is_not_hidden_by_it() -> None:
@@ -44,12 +44,12 @@ def test_a_change_during_a_look_is_not_hidden_by_it() -> None:
         seen = state[0]
         if seen == "old":
             state[0] = "new"
-            once.forget()
+            cache.invalidate()
         return seen
 
-    once: Once[str, str] = Once(fetch)
-    once.get("host")
-    assert once.get("host") == "new"
+    cache: Cache[str, str] = Cache(fetch)
+    cache.get("host")
+    assert cache.get("host") == "new"
 
 
 def test_a_look_is_not_kept_for_ever() -> None:
@@ -59,8 +59,8 @@ def test_a_look_is_not_kept_for_ever() -> None:
         state[0] += 1
         return state[0]
 
-    once: Once[str, int] = Once(fetch)
-    assert [once.get("host", 0), once.get("host", 0)] == [1, 2]
+    cache: Cache[str, int] = Cache(fetch)
+    assert [cache.get("host", 0), cache.get("host", 0)] == [1, 2]
 
 
 def test_a_failed_look_is_not_remembered() -> None:
@@ -72,7 +72,7 @@ def test_a_failed_look_is_not_remembered() -> None:
             raise OSError("down")
         return "up"
 
-    once = Once(fetch)
+    cache = Cache(fetch)
     with pytest.raises(OSError, match="down"):
-        once.get("host")
-    assert once.get("host") == "up"
+        cache.get("host")
+    assert cache.get("host") == "up"

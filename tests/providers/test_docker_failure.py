@@ -15,7 +15,7 @@ PULLED = "Unable to find image 'python@sha256:ab' locally\nStatus: Downloaded ne
         (1, "permission denied while trying to connect", HostDockerError, "docker group"),
         (1, "Cannot connect to the Docker daemon at unix", HostDockerError, "does not run"),
         (1, "write /x: no space left on device", HostSpaceError, "no space left"),
-        (125, f"{PULLED}manifest unknown", HostDockerError, "image can not be had"),
+        (125, f"{PULLED}manifest unknown", HostDockerError, "image cannot be had"),
         (1, f"{PULLED}Traceback", HostError, "docker exited with 1: .*Traceback"),
     ],
 )

@@ -21,6 +21,7 @@ from sync.providers.agent_bundle import AgentBundleProvider
 from sync.providers.host.directories import HostDirectoriesProvider
 from sync.providers.host.files import HostFilesProvider
 from sync.providers.jobs.provider import JobProvider
+from sync.providers.mode_guard import ModeGuardProvider
 from sync.providers.preflight.provider import PreflightProvider
 from sync.providers.stack_secrets import StackSecretProvider
 
@@ -30,8 +31,19 @@ PROVIDERS: list[type[ResourceProvider]] = [
     HostDirectoriesProvider,
     HostFilesProvider,
     JobProvider,
+    ModeGuardProvider,
     PreflightProvider,
     StackSecretProvider,
+]
+# What a state of an earlier release names: its modules and classes, which must go on loading.
+FORMER: list[tuple[str, type[ResourceProvider]]] = [
+    ("sync.providers.agent_bundle", AgentBundleProvider),
+    ("sync.providers.host_directories", HostDirectoriesProvider),
+    ("sync.providers.host_files", HostFilesProvider),
+    ("sync.providers.jobs", JobProvider),
+    ("sync.providers.mode_guard", ModeGuardProvider),
+    ("sync.providers.preflight", PreflightProvider),
+    ("sync.providers.stack_secrets", StackSecretProvider),
 ]
 # Where an input differs the engine looks itself which, and shows no other.
 ENGINE_COMPARES = provider_pb2.DiffResponse.DIFF_UNKNOWN
@@ -112,6 +124,39 @@ def test_a_provider_is_stored_by_its_name_and_always_the_same(
     assert stored == serialize_provider(kind())
     assert kind.__module__.encode() in pickled
     assert len(pickled) < 200
+
+
+def _former(module: str, kind: type[ResourceProvider]) -> str:
+    """Return a provider as an earlier release has pickled it: a class by reference, no state."""
+    names = (module.encode(), kind.__name__.encode())
+    both = b"\x94".join(b"\x8c" + bytes([len(name)]) + name for name in names)
+    body = both + b"\x94\x93\x94)\x81\x94."
+    return base64.b64encode(b"\x80\x04\x95" + len(body).to_bytes(8, "little") + body).decode()
+
+
+@pytest.mark.parametrize(("module", "kind"), FORMER, ids=[module for module, _ in FORMER])
+def test_a_provider_of_an_earlier_state_is_todays(
+    module: str, kind: type[ResourceProvider]
+) -> None:
+    # In a process of its own, as the engine starts it: nothing has imported our modules there.
+    script = (
+        "import base64, sys, dill; found = dill.loads(base64.b64decode(sys.argv[1])); "
+        "print(type(found).__module__, type(found).__name__)"
+    )
+    argv = [sys.executable, "-c", script, _former(module, kind)]
+    printed = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=PROJECT)
+    assert printed.stdout.split() == [kind.__module__, kind.__name__]
+
+
+def test_a_secret_of_an_earlier_state_is_compared_refreshed_and_kept(server: Server) -> None:
+    props = {"stack": "test", "kind": "hubSeed", "rotation": 0}
+    former = _former("sync.providers.stack_secrets", StackSecretProvider)
+    olds = {PROVIDER_KEY: former, **props, "value": "a seed"}
+    news = {PROVIDER_KEY: serialize_provider(StackSecretProvider()), **props}
+    assert server.diff(olds, news).changes == provider_pb2.DiffResponse.DIFF_NONE
+    assert server.read("test/hubSeed", olds) == ("test/hubSeed", olds)
+    assert server.update(olds, news)["value"] == "a seed"
+    server.delete("test/hubSeed", olds)
 
 
 def test_a_secret_through_its_whole_life(server: Server) -> None:

@@ -22,10 +22,10 @@ from sync.providers.host import facts, root_helper
 from sync.providers.host.connection import Command, Completed, HostError, HostUnreachableError
 from sync.providers.host.directories import HostDirectoriesProvider
 from sync.providers.host.files import HostFilesProvider
-from sync.providers.host.host import Host, connect
+from sync.providers.host.host import DataRoot, Host, connect
 from sync.providers.jobs import view
 from sync.providers.jobs.provider import JobProvider
-from tests.providers.conftest import ENGINE_COMPARES, directories
+from tests.providers.conftest import ENGINE_COMPARES, connection, directories
 from tests.sandbox.host import sshd
 from tests.sandbox.wan import Fault, Relay
 
@@ -48,8 +48,8 @@ def host(request: pytest.FixtureRequest, local_host: dict[str, str]) -> dict[str
 
 
 def _seen(provider: Any, id_: str, outs: dict[str, Any]) -> dict[str, Any]:
-    facts.forget()
-    view.forget()
+    facts.invalidate()
+    view.invalidate()
     found = provider.read(id_, outs)
     return dict(found.outs) if found.id else {}
 
@@ -390,8 +390,8 @@ def test_a_refresh_looks_at_the_host_once_for_jobs_and_once_for_files(
             "spec": spec.model_dump(mode="json"),
         }
         reads.append((JobProvider(), JobProvider().create(inputs).outs or {}))
-    facts.forget()
-    view.forget()
+    facts.invalidate()
+    view.invalidate()
     commands: list[str] = []
     run = Host.run
 
@@ -420,7 +420,7 @@ def test_an_upload_cut_off_by_the_network_is_told_and_the_next_one_succeeds(
         known_hosts = Path(data_root).parent / "known_hosts"
         known_hosts.write_text(known)
         far = dataclasses.replace(ssh_server, port=port, known_hosts=known_hosts)
-        host = connect(far.connection("root", helper_image))
+        host = connect(connection(far.connection("root", helper_image)))
         relay.fault = Fault("reset", after_bytes=1 << 20, direction="up")
         with pytest.raises(HostUnreachableError, match="run pulumi up again"):
             host.as_root("install_bundle", data_root, request, packed(whole))
@@ -437,9 +437,6 @@ def test_a_data_root_that_the_user_may_not_enter_is_told_not_taken_for_empty(
 ) -> None:
     (Path(data_root) / "inner").mkdir(parents=True)
     Path(data_root).chmod(0o700)
-    props = {
-        "host": ssh_server.connection(docker_member, helper_image),
-        "root": f"{data_root}/inner",
-    }
+    host = connection(ssh_server.connection(docker_member, helper_image))
     with pytest.raises(HostError, match=r"may not enter .*inner.*chmod a\+x"):
-        view.view(props)
+        view.view(DataRoot(host, f"{data_root}/inner"))

@@ -21,13 +21,13 @@ from sync.contract.status import (
     SourceUse,
     StatusRecord,
 )
+from sync.providers.jobs import provider, wait
 from sync.providers.jobs import view as job_view
-from sync.providers.jobs import wait
-from sync.providers.jobs.outputs import RECORD, bytes_in_words, recorded, summary, trouble
+from sync.providers.jobs.outputs import RECORD, bytes_in_words, outputs, summary, trouble
 from sync.providers.jobs.provider import JobProvider
 from sync.providers.jobs.view import ContainerState, JobFiles, JobsView
 from sync.providers.jobs.wait import Wanted, wait_until_ready, wait_until_stopped
-from tests.providers.conftest import ENGINE_COMPARES
+from tests.providers.conftest import ENGINE_COMPARES, changed
 
 NOW = datetime(2026, 11, 23, 16, 0, tzinfo=UTC)
 AGENT = "0123456789abcdef"
@@ -39,7 +39,7 @@ SPEC = contract.UsersSpec(
     sources_zdb=[ZDB],
     local_zdb=ZDB,
 )
-CONTAINER = ContainerState("users", True, "running", 0, 0, False, "healthy")
+CONTAINER = ContainerState(name="users", running=True, status="running", health="healthy")
 
 
 def _inputs(**changes: Any) -> dict[str, Any]:
@@ -88,8 +88,12 @@ def _view(record: StatusRecord | None, container: ContainerState | None = CONTAI
 
 
 def _outs(view: JobsView, **changes: Any) -> dict[str, Any]:
-    outs = {**_inputs(), **recorded("users", "users", view), "specDrift": "", **changes}
+    outs = {**_inputs(), **_recorded(view), "specDrift": "", **changes}
     return {k: v for k, v in _as_the_engine_gives(outs).items() if v is not None}
+
+
+def _recorded(view: JobsView) -> dict[str, Any]:
+    return outputs("users", "users", view).model_dump(by_alias=True)
 
 
 HEALTHY = _outs(_view(_record()))
@@ -126,8 +130,8 @@ def test_a_mirror_that_merely_moved_is_no_change(moved: dict[str, Any]) -> None:
 )
 def test_what_moves_by_itself_is_recorded_and_shown_in_no_diff(moved: dict[str, Any]) -> None:
     """The engine compares no output whose key begins with two underscores."""
-    before = recorded("users", "users", _view(_record()))
-    after = recorded("users", "users", _view(_record(**moved)))
+    before = _recorded(_view(_record()))
+    after = _recorded(_view(_record(**moved)))
     differing = {key for key in after if after[key] != before[key]}
     assert differing == {RECORD}
     assert RECORD.startswith("__")
@@ -135,7 +139,7 @@ def test_what_moves_by_itself_is_recorded_and_shown_in_no_diff(moved: dict[str, 
 
 def test_every_field_of_a_status_record_is_in_the_state() -> None:
     fields = {name.replace("_", "") for name in StatusRecord.model_fields}
-    outs = recorded("users", "users", _view(_record()))[RECORD]
+    outs = _recorded(_view(_record()))[RECORD]
     assert {key.lower() for key in outs} == (fields - {"agentversion"}) | {
         "runningagent",
         "container",
@@ -144,7 +148,7 @@ def test_every_field_of_a_status_record_is_in_the_state() -> None:
 
 def _of_a_state_before(**changes: Any) -> dict[str, Any]:
     """Return the outputs of a job as they were stored while each fact was an output."""
-    outs = {**_inputs(), **recorded("users", "users", _view(_record())), "specDrift": ""}
+    outs = {**_inputs(), **_recorded(_view(_record())), "specDrift": ""}
     outs |= {**outs.pop(RECORD), "readyState": "started: reached", **changes}
     return {k: v for k, v in _as_the_engine_gives(outs).items() if v is not None}
 
@@ -165,9 +169,9 @@ def test_a_state_of_the_form_before_is_judged_as_ever() -> None:
 def test_a_refreshed_job_tells_its_trouble_among_its_inputs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stopped = replace(CONTAINER, running=False, status="exited", exit_code=137)
+    stopped = changed(CONTAINER, running=False, status="exited", exit_code=137)
     seen = [_view(_record(), stopped), _view(_record())]
-    monkeypatch.setattr(job_view, "view", lambda *_, **__: seen[0])
+    monkeypatch.setattr(provider, "view", lambda *_, **__: seen[0])
     read = PROVIDER.read("id", HEALTHY)
     words = ["its container is exited (exit code 137); pulumi up repairs it"]
     assert read.inputs == {**_as_the_engine_gives(_inputs()), "repair": words}
@@ -189,15 +193,15 @@ def test_a_refreshed_job_tells_its_trouble_among_its_inputs(
         (_view(_record(updated_at=NOW - timedelta(seconds=200))), "stalled: its record is 200 s"),
         (_view(_record(), None), "its container is missing"),
         (
-            _view(_record(), replace(CONTAINER, running=False, status="exited", exit_code=137)),
+            _view(_record(), changed(CONTAINER, running=False, status="exited", exit_code=137)),
             r"exited \(exit code 137\)",
         ),
         (
-            _view(_record(), replace(CONTAINER, running=False, status="exited", oom_killed=True)),
+            _view(_record(), changed(CONTAINER, running=False, status="exited", oom_killed=True)),
             "killed for memory",
         ),
         (_view(None), "has written no status record"),
-        (_view(_record(), replace(CONTAINER, health="unhealthy")), "unhealthy"),
+        (_view(_record(), changed(CONTAINER, health="unhealthy")), "unhealthy"),
         (_view(_record(agent_version="older")), "agent older runs, 0123456789abcdef is wanted"),
     ],
 )
@@ -211,11 +215,11 @@ def test_a_job_in_trouble_is_a_change_told_in_words(
 
 
 def test_an_agent_that_hangs_before_its_first_record_is_restarted_not_taken_for_missing() -> None:
-    hangs = _view(None, replace(CONTAINER, health="unhealthy"))
+    hangs = _view(None, changed(CONTAINER, health="unhealthy"))
     wrong = trouble(hangs.files["users"], hangs.containers["users"], NOW)
     assert wrong is not None
     assert (wrong.phase, wrong.words) == ("failed", "it is unhealthy and has written no record")
-    begins = _view(None, replace(CONTAINER, health="starting"))
+    begins = _view(None, changed(CONTAINER, health="starting"))
     wrong = trouble(begins.files["users"], begins.containers["users"], NOW)
     assert wrong is not None
     assert wrong.phase == "missing"
@@ -320,14 +324,14 @@ def test_outputs_say_in_one_line_where_the_mirror_stands() -> None:
 
 def test_the_summary_of_a_job_in_trouble_says_it_once() -> None:
     failed = _record(phase="failed", reason="the master went backwards")
-    outs = recorded("users", "users", _view(failed))
+    outs = _recorded(_view(failed))
     assert outs["summary"] == (
         "failed (the master went backwards), 12 of 12 flists, 1.2 MB, in sync"
     )
-    stopped = replace(CONTAINER, running=False, status="exited")
-    outs = recorded("users", "users", _view(failed, stopped))
+    stopped = changed(CONTAINER, running=False, status="exited")
+    outs = _recorded(_view(failed, stopped))
     assert outs["summary"].startswith("its container is exited (exit code 0); before that: failed")
-    outs = recorded("users", "users", _view(_record(), None))
+    outs = _recorded(_view(_record(), None))
     assert outs["summary"] == (
         "its container is missing; before that: idle, 12 of 12 flists, 1.2 MB, in sync"
     )
@@ -341,7 +345,7 @@ def test_outputs_have_no_more_digits_than_anybody_reads() -> None:
         eta_seconds=12.34567,
         details={"pass_seconds": 0.30000000000000004, "wanted": 3, "words": "none"},
     )
-    outs = recorded("users", "users", _view(record))[RECORD]
+    outs = _recorded(_view(record))[RECORD]
     assert outs["lag"] == {"items": 0, "bytes": 0, "seconds": 0.002}
     rates = (outs["rateItemsPerSecond"], outs["rateBytesPerSecond"], outs["etaSeconds"])
     assert rates == (1234.568, 1234.568, 12.346)
@@ -352,7 +356,7 @@ def test_the_script_prints_what_is_parsed() -> None:
     spec = base64.b64encode(contract.canonical(SPEC)).decode()
     record = base64.b64encode(_record().model_dump_json().encode()).decode()
     container = (
-        '{"name":"/users","running":true,"status":"running","exitCode":0,"restarts":2,'
+        '{"name":"/users","running":true,"status":"running","exitCode":3,'
         '"oomKilled":false,"health":null}'
     )
     torn = base64.b64encode(b'{"version"').decode()
@@ -362,7 +366,7 @@ def test_the_script_prints_what_is_parsed() -> None:
     assert view.files["users"] == JobFiles(SPEC, True, _record())
     assert view.files["kernels"] == JobFiles(None, False, None)
     assert view.files["flists"] == JobFiles(None, True, None)
-    assert view.containers["users"].restarts == 2
+    assert view.containers["users"].exit_code == 3
 
 
 def _wanted(ready: str, **changes: Any) -> Wanted:

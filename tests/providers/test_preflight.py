@@ -1,8 +1,7 @@
-"""A host that will not do is refused before the first change, with every finding at once."""
+"""An unfit host is refused before the first change, with every finding at once."""
 
 import json
 import socket
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,21 +10,33 @@ import pytest
 
 from sync.contract.preflight import Check
 from sync.contract.zdb_memory import bytes_for
+from sync.providers.host.connection import HostConnection
 from sync.providers.preflight import probe, provider
-from sync.providers.preflight.checks import Container, Facts, Finding, Needs, judge
+from sync.providers.preflight.checks import (
+    Binding,
+    Container,
+    DnsName,
+    Facts,
+    Finding,
+    Limits,
+    Master,
+    Needs,
+    Root,
+    judge,
+)
 from sync.providers.preflight.provider import PreflightError, PreflightProvider
-from tests.providers.conftest import ENGINE_COMPARES, zdb_asked
+from tests.providers.conftest import ENGINE_COMPARES, changed, zdb_asked
 from tests.sandbox.host.ports import free_port
 from tests.sandbox.services.zdb import ZdbServer
 
-GOOD_ROOT = {
-    "exists": True,
-    "is_directory": True,
-    "is_link": False,
-    "is_mount": True,
-    "free_bytes": 2 * 10**12,
-    "read_only": False,
-}
+GOOD_ROOT = Root(
+    exists=True,
+    is_directory=True,
+    is_link=False,
+    is_mount=True,
+    free_bytes=2 * 10**12,
+    read_only=False,
+)
 ZDB = "hub.grid.tf:9900"
 MASTERS = ("hub.threefold.me:443", "hub.grid.tf:443")
 GOOD = Facts(
@@ -35,23 +46,32 @@ GOOD = Facts(
     root=GOOD_ROOT,
     listening=(("0.0.0.0", 22), ("127.0.0.1", 53)),
     foreign_addresses=(),
-    resolved={"hub.example.org": ["203.0.113.10", "2001:db8::10"]},
+    resolved={"hub.example.org": ("203.0.113.10", "2001:db8::10")},
     unreachable={},
     docker_version="20.10.24+dfsg1",
 )
+NAME = DnsName(name="hub.example.org", addresses=("203.0.113.10", "2001:db8::10"))
 NEEDS = Needs(
+    host=HostConnection("unix:///var/run/docker.sock"),
     root="/srv",
-    ports=(("203.0.113.10", 80), ("2001:db8::10", 443)),
-    names={"hub.example.org": ("203.0.113.10", "2001:db8::10")},
-    upstream={"hub": MASTERS, "zdb": (ZDB,)},
-    zdb_memory_bytes=4096 << 20,
+    limits=Limits(zdb_memory_bytes=4096 << 20),
+    ports=(
+        Binding(address="203.0.113.10", port=80),
+        Binding(address="2001:db8::10", port=443),
+    ),
+    names=(NAME,),
+    upstream=(
+        Master(name="hub", host="hub.threefold.me", port=443),
+        Master(name="hub", host="hub.grid.tf", port=443),
+        Master(name="zdb", host="hub.grid.tf", port=9900),
+    ),
     own_containers=("edge", "zdb"),
     root_is_mount=True,
 )
 
 
-def _root(**changes: Any) -> Mapping[str, Any]:
-    return {**GOOD_ROOT, **changes}
+def _root(**changes: Any) -> Root:
+    return replace(GOOD_ROOT, **changes)
 
 
 def test_a_good_host_has_no_finding() -> None:
@@ -90,7 +110,7 @@ BROKEN: list[tuple[str, Facts, str]] = [
     ),
     (
         "dns",
-        replace(GOOD, resolved={"hub.example.org": ["198.51.100.1"]}),
+        replace(GOOD, resolved={"hub.example.org": ("198.51.100.1",)}),
         "hub.example.org points to 198.51.100.1, not to 203.0.113.10, 2001:db8::10",
     ),
     ("data-root", replace(GOOD, containers=(OTHER_STACK,)), "/srv is used by container other-zdb"),
@@ -98,7 +118,7 @@ BROKEN: list[tuple[str, Facts, str]] = [
     (
         "master",
         replace(GOOD, unreachable=dict.fromkeys(MASTERS, "Connection refused")),
-        "hub (hub.threefold.me:443) can not be reached from the host: Connection refused",
+        "hub (hub.threefold.me:443) cannot be reached from the host: Connection refused",
     ),
 ]
 
@@ -118,7 +138,7 @@ def test_a_broken_host_has_its_named_finding_with_a_remedy(
 def test_a_name_of_the_master_that_is_dead_beside_one_that_answers_is_a_warning(dead: str) -> None:
     (finding,) = judge(replace(GOOD, unreachable={dead: "Name or service not known"}), NEEDS)
     assert (finding.level, finding.check) == ("warning", "master")
-    assert f"hub ({dead}) can not be reached" in finding.message
+    assert f"hub ({dead}) cannot be reached" in finding.message
     (other,) = {*MASTERS} - {dead}
     assert f"{other} is used meanwhile" in finding.remedy
 
@@ -137,7 +157,7 @@ def test_all_findings_come_at_once_errors_first() -> None:
 
 
 def test_an_ignored_check_only_warns() -> None:
-    found = judge(replace(GOOD, cores=1), NEEDS, ignore=("cores",))
+    found = judge(replace(GOOD, cores=1), changed(NEEDS, ignore=("cores",)))
     assert [finding.level for finding in found] == ["warning"]
 
 
@@ -161,8 +181,9 @@ KEYS: list[tuple[int, int, int, list[str]]] = [
 def test_the_masters_keys_are_held_against_0_dbs_limit_and_the_hosts_memory(
     keys: int, limit_mb: int, host_gb: int, words: list[str], *, first: bool
 ) -> None:
-    needs = replace(NEEDS, memory_bytes=1, zdb_memory_bytes=limit_mb << 20, first=first)
-    found = judge(replace(GOOD, keys={ZDB: keys}, memory_bytes=host_gb * 10**9), needs)
+    needs = changed(NEEDS, limits=Limits(memory_bytes=1, zdb_memory_bytes=limit_mb << 20))
+    facts = replace(GOOD, keys={ZDB: keys}, memory_bytes=host_gb * 10**9, first=first)
+    found = judge(facts, needs)
     assert [(finding.level, finding.check) for finding in found] == [("error", "zdb-memory")] * len(
         words
     )
@@ -174,12 +195,14 @@ def test_the_masters_keys_are_held_against_0_dbs_limit_and_the_hosts_memory(
 def test_a_master_that_does_not_tell_its_keys_is_named_and_not_refused() -> None:
     found = judge(replace(GOOD, keys={ZDB: None}), NEEDS)
     assert [(finding.level, finding.check) for finding in found] == [("warning", "zdb-memory")]
-    assert "hub.grid.tf:9900 does not tell" in found[0].message
+    assert "hub.grid.tf:9900 does not say" in found[0].message
 
 
 def test_the_keys_of_a_master_of_several_names_are_told_once_by_whichever_answers() -> None:
     other = "hub.threefold.me:9900"
-    needs = replace(NEEDS, memory_bytes=1, upstream={"zdb": (other, ZDB)})
+    masters = [Master(name="zdb", host=h, port=9900) for h in ("hub.threefold.me", "hub.grid.tf")]
+    limits = changed(NEEDS.limits, memory_bytes=1)
+    needs = changed(NEEDS, limits=limits, upstream=masters)
     for keys in ({other: 30_000_000, ZDB: 30_000_000}, {other: None, ZDB: 30_000_000}):
         (finding,) = judge(replace(GOOD, keys=keys), needs)
         assert (finding.level, finding.check) == ("error", "zdb-memory")
@@ -188,8 +211,8 @@ def test_the_keys_of_a_master_of_several_names_are_told_once_by_whichever_answer
 def test_our_own_containers_may_hold_the_ports() -> None:
     published = (("203.0.113.10", 80), ("2001:db8::10", 443))
     edge = Container("edge", "caddy", "", running=True, published=published)
-    again = replace(NEEDS, first=False)
-    assert judge(replace(GOOD, containers=(edge,), listening=published), again) == []
+    again = replace(GOOD, containers=(edge,), listening=published, first=False)
+    assert judge(again, NEEDS) == []
 
 
 def test_another_address_of_the_same_port_is_free() -> None:
@@ -198,31 +221,32 @@ def test_another_address_of_the_same_port_is_free() -> None:
 
 
 def test_space_that_the_mirror_itself_has_filled_only_warns() -> None:
-    facts = replace(GOOD, root=_root(free_bytes=1))
-    found = judge(facts, replace(NEEDS, first=False))
+    facts = replace(GOOD, root=_root(free_bytes=1), first=False)
+    found = judge(facts, NEEDS)
     assert [(finding.level, finding.check) for finding in found] == [("warning", "space")]
 
 
 def test_names_that_the_stack_sets_itself_only_warn() -> None:
-    facts = replace(GOOD, resolved={"hub.example.org": ["198.51.100.1"]})
-    found = judge(facts, replace(NEEDS, dns_managed=True))
+    facts = replace(GOOD, resolved={"hub.example.org": ("198.51.100.1",)})
+    found = judge(facts, changed(NEEDS, dns_managed=True))
     assert [finding.level for finding in found] == ["warning"]
 
 
 def test_boot_media_ask_over_ipv4_so_a_name_without_an_a_record_is_refused() -> None:
     name = "bootstrap.example.org"
-    needs = replace(NEEDS, names={name: ("203.0.113.10", "2001:db8::10")})
-    facts = replace(GOOD, resolved={name: ["2001:db8::10"]})
+    needs = changed(NEEDS, names=(changed(NAME, name=name),))
+    facts = replace(GOOD, resolved={name: ("2001:db8::10",)})
     assert [finding.level for finding in judge(facts, needs)] == ["warning"]
-    (found,) = judge(facts, replace(needs, ipv4_names=frozenset({name})))
+    (found,) = judge(facts, changed(needs, names=(changed(NAME, name=name, boot_media=True),)))
     assert (found.level, found.check) == ("error", "dns")
     assert "has no A record" in found.message
-    managed = replace(needs, ipv4_names=frozenset({name}), dns_managed=True)
+    media = (changed(NAME, name=name, boot_media=True),)
+    managed = changed(needs, names=media, dns_managed=True)
     assert [finding.level for finding in judge(facts, managed)] == ["warning"]
 
 
 def test_what_etc_hosts_says_of_the_hosts_own_name_is_not_dns() -> None:
-    resolved = {"hub.example.org": ["127.0.1.1"]}
+    resolved = {"hub.example.org": ("127.0.1.1",)}
     found = judge(replace(GOOD, resolved=resolved), NEEDS)
     assert [(finding.level, finding.message) for finding in found] == [
         ("warning", "hub.example.org does not resolve")
@@ -230,24 +254,26 @@ def test_what_etc_hosts_says_of_the_hosts_own_name_is_not_dns() -> None:
 
 
 def test_a_record_of_one_family_that_is_missing_is_told() -> None:
-    facts = replace(GOOD, resolved={"hub.example.org": ["203.0.113.10"]})
+    facts = replace(GOOD, resolved={"hub.example.org": ("203.0.113.10",)})
     found = judge(facts, NEEDS)
     assert [(finding.level, finding.message) for finding in found] == [
         ("warning", "hub.example.org does not lead to 2001:db8::10")
     ]
-    assert judge(facts, replace(NEEDS, dns_managed=True)) == []
+    assert judge(facts, changed(NEEDS, dns_managed=True)) == []
 
 
 def test_a_public_address_that_the_host_has_not_may_be_translated() -> None:
     facts = replace(GOOD, foreign_addresses=("203.0.113.10",))
-    behind = replace(NEEDS, ports=(("0.0.0.0", 80),), told_addresses=("203.0.113.10",))
+    ports = (Binding(address="0.0.0.0", port=80),)
+    behind = changed(NEEDS, ports=ports, public_addresses=("203.0.113.10",))
     found = judge(facts, behind)
     assert [(finding.level, finding.check) for finding in found] == [("warning", "addresses")]
     assert "NAT" in found[0].remedy
 
 
 def test_a_host_without_ipv6_is_told_in_words() -> None:
-    found = judge(replace(GOOD, foreign_addresses=("::",)), replace(NEEDS, ports=(("::", 80),)))
+    needs = changed(NEEDS, ports=(Binding(address="::", port=80),))
+    found = judge(replace(GOOD, foreign_addresses=("::",)), needs)
     assert [(f.level, f.check, f.message) for f in found] == [
         ("error", "addresses", "the host has no IPv6")
     ]
@@ -278,7 +304,7 @@ def test_a_container_of_our_name_with_another_data_root_is_another_stacks() -> N
     (finding,) = judge(replace(GOOD, containers=(zdb,)), NEEDS)
     assert (finding.level, finding.check) == ("error", "containers")
     assert "container zdb belongs to another stack" in finding.message
-    assert judge(replace(GOOD, containers=(zdb,)), replace(NEEDS, first=False)) == []
+    assert judge(replace(GOOD, containers=(zdb,), first=False), NEEDS) == []
 
 
 def test_a_listing_of_docker_is_read() -> None:
@@ -316,7 +342,7 @@ def test_a_master_larger_than_0_dbs_memory_is_refused_before_anything_is_changed
     monkeypatch.setattr(provider, "connect", lambda _: HereHost())
     monkeypatch.setattr(probe, "HOST", Path("/"))
     props: dict[str, Any] = {
-        "host": {},
+        "host": {"dockerHost": "unix:///var/run/docker.sock"},
         "root": str(tmp_path / "srv"),
         "limits": {
             "cores": 1.0,
@@ -363,7 +389,7 @@ def test_containers_that_the_stack_made_under_a_former_name_are_its_own(
     monkeypatch.setattr(probe, "HOST", Path("/"))
     limits = {"cores": 1.0, "memoryBytes": 1e6, "freeBytes": 1e3, "dockerVersion": "20.10"}
     props: dict[str, Any] = {
-        "host": {},
+        "host": {"dockerHost": "unix:///var/run/docker.sock"},
         "root": root,
         "limits": limits,
         "ports": [{"address": "127.0.0.1", "port": 9900.0}],

@@ -11,7 +11,6 @@ import pytest
 
 from sync.providers.host.connection import (
     Command,
-    HostConnection,
     HostDockerError,
     HostError,
     HostKeyError,
@@ -24,6 +23,7 @@ from sync.providers.host.connection import (
 )
 from sync.providers.host.host import Host
 from sync.providers.host.ssh import SshTransport
+from tests.providers.conftest import connection
 from tests.sandbox.host import sshd
 from tests.sandbox.host.ports import free_port
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.docker
 
 
 def _transport(host: dict[str, str]) -> SshTransport:
-    return SshTransport(HostConnection.from_props(host))
+    return SshTransport(connection(host))
 
 
 @pytest.fixture
@@ -196,12 +196,12 @@ def test_encrypted_key(root_host: dict[str, str], tmp_path: Path) -> None:
 def test_a_file_that_is_no_key(root_host: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "nonsense"
     path.write_text("not a key")
-    with pytest.raises(HostLoginError, match="can not be used"):
+    with pytest.raises(HostLoginError, match="cannot be used"):
         _transport({**root_host, "sshKeyPath": str(path)}).run(Command(["true"]))
 
 
 def _host(host: dict[str, str]) -> Host:
-    return Host(HostConnection.from_props(host), _transport(host))
+    return Host(connection(host), _transport(host))
 
 
 def test_no_docker_group(ssh_server: sshd.Sshd, stranger: str, helper_image: str) -> None:

@@ -1,13 +1,12 @@
-"""One look at the host, shared by all resources that are read at about the same time.
+"""What was seen of the host, shared by all resources that are read at about the same time.
 
 A refresh reads every resource of a stack in one process, each on its own thread. What they look at
-is gathered by one command and kept for a few seconds; every change that we make forgets it.
+is gathered by one command and kept for a few seconds; every change that we make invalidates it.
 """
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 KEPT_SECONDS: Final = 5.0
@@ -15,41 +14,35 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class _Seen(Generic[Value]):
-    at: float
-    value: Value
-
-
-class Once(Generic[Key, Value]):
-    """Remembers the value of a key for a while; only one thread fetches a key at a time."""
+class Cache(Generic[Key, Value]):
+    """Keeps the value of a key for a while; only one thread fetches a key at a time."""
 
     def __init__(self, fetch: Callable[[Key], Value]) -> None:
         self._fetch = fetch
         self._guard = threading.Lock()
         self._locks: dict[Key, threading.Lock] = {}
-        self._seen: dict[Key, _Seen[Value]] = {}
+        self._values: dict[Key, tuple[float, Value]] = {}  # with the time of the fetch's start
         self._generation = 0
 
     def get(self, key: Key, kept_seconds: float = KEPT_SECONDS) -> Value:
-        """Return a value not older than kept_seconds; an exception is not remembered."""
+        """Return a value not older than kept_seconds; an exception is not kept."""
         with self._guard:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             with self._guard:
-                seen = self._seen.get(key)
+                kept = self._values.get(key)
                 generation = self._generation
             started = time.monotonic()
-            if seen is not None and started - seen.at < kept_seconds:
-                return seen.value
+            if kept is not None and started - kept[0] < kept_seconds:
+                return kept[1]
             value = self._fetch(key)
             with self._guard:
                 if generation == self._generation:
-                    self._seen[key] = _Seen(started, value)
+                    self._values[key] = started, value
             return value
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Drop every value, and what is being fetched right now: something was changed."""
         with self._guard:
             self._generation += 1
-            self._seen.clear()
+            self._values.clear()

@@ -1,10 +1,13 @@
 """How a stack reaches its mirror host: the connection's settings, results and failures."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import ClassVar, Final, Protocol
 from urllib.parse import urlsplit
+
+from pydantic import ConfigDict
+from pydantic.alias_generators import to_camel
 
 OUTPUT_LIMIT_BYTES: Final = 8 << 20
 
@@ -22,7 +25,7 @@ class HostKeyError(HostError):
 
 
 class HostLoginError(HostError):
-    """The host refused our key, or the key can not be used."""
+    """The host refused our key, or the key cannot be used."""
 
 
 class HostDockerError(HostError):
@@ -43,27 +46,19 @@ class HostTimeoutError(HostError):
 
 @dataclass(frozen=True)
 class HostConnection:
-    """Settings of the connection; the mapping that every resource takes as `host`.
+    """Settings of the connection; every resource takes them as `host`, its keys in camelCase.
 
     docker_host: `unix:///path` (this machine) or `ssh://user@host[:port]`. ssh_key_path: private
     key; empty lets the SSH agent answer. known_hosts_path: the project's pinned host keys.
     helper_image: image with Python 3.11 that runs our one-shot operations on the host.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(alias_generator=to_camel)
+
     docker_host: str
     ssh_key_path: str = ""
     known_hosts_path: str = ""
     helper_image: str = ""
-
-    @classmethod
-    def from_props(cls, props: Mapping[str, Any]) -> "HostConnection":
-        """Read the camelCase mapping that is stored in a resource's inputs."""
-        return cls(
-            docker_host=str(props["dockerHost"]),
-            ssh_key_path=str(props.get("sshKeyPath") or ""),
-            known_hosts_path=str(props.get("knownHostsPath") or ""),
-            helper_image=str(props.get("helperImage") or ""),
-        )
 
     @property
     def remote(self) -> bool:
@@ -117,7 +112,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Completed:
-    """What a command left: exit status (negative: killed by that signal), stdout, stderr."""
+    """How a command ended: exit status (negative: killed by that signal), stdout, stderr."""
 
     status: int
     stdout: bytes

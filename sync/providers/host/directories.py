@@ -1,112 +1,92 @@
 """The data root and its directories on the host."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Final
 
-import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
-
-from sync.providers.base import HostProvider, decided, refreshed
+from sync.providers.base import HostInputs, HostProvider, Model, Whole
 from sync.providers.host import facts
 from sync.providers.host.connection import Command, HostError
-from sync.providers.host.host import DataRootGoneError, connect
-from sync.providers.props import changed_inputs, integer
+from sync.providers.host.facts import OwnedPath, PathState
 
-_INPUTS = ("host", "root", "directories", "mustBeMount", "purge")
-
-
-def _mountpoint(root: str) -> Command:
-    # Storage that is not mounted must not be replaced by empty directories on the system's disk.
-    return Command(["mountpoint", "-q", root])
+_DEFAULT_MODE: Final = 0o755
 
 
-def _entries(props: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "path": entry["path"],
-            "uid": integer(entry["uid"]),
-            "mode": integer(entry.get("mode", 0o755)),
-        }
-        for entry in props["directories"]
-    ]
+class OwnedDirectory(OwnedPath):
+    """A directory below the data root."""
+
+    mode: Whole = _DEFAULT_MODE
 
 
-def _record(props: Mapping[str, Any], drift: list[str]) -> dict[str, Any]:
-    return {**{key: props.get(key) for key in _INPUTS}, "drift": drift}
+class DirectoriesInputs(HostInputs):
+    """See resources.HostDirectories."""
+
+    directories: tuple[OwnedDirectory, ...]
+    must_be_mount: bool = False
+    purge: bool = False
+
+    @property
+    def paths(self) -> list[str]:
+        """Path of each directory, parents first."""
+        return [entry.path for entry in self.directories]
 
 
-def _drift(props: Mapping[str, Any], seen: facts.Survey) -> list[str]:
-    return [
-        words for entry in _entries(props) if (words := _difference(entry, seen.paths)) is not None
-    ]
+class DirectoriesOutputs(Model):
+    """drift: what differs on the host, a line for each directory."""
+
+    drift: tuple[str, ...] = ()
 
 
-def _difference(entry: Mapping[str, Any], paths: Mapping[str, facts.PathState]) -> str | None:
-    state = paths.get(entry["path"])
-    if state is None:
-        return f"{entry['path']}: missing"
-    if state.kind != "directory":
-        return f"{entry['path']}: not a directory"
-    if (state.uid, state.mode) != (entry["uid"], entry["mode"]):
-        return (
-            f"{entry['path']}: belongs to {state.uid}, mode {state.mode:o} instead of "
-            f"{entry['uid']}, {entry['mode']:o}"
-        )
-    return None
+class HostDirectoriesProvider(HostProvider[DirectoriesInputs, DirectoriesOutputs]):
+    """Makes and owns directories; adopts those that exist, with their contents.
 
+    Directories no longer listed stay.
+    """
 
-class HostDirectoriesProvider(HostProvider):
-    """Makes and owns directories; adopts those that exist, with their contents."""
+    inputs_type = DirectoriesInputs
+    outputs_type = DirectoriesOutputs
+    refreshes_inputs = True
 
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        """Make what is missing; safe to repeat."""
-        return CreateResult(f"{props['root']}#directories", self._apply(props))
+    def identify(self, inputs: DirectoriesInputs) -> str:
+        """Return one id per data root."""
+        return f"{inputs.root}#directories"
 
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Make what is missing or owned wrongly; directories no longer listed stay."""
-        return UpdateResult(self._apply(_news))
-
-    def _apply(self, props: dict[str, Any]) -> dict[str, Any]:
-        host = connect(props["host"])
-        if props.get("mustBeMount") and host.run(_mountpoint(props["root"])).status != 0:
+    def apply(
+        self, inputs: DirectoriesInputs, _before: DirectoriesOutputs | None
+    ) -> DirectoriesOutputs:
+        """Make what is missing or owned wrongly."""
+        # Storage that is not mounted must not be replaced by directories on the system's disk.
+        mountpoint = Command(["mountpoint", "-q", inputs.root])
+        if inputs.must_be_mount and inputs.data_root.on_host().run(mountpoint).status != 0:
             raise HostError(
-                f"{props['root']} is no mount, as preflight.dataRootIsMount wants it: nothing was "
+                f"{inputs.root} is no mount, as preflight.dataRootIsMount wants it: nothing was "
                 "made there; mount the storage (see /etc/fstab)"
             )
-        request = {"directories": _entries(props)}
-        host.as_root("make_directories", props["root"], request, create_root=True)
-        facts.forget()
-        return _record(props, [])
+        request = {"directories": [entry.model_dump() for entry in inputs.directories]}
+        facts.change(inputs.data_root, "make_directories", request, create_root=True)
+        return DirectoriesOutputs()
 
-    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Tell which directories are gone or owned otherwise."""
-        seen = facts.survey(props, [entry["path"] for entry in _entries(props)])
-        if not any(entry["path"] in seen.paths for entry in _entries(props)):
-            return ReadResult(None, {})
-        drift = _drift(props, seen)
-        return refreshed(
-            id_, {key: props.get(key) for key in _INPUTS}, _record(props, drift), drift
-        )
+    def observe(
+        self, inputs: DirectoriesInputs, _before: DirectoriesOutputs
+    ) -> DirectoriesOutputs | None:
+        """See which directories are missing or owned otherwise."""
+        seen = facts.gather(inputs.data_root, inputs.paths).paths
+        if not any(path in seen for path in inputs.paths):
+            return None
+        return DirectoriesOutputs(drift=facts.drift(inputs.directories, seen, _not_a_directory))
 
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Tell changed inputs and drift; another root is another resource."""
-        if drift := _olds.get("drift"):
-            pulumi.log.info(f"directories on the host drifted: {'; '.join(drift)}")
-        replaces = ["root"] if _olds.get("root") != _news.get("root") else []
-        changed = changed_inputs(_INPUTS, _olds, _news)
-        return decided(_olds, changed=bool(changed), repair=bool(drift), replaces=replaces)
+    def repairs(
+        self, before: DirectoriesOutputs, _inputs: DirectoriesInputs | None
+    ) -> tuple[str, ...]:
+        """Repair every drift."""
+        return before.drift
 
-    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+    def remove(self, inputs: DirectoriesInputs, _before: DirectoriesOutputs) -> None:
         """Keep everything, unless the stack says purge."""
-        if not _props.get("purge"):
+        if not inputs.purge:
             return
-        paths = [entry["path"] for entry in _entries(_props)]
-        host = connect(_props["host"])
-        try:
-            host.as_root("purge", _props["root"], {"paths": paths})
-            # The root itself, where it is empty, no mount point, and ours to remove.
-            host.run(Command(["rmdir", _props["root"]]))
-        except DataRootGoneError:
-            return
-        finally:
-            facts.forget()
+        facts.change(inputs.data_root, "purge", {"paths": inputs.paths})
+        # The root itself, where it is empty, no mount point, and ours to remove.
+        inputs.data_root.on_host().run(Command(["rmdir", inputs.root]))
+
+
+def _not_a_directory(_entry: OwnedPath, state: PathState) -> str:
+    return "" if state.kind == "directory" else "not a directory"

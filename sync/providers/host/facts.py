@@ -1,15 +1,25 @@
-"""The state of the directories, files and agent bundles of a data root, in one look."""
+"""Facts about a data root: its directories, files and agent bundles, gathered by one command."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from sync.contract import layout
-from sync.providers.host.cache import Once
-from sync.providers.host.connection import HostConnection
-from sync.providers.host.host import DataRootGoneError, Host, connect
+from sync.providers.base import Model, Whole
+from sync.providers.host.cache import Cache
+from sync.providers.host.host import DataRoot, DataRootGoneError
 
 _TREES: Final = (layout.CONFIG, layout.SECRETS)
+
+
+class OwnedPath(Model):
+    """A path (relative to the data root) with the owner (gid equals uid) and mode it must have."""
+
+    path: str
+    uid: Whole
+    mode: Whole
 
 
 @dataclass(frozen=True)
@@ -24,63 +34,81 @@ class PathState:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Facts:
     """Paths relative to the data root, and the problems of each agent bundle by its digest."""
 
     paths: Mapping[str, PathState]
     bundles: Mapping[str, tuple[str, ...]]
-    root_exists: bool = True
 
 
-@dataclass(frozen=True)
-class _Place:
-    connection: HostConnection
-    root: str
+_ADAPTER: Final = TypeAdapter(Facts)
 
 
 def _known_paths() -> list[str]:
     return sorted({directory.path for directory in layout.directories(hub_writes=False)})
 
 
-def _ask(host: Host, root: str, paths: Iterable[str]) -> Survey:
+def _ask(root: DataRoot, paths: Iterable[str]) -> Facts:
     request = {"paths": sorted(paths), "trees": list(_TREES), "agents": layout.AGENTS}
     try:
-        answer: dict[str, Any] = host.as_root("survey", root, request)
+        return _ADAPTER.validate_python(root.as_root("facts", request))
     except DataRootGoneError:
-        return Survey({}, {}, root_exists=False)
-    paths_found = {path: PathState(**state) for path, state in answer["paths"].items()}
-    bundles = {digest: tuple(problems) for digest, problems in answer["bundles"].items()}
-    return Survey(paths_found, bundles)
+        return Facts({}, {})
 
 
-def _fetch(place: _Place) -> Survey:
-    return _ask(_HOSTS[place.connection], place.root, _known_paths())
+_FACTS: Final[Cache[DataRoot, Facts]] = Cache(lambda root: _ask(root, _known_paths()))
 
 
-_HOSTS: Final[dict[HostConnection, Host]] = {}
-_SURVEYS: Final[Once[_Place, Survey]] = Once(_fetch)
-
-
-def survey(props: Mapping[str, Any], paths: Iterable[str] = ()) -> Survey:
-    """Look at a data root; a path that the common look does not cover is asked for on its own.
-
-    props: a resource's inputs or outputs with `host` and `root`.
-    """
-    host = connect(props["host"])
-    _HOSTS[host.connection] = host
-    found = _SURVEYS.get(_Place(host.connection, props["root"]))
-    covered = (*_known_paths(),)
+def gather(root: DataRoot, paths: Iterable[str] = ()) -> Facts:
+    """Look at a data root; a path that the shared facts do not cover is asked for on its own."""
+    shared = _FACTS.get(root)
+    known = _known_paths()
     further = [
         path
         for path in paths
-        if path not in covered and not any(path.startswith(f"{tree}/") for tree in _TREES)
+        if path not in known and not path.startswith(tuple(f"{tree}/" for tree in _TREES))
     ]
-    if not further or not found.root_exists:
-        return found
-    more = _ask(host, props["root"], further)
-    return Survey({**found.paths, **more.paths}, found.bundles)
+    if not further:
+        return shared
+    return Facts({**shared.paths, **_ask(root, further).paths}, shared.bundles)
 
 
-def forget() -> None:
-    """Drop what was seen: call it after every change on the host."""
-    _SURVEYS.forget()
+def invalidate() -> None:
+    """Drop what was seen."""
+    _FACTS.invalidate()
+
+
+def change(
+    root: DataRoot,
+    operation: str,
+    parameters: Mapping[str, object],
+    stream: Iterable[bytes] = (),
+    *,
+    create_root: bool = False,
+) -> None:
+    """Run one operation of root_helper.py; what was seen before counts no more."""
+    try:
+        root.as_root(operation, parameters, stream, create_root=create_root)
+    finally:
+        invalidate()
+
+
+def drift(
+    wanted: Sequence[OwnedPath],
+    found: Mapping[str, PathState],
+    wrong: Callable[[OwnedPath, PathState], str],
+) -> tuple[str, ...]:
+    """Return a line for each path that is missing, wrong in itself, or owned otherwise."""
+    lines = []
+    for entry in wanted:
+        state = found.get(entry.path)
+        if state is None:
+            lines.append(f"{entry.path}: missing")
+        elif words := wrong(entry, state):
+            lines.append(f"{entry.path}: {words}")
+        elif (state.uid, state.mode) != (entry.uid, entry.mode):
+            lines.append(
+                f"{entry.path}: belongs to {state.uid}, mode {state.mode:o} instead of "
+                f"{entry.uid}, {entry.mode:o}"
+            )
+    return tuple(lines)

@@ -6,10 +6,13 @@ four worker threads, so all of them share it.
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from sync.providers.host.connection import (
     Command,
@@ -52,6 +55,9 @@ _NOT_FOUND: Final = 127  # the shell's "command not found"
 _NOT_RUN: Final = 125
 
 
+_REPLY: Final = TypeAdapter(dict[str, object])  # {"result"}, or {"error", "kind"}
+
+
 class DataRootGoneError(HostError):
     """The data root does not exist on the host."""
 
@@ -88,11 +94,11 @@ class Host:
         self,
         operation: str,
         root: str,
-        parameters: Mapping[str, Any],
+        parameters: Mapping[str, object],
         stream: Iterable[bytes] = (),
         *,
         create_root: bool = False,
-    ) -> Any:
+    ) -> object:
         """Run one operation of root_helper.py as root on the data root; returns its result.
 
         Raises DataRootGoneError where root is missing and create_root is false.
@@ -111,9 +117,9 @@ class Host:
         self,
         source: bytes,
         options: Iterable[str],
-        request: Mapping[str, Any],
+        request: Mapping[str, object],
         stream: Iterable[bytes] = (),
-    ) -> Any:
+    ) -> object:
         """Run a script of the standard library in a one-shot container; returns its result.
 
         options: of `docker run`. The script and the request go on stdin, never on a command line.
@@ -133,13 +139,13 @@ class Host:
         completed = self.run(Command(argv, stdin, timeout_seconds=_CONTAINER_SECONDS))
         return self._result(completed)
 
-    def _result(self, completed: Completed) -> Any:
+    def _result(self, completed: Completed) -> object:
         where = self.connection.docker_host
         if completed.status != 0:
             if "bind source path does not exist" in completed.error_text:
                 raise DataRootGoneError(f"{where}: {completed.error_text}")
             raise docker_failure(where, completed)
-        reply = json.loads(completed.stdout)
+        reply = _REPLY.validate_json(completed.stdout)
         if "error" not in reply:
             return reply["result"]
         if reply["kind"] == "space":
@@ -171,7 +177,7 @@ def docker_failure(where: str, completed: Completed) -> HostError:
             return kind(f"{where}: {remedy}\n{text}")
     if completed.status == _NOT_RUN and "Unable to find image" in text:
         remedy = "check its name, and that the host reaches its registry"
-        return HostDockerError(f"{where}: the helper image can not be had: {remedy}\n{text}")
+        return HostDockerError(f"{where}: the helper image cannot be had: {remedy}\n{text}")
     return HostError(f"{where}: docker exited with {completed.status}: {text or 'no message'}")
 
 
@@ -179,22 +185,45 @@ _HOSTS: Final[dict[HostConnection, Host]] = {}
 _LOCK: Final = threading.Lock()
 
 
-def connect(props: Mapping[str, Any]) -> Host:
-    """Return this process's Host for a resource's `host` input; connects on first use."""
-    connection = HostConnection.from_props(props)
+def connect(connection: HostConnection) -> Host:
+    """Return this process's Host for a connection; connects on first use."""
     with _LOCK:
         if connection not in _HOSTS:
-            _HOSTS[connection] = Host(connection, _transport(connection)())
+            _HOSTS[connection] = Host(connection, _transport(connection))
         return _HOSTS[connection]
 
 
-def _transport(connection: HostConnection) -> Callable[[], Transport]:
+def _transport(connection: HostConnection) -> Transport:
     if connection.docker_host.startswith("unix://"):
-        return LocalTransport
+        return LocalTransport()
     if connection.remote:
         from sync.providers.host.ssh import SshTransport
 
-        return lambda: SshTransport(connection)
+        return SshTransport(connection)
     raise HostError(
         f"host.docker {connection.docker_host!r} is neither unix:///path nor ssh://user@host"
     )
+
+
+@dataclass(frozen=True)
+class DataRoot:
+    """The folder of a stack on its host; path: absolute."""
+
+    connection: HostConnection
+    path: str
+
+    def on_host(self) -> Host:
+        """Return the host."""
+        return connect(self.connection)
+
+    def as_root(
+        self,
+        operation: str,
+        parameters: Mapping[str, object],
+        stream: Iterable[bytes] = (),
+        *,
+        create_root: bool = False,
+    ) -> object:
+        """Run one operation of root_helper.py here; see Host.as_root."""
+        host = self.on_host()
+        return host.as_root(operation, self.path, parameters, stream, create_root=create_root)

@@ -1,12 +1,16 @@
-"""A job's recorded state in words that a reviewer of a preview understands."""
+"""A job's outputs: its state in words that a reviewer of a preview understands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
+
+from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from sync.contract.layout import Job
 from sync.contract.status import StatusRecord, is_stalled
+from sync.providers.base import Model
 from sync.providers.jobs.view import ContainerState, JobFiles, JobsView
 
 _ITEMS: Final[Mapping[Job, str]] = {"users": "flists", "kernels": "kernels", "flists": "chunks"}
@@ -17,11 +21,26 @@ _THOUSAND: Final = 1000
 # keys that begin with two underscores in the state and shows them in no diff (pulumi:
 # sdk/go/common/resource, IsInternalPropertyKey).
 RECORD: Final = "__record"
-# Outputs that JobProvider judges by what the stack asked for; the others are seen on the host.
-JUDGED: Final = ("readyState", "specDrift")
-# What a reviewer sees of a job: it changes only when that matters, but for the one-line summary.
-SHOWN: Final = ("healthy", "reason", "summary", "runningAgent", "refused", "broken")
-RECORDED: Final = (*JUDGED, *SHOWN, RECORD)
+
+
+class JobOutputs(Model):
+    """What the state has of a job besides its inputs.
+
+    ready_state: what was waited for, and whether it was reached. spec_drift: how the spec on the
+    host differs, else empty. healthy, reason, refused, broken: what a person must know of.
+    summary: a line that moves with the mirror. record: the whole status record, its keys in
+    camelCase, `phase` and `reason` as judged here, `container` in words.
+    """
+
+    ready_state: str | None = None
+    spec_drift: str | None = None
+    healthy: bool | None = None
+    reason: str | None = None
+    summary: str | None = None
+    running_agent: str | None = None
+    refused: dict[str, object] | None = None
+    broken: dict[str, object] | None = None
+    record: dict[str, object] | None = Field(default=None, alias=RECORD)
 
 
 def bytes_in_words(count: float) -> str:
@@ -67,7 +86,7 @@ class Trouble:
 
 
 def trouble(files: JobFiles, container: ContainerState | None, now: datetime) -> Trouble | None:
-    """Tell what is wrong with the job as it was seen at `now` (the host's clock), if anything."""
+    """Return what is wrong with the job, if anything; now: the host's clock."""
     if container is None:
         return Trouble("missing", "its container is missing")
     if not container.running:
@@ -93,25 +112,25 @@ def _record_trouble(record: StatusRecord, now: datetime) -> Trouble | None:
     return None
 
 
-def recorded(job: Job, name: str, seen: JobsView) -> dict[str, Any]:
-    """Return the outputs of a job's resource: its status record, with a verdict in words.
-
-    name: of its container. The keys are those of SHOWN, and RECORD: the status record with its
-    keys in camel case, `phase` and `reason` as they are judged here, `container` in words.
-    """
+def outputs(job: Job, container_name: str, seen: JobsView) -> JobOutputs:
+    """Return the outputs of a job's resource: its status record, with a verdict in words."""
     files = seen.files[job]
-    container = seen.containers.get(name)
-    record = _of_record(files.record) if files.record is not None else {}
-    words = summary(job, files.record) if files.record is not None else None
+    container = seen.containers.get(container_name)
+    record: dict[str, object] = {}
+    words = None
+    if files.record is not None:
+        record, words = _shown(files.record), summary(job, files.record)
     wrong = trouble(files, container, seen.now)
     if wrong is not None:
         says_so_itself = record.get("phase") == "failed" and wrong.phase == "failed"
         if not says_so_itself:
             words = f"{wrong.words}; before that: {words}" if words else wrong.words
         record |= {"phase": wrong.phase, "reason": wrong.words}
-    shown = {"healthy": wrong is None, "summary": words}
-    shown |= {key: record.get(key) for key in SHOWN if key not in shown}
-    return {**shown, RECORD: {**record, "container": container_words(container)}}
+    shown = {key: record.get(key) for key in ("reason", "runningAgent", "refused", "broken")}
+    record["container"] = container_words(container)
+    return JobOutputs.model_validate(
+        {**shown, "healthy": wrong is None, "summary": words, RECORD: record}
+    )
 
 
 def container_words(container: ContainerState | None) -> str:
@@ -122,27 +141,24 @@ def container_words(container: ContainerState | None) -> str:
     return f"{container.status}{health}"
 
 
-def _of_record(record: StatusRecord) -> dict[str, Any]:
-    data = _rounded(record.model_dump(mode="json"))
-    camel = {_camel(key): value for key, value in data.items()}
-    camel["runningAgent"] = camel.pop("agentVersion")
-    camel["errors"] = [f"{error['at']} {error['message']}" for error in data["errors"]]
-    camel["master"] = {_camel(key): value for key, value in data["master"].items()}
-    camel["sources"] = [
-        {_camel(key): value for key, value in use.items()} for use in data["sources"]
-    ]
-    return camel
+def _shown(record: StatusRecord) -> dict[str, object]:
+    data = record.model_dump(mode="json", exclude={"agent_version"})
+    errors, details = data.pop("errors"), data.pop("details")
+    return {
+        **{to_camel(key): _camel(value) for key, value in data.items()},
+        "runningAgent": record.agent_version,
+        "errors": [f"{error['at']} {error['message']}" for error in errors],
+        # Their names are the job's own.
+        "details": {name: _rounded(value) for name, value in details.items()},
+    }
 
 
-def _rounded(value: Any) -> Any:
-    """Round every fraction to thousandths (seconds: milliseconds): more is noise in an output."""
-    if isinstance(value, float):
-        return round(value, 3)
-    if isinstance(value, Mapping):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    return value
+def _camel(value: object) -> object:
+    if isinstance(value, dict):
+        return {to_camel(key): _camel(entry) for key, entry in value.items()}
+    return [_camel(entry) for entry in value] if isinstance(value, list) else _rounded(value)
 
 
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
+def _rounded(value: object) -> object:
+    # Thousandths (of a second: milliseconds): more is noise in an output.
+    return round(value, 3) if isinstance(value, float) else value

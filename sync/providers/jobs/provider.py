@@ -5,43 +5,25 @@ host, where the agent's container picks it up, and brings the status record back
 """
 
 import base64
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import pulumi
-from pulumi.dynamic import (
-    CheckFailure,
-    CheckResult,
-    CreateResult,
-    DiffResult,
-    ReadResult,
-    UpdateResult,
-)
-from pydantic import ValidationError
+from pulumi.dynamic import CheckFailure, CheckResult
+from pydantic import Field, ValidationError
 
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
-from sync.providers.base import HostProvider, decided, refreshed
-from sync.providers.host.host import DataRootGoneError, connect
-from sync.providers.jobs import view
-from sync.providers.jobs.outputs import recorded, trouble
+from sync.providers.base import Bag, HostInputs, HostProvider, plainly, unknown
+from sync.providers.host.host import DataRootGoneError
+from sync.providers.jobs.outputs import JobOutputs, outputs, trouble
+from sync.providers.jobs.view import JobsView, invalidate, view
 from sync.providers.jobs.wait import Wanted, wait_until_ready, wait_until_stopped
-from sync.providers.props import changed_inputs, normal, unknown
 
-Spec: TypeAlias = contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec
-# `readyTimeoutSeconds` is left out: how long an earlier run would have waited is no change.
-_COMPARED: Final[tuple[str, ...]] = (
-    "host",
-    "root",
-    "job",
-    "agentVersion",
-    "containerName",
-    "ready",
-    "purge",
-)
-_INPUTS: Final[tuple[str, ...]] = (*_COMPARED, "spec", "readyTimeoutSeconds")
+Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
 _RESTART_SECONDS: Final = 60
 _SHARED_SECONDS: Final = 0.4
 # What happens to the data when a job follows another master.
@@ -54,186 +36,146 @@ _KEPT_DATA: Final[Mapping[Job, str]] = {
 }
 
 
-def parse_spec(props: Mapping[str, Any]) -> Spec:
-    """Return the typed spec of a resource's inputs; pydantic.ValidationError names wrong keys."""
-    return contract.parse(normal(props["spec"]))
-
-
 def spec_path(job: Job) -> str:
     """Path of the job's spec below the data root."""
     return f"{layout.job_spec_dir(job)}/{layout.SPEC_FILE}"
 
 
-class JobProvider(HostProvider):
+class InstalledJob(HostInputs):
+    """What of a job's inputs tells how to remove it, whatever release wrote its spec."""
+
+    job: Job
+    container_name: str
+    purge: bool
+
+
+class JobInputs(InstalledJob):
+    """See resources.JobSync."""
+
+    spec: Annotated[contract.JobSpec, Field(discriminator="job")]
+    agent_version: str
+    ready: Ready
+    ready_timeout_seconds: float
+
+    def look(self) -> JobsView:
+        """Look while waiting; jobs that wait at the same time share their views."""
+        return view(self.data_root, _SHARED_SECONDS)
+
+
+class JobProvider(HostProvider[JobInputs, JobOutputs]):
     """Installs a job's spec, waits as asked, records the mirror's state, repairs what failed."""
 
-    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+    inputs_type = JobInputs
+    outputs_type = JobOutputs
+    refreshes_inputs = True
+    # How long an earlier run would have waited is no change.
+    not_compared = frozenset({"ready_timeout_seconds"})
+    delete_before_replace = True
+
+    def check(self, _olds: Bag, news: Bag) -> CheckResult:
         """Name every wrong key of the spec; what a preview does not know yet is not judged."""
-        inputs = {key: news[key] for key in _INPUTS if key in news}
+        inputs = self.given(news)
         if unknown(news.get("spec")):
             return CheckResult(inputs, [])
         try:
-            spec = parse_spec(news)
+            spec = contract.parse(news["spec"])
         except ValidationError as error:
             failures = [
                 CheckFailure(f"spec.{'.'.join(str(part) for part in entry['loc'])}", entry["msg"])
                 for entry in error.errors()
             ]
             return CheckResult(inputs, failures)
-        wrong = (
-            [CheckFailure("spec.job", f"is {spec.job}, not {news['job']}")]
-            if spec.job != news["job"]
-            else []
+        other = CheckFailure("spec.job", f"is {spec.job}, not {news['job']}")
+        return CheckResult(inputs, [other] if spec.job != news["job"] else [])
+
+    def identify(self, inputs: JobInputs) -> str:
+        """Return one id per data root and job."""
+        return f"{inputs.root}#{inputs.job}"
+
+    def apply(self, inputs: JobInputs, _before: JobOutputs | None) -> JobOutputs:
+        """Write the spec if it differs, restart a job that failed or stalled, wait as asked.
+
+        A job that runs with this very spec is adopted.
+        """
+        seen = view(inputs.data_root, kept_seconds=0)
+        if seen.files[inputs.job].spec != inputs.spec:
+            content = base64.b64encode(contract.canonical(inputs.spec)).decode()
+            file = {"path": spec_path(inputs.job), "uid": 0, "mode": 0o644, "content": content}
+            inputs.data_root.as_root("write_files", {"files": [file]})
+        restarted_at = _restart_if_in_trouble(inputs, seen)
+        invalidate()
+        wanted = Wanted(
+            inputs.spec, inputs.agent_version, inputs.container_name, inputs.ready, restarted_at
         )
-        return CheckResult(inputs, wrong)
+        state = wait_until_ready(wanted, inputs.look, inputs.ready_timeout_seconds)
+        return _outputs(inputs, view(inputs.data_root), state)
 
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        """Write the spec and wait as asked; a job that runs with this very spec is adopted."""
-        return CreateResult(f"{props['root']}#{props['job']}", self._apply(props))
+    def observe(self, inputs: JobInputs, before: JobOutputs) -> JobOutputs | None:
+        """See where the job stands now; a job whose spec is gone is not installed."""
+        seen = view(inputs.data_root)
+        if not seen.files[inputs.job].spec_written:
+            return None
+        return _outputs(inputs, seen, before.ready_state)
 
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Write the spec if it differs, restart a job that failed or stalled, wait as asked."""
-        return UpdateResult(self._apply(_news))
+    def repairs(self, before: JobOutputs, inputs: JobInputs | None) -> list[str]:
+        """Repair a job that is in trouble, whose spec was edited, or that an older agent runs."""
+        reasons = []
+        if before.healthy is False:
+            reasons.append(f"{before.reason}; pulumi up repairs it")
+        if before.spec_drift:
+            reasons.append(f"{before.spec_drift}; pulumi up writes it anew")
+        running = before.running_agent
+        if inputs is not None and running and running != inputs.agent_version:
+            reasons.append(f"agent {running} runs, {inputs.agent_version} is wanted")
+        return reasons
 
-    def _apply(self, props: Mapping[str, Any]) -> dict[str, Any]:
-        spec = parse_spec(props)
-        seen = view.view(props, kept_seconds=0)
-        if seen.files[spec.job].spec != spec:
-            self._write_spec(props, spec)
-        restarted_at = self._repair(props, spec.job, seen)
-        view.forget()
-        version, container = props["agentVersion"], props["containerName"]
-        wanted = Wanted(spec, version, container, props["ready"], restarted_at)
-        state = wait_until_ready(wanted, lambda: _now(props), float(props["readyTimeoutSeconds"]))
-        return {**_record(props), "readyState": state}
+    def replacements(self, olds: JobInputs, news: JobInputs) -> dict[str, str]:
+        """Replace a job that follows another master: none of the names stays."""
+        before, after = _masters(olds.spec), _masters(news.spec)
+        if not set(before).isdisjoint(after):
+            return {}
+        return {
+            "spec": f"another master, {before[0]} becomes {after[0]}: the job is replaced; "
+            + _KEPT_DATA[news.job]
+        }
 
-    def _write_spec(self, props: Mapping[str, Any], spec: Spec) -> None:
-        content = base64.b64encode(contract.canonical(spec)).decode()
-        file = {"path": spec_path(spec.job), "uid": 0, "mode": 0o644, "content": content}
-        connect(props["host"]).as_root("write_files", props["root"], {"files": [file]})
-
-    def _repair(self, props: Mapping[str, Any], job: Job, seen: view.JobsView) -> datetime | None:
-        """Restart a job in trouble; returns the host's time of that, None where none was needed."""
-        name = props["containerName"]
-        wrong = trouble(seen.files[job], seen.containers.get(name), seen.now)
-        if wrong is None or wrong.phase == "missing":
-            return None  # a container that is missing is made by its own resource
-        pulumi.log.info(f"{job}: {wrong.words}; restarting it")
-        connect(props["host"]).run_docker("restart", name, timeout_seconds=_RESTART_SECONDS)
-        return seen.now
-
-    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Record where the job stands now; a job whose spec is gone is not installed."""
-        if not view.view(props).files[props["job"]].spec_written:
-            return ReadResult(None, {})
-        outs = {**_record(props), "readyState": props.get("readyState")}
-        return refreshed(id_, {key: props[key] for key in _INPUTS}, outs, _repairs(outs, props))
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Tell spec changes, an older agent, a failed, stalled or missing job, nothing else."""
-        job = _news.get("job") or _olds.get("job")
-        other_master = _master_changed(_olds, _news)
-        reasons = _repairs(_olds, _news)
-        for reason in [*other_master, *reasons]:
-            pulumi.log.info(f"{job}: {reason}")
-        replaces = ["spec"] if other_master else []
-        replaces += ["root"] if _olds.get("root") != _news.get("root") else []
-        changed = changed_inputs(_COMPARED, _olds, _news) or _spec_changed(_olds, _news)
-        return decided(
-            _olds,
-            changed=bool(changed or replaces),
-            repair=bool(reasons),
-            replaces=replaces,
-            delete_before_replace=True,
-        )
-
-    def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Stop the job and keep what it mirrored; purge also drops the job's own memory.
+    @plainly
+    def delete(self, _id: str, _props: Bag) -> None:
+        """Stop the job and keep what it mirrored; purge also drops the job's own state.
 
         The published data belong to the directories: only their purge removes them.
         """
-        job: Job = _props["job"]
-        host = connect(_props["host"])
-        try:
-            host.as_root("remove_files", _props["root"], {"paths": [spec_path(job)]})
-            wait_until_stopped(job, _props["containerName"], lambda: _now(_props))
-            if _props.get("purge"):
-                host.as_root("empty", _props["root"], {"paths": [layout.job_state_dir(job)]})
-        except DataRootGoneError:
-            return
-        finally:
-            view.forget()
+        installed = InstalledJob.model_validate(_props)
+        job, root = installed.job, installed.data_root
+        with contextlib.suppress(DataRootGoneError):
+            try:
+                root.as_root("remove_files", {"paths": [spec_path(job)]})
+                wait_until_stopped(
+                    job, installed.container_name, lambda: view(root, _SHARED_SECONDS)
+                )
+                if installed.purge:
+                    root.as_root("empty", {"paths": [layout.job_state_dir(job)]})
+            finally:
+                invalidate()
 
 
-def _now(props: Mapping[str, Any]) -> view.JobsView:
-    """Look while waiting; jobs that wait at the same time share their looks."""
-    return view.view(props, kept_seconds=_SHARED_SECONDS)
+def _restart_if_in_trouble(inputs: JobInputs, seen: JobsView) -> datetime | None:
+    """Return the host's time of a restart, None where none was needed."""
+    name = inputs.container_name
+    wrong = trouble(seen.files[inputs.job], seen.containers.get(name), seen.now)
+    if wrong is None or wrong.phase == "missing":
+        return None  # a container that is missing is made by its own resource
+    pulumi.log.info(f"{inputs.job}: {wrong.words}; restarting it")
+    inputs.data_root.on_host().run_docker("restart", name, timeout_seconds=_RESTART_SECONDS)
+    return seen.now
 
 
-def _record(props: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs and what is seen on the host now, without readyState."""
-    seen = view.view(props)
-    job: Job = props["job"]
-    files = seen.files[job]
-    drift = "" if files.spec == parse_spec(props) else "the spec on the host was changed"
-    return {
-        **{key: props[key] for key in _INPUTS},
-        **recorded(job, props["containerName"], seen),
-        "specDrift": drift,
-    }
+def _outputs(inputs: JobInputs, seen: JobsView, ready_state: str | None) -> JobOutputs:
+    same = seen.files[inputs.job].spec == inputs.spec
+    drift = "" if same else "the spec on the host was changed"
+    found = outputs(inputs.job, inputs.container_name, seen)
+    return found.model_copy(update={"ready_state": ready_state, "spec_drift": drift})
 
 
-def _spec_changed(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
-    if unknown(news.get("spec")):
-        return True
-    try:
-        return parse_spec(olds) != parse_spec(news)
-    except (KeyError, ValidationError):
-        return True  # a spec of an earlier version of the program
-
-
-def _master_changed(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
-    """Say that another master is followed and what that does to the data; empty if it is not.
-
-    It is the same as long as one of its names stays.
-    """
-    before, after = _names(olds.get("spec")), _names(news.get("spec"))
-    if not before or not after or not set(before).isdisjoint(after):
-        return []
-    job: Job = news["job"]
-    return [
-        f"another master, {before[0]} becomes {after[0]}: the job is replaced; " + _KEPT_DATA[job]
-    ]
-
-
-def _names(spec: Any) -> list[str]:
-    """Return the names of a spec's master; none where one is not known yet.
-
-    A spec of the release before has one, as `source`.
-    """
-    given = normal(spec)
-    if not isinstance(given, Mapping):
-        return []
-    sources = given.get("sources") or [given.get("source")]
-    if unknown(sources) or any(unknown(source) for source in sources):
-        return []
-    return [_source(source) for source in sources if source is not None]
-
-
-def _source(source: Any) -> str:
-    if isinstance(source, Mapping):
-        return f"{source.get('host')}:{source.get('port', 9900)}/{source.get('namespace', '')}"
-    return str(source)
-
-
-def _repairs(olds: Mapping[str, Any], news: Mapping[str, Any]) -> list[str]:
-    """Why an unchanged spec must be applied again, in words."""
-    reasons = []
-    if olds.get("healthy") is False:
-        reasons.append(f"{olds.get('reason')}; pulumi up repairs it")
-    if drift := olds.get("specDrift"):
-        reasons.append(f"{drift}; pulumi up writes it anew")
-    running, wanted = olds.get("runningAgent"), news.get("agentVersion")
-    if running and not unknown(wanted) and running != wanted:
-        reasons.append(f"agent {running} runs, {wanted} is wanted")
-    return reasons
+def _masters(spec: contract.JobSpec) -> list[str]:
+    return [str(source) for source in spec.sources]

@@ -31,7 +31,7 @@ class Wanted:
     restarted_at: host's time of a restart of ours; a record of before it shows the former life.
     """
 
-    spec: contract.UsersSpec | contract.KernelsSpec | contract.FlistsSpec
+    spec: contract.JobSpec
     agent_version: str
     container_name: str
     ready: str

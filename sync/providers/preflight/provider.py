@@ -1,155 +1,85 @@
-"""What the host must be before the first change: all findings at once, each with its remedy."""
+"""The host is looked at before the first change: all findings at once, each with its remedy."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, UpdateResult
+from pydantic import TypeAdapter
 
-from sync.providers.base import HostProvider, decided
+from sync.providers.base import Model, Provider
 from sync.providers.host.connection import HostError
 from sync.providers.host.host import Host, connect
-from sync.providers.preflight.checks import Container, Facts, Finding, Needs, judge
-from sync.providers.props import changed_inputs, integer
+from sync.providers.preflight.checks import Container, Facts, Needs, judge
 
-_INPUTS: Final[tuple[str, ...]] = (
-    *("host", "root", "limits", "ports", "addresses", "publicAddresses", "names", "upstream"),
-    *("ownContainers", "rootIsMount", "dnsManaged", "ignore"),
-)
-_PROBE_OPTIONS: Final = (
-    "--network=host",
-    "--mount=type=bind,source=/,target=/host,readonly",
-)
+_PROBE_OPTIONS: Final = ("--network=host", "--mount=type=bind,source=/,target=/host,readonly")
+_SEEN: Final = TypeAdapter(dict[str, object])
+_FACTS: Final = TypeAdapter(Facts)
 
 
 class PreflightError(HostError):
-    """The host will not do; `str()` has one finding a line. Nothing was changed."""
+    """The host does not meet the requirements; `str()` has one finding a line."""
 
 
-def needs_of(props: Mapping[str, Any], *, first: bool) -> Needs:
-    """Read what the stack needs from a resource's inputs; absent limits keep their defaults."""
-    limits = props.get("limits") or {}
-    defaults = Needs(root=props["root"])
-    return Needs(
-        root=props["root"],
-        cores=integer(limits.get("cores", defaults.cores)),
-        memory_bytes=integer(limits.get("memoryBytes", defaults.memory_bytes)),
-        free_bytes=integer(limits.get("freeBytes", defaults.free_bytes)),
-        docker_version=str(limits.get("dockerVersion", defaults.docker_version)),
-        zdb_memory_bytes=integer(limits.get("zdbMemoryBytes", defaults.zdb_memory_bytes)),
-        ports=tuple((port["address"], integer(port["port"])) for port in props.get("ports") or ()),
-        told_addresses=tuple(
-            address
-            for address in props.get("publicAddresses") or ()
-            if address not in (props.get("addresses") or ())
-        ),
-        names={entry["name"]: tuple(entry["addresses"]) for entry in props.get("names") or ()},
-        ipv4_names=frozenset(
-            entry["name"] for entry in props.get("names") or () if entry.get("bootMedia")
-        ),
-        upstream=_upstream_places(props),
-        own_containers=tuple(props.get("ownContainers") or ()),
-        root_is_mount=bool(props.get("rootIsMount")),
-        dns_managed=bool(props.get("dnsManaged")),
-        first=first,
-    )
+class PreflightOutputs(Model):
+    """findings: a line each. own_containers: names that the stack's containers had then."""
+
+    findings: tuple[str, ...] = ()
+    own_containers: tuple[str, ...] = ()
 
 
-def gather(host: Host, props: Mapping[str, Any]) -> Facts:
-    """See the host as it is; HostError where it can not even be asked."""
+def gather(host: Host, needs: Needs, *, first: bool) -> Facts:
+    """See the host as it is; HostError where it cannot even be asked."""
     version = host.run_docker("version", "--format", "{{.Server.Version}}").strip()
     listing = host.run_docker("ps", "--all", "--no-trunc", "--format", "{{json .}}")
+    masters = [
+        {**master.model_dump(exclude_none=True), "name": master.endpoint}
+        for master in needs.upstream
+    ]
     request = {
-        "root": props["root"],
-        "addresses": _looked_for(props),
-        "names": [entry["name"] for entry in props.get("names") or ()],
-        "upstream": [
-            {**entry, "name": _place(entry), "port": integer(entry["port"])}
-            for entry in props.get("upstream") or ()
-        ],
+        "root": needs.root,
+        "addresses": list(dict.fromkeys([*needs.addresses, *needs.public_addresses])),
+        "names": [name.name for name in needs.names],
+        "upstream": masters,
     }
-    seen = host.run_script(probe_source(), _PROBE_OPTIONS, request)
-    return Facts(
-        cores=seen["cores"],
-        memory_bytes=seen["memory_bytes"],
-        root=seen["root"],
-        listening=tuple((address, port) for address, port in seen["listening"]),
-        foreign_addresses=tuple(seen["foreign_addresses"]),
-        resolved=seen["resolved"],
-        unreachable=seen["unreachable"],
-        keys=seen["keys"],
-        docker_version=version,
-        containers=tuple(
-            Container.from_listing(json.loads(line)) for line in listing.splitlines() if line
-        ),
-    )
-
-
-def _upstream_places(props: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Return the places of each service of the master, the preferred one first."""
-    places: dict[str, tuple[str, ...]] = {}
-    for entry in props.get("upstream") or ():
-        places[entry["name"]] = (*places.get(entry["name"], ()), _place(entry))
-    return places
-
-
-def _place(entry: Mapping[str, Any]) -> str:
-    return f"{entry['host']}:{integer(entry['port'])}"
-
-
-def _looked_for(props: Mapping[str, Any]) -> list[str]:
-    """Return the addresses that the host is asked for, each once."""
-    wanted = [*(props.get("addresses") or ()), *(props.get("publicAddresses") or ())]
-    return list(dict.fromkeys(wanted))
+    seen = _SEEN.validate_python(host.run_script(probe_source(), _PROBE_OPTIONS, request))
+    containers = [Container.from_listing(json.loads(line)) for line in listing.splitlines() if line]
+    more = {"docker_version": version, "containers": containers, "first": first}
+    return _FACTS.validate_python({**seen, **more})
 
 
 @cache
 def probe_source() -> bytes:
-    """Source of preflight_probe.py, as it is sent to the host."""
+    """Source of probe.py, as it is sent to the host."""
     return Path(__file__).with_name("probe.py").read_bytes()
 
 
-class PreflightProvider(HostProvider):
-    """Checks the host when the stack begins and when what it needs changes."""
+class PreflightProvider(Provider[Needs, PreflightOutputs]):
+    """Checks the host when the stack begins and when what it needs changes.
 
-    def create(self, props: dict[str, Any]) -> CreateResult:
+    A refresh leaves the findings: a preflight is about the moment before a change.
+    """
+
+    inputs_type = Needs
+    outputs_type = PreflightOutputs
+
+    def identify(self, inputs: Needs) -> str:
+        """Return one id per data root."""
+        return f"{inputs.root}#preflight"
+
+    def apply(self, inputs: Needs, before: PreflightOutputs | None) -> PreflightOutputs:
         """Check; PreflightError with every finding if one of them is an error."""
-        return CreateResult(f"{props['root']}#preflight", _checked(props, first=True))
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Check again: the stack needs something else now, and has what it made before."""
-        before = tuple(_olds.get("ownContainers") or ())
-        return UpdateResult(_checked(_news, first=False, before=before))
-
-    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Return what was found then: a preflight is about the moment before a change."""
-        return ReadResult(id_, {key: props.get(key) for key in (*_INPUTS, "findings")})
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Tell changed needs."""
-        return decided(_olds, changed=bool(changed_inputs(_INPUTS, _olds, _news)))
-
-
-def _checked(
-    props: Mapping[str, Any], *, first: bool, before: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """before: names that the stack's containers had; those still hold ports and data root."""
-    facts = gather(connect(props["host"]), props)
-    needs = needs_of(props, first=first)
-    needs = replace(needs, own_containers=(*needs.own_containers, *before))
-    found = judge(facts, needs, tuple(props.get("ignore") or ()))
-    _refuse(found)
-    for finding in found:
-        pulumi.log.warn(f"preflight: {finding.check}: {finding.message}; {finding.remedy}")
-    inputs = {key: props.get(key) for key in _INPUTS}
-    return {**inputs, "findings": [str(finding) for finding in found]}
-
-
-def _refuse(found: list[Finding]) -> None:
-    if any(finding.level == "error" for finding in found):
-        lines = "\n".join(f"  {finding}" for finding in found)
-        raise PreflightError(f"the host will not do, nothing was changed:\n{lines}")
+        # Under the names that they had before, its containers still hold ports and data root.
+        former = before.own_containers if before else ()
+        needs = inputs.model_copy(update={"own_containers": (*inputs.own_containers, *former)})
+        found = judge(gather(connect(inputs.host), needs, first=before is None), needs)
+        lines = [str(finding) for finding in found]
+        if any(finding.level == "error" for finding in found):
+            raise PreflightError(
+                "the host does not meet the requirements, nothing was changed:\n"
+                + "\n".join(f"  {line}" for line in lines)
+            )
+        for finding in found:
+            pulumi.log.warn(f"preflight: {finding.check}: {finding.message}; {finding.remedy}")
+        return PreflightOutputs(findings=tuple(lines), own_containers=inputs.own_containers)
