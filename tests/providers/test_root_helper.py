@@ -1,4 +1,4 @@
-"""What runs as root on the host: paths stay below the data root, files are whole or not there."""
+"""Operations as root on the host: paths stay below the data root, files are whole or not there."""
 
 import base64
 import hashlib
@@ -22,21 +22,21 @@ UID = os.geteuid()
 as_root = pytest.mark.skipif(UID != 0, reason="needs root, to change owners")
 
 
-def _directory(path: str, uid: int = UID, mode: int = 0o755) -> dict[str, Any]:
+def _directory(path: str, uid: int = UID, mode: int = 0o755) -> root_helper.Owned:
     return {"path": path, "uid": uid, "mode": mode}
 
 
-def _file(path: str, content: bytes = b"new", mode: int = 0o600) -> dict[str, Any]:
+def _file(path: str, content: bytes = b"new", mode: int = 0o600) -> root_helper.File:
     encoded = base64.b64encode(content).decode()
     return {"path": path, "uid": UID, "mode": mode, "content": encoded}
 
 
-def _make(root: Path, *directories: dict[str, Any]) -> list[str]:
-    return root_helper.make_directories({"root": str(root), "directories": list(directories)})
+def _make(root: Path, *directories: root_helper.Owned) -> list[str]:
+    return root_helper.make_directories(str(root), list(directories))
 
 
-def _write(root: Path, *files: dict[str, Any]) -> list[str]:
-    return root_helper.write_files({"root": str(root), "files": list(files)})
+def _write(root: Path, *files: root_helper.File) -> list[str]:
+    return root_helper.write_files(str(root), list(files))
 
 
 def test_directories_get_their_modes_and_a_second_time_nothing_changes(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_what_a_killed_writer_left_goes_and_what_a_running_one_has_stays(tmp_pat
 
 def test_removing_what_is_gone_is_no_error(tmp_path: Path) -> None:
     _write(tmp_path, _file("here"))
-    request = {"root": str(tmp_path), "paths": ["here", "gone", "nowhere/at/all"]}
-    assert root_helper.remove_files(request) == ["here"]
+    paths = ["here", "gone", "nowhere/at/all"]
+    assert root_helper.remove_files(str(tmp_path), paths) == ["here"]
 
 
 def test_purge_removes_only_what_is_listed_and_follows_no_link(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_purge_removes_only_what_is_listed_and_follows_no_link(tmp_path: Path) -
         path.mkdir(parents=True)
     (root / "data/deep/link").symlink_to(outside)
     (root / "data/deep/file").write_text("x")
-    root_helper.purge({"root": str(root), "paths": ["data", "data/deep"]})
+    root_helper.purge(str(root), ["data", "data/deep"])
     assert sorted(path.name for path in root.iterdir()) == ["foreign"]
     assert (outside / "kept").is_dir()
 
@@ -193,20 +193,16 @@ def test_empty_keeps_the_directory_that_containers_have_mounted(tmp_path: Path) 
     (tmp_path / "state/deep").mkdir(parents=True)
     (tmp_path / "state/status.json").write_text("{}")
     before = (tmp_path / "state").stat().st_ino
-    root_helper.empty({"root": str(tmp_path), "paths": ["state"]})
+    root_helper.empty(str(tmp_path), ["state"])
     assert list((tmp_path / "state").iterdir()) == []
     assert (tmp_path / "state").stat().st_ino == before
 
 
-def _install(root: Path, files: Mapping[str, bytes], digest: str = "v1") -> dict[str, Any]:
+def _install(root: Path, files: Mapping[str, bytes], digest: str = "v1") -> Any:
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     whole = {**files, root_helper.MANIFEST: json.dumps(manifest).encode()}
-    request = {
-        "operation": "install_bundle",
-        "root": str(root),
-        "agents": "agent",
-        "digest": digest,
-    }
+    request: dict[str, object] = {"root": str(root), "agents": "agent", "digest": digest}
+    request["operation"] = "install_bundle"
     return root_helper.answer(request, io.BytesIO(b"".join(packed(whole))))
 
 
@@ -228,7 +224,7 @@ def test_a_bundle_appears_whole_and_is_adopted_afterwards(agents: Path) -> None:
     assert [path.name for path in agents.iterdir()] == ["v1"]
 
 
-def test_a_damaged_bundle_is_mended_in_the_same_directory(agents: Path) -> None:
+def test_a_damaged_bundle_is_repaired_in_the_same_directory(agents: Path) -> None:
     _install(agents.parent, FILES)
     before = (agents / "v1").stat().st_ino
     (agents / "v1/src/sync/agent.py").write_bytes(b"changed")
@@ -246,11 +242,9 @@ def test_a_damaged_bundle_is_mended_in_the_same_directory(agents: Path) -> None:
 
 def test_a_bundle_cut_off_on_the_way_is_not_installed(agents: Path) -> None:
     archive = b"".join(packed(FILES))
-    request = {"operation": "install_bundle", "root": str(agents.parent), "agents": "agent"}
+    half = io.BytesIO(archive[: len(archive) // 2])
     with pytest.raises((EOFError, tarfile.TarError, root_helper.RefusedError)):
-        root_helper.install_bundle(
-            {**request, "digest": "v1"}, io.BytesIO(archive[: len(archive) // 2])
-        )
+        root_helper.install_bundle(str(agents.parent), "agent", "v1", half)
     assert list(agents.iterdir()) == []
 
 
@@ -283,18 +277,20 @@ def test_two_at_once_that_install_one_bundle_do_not_disturb_each_other(
     content = {f"src/{number}": os.urandom(4096) for number in range(16)}
     manifest = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     archive = b"".join(packed({**content, root_helper.MANIFEST: json.dumps(manifest).encode()}))
-    request = {"root": str(agents.parent), "agents": "agent", "digest": "v1"}
     seen: list[str] = []
+
+    def install(stream: io.BytesIO) -> str:
+        return root_helper.install_bundle(str(agents.parent), "agent", "v1", stream)
 
     def meanwhile() -> None:
         if other == "installed":
-            seen.append(root_helper.install_bundle(request, io.BytesIO(archive)))
+            seen.append(install(io.BytesIO(archive)))
             return
         with pytest.raises((EOFError, tarfile.TarError)):
-            root_helper.install_bundle(request, io.BytesIO(archive[: len(archive) // 3]))
+            install(io.BytesIO(archive[: len(archive) // 3]))
         seen.append("cut off")
 
-    result = root_helper.install_bundle(request, Interrupted(archive, meanwhile))
+    result = install(Interrupted(archive, meanwhile))
     assert (seen, result) == ([other], "installed" if other == "cut off" else "adopted")
     assert root_helper.problems(agents / "v1") == []
     assert [path.name for path in agents.iterdir()] == ["v1"]
@@ -318,31 +314,26 @@ def test_a_bundle_that_another_places_at_the_same_moment_is_adopted(
 def test_only_bundles_to_keep_stay(agents: Path) -> None:
     for digest in ("v1", "v2", "v3"):
         _install(agents.parent, FILES, digest)
-    request = {"root": str(agents.parent), "agents": "agent", "keep": ["v2", "v3"]}
-    assert root_helper.remove_bundles(request) == ["v1"]
+    removed = root_helper.remove_bundles(str(agents.parent), "agent", keep=["v2", "v3"])
+    assert removed == ["v1"]
     assert sorted(path.name for path in agents.iterdir()) == ["v2", "v3"]
 
 
-def test_a_survey_tells_owner_mode_and_digest_and_no_content(tmp_path: Path) -> None:
+def test_facts_are_owner_mode_and_digest_and_no_content(tmp_path: Path) -> None:
     _make(tmp_path, _directory("secrets"), _directory("agent"), _directory("data"))
     _write(tmp_path, _file("secrets/zdb-admin", b"canary-secret"))
     _install(tmp_path, FILES)
-    request = {"operation": "survey", "root": str(tmp_path), "paths": ["data", "gone"]}
-    reply = root_helper.answer(
-        {**request, "trees": ["secrets", "none"], "agents": "agent"}, io.BytesIO()
-    )
-    assert "canary" not in json.dumps(reply)
-    seen = reply["result"]
+    paths, trees = ["data", "gone"], ["secrets", "none"]
+    seen: Any = root_helper.facts(str(tmp_path), paths, trees, "agent")
+    assert "canary" not in json.dumps(seen)
     assert sorted(seen["paths"]) == ["data", "secrets/zdb-admin"]
     assert seen["paths"]["secrets/zdb-admin"]["mode"] == 0o600
     assert len(seen["paths"]["secrets/zdb-admin"]["sha256"]) == 64
     assert seen["bundles"] == {"v1": []}
 
 
-def _survey(root: Path) -> dict[str, Any]:
-    return root_helper.survey(
-        {"root": str(root), "paths": [], "trees": ["secrets"], "agents": "agent"}
-    )
+def _facts(root: Path) -> Any:
+    return root_helper.facts(str(root), paths=[], trees=["secrets"], agents="agent")
 
 
 @pytest.mark.parametrize("moment", ["stat", "open"])
@@ -360,7 +351,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_left_out(
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(os, moment, renamed_before)
-    assert list(_survey(tmp_path)["paths"]) == ["secrets/key"]
+    assert list(_facts(tmp_path)["paths"]) == ["secrets/key"]
 
 
 def test_a_tree_that_goes_while_it_is_looked_at_is_empty(
@@ -374,7 +365,7 @@ def test_a_tree_that_goes_while_it_is_looked_at_is_empty(
 
     fwalk = os.fwalk
     monkeypatch.setattr(os, "fwalk", removed_before)
-    assert _survey(tmp_path)["paths"] == {}
+    assert _facts(tmp_path)["paths"] == {}
 
 
 def test_a_bundles_file_that_goes_while_it_is_read_counts_as_missing(
@@ -391,7 +382,7 @@ def test_a_bundles_file_that_goes_while_it_is_read_counts_as_missing(
         return read_bytes(path)
 
     monkeypatch.setattr(Path, "read_bytes", removed_before)
-    assert _survey(tmp_path)["bundles"] == {"d": ["src/a.py: missing"]}
+    assert _facts(tmp_path)["bundles"] == {"d": ["src/a.py: missing"]}
 
 
 @as_root

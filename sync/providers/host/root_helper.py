@@ -1,4 +1,4 @@
-"""What runs as root on the mirror host, inside a one-shot container of the helper image.
+"""Operations as root on the mirror host, inside a one-shot container of the helper image.
 
 Only the standard library of Python 3.11: this very file is sent on stdin, followed by one request
 (JSON, length first) and, for a bundle, by a tar stream. The reply is one JSON object on stdout:
@@ -21,20 +21,44 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, NotRequired, TypedDict
 
 MANIFEST = "MANIFEST.json"
-_SURVEY_LIMIT = 5000
+_PATHS_LIMIT = 5000
 _DIGEST_LIMIT_BYTES = 4 << 20
 _LEFTOVER_SECONDS = 3600  # longer than any one-shot container runs
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
+class Owned(TypedDict):
+    """A directory or file: path below the data root, owner (gid equals uid), mode."""
+
+    path: str
+    uid: int
+    mode: int
+
+
+class File(Owned):
+    """content: base64."""
+
+    content: str
+
+
+class Described(TypedDict):
+    """A path as it is; kind: directory, file or other. sha256: hex, of small files."""
+
+    kind: str
+    uid: int
+    gid: int
+    mode: int
+    sha256: NotRequired[str]
+
+
 class RefusedError(Exception):
-    """A request that can not be carried out; `str()` names the path and the remedy."""
+    """A request that cannot be carried out; `str()` names the path and the remedy."""
 
 
 def _parts(relative: str) -> list[str]:
@@ -72,43 +96,43 @@ def split(relative: str) -> tuple[str, str]:
     return "/".join(parents), name
 
 
-def make_directories(request: dict[str, Any]) -> list[str]:
+def make_directories(root: str, directories: list[Owned]) -> list[str]:
     """Create, own and mode every directory; returns those that were not yet so."""
-    root = request["root"]
     changed = []
-    for entry in request["directories"]:
+    listed = {entry["path"] for entry in directories}
+    for entry in directories:
         parent, name = split(entry["path"])
         with opened(root, parent) as descriptor, contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=descriptor)
             changed.append(entry["path"])
         with opened(root, entry["path"]) as descriptor:
-            if _own(descriptor, entry, request):
+            if _own(root, descriptor, entry, listed):
                 changed.append(entry["path"])
     for parent in sorted({split(path)[0] for path in changed}):
-        _sync_directory(root, parent)
+        with opened(root, parent) as descriptor:
+            os.fsync(descriptor)
     return sorted(set(changed))
 
 
-def _own(descriptor: int, entry: dict[str, Any], request: dict[str, Any]) -> bool:
-    before = os.fstat(descriptor)
+def _own(root: str, descriptor: int, entry: Owned, listed: set[str]) -> bool:
+    before, uid = os.fstat(descriptor), entry["uid"]
     os.fchmod(descriptor, entry["mode"])
-    if before.st_uid == entry["uid"] and before.st_gid == entry["uid"]:
-        return bool(stat.S_IMODE(before.st_mode) != entry["mode"])
+    if before.st_uid == uid and before.st_gid == uid:
+        return stat.S_IMODE(before.st_mode) != entry["mode"]
     # The directory after its contents: what is cut off in between is begun again by the next `up`.
-    _own_contents(entry, before.st_uid, request)
-    os.fchown(descriptor, entry["uid"], entry["uid"])
-    # And what the previous owner put there meanwhile; from now on it can not.
-    _own_contents(entry, before.st_uid, request)
+    _own_contents(root, entry, before.st_uid, listed)
+    os.fchown(descriptor, uid, uid)
+    # And what the previous owner put there meanwhile; from now on it cannot.
+    _own_contents(root, entry, before.st_uid, listed)
     return True
 
 
-def _own_contents(entry: dict[str, Any], previous: int, request: dict[str, Any]) -> None:
+def _own_contents(root: str, entry: Owned, previous: int, listed: set[str]) -> None:
     """Hand what the previous owner had below a directory to the new one (a mode, a take-over).
 
     Listed directories below have owners of their own; what belongs to anybody else stays.
     """
-    root, path = request["root"], f"{request['root']}/{entry['path']}"
-    listed = {directory["path"] for directory in request["directories"]}
+    uid, path = entry["uid"], f"{root}/{entry['path']}"
     for folder, names, files, descriptor in os.fwalk(path, follow_symlinks=False):
         below = os.path.relpath(folder, root)
         names[:] = [name for name in names if f"{below}/{name}" not in listed]
@@ -116,23 +140,17 @@ def _own_contents(entry: dict[str, Any], previous: int, request: dict[str, Any])
             # What its owner renames or removes meanwhile is not there to be handed over.
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_uid == previous:
-                    uid = entry["uid"]
                     os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
 
 
-def _sync_directory(root: str, relative: str) -> None:
-    with opened(root, relative) as descriptor:
-        os.fsync(descriptor)
-
-
-def write_files(request: dict[str, Any]) -> list[str]:
+def write_files(root: str, files: list[File]) -> list[str]:
     """Write every file: temporary name, owner, mode, fsync, rename; returns the paths."""
-    for entry in request["files"]:
-        _write_file(request["root"], entry)
-    return [entry["path"] for entry in request["files"]]
+    for entry in files:
+        _write_file(root, entry)
+    return [entry["path"] for entry in files]
 
 
-def _write_file(root: str, entry: dict[str, Any]) -> None:
+def _write_file(root: str, entry: File) -> None:
     parent, name = split(entry["path"])
     # A name of its own: one whose connection was cut off may still be writing the same file.
     temporary = f".{name}.{secrets.token_hex(8)}.tmp"
@@ -165,38 +183,38 @@ def _remove_leftovers(directory: int, name: str) -> None:
                     os.unlink(found, dir_fd=directory)
 
 
-def remove_files(request: dict[str, Any]) -> list[str]:
+def remove_files(root: str, paths: list[str]) -> list[str]:
     """Remove the files that are there; returns their paths."""
     removed = []
-    for path in request["paths"]:
+    for path in paths:
         parent, name = split(path)
-        with contextlib.suppress(FileNotFoundError), opened(request["root"], parent) as directory:
+        with contextlib.suppress(FileNotFoundError), opened(root, parent) as directory:
             os.unlink(name, dir_fd=directory)
             os.fsync(directory)
             removed.append(path)
     return removed
 
 
-def purge(request: dict[str, Any]) -> list[str]:
+def empty(root: str, paths: list[str]) -> list[str]:
+    """Remove what directories hold; they stay, as containers have them mounted."""
+    emptied = []
+    for path in reversed(paths):
+        parent, name = split(path)
+        with contextlib.suppress(FileNotFoundError), opened(root, parent) as directory:
+            _empty(directory, name)
+            emptied.append(path)
+    return emptied
+
+
+def purge(root: str, paths: list[str]) -> list[str]:
     """Remove directories with all they hold, the last listed first; mount points are emptied."""
-    removed = []
-    for path in reversed(request["paths"]):
+    emptied = empty(root, paths)
+    for path in emptied:
         parent, name = split(path)
-        with contextlib.suppress(FileNotFoundError), opened(request["root"], parent) as directory:
-            _empty(directory, name)
-            with contextlib.suppress(OSError):  # a mount point stays, empty
-                os.rmdir(name, dir_fd=directory)
-            removed.append(path)
-    return removed
-
-
-def empty(request: dict[str, Any]) -> list[str]:
-    """Remove what a directory holds; the directory stays, as containers have it mounted."""
-    for path in request["paths"]:
-        parent, name = split(path)
-        with contextlib.suppress(FileNotFoundError), opened(request["root"], parent) as directory:
-            _empty(directory, name)
-    return list(request["paths"])
+        # A mount point stays, empty.
+        with contextlib.suppress(OSError), opened(root, parent) as directory:
+            os.rmdir(name, dir_fd=directory)
+    return emptied
 
 
 def _empty(directory: int, name: str) -> None:
@@ -213,22 +231,18 @@ def _empty(directory: int, name: str) -> None:
         os.close(descriptor)
 
 
-def survey(request: dict[str, Any]) -> dict[str, Any]:
-    """Tell owner, mode and (small files) digest of everything that the stack manages.
+def facts(root: str, paths: list[str], trees: list[str], agents: str) -> dict[str, object]:
+    """Describe the paths, all below the trees, and the agent's bundles.
 
-    {"paths": {relative: {kind, uid, gid, mode, sha256?}}, "bundles": {digest: [problem…]}}.
+    {"paths": {relative: Described}, "bundles": {digest: [problem…]}}.
     """
-    root = request["root"]
-    paths = {}
-    for relative in request["paths"]:
-        if found := _look(root, relative):
-            paths[relative] = found
-    for tree in request["trees"]:
-        paths.update(_look_below(root, tree))
-    return {"paths": paths, "bundles": _bundles(root, request["agents"])}
+    described = {path: found for path in paths if (found := _look(root, path))}
+    for tree in trees:
+        described.update(_look_below(root, tree))
+    return {"paths": described, "bundles": _bundles(root, agents)}
 
 
-def _look(root: str, relative: str) -> dict[str, Any] | None:
+def _look(root: str, relative: str) -> Described | None:
     parent, name = split(relative)
     try:
         with opened(root, parent) as directory:
@@ -239,9 +253,9 @@ def _look(root: str, relative: str) -> dict[str, Any] | None:
         return {"kind": "other", "uid": -1, "gid": -1, "mode": 0}
 
 
-def _describe(directory: int, name: str) -> dict[str, Any]:
+def _describe(directory: int, name: str) -> Described:
     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    described: dict[str, Any] = {
+    described: Described = {
         "kind": _kind(found.st_mode),
         "uid": found.st_uid,
         "gid": found.st_gid,
@@ -260,8 +274,8 @@ def _kind(mode: int) -> str:
     return "file" if stat.S_ISREG(mode) else "other"
 
 
-def _look_below(root: str, tree: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _look_below(root: str, tree: str) -> dict[str, Described]:
+    found: dict[str, Described] = {}
     if not (Path(root) / tree).is_dir():
         return found
     # Files come and go meanwhile (another resource's temporary ones); even the tree itself may.
@@ -269,7 +283,7 @@ def _look_below(root: str, tree: str) -> dict[str, Any]:
         for folder, names, files, descriptor in os.fwalk(f"{root}/{tree}", follow_symlinks=False):
             below = os.path.relpath(folder, root)
             for name in sorted([*names, *files]):
-                if len(found) >= _SURVEY_LIMIT:
+                if len(found) >= _PATHS_LIMIT:
                     return found
                 with contextlib.suppress(FileNotFoundError):
                     found[f"{below}/{name}"] = _describe(descriptor, name)
@@ -306,24 +320,25 @@ def problems(bundle: Path) -> list[str]:
     return differing + sorted(f"{name}: foreign" for name in found.keys() - manifest.keys())
 
 
-def install_bundle(request: dict[str, Any], stream: IO[bytes]) -> str:
+def install_bundle(root: str, agents: str, digest: str, stream: IO[bytes]) -> str:
     """Unpack the tar on `stream` as <agents>/<digest>; "adopted", "installed" or "repaired".
 
-    A new bundle appears whole, by one rename. A damaged one is mended file by file in the same
+    A new bundle appears whole, by one rename. A damaged one is repaired file by file in the same
     directory, because running containers have that very directory mounted.
     """
-    agents = Path(request["root"]) / request["agents"]
-    target = agents / request["digest"]
+    folder = Path(root) / agents
     # A folder of its own: one whose connection was cut off may still be unpacking the same bundle.
-    temporary = Path(tempfile.mkdtemp(prefix=f".{request['digest']}.", suffix=".tmp", dir=agents))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{digest}.", suffix=".tmp", dir=folder))
     try:
         with tarfile.open(fileobj=stream, mode="r|gz") as archive:
             for member in archive:
                 _unpack(archive, member, temporary)
-        _sync_files(temporary)
+        # All files at once: the file system's journal takes them in few commits.
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(_fsync, _files(temporary)))
         if wrong := problems(temporary):
             raise RefusedError(f"the bundle arrived damaged ({wrong[0]}); run pulumi up again")
-        return _place(temporary, target)
+        return _put(temporary, folder / digest)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -340,33 +355,20 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> 
         os.fchmod(file.fileno(), 0o644)
 
 
-def _sync_files(folder: Path) -> None:
-    """Fsync all files at once: the file system's journal takes them in few commits."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    with ThreadPoolExecutor(32) as pool:
-        list(pool.map(_sync_file, files))
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _place(temporary: Path, target: Path) -> str:
+def _put(temporary: Path, target: Path) -> str:
     if not target.exists():
-        _sync_tree(temporary)
+        _sync_folders(temporary)
         try:
             temporary.rename(target)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
         else:
-            _sync_path(target.parent)
+            _fsync(target.parent)
             return "installed"
-    wrong = problems(target)
-    if not wrong:
+    if not problems(target):
         return "adopted"
-    for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+    for path in _files(temporary):
         destination = target / path.relative_to(temporary)
         destination.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.replace(destination)
@@ -375,51 +377,55 @@ def _place(temporary: Path, target: Path) -> str:
         name = str(path.relative_to(target))
         if name not in manifest and name != MANIFEST:
             path.unlink(missing_ok=True)
-    _sync_tree(target)
+    _sync_folders(target)
     return "repaired"
 
 
-def _sync_tree(folder: Path) -> None:
-    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        path.chmod(0o755)
-        _sync_path(path)
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _sync_path(folder: Path) -> None:
-    descriptor = os.open(folder, _DIRECTORY_FLAGS)
-    os.fsync(descriptor)
-    os.close(descriptor)
+def _sync_folders(top: Path) -> None:
+    for folder in [top, *(path for path in top.rglob("*") if path.is_dir())]:
+        folder.chmod(0o755)
+        _fsync(folder)
 
 
-def remove_bundles(request: dict[str, Any]) -> list[str]:
-    """Remove every bundle whose digest is not in `keep`; returns the removed ones."""
-    folder = Path(request["root"]) / request["agents"]
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_bundles(root: str, agents: str, keep: list[str]) -> list[str]:
+    """Remove every bundle whose digest is not to be kept; returns the removed ones."""
+    folder = Path(root) / agents
     if not folder.is_dir():
         return []
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    gone = [name for name in names if name not in request["keep"]]
+    gone = [name for name in names if name not in keep]
     for name in gone:
         shutil.rmtree(folder / name)
     return gone
 
 
-OPERATIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "make_directories": make_directories,
-    "write_files": write_files,
-    "remove_files": remove_files,
-    "purge": purge,
-    "empty": empty,
-    "survey": survey,
-    "remove_bundles": remove_bundles,
-}
+_OPERATIONS: list[Callable[..., object]] = [
+    *(make_directories, write_files, remove_files, purge, empty, facts),
+    *(install_bundle, remove_bundles),
+]
+OPERATIONS = {operation.__name__: operation for operation in _OPERATIONS}
 
 
-def answer(request: dict[str, Any], stream: IO[bytes]) -> dict[str, Any]:
-    """Carry out one request; a failure becomes {"error", "kind"}."""
+def answer(request: Mapping[str, object], stream: IO[bytes]) -> dict[str, object]:
+    """Carry out one request, {operation, root, …its parameters}; a failure is {error, kind}."""
+    operation = str(request["operation"])
+    parameters = {key: value for key, value in request.items() if key != "operation"}
+    if operation == "install_bundle":
+        parameters["stream"] = stream
     try:
-        if request["operation"] == "install_bundle":
-            return {"result": install_bundle(request, stream)}
-        return {"result": OPERATIONS[request["operation"]](request)}
+        return {"result": OPERATIONS[operation](**parameters)}
     except RefusedError as error:
         return {"error": str(error), "kind": "refused"}
     except OSError as error:
