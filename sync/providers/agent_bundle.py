@@ -15,7 +15,7 @@ from typing import Final
 
 from sync.contract import layout
 from sync.providers import wheels
-from sync.providers.base import HostInputs, HostProvider, Model
+from sync.providers.base import Drift, HostInputs, HostProvider
 from sync.providers.host import facts
 from sync.providers.host.connection import Command, HostError
 from sync.providers.host.host import Host, docker_failure
@@ -101,11 +101,10 @@ class BundleInputs(HostInputs):
     path: str
 
 
-class BundleOutputs(Model):
-    """platform: the host's processor as Docker names it. drift: damaged files, a line each."""
+class BundleOutputs(Drift):
+    """platform: the host's processor as Docker names it."""
 
     platform: str = ""
-    drift: tuple[str, ...] = ()
 
 
 class AgentBundleProvider(HostProvider[BundleInputs, BundleOutputs]):
@@ -113,11 +112,7 @@ class AgentBundleProvider(HostProvider[BundleInputs, BundleOutputs]):
 
     inputs_type = BundleInputs
     outputs_type = BundleOutputs
-    refreshes_inputs = True
-
-    def identify(self, inputs: BundleInputs) -> str:
-        """Return one id per data root."""
-        return f"{inputs.root}#agent"
+    id_form = "{0.root}#agent"
 
     def apply(self, inputs: BundleInputs, before: BundleOutputs | None) -> BundleOutputs:
         """Install the version beside older ones; those that no container uses are removed."""
@@ -140,10 +135,6 @@ class AgentBundleProvider(HostProvider[BundleInputs, BundleOutputs]):
         """See which files are missing or changed."""
         problems = facts.gather(inputs.data_root).bundles.get(inputs.digest)
         return None if problems is None else before.model_copy(update={"drift": problems})
-
-    def repairs(self, before: BundleOutputs, _inputs: BundleInputs | None) -> tuple[str, ...]:
-        """Repair every damage."""
-        return before.drift
 
     def remove(self, inputs: BundleInputs, _before: BundleOutputs) -> None:
         """Remove every version from the host."""

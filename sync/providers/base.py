@@ -102,16 +102,14 @@ class Provider(ResourceProvider, Generic[InputsT, OutputsT]):
     serialize_as_secret_always: bool = False
     inputs_type: type[InputsT]
     outputs_type: type[OutputsT]
+    # The resource's id, made of its inputs: deterministic, so that a create adopts what it finds.
+    id_form: ClassVar[str]
     # An input that makes it another resource when it changes; inputs whose change is none.
     replaced_by: ClassVar[str] = ""
     not_compared: ClassVar[frozenset[str]] = frozenset()
     delete_before_replace: ClassVar[bool | None] = None
     # Whether a refresh gives the inputs anew, with the reasons for a repair among them.
     refreshes_inputs: ClassVar[bool] = False
-
-    def identify(self, inputs: InputsT, /) -> str:
-        """Return the resource's id: deterministic, so that a create adopts what it finds."""
-        raise NotImplementedError
 
     def apply(self, inputs: InputsT, before: OutputsT | None, /) -> OutputsT:
         """Make it so, safe to repeat. before: as the state has it, None for a new resource."""
@@ -138,7 +136,9 @@ class Provider(ResourceProvider, Generic[InputsT, OutputsT]):
     def create(self, props: Bag) -> CreateResult:
         """Apply the inputs of a new resource."""
         inputs = self.inputs_type.model_validate(props)
-        return CreateResult(self.identify(inputs), self._outs(props, self.apply(inputs, None)))
+        return CreateResult(
+            self.id_form.format(inputs), self._outs(props, self.apply(inputs, None))
+        )
 
     @plainly
     def update(self, _id: str, _olds: Bag, _news: Bag) -> UpdateResult:
@@ -199,12 +199,26 @@ class Provider(ResourceProvider, Generic[InputsT, OutputsT]):
         return {**self.given(props), **outputs.model_dump(mode="json", by_alias=True)}
 
 
-class HostProvider(Provider[HostInputsT, OutputsT]):
-    """Base of the providers that make something on the mirror host."""
+class Drift(Model):
+    """Outputs of a resource on the host; drift: a line for each difference that was seen."""
+
+    drift: tuple[str, ...] = ()
+
+
+DriftT = TypeVar("DriftT", bound=Drift)
+
+
+class HostProvider(Provider[HostInputsT, DriftT]):
+    """Base of the providers that make something on the mirror host, and repair its drift."""
 
     replaced_by: ClassVar[str] = "root"
+    refreshes_inputs: ClassVar[bool] = True
 
-    def remove(self, inputs: HostInputsT, before: OutputsT, /) -> None:
+    def repairs(self, before: DriftT, _inputs: HostInputsT | None, /) -> Sequence[str]:
+        """Repair every drift."""
+        return before.drift
+
+    def remove(self, inputs: HostInputsT, before: DriftT, /) -> None:
         """Remove it from the host."""
         raise NotImplementedError
 

@@ -58,6 +58,7 @@ class ModeGuardProvider(Provider[ModeInputs, ModeOutputs]):
 
     inputs_type = ModeInputs
     outputs_type = ModeOutputs
+    id_form = "{0.stack}/mode"
     not_compared = frozenset({"stack"})
 
     def check(self, _olds: Bag, news: Bag) -> CheckResult:
@@ -66,10 +67,6 @@ class ModeGuardProvider(Provider[ModeInputs, ModeOutputs]):
         reason = refused(ModeOutputs.model_validate(_olds), wanted.mode, wanted.confirmation)
         inputs = {**news, "stack": _olds.get("stack") or wanted.stack}
         return CheckResult(inputs, [CheckFailure("gridhub:mode", reason)] if reason else [])
-
-    def identify(self, inputs: ModeInputs) -> str:
-        """Return one id per stack."""
-        return f"{inputs.stack}/mode"
 
     def apply(self, inputs: ModeInputs, before: ModeOutputs | None) -> ModeOutputs:
         """Remember the mode, and the ones before it."""

@@ -1,15 +1,16 @@
 """The resources a stack declares about its mirror host; each is thin over a provider.
 
-`host` is everywhere the mapping of `connection.HostConnection` (dockerHost, sshKeyPath,
-knownHostsPath, helperImage). A changed host is an update in place, never a replacement: the
-same mirror reached in another way.
+Their arguments are the inputs of the provider's model, which explains them. `host` is everywhere
+the mapping of `connection.HostConnection` (dockerHost, sshKeyPath, knownHostsPath, helperImage). A
+changed host is an update in place, never a replacement: the same mirror reached in another way.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypedDict, Unpack
 
 import pulumi
 from pulumi.dynamic import Resource
+from pydantic.alias_generators import to_camel
 
 from sync.contract.layout import Job
 from sync.providers.agent_bundle import AgentBundleProvider, bundle_path
@@ -22,8 +23,7 @@ from sync.providers.mode_guard import ModeGuardProvider
 from sync.providers.preflight.provider import PreflightProvider
 from sync.providers.stack_secrets import KINDS, StackSecretProvider
 
-Host: TypeAlias = pulumi.Input[Mapping[str, pulumi.Input[str]]]
-ResourceOptions: TypeAlias = pulumi.ResourceOptions | None
+Options: TypeAlias = pulumi.ResourceOptions | None
 
 
 class _Declared(Resource):
@@ -33,47 +33,23 @@ class _Declared(Resource):
         self,
         provider: Provider[InputsT, OutputsT],
         name: str,
+        opts: Options,
         inputs: Mapping[str, object],
-        opts: ResourceOptions,
         hidden: str = "",
     ) -> None:
         """Declare it; hidden: the output that is a secret."""
         outputs = [field.alias or "" for field in provider.outputs_type.model_fields.values()]
+        props = dict.fromkeys(outputs) | {to_camel(key): value for key, value in inputs.items()}
         if hidden:
             marked = pulumi.ResourceOptions(additional_secret_outputs=[hidden])
             opts = pulumi.ResourceOptions.merge(opts, marked)
-        super().__init__(provider, name, {**dict.fromkeys(outputs), **inputs}, opts)
+        super().__init__(provider, name, props, opts)
 
 
-class HostDirectories(_Declared, module="gridhub", name="HostDirectories"):
-    """The data root and its directories, each with owner and mode.
-
-    directories: [{path (relative to root), uid, mode}], parents first; gid equals uid.
-    must_be_mount: make nothing where the root is no mount, now or at a later repair.
-    purge: on delete, also remove them with all they hold; otherwise delete keeps everything.
-    """
-
-    root: pulumi.Output[str]
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        host: Host,
-        root: str,
-        directories: Sequence[Bag],
-        must_be_mount: bool = False,
-        purge: bool = False,
-        opts: ResourceOptions = None,
-    ) -> None:
-        inputs = {
-            "host": host,
-            "root": root,
-            "directories": [dict(directory) for directory in directories],
-            "mustBeMount": must_be_mount,
-            "purge": purge,
-        }
-        super().__init__(HostDirectoriesProvider(), name, inputs, opts)
+class _ModeArgs(TypedDict):
+    stack: str
+    mode: str
+    confirmation: int
 
 
 class ModeGuard(_Declared, module="gridhub", name="ModeGuard"):
@@ -87,17 +63,14 @@ class ModeGuard(_Declared, module="gridhub", name="ModeGuard"):
     mode: pulumi.Output[str]
     history: pulumi.Output[list[str]]
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        stack: str,
-        mode: str,
-        confirmation: int = 0,
-        opts: ResourceOptions = None,
-    ) -> None:
-        inputs = {"stack": stack, "mode": mode, "confirmation": confirmation}
-        super().__init__(ModeGuardProvider(), name, inputs, opts)
+    def __init__(self, name: str, opts: Options = None, **inputs: Unpack[_ModeArgs]) -> None:
+        super().__init__(ModeGuardProvider(), name, opts, inputs)
+
+
+class _SecretArgs(TypedDict):
+    stack: pulumi.Input[str]
+    kind: str
+    rotation: int
 
 
 class StackSecret(_Declared, module="gridhub", name="StackSecret"):
@@ -108,17 +81,8 @@ class StackSecret(_Declared, module="gridhub", name="StackSecret"):
 
     value: pulumi.Output[str]
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        stack: pulumi.Input[str],
-        kind: str,
-        rotation: int = 0,
-        opts: ResourceOptions = None,
-    ) -> None:
-        inputs = {"stack": stack, "kind": kind, "rotation": rotation}
-        super().__init__(StackSecretProvider(), name, inputs, opts, hidden="value")
+    def __init__(self, name: str, opts: Options = None, **inputs: Unpack[_SecretArgs]) -> None:
+        super().__init__(StackSecretProvider(), name, opts, inputs, hidden="value")
 
 
 class StackSecrets(pulumi.ComponentResource):
@@ -140,7 +104,7 @@ class StackSecrets(pulumi.ComponentResource):
         *,
         stack: pulumi.Input[str],
         rotation: Mapping[str, int] | None = None,
-        opts: ResourceOptions = None,
+        opts: Options = None,
     ) -> None:
         """Raise ValueError when rotation names a secret that does not exist."""
         super().__init__("gridhub:index:StackSecrets", name, None, opts)
@@ -165,6 +129,33 @@ class StackSecrets(pulumi.ComponentResource):
         self.register_outputs({})
 
 
+class _HostArgs(TypedDict):
+    host: pulumi.Input[Mapping[str, pulumi.Input[str]]]
+    root: str
+
+
+class _DirectoriesArgs(_HostArgs):
+    directories: Sequence[Bag]
+    must_be_mount: bool
+    purge: bool
+
+
+class HostDirectories(_Declared, module="gridhub", name="HostDirectories"):
+    """The data root and its directories, each with owner and mode.
+
+    directories: [{path (relative to root), uid, mode}], parents first; gid equals uid.
+    must_be_mount: make nothing where the root is no mount, now or at a later repair.
+    purge: on delete, also remove them with all they hold; otherwise delete keeps everything.
+    """
+
+    def __init__(self, name: str, opts: Options = None, **inputs: Unpack[_DirectoriesArgs]) -> None:
+        super().__init__(HostDirectoriesProvider(), name, opts, inputs)
+
+
+class _FilesArgs(_HostArgs):
+    files: Sequence[Bag]
+
+
 class HostFiles(_Declared, module="gridhub", name="HostFiles"):
     """Small files on the host (configuration, secrets), written atomically.
 
@@ -173,42 +164,32 @@ class HostFiles(_Declared, module="gridhub", name="HostFiles"):
     the host.
     """
 
-    drift: pulumi.Output[list[str]]
+    def __init__(self, name: str, opts: Options = None, **inputs: Unpack[_FilesArgs]) -> None:
+        super().__init__(HostFilesProvider(), name, opts, inputs, hidden="digests")
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        host: Host,
-        root: str,
-        files: Sequence[Bag],
-        opts: ResourceOptions = None,
-    ) -> None:
-        inputs = {"host": host, "root": root, "files": [dict(file) for file in files]}
-        super().__init__(HostFilesProvider(), name, inputs, opts, hidden="digests")
+
+class _BundleArgs(_HostArgs):
+    digest: str
 
 
 class AgentBundle(_Declared, module="gridhub", name="AgentBundle"):
     """The agent's directory on the host: our sources and the locked wheels, named by `digest`.
 
-    digest: of `agent_bundle.agent_digest()`. path: absolute, on the host, known in a preview.
+    digest: of `agent_bundle.agent_digest()`.
     """
 
-    path: pulumi.Output[str]
-    digest: pulumi.Output[str]
+    def __init__(self, name: str, opts: Options = None, **inputs: Unpack[_BundleArgs]) -> None:
+        path = bundle_path(inputs["root"], inputs["digest"])
+        super().__init__(AgentBundleProvider(), name, opts, {**inputs, "path": path})
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        host: Host,
-        root: str,
-        digest: str,
-        opts: ResourceOptions = None,
-    ) -> None:
-        path = bundle_path(root, digest)
-        inputs = {"host": host, "root": root, "digest": digest, "path": path}
-        super().__init__(AgentBundleProvider(), name, inputs, opts)
+
+class _JobArgs(_HostArgs):
+    spec: pulumi.Input[Bag]
+    agent_version: str
+    container_name: pulumi.Input[str]
+    ready: Ready
+    ready_timeout_seconds: float
+    purge: bool
 
 
 class _JobSync(_Declared, module="gridhub", name="JobSync"):
@@ -225,32 +206,8 @@ class _JobSync(_Declared, module="gridhub", name="JobSync"):
     refused: pulumi.Output[dict[str, object]]
     broken: pulumi.Output[dict[str, object]]
 
-    def __init__(  # noqa: PLR0913  the inputs of a job
-        self,
-        name: str,
-        *,
-        host: Host,
-        root: str,
-        spec: pulumi.Input[Bag],
-        agent_version: str,
-        container_name: pulumi.Input[str],
-        ready: Ready = "started",
-        ready_timeout_seconds: float = 120,
-        purge: bool = False,
-        opts: ResourceOptions = None,
-    ) -> None:
-        inputs = {
-            "host": host,
-            "root": root,
-            "job": self.job,
-            "spec": spec,
-            "agentVersion": agent_version,
-            "containerName": container_name,
-            "ready": ready,
-            "readyTimeoutSeconds": ready_timeout_seconds,
-            "purge": purge,
-        }
-        super().__init__(JobProvider(), name, inputs, opts)
+    def __init__(self, name: str, opts: Options = None, **inputs: Unpack[_JobArgs]) -> None:
+        super().__init__(JobProvider(), name, opts, {**inputs, "job": self.job})
         self.record: pulumi.Output[dict[str, object] | None] = getattr(self, RECORD)
 
 
@@ -272,51 +229,28 @@ class FlistsSync(_JobSync, module="gridhub", name="FlistsSync"):
     job: ClassVar[Job] = "flists"
 
 
+class _PreflightArgs(_HostArgs):
+    limits: Bag
+    ports: Sequence[Bag]
+    addresses: Sequence[str]
+    public_addresses: Sequence[str]
+    names: Sequence[Bag]
+    upstream: Sequence[Bag]
+    own_containers: pulumi.Input[Sequence[str]]
+    root_is_mount: bool
+    dns_managed: bool
+    ignore: Sequence[str]
+
+
 class Preflight(_Declared, module="gridhub", name="Preflight"):
     """The check of the host before the first change; create fails with all findings at once.
 
-    limits: {cores, memoryBytes, freeBytes, dockerVersion}. ports: [{address, port}] to be bound
-    on the host. addresses: those the stack binds. public_addresses: those its DNS records have,
-    which the host itself may lack behind NAT. names: [{name, addresses, bootMedia}] that should
-    resolve to them; bootMedia: asked over IPv4 only. upstream: [{name, host, port, namespace}], of
-    each name one has to be reachable from the host.
+    addresses: those the stack binds. public_addresses: those its DNS records have, which the host
+    itself may lack behind NAT. upstream: of each name one has to be reachable from the host.
     own_containers: names of this stack's containers, which may hold the ports already.
     root_is_mount: the data root must be a mount. dns_managed: the stack sets its own records, so
     a name that points elsewhere is a warning. ignore: checks whose errors count as warnings.
     """
 
-    findings: pulumi.Output[list[str]]
-
-    def __init__(  # noqa: PLR0913  one argument per thing that is checked
-        self,
-        name: str,
-        *,
-        host: Host,
-        root: str,
-        limits: Bag,
-        ports: Sequence[Bag] = (),
-        addresses: Sequence[str] = (),
-        public_addresses: Sequence[str] = (),
-        names: Sequence[Bag] = (),
-        upstream: Sequence[Bag] = (),
-        own_containers: pulumi.Input[Sequence[str]] = (),
-        root_is_mount: bool = False,
-        dns_managed: bool = False,
-        ignore: Sequence[str] = (),
-        opts: ResourceOptions = None,
-    ) -> None:
-        inputs = {
-            "host": host,
-            "root": root,
-            "limits": dict(limits),
-            "ports": [dict(port) for port in ports],
-            "addresses": list(addresses),
-            "publicAddresses": list(public_addresses),
-            "names": [dict(entry) for entry in names],
-            "upstream": [dict(entry) for entry in upstream],
-            "ownContainers": own_containers,
-            "rootIsMount": root_is_mount,
-            "dnsManaged": dns_managed,
-            "ignore": list(ignore),
-        }
-        super().__init__(PreflightProvider(), name, inputs, opts)
+    def __init__(self, name: str, opts: Options = None, **inputs: Unpack[_PreflightArgs]) -> None:
+        super().__init__(PreflightProvider(), name, opts, inputs)

@@ -60,11 +60,8 @@ class StackSecretProvider(Provider[SecretInputs, SecretOutputs]):
 
     inputs_type = SecretInputs
     outputs_type = SecretOutputs
+    id_form = "{0.stack}/{0.kind}"
     replaced_by = "kind"
-
-    def identify(self, inputs: SecretInputs) -> str:
-        """Return one id per stack and kind."""
-        return f"{inputs.stack}/{inputs.kind}"
 
     def apply(self, inputs: SecretInputs, before: SecretOutputs | None) -> SecretOutputs:
         """Generate a secret, unless there is one whose counter and form are right."""

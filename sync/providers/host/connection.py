@@ -163,15 +163,12 @@ class Transport(Protocol):
 
     def run(self, command: Command) -> Completed:
         """Run to the end; HostError for everything that kept it from running."""
-        ...
 
     def start(self, argv: Sequence[str]) -> Running:
         """Start a command whose output is read while it runs; the caller ends it."""
-        ...
 
     def close(self) -> None:
         """End the connection."""
-        ...
 
 
 def expand(path: str) -> Path:

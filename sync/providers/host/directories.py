@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sync.providers.base import HostInputs, HostProvider, Model, Whole
+from sync.providers.base import Drift, HostInputs, HostProvider, Whole
 from sync.providers.host import facts
 from sync.providers.host.connection import Command, HostError
 from sync.providers.host.facts import OwnedPath, PathState
@@ -29,29 +29,17 @@ class DirectoriesInputs(HostInputs):
         return [entry.path for entry in self.directories]
 
 
-class DirectoriesOutputs(Model):
-    """drift: what differs on the host, a line for each directory."""
-
-    drift: tuple[str, ...] = ()
-
-
-class HostDirectoriesProvider(HostProvider[DirectoriesInputs, DirectoriesOutputs]):
+class HostDirectoriesProvider(HostProvider[DirectoriesInputs, Drift]):
     """Makes and owns directories; adopts those that exist, with their contents.
 
     Directories no longer listed stay.
     """
 
     inputs_type = DirectoriesInputs
-    outputs_type = DirectoriesOutputs
-    refreshes_inputs = True
+    outputs_type = Drift
+    id_form = "{0.root}#directories"
 
-    def identify(self, inputs: DirectoriesInputs) -> str:
-        """Return one id per data root."""
-        return f"{inputs.root}#directories"
-
-    def apply(
-        self, inputs: DirectoriesInputs, _before: DirectoriesOutputs | None
-    ) -> DirectoriesOutputs:
+    def apply(self, inputs: DirectoriesInputs, _before: Drift | None) -> Drift:
         """Make what is missing or owned wrongly."""
         # Storage that is not mounted must not be replaced by directories on the system's disk.
         mountpoint = Command(["mountpoint", "-q", inputs.root])
@@ -62,24 +50,20 @@ class HostDirectoriesProvider(HostProvider[DirectoriesInputs, DirectoriesOutputs
             )
         request = {"directories": [entry.model_dump() for entry in inputs.directories]}
         facts.change(inputs.data_root, "make_directories", request, create_root=True)
-        return DirectoriesOutputs()
+        return Drift()
 
-    def observe(
-        self, inputs: DirectoriesInputs, _before: DirectoriesOutputs
-    ) -> DirectoriesOutputs | None:
+    def observe(self, inputs: DirectoriesInputs, _before: Drift) -> Drift | None:
         """See which directories are missing or owned otherwise."""
         seen = facts.gather(inputs.data_root, inputs.paths).paths
         if not any(path in seen for path in inputs.paths):
             return None
-        return DirectoriesOutputs(drift=facts.drift(inputs.directories, seen, _not_a_directory))
+        return Drift(drift=facts.drift(inputs.directories, seen, _not_a_directory))
 
-    def repairs(
-        self, before: DirectoriesOutputs, _inputs: DirectoriesInputs | None
-    ) -> tuple[str, ...]:
+    def repairs(self, before: Drift, _inputs: DirectoriesInputs | None) -> tuple[str, ...]:
         """Repair every drift."""
         return before.drift
 
-    def remove(self, inputs: DirectoriesInputs, _before: DirectoriesOutputs) -> None:
+    def remove(self, inputs: DirectoriesInputs, _before: Drift) -> None:
         """Keep everything, unless the stack says purge."""
         if not inputs.purge:
             return

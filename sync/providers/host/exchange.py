@@ -15,27 +15,21 @@ class Program(Protocol):
 
     def write(self, piece: bytes) -> bool:
         """Write a piece to stdin; False where nobody reads it any more."""
-        ...
 
     def close_stdin(self) -> None:
         """Let the program see the end of its input."""
-        ...
 
     def read_stdout(self) -> bytes:
         """Return what was printed, at most PIECE_BYTES; empty at the end."""
-        ...
 
     def read_stderr(self) -> bytes:
         """Return what was printed to stderr, likewise."""
-        ...
 
     def wait(self, seconds: float) -> int:
         """Return the exit status; TimeoutError if the program runs longer."""
-        ...
 
     def end(self) -> None:
         """End the program and all that it started."""
-        ...
 
 
 def exchange(program: Program, command: Command) -> Completed:

@@ -51,7 +51,7 @@ def _known_paths() -> list[str]:
 def _ask(root: DataRoot, paths: Iterable[str]) -> Facts:
     request = {"paths": sorted(paths), "trees": list(_TREES), "agents": layout.AGENTS}
     try:
-        return _ADAPTER.validate_python(root.as_root("facts", request))
+        return _ADAPTER.validate_python(root.on_host().as_root("facts", root.path, request))
     except DataRootGoneError:
         return Facts({}, {})
 
@@ -88,7 +88,7 @@ def change(
 ) -> None:
     """Run one operation of root_helper.py; what was seen before counts no more."""
     try:
-        root.as_root(operation, parameters, stream, create_root=create_root)
+        root.on_host().as_root(operation, root.path, parameters, stream, create_root=create_root)
     finally:
         invalidate()
 

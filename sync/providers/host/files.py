@@ -5,7 +5,7 @@ import hashlib
 
 from pydantic import Field
 
-from sync.providers.base import HostInputs, HostProvider, Model, Whole
+from sync.providers.base import Drift, HostInputs, HostProvider, Whole
 from sync.providers.host import facts
 from sync.providers.host.facts import OwnedPath, PathState
 
@@ -28,6 +28,11 @@ class FilesInputs(HostInputs):
     files: tuple[File, ...] = Field(default=(), exclude=True)
 
     @property
+    def first(self) -> str:
+        """The first path."""
+        return min(file.path for file in self.files)
+
+    @property
     def written(self) -> tuple[OwnedPath, ...]:
         """The files without their contents."""
         return tuple(OwnedPath(path=f.path, uid=f.uid, mode=f.mode) for f in self.files)
@@ -38,12 +43,11 @@ class FilesInputs(HostInputs):
         return {file.path: file.sha256 for file in self.files}
 
 
-class FilesOutputs(Model):
-    """written: paths, owners and modes. digests: of the contents by path, secret. drift: lines."""
+class FilesOutputs(Drift):
+    """written: paths, owners and modes. digests: of the contents by path, secret."""
 
     written: tuple[OwnedPath, ...] = ()
     digests: dict[str, str] = Field(default_factory=dict)
-    drift: tuple[str, ...] = ()
 
 
 class HostFilesProvider(HostProvider[FilesInputs, FilesOutputs]):
@@ -51,10 +55,8 @@ class HostFilesProvider(HostProvider[FilesInputs, FilesOutputs]):
 
     inputs_type = FilesInputs
     outputs_type = FilesOutputs
-
-    def identify(self, inputs: FilesInputs) -> str:
-        """Return an id of the first path: one resource, one set of files."""
-        return f"{inputs.root}#{min(file.path for file in inputs.files)}"
+    id_form = "{0.root}#{0.first}"  # one resource, one set of files
+    refreshes_inputs = False  # the state does not have them
 
     def apply(self, inputs: FilesInputs, before: FilesOutputs | None) -> FilesOutputs:
         """Write every file, and remove those that are no longer listed."""
@@ -82,10 +84,6 @@ class HostFilesProvider(HostProvider[FilesInputs, FilesOutputs]):
 
         drift = facts.drift(before.written, seen, changed)
         return before.model_copy(update={"drift": drift})
-
-    def repairs(self, before: FilesOutputs, _inputs: FilesInputs | None) -> tuple[str, ...]:
-        """Repair every drift."""
-        return before.drift
 
     def differ(self, before: FilesOutputs, olds: FilesInputs, news: FilesInputs) -> bool:
         """Compare with what was written: the state has no contents."""

@@ -215,15 +215,3 @@ class DataRoot:
     def on_host(self) -> Host:
         """Return the host."""
         return connect(self.connection)
-
-    def as_root(
-        self,
-        operation: str,
-        parameters: Mapping[str, object],
-        stream: Iterable[bytes] = (),
-        *,
-        create_root: bool = False,
-    ) -> object:
-        """Run one operation of root_helper.py here; see Host.as_root."""
-        host = self.on_host()
-        return host.as_root(operation, self.path, parameters, stream, create_root=create_root)

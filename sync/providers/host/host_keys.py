@@ -23,7 +23,7 @@ def pinned(path: Path, address: SshAddress) -> list[paramiko.PKey]:
     try:
         found = paramiko.HostKeys(str(path)).lookup(address.known_hosts_name)
     except (OSError, paramiko.SSHException) as error:
-        raise HostKeyError(f"{path} can not be read: {error}") from error
+        raise HostKeyError(f"{path} cannot be read: {error}") from error
     return [key for key in (found or {}).values() if key is not None]
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
-from sync.providers.base import Bag, HostInputs, HostProvider, plainly, unknown
+from sync.providers.base import Bag, HostInputs, Provider, plainly, unknown
 from sync.providers.host.host import DataRootGoneError
 from sync.providers.jobs.outputs import JobOutputs, outputs, trouble
 from sync.providers.jobs.view import JobsView, invalidate, view
@@ -42,7 +42,7 @@ def spec_path(job: Job) -> str:
 
 
 class InstalledJob(HostInputs):
-    """What of a job's inputs tells how to remove it, whatever release wrote its spec."""
+    """The part of a job's inputs that its removal needs, whatever release wrote its spec."""
 
     job: Job
     container_name: str
@@ -62,11 +62,13 @@ class JobInputs(InstalledJob):
         return view(self.data_root, _SHARED_SECONDS)
 
 
-class JobProvider(HostProvider[JobInputs, JobOutputs]):
+class JobProvider(Provider[JobInputs, JobOutputs]):
     """Installs a job's spec, waits as asked, records the mirror's state, repairs what failed."""
 
     inputs_type = JobInputs
     outputs_type = JobOutputs
+    id_form = "{0.root}#{0.job}"
+    replaced_by = "root"
     refreshes_inputs = True
     # How long an earlier run would have waited is no change.
     not_compared = frozenset({"ready_timeout_seconds"})
@@ -88,10 +90,6 @@ class JobProvider(HostProvider[JobInputs, JobOutputs]):
         other = CheckFailure("spec.job", f"is {spec.job}, not {news['job']}")
         return CheckResult(inputs, [other] if spec.job != news["job"] else [])
 
-    def identify(self, inputs: JobInputs) -> str:
-        """Return one id per data root and job."""
-        return f"{inputs.root}#{inputs.job}"
-
     def apply(self, inputs: JobInputs, _before: JobOutputs | None) -> JobOutputs:
         """Write the spec if it differs, restart a job that failed or stalled, wait as asked.
 
@@ -101,7 +99,7 @@ class JobProvider(HostProvider[JobInputs, JobOutputs]):
         if seen.files[inputs.job].spec != inputs.spec:
             content = base64.b64encode(contract.canonical(inputs.spec)).decode()
             file = {"path": spec_path(inputs.job), "uid": 0, "mode": 0o644, "content": content}
-            inputs.data_root.as_root("write_files", {"files": [file]})
+            inputs.data_root.on_host().as_root("write_files", inputs.root, {"files": [file]})
         restarted_at = _restart_if_in_trouble(inputs, seen)
         invalidate()
         wanted = Wanted(
@@ -147,14 +145,15 @@ class JobProvider(HostProvider[JobInputs, JobOutputs]):
         """
         installed = InstalledJob.model_validate(_props)
         job, root = installed.job, installed.data_root
+        host = root.on_host()
         with contextlib.suppress(DataRootGoneError):
             try:
-                root.as_root("remove_files", {"paths": [spec_path(job)]})
+                host.as_root("remove_files", root.path, {"paths": [spec_path(job)]})
                 wait_until_stopped(
                     job, installed.container_name, lambda: view(root, _SHARED_SECONDS)
                 )
                 if installed.purge:
-                    root.as_root("empty", {"paths": [layout.job_state_dir(job)]})
+                    host.as_root("empty", root.path, {"paths": [layout.job_state_dir(job)]})
             finally:
                 invalidate()
 

@@ -5,10 +5,10 @@ one-shot container is needed: a shell prints them, a line of JSON each.
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -21,6 +21,7 @@ from sync.providers.host.cache import KEPT_SECONDS, Cache
 from sync.providers.host.connection import Command, HostError
 from sync.providers.host.host import DataRoot, docker_failure
 
+Value = TypeVar("Value")
 _SECONDS: Final = 60
 _NOT_PASSABLE: Final = 77
 _INSPECT: Final = (
@@ -102,19 +103,16 @@ def parse(printed: str) -> JobsView:
 def _job_files(lines: Iterator[str]) -> JobFiles:
     spec = base64.b64decode(next(lines, ""))
     record = base64.b64decode(next(lines, ""))
-    return JobFiles(_parse_spec(spec), bool(spec), _parse_record(record))
+    return JobFiles(
+        _readable(contract.parse, spec),
+        bool(spec),
+        _readable(StatusRecord.model_validate_json, record),
+    )
 
 
-def _parse_spec(data: bytes) -> contract.JobSpec | None:
+def _readable(parse: Callable[[bytes], Value], content: bytes) -> Value | None:
     try:
-        return contract.parse(data) if data else None
-    except ValidationError:
-        return None
-
-
-def _parse_record(data: bytes) -> StatusRecord | None:
-    try:
-        return StatusRecord.model_validate_json(data) if data else None
+        return parse(content) if content else None
     except ValidationError:
         return None
 

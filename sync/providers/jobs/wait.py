@@ -1,4 +1,4 @@
-"""Waiting until a job is as far as the stack asks, with a bound and with progress told."""
+"""Waiting until a job is as far as the stack asks, with a bound."""
 
 import time
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Wanted:
 
 
 def reached(wanted: Wanted, record: StatusRecord) -> bool:
-    """Tell whether the record shows the wanted spec in effect, and as far as asked."""
+    """Return whether the record shows the wanted spec in effect, and as far as asked."""
     if wanted.restarted_at is not None and record.started_at < wanted.restarted_at:
         return False
     in_effect = (record.spec_digest, record.agent_version)
@@ -55,30 +55,15 @@ def reached(wanted: Wanted, record: StatusRecord) -> bool:
     return passed if wanted.ready == "first-pass" else in_sync
 
 
-class _Progress:
-    """Tells the job's state at most every few seconds, and only when it moved."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._last = ""
-        self._told_at = time.monotonic()
-
-    def tell(self, words: str) -> None:
-        now = time.monotonic()
-        if words != self._last and now - self._told_at >= _PROGRESS_SECONDS:
-            self._last, self._told_at = words, now
-            pulumi.log.info(f"{self._job}: {words}")
-
-
 def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
-    """Wait at most limit_seconds; returns what was reached or not, for the record.
+    """Wait at most limit_seconds; returns what was reached or not, for the state.
 
-    Running out of time is told as a warning and recorded: the job goes on by itself, and the
-    resource is not lost by it.
+    Running out of time is a warning and no error: the job goes on by itself, and the resource is
+    not lost by it. Progress is logged every few seconds, where there is any.
     """
-    job = wanted.spec.job
-    progress = _Progress(job)
-    deadline = time.monotonic() + limit_seconds
+    job, ready = wanted.spec.job, wanted.ready
+    started = logged_at = time.monotonic()
+    logged = ""
     hopeless_since: float | None = None
     poll_seconds = _POLL_SECONDS
     while True:
@@ -87,33 +72,30 @@ def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
         container = seen.containers.get(wanted.container_name)
         wrong = trouble(seen.files[job], container, seen.now)
         if wrong is None and record is not None and reached(wanted, record):
-            return _reached_words(wanted)
+            passed_over = wanted.spec.paused and ready != "started"
+            return f"{ready}: " + (
+                "not waited for, the job is paused" if passed_over else "reached"
+            )
         words = wrong.words if wrong is not None else _state(wanted, record)
         now = time.monotonic()
         hopeless = container is None or (record is not None and record.phase == "failed")
         hopeless_since = (hopeless_since or now) if hopeless else None
         if hopeless_since is not None and now - hopeless_since > _HOPELESS_SECONDS:
-            return _told(job, f"{wanted.ready}: not reached, {words}")
-        if now >= deadline:
-            return _told(
-                job,
-                f"{wanted.ready}: not reached within {limit_seconds:g} s, {words}; the job goes "
-                "on by itself: pulumi refresh records where it stands",
+            state = f"{ready}: not reached, {words}"
+            break
+        if now - started >= limit_seconds:
+            state = (
+                f"{ready}: not reached within {limit_seconds:g} s, {words}; the job goes on by "
+                "itself: pulumi refresh records where it stands"
             )
-        progress.tell(words)
-        time.sleep(max(0.0, min(poll_seconds, deadline - now)))
+            break
+        if words != logged and now - logged_at >= _PROGRESS_SECONDS:
+            logged, logged_at = words, now
+            pulumi.log.info(f"{job}: {words}")
+        time.sleep(max(0.0, min(poll_seconds, started + limit_seconds - now)))
         poll_seconds = min(poll_seconds * 1.2, _LONGEST_POLL_SECONDS)
-
-
-def _reached_words(wanted: Wanted) -> str:
-    if wanted.spec.paused and wanted.ready != "started":
-        return f"{wanted.ready}: not waited for, the job is paused"
-    return f"{wanted.ready}: reached"
-
-
-def _told(job: Job, words: str) -> str:
-    pulumi.log.warn(f"{job}: {words}")
-    return words
+    pulumi.log.warn(f"{job}: {state}")
+    return state
 
 
 def _state(wanted: Wanted, record: StatusRecord | None) -> str:

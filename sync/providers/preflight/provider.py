@@ -63,10 +63,7 @@ class PreflightProvider(Provider[Needs, PreflightOutputs]):
 
     inputs_type = Needs
     outputs_type = PreflightOutputs
-
-    def identify(self, inputs: Needs) -> str:
-        """Return one id per data root."""
-        return f"{inputs.root}#preflight"
+    id_form = "{0.root}#preflight"
 
     def apply(self, inputs: Needs, before: PreflightOutputs | None) -> PreflightOutputs:
         """Check; PreflightError with every finding if one of them is an error."""
