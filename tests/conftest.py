@@ -32,7 +32,7 @@ from tests.sandbox.pulumi import cli
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# Needs no engine and takes longer than the file that ends it.
+# Needs no engine, for the time in which one file has it alone.
 _MEANWHILE: Final = "tests/agent/chunks/"
 # Each test has a stack of its own, so workers may share the file. Longest first.
 _SHARED: Final = (

@@ -55,6 +55,12 @@ def kernels_are_the_masters(stack: MirrorStack, master: Upstream, address: str) 
             assert node.kernel(f"net/{mode}.efi") == model.kernels[target].data, mode
 
 
+def chunk_requests(master: Upstream) -> int:
+    """Return how many requests for payloads the master's 0-db has answered."""
+    asked = master.zdb.requests
+    return sum(count for name, count in asked.items() if name.upper() in ("GET", "MGET"))
+
+
 def upload(stack: MirrorStack, archive: Path, token: str | None) -> tuple[int, Any]:
     """POST a tar.gz to the hub's API as a user would; return status and decoded answer."""
     hub = f"hub.{stack.domain}"

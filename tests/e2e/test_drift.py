@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e.nodes import live
+from tests.e2e.nodes import chunk_requests, live
 from tests.e2e.stack import Ground, MirrorStack, running_mirror, steps_of
-from tests.sandbox.host import dockerd
-from tests.sandbox.pulumi.workspace import PulumiError
 from tests.sandbox.upstream import Upstream
 
-pytestmark = [pytest.mark.docker, pytest.mark.ends_engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -49,56 +47,28 @@ def remove_spec(stack: MirrorStack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "touched"),
+    "damages",
     [
-        (stop_container, "sync-users"),
-        (kill_job, "sync-flists"),
-        (kill_0_db, "zdb-container"),
-        (remove_container, "sync-kernels"),
-        (remove_agent_files, "sync-bundle"),
-        (remove_spec, "sync-flists"),
+        # Of three jobs that know nothing of each other.
+        {stop_container: "sync-users", kill_job: "sync-flists", remove_container: "sync-kernels"},
+        {kill_0_db: "zdb-container"},
+        {remove_agent_files: "sync-bundle"},
+        {remove_spec: "sync-flists"},
     ],
+    ids=lambda damages: " + ".join(damage.__name__ for damage in damages),
 )
 def test_refresh_tells_and_up_repairs(
     drifting: tuple[MirrorStack, Upstream],
-    damage: Callable[[MirrorStack], None],
-    touched: str,
+    damages: dict[Callable[[MirrorStack], None], str],
 ) -> None:
     stack, master = drifting
     copied = chunk_requests(master)
-    damage(stack)
+    for damage in damages:
+        damage(stack)
     told = steps_of(stack, "--refresh")
-    assert any(name.startswith(touched) for name in told), told
+    for touched in damages.values():
+        assert any(name.startswith(touched) for name in told), told
     stack.up("--refresh")
     assert steps_of(stack, "--refresh") == {}
     assert chunk_requests(master) == copied, "chunks were fetched again"
     live(stack, master.model.boot_sources(), "127.0.0.1")
-
-
-def test_the_hosts_docker_dies_and_comes_back(drifting: tuple[MirrorStack, Upstream]) -> None:
-    stack, master = drifting
-    if not stack.engine.private:
-        pytest.skip("the Docker Engine is the machine's own; this test kills its engine")
-    copied = chunk_requests(master)
-    before = stack.state()
-    dockerd.kill_private()
-    try:
-        with pytest.raises(PulumiError) as failure:
-            stack.pulumi("preview", "--refresh")
-        assert "docker" in failure.value.output.lower()
-        # Pulumi's own frames are there, none of ours.
-        assert "sync/providers/host/connection.py" not in failure.value.output
-        assert "During handling" not in failure.value.output
-        assert stack.state() == before
-    finally:
-        dockerd.start_private()
-    stack.up("--refresh")
-    assert steps_of(stack, "--refresh") == {}
-    assert chunk_requests(master) == copied, "chunks were fetched again"
-    live(stack, master.model.boot_sources(), "127.0.0.1")
-
-
-def chunk_requests(master: Upstream) -> int:
-    """Return how many requests for payloads the master's 0-db has answered."""
-    asked = master.zdb.requests
-    return sum(count for name, count in asked.items() if name.upper() in ("GET", "MGET"))

@@ -116,7 +116,19 @@ def test_a_detached_mirror_keeps_its_data_accepts_uploads_and_does_not_go_back_u
             node.boot("tf-zos/zos-base.flist")
 
 
-def test_a_standalone_hub_starts_empty_and_serves_what_is_uploaded(
+def its_state_comes_back_from_its_export(stack: MirrorStack, backup: Path) -> None:
+    """Lose the state and import its export, as docs/operations.md says."""
+    seed = stack.pulumi("stack", "output", "hubSeed", "--show-secrets")
+    stack.pulumi("stack", "export", "--file", str(backup))
+    assert seed.strip() not in backup.read_text()
+    stack.pulumi("stack", "rm", "--force", "--yes", "--preserve-config")
+    stack.pulumi("stack", "init")
+    stack.pulumi("stack", "import", "--file", str(backup))
+    assert steps_of(stack, "--refresh") == {}
+    assert stack.pulumi("stack", "output", "hubSeed", "--show-secrets") == seed
+
+
+def test_a_standalone_hub_starts_empty_serves_what_is_uploaded_and_outlives_its_state(
     place: Ground, master: Upstream, tmp_path: Path
 ) -> None:
     with mirror_stack(place, master, tmp_path, mode="standalone", ready="started") as stack:
@@ -125,3 +137,4 @@ def test_a_standalone_hub_starts_empty_and_serves_what_is_uploaded(
             assert node.bootable() == []
         upload_is_served(stack, tmp_path, "first")
         assert steps_of(stack) == {}
+        its_state_comes_back_from_its_export(stack, tmp_path / "backup.json")

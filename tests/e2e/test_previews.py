@@ -198,7 +198,7 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
 def running(
     place: Ground, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[MirrorStack, Upstream]]:
-    # Sixty previews: health checks every second would take half of a small machine meanwhile.
+    # Dozens of previews: health checks every second would take half of a small machine meanwhile.
     directory = tmp_path_factory.mktemp("previews")
     with running_mirror(place, directory, healthIntervalSeconds=5) as found:
         yield found
@@ -214,29 +214,73 @@ def merged(settings: dict[str, Any], edit: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def settings_of(edit: dict[str, Any], prefix: str = "") -> set[str]:
+    """Return the keys that an edit sets, as paths."""
+    paths: set[str] = set()
+    for key, value in edit.items():
+        path = f"{prefix}{key}"
+        paths |= settings_of(value, f"{path}.") if isinstance(value, dict) else {path}
+    return paths
+
+
+def together(edits: dict[str, tuple[dict[str, Any], Planned]]) -> list[list[str]]:
+    """Put edits together that neither touch a resource in common nor set a key in common.
+
+    What a resource of a group does is then due to one edit alone. `make soak` has each by itself.
+    """
+    groups: list[tuple[list[str], set[str], set[str]]] = []
+    for name, (edit, planned) in edits.items():
+        touched, keys = set(planned), settings_of(edit)
+        for names, resources, paths in groups:
+            if not (touched & resources or keys & paths):
+                names.append(name)
+                resources.update(touched)
+                paths.update(keys)
+                break
+        else:
+            groups.append(([name], touched, keys))
+    return [names for names, _, _ in groups]
+
+
 def test_there_are_at_least_thirty_edits() -> None:
     assert len(EDITS) >= 30
 
 
+@pytest.mark.parametrize("names", together(EDITS), ids=" + ".join)
+def test_edits_preview_as_what_each_of_them_touches(
+    running: tuple[MirrorStack, Upstream], names: list[str]
+) -> None:
+    planned_with(running[0], names)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("name", EDITS)
-def test_an_edit_previews_as_what_it_touches(
+def test_an_edit_by_itself_previews_as_what_it_touches(
     running: tuple[MirrorStack, Upstream], name: str
 ) -> None:
-    stack, _ = running
-    edit, planned = EDITS[name]
+    planned_with(running[0], [name])
+
+
+def planned_with(stack: MirrorStack, names: list[str]) -> None:
+    """Preview these edits; each has to do what it says, and nothing else happens."""
     settings = stack.config
-    stack.config = merged(settings, edit)
     try:
-        assert steps_of(stack) == planned
+        for name in names:
+            stack.config = merged(stack.config, EDITS[name][0])
+        steps = steps_of(stack)
     finally:
         stack.config = settings
+    found = {name: {r: steps.pop(r, "nothing") for r in EDITS[name][1]} for name in names}
+    assert found == {name: EDITS[name][1] for name in names}
+    assert steps == {}
 
 
-def test_twenty_previews_of_an_unchanged_stack_are_empty_whatever_goes_on(
-    running: tuple[MirrorStack, Upstream],
+@pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.soak)])
+def test_previews_of_an_unchanged_stack_are_empty_whatever_goes_on(
+    running: tuple[MirrorStack, Upstream], rounds: int
 ) -> None:
     stack, upstream = running
-    for round_number in range(20):
+    for round_number in range(rounds):
         if round_number % 5 == 1:
             stack.containers()["users"].restart(timeout=10)
         if round_number % 5 == 2:

@@ -72,37 +72,35 @@ def test_a_mirror_that_advanced_shows_in_one_line(running: tuple[MirrorStack, Up
     assert f'=> "idle, {count + 1} of {count + 1} kernels, ' in line
 
 
-@pytest.mark.parametrize(
-    ("edit", "lines"),
-    [
-        (
-            {"kernels": {"newest": 5}},
-            {"sync-kernels-sync": ["~ spec: {", "+ newest: 5"]},
-        ),
-        (
-            {"users": {"schedule": {"intervalSeconds": 2.0}}},
-            {"sync-users-sync": ["~ spec: {", "~ schedule: {", "~ interval_seconds: 1 => 2"]},
-        ),
-        (
-            {"preflight": {"memoryMb": 600}},
-            {"preflight": ["~ limits: {", "~ memoryBytes: 536870912 => 629145600"]},
-        ),
-        (
-            {"rotation": {"guestToken": 1}},
-            {"secrets-guestToken": ["~ rotation: 0 => 1"]},
-        ),
-    ],
+# Each shows below a resource of its own.
+EDITS: Final[tuple[tuple[dict[str, Any], str, list[str]], ...]] = (
+    ({"kernels": {"newest": 5}}, "sync-kernels-sync", ["~ spec: {", "+ newest: 5"]),
+    (
+        {"users": {"schedule": {"intervalSeconds": 2.0}}},
+        "sync-users-sync",
+        ["~ spec: {", "~ schedule: {", "~ interval_seconds: 1 => 2"],
+    ),
+    (
+        {"preflight": {"memoryMb": 600}},
+        "preflight",
+        ["~ limits: {", "~ memoryBytes: 536870912 => 629145600"],
+    ),
+    ({"rotation": {"guestToken": 1}}, "secrets-guestToken", ["~ rotation: 0 => 1"]),
 )
-def test_a_changed_setting_shows_as_its_own_field(
-    running: tuple[MirrorStack, Upstream], edit: dict[str, Any], lines: dict[str, list[str]]
+
+
+def test_each_changed_setting_shows_as_its_own_field(
+    running: tuple[MirrorStack, Upstream],
 ) -> None:
     stack, _ = running
     settings = stack.config
-    stack.config = merged(settings, edit)
     try:
-        assert changed_lines(stack.pulumi("preview", "--diff")) == lines
+        for edit, _, _ in EDITS:
+            stack.config = merged(stack.config, edit)
+        shown = changed_lines(stack.pulumi("preview", "--diff"))
     finally:
         stack.config = settings
+    assert shown == {resource: lines for _, resource, lines in EDITS}
 
 
 def test_what_needs_a_repair_shows_as_the_reason(running: tuple[MirrorStack, Upstream]) -> None:
