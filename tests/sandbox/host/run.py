@@ -24,7 +24,6 @@ MARK: Final = "GRIDHUB_RUN"
 NO_RUN: Final = {MARK: ""}
 DATA_ROOTS: Final = Path("/srv")
 _MEMORY: Final = Path("/dev/shm")
-_ROOM_BYTES: Final = 4 << 30
 _KILLED_SECONDS: Final = 10
 
 
@@ -36,15 +35,6 @@ def prefix() -> str:
 def in_memory() -> "tempfile.TemporaryDirectory[str]":
     """Make a folder where files cost no disk, if there is such a place: the same for all."""
     return tempfile.TemporaryDirectory(prefix=prefix(), dir=_MEMORY if _MEMORY.is_dir() else None)
-
-
-def _folder_of_a_run() -> str | None:
-    """Return where a run may put everything: in memory where there is room for programs too."""
-    if not _MEMORY.is_dir():
-        return None
-    found = os.statvfs(_MEMORY)
-    roomy = found.f_bavail * found.f_frsize >= _ROOM_BYTES and not found.f_flag & os.ST_NOEXEC
-    return str(_MEMORY) if roomy else None
 
 
 def interruptible() -> None:
@@ -62,7 +52,7 @@ def interruptible() -> None:
 def begin() -> str:
     """Mark what this process starts and give its temporary files a folder; returns the mark."""
     mark = os.environ[MARK] = secrets.token_hex(3)
-    folder = Path(tempfile.mkdtemp(prefix=prefix(), dir=_folder_of_a_run()))
+    folder = Path(tempfile.mkdtemp(prefix=prefix()))
     folder.chmod(0o711)  # other users' processes read below it
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None  # read TMPDIR again
