@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     for command, text in (
         ("run", "run a job until SIGTERM"),
-        ("verify", "compare what is mirrored with the record and the master; changes nothing"),
-        ("repair", "verify, and mend just what is wrong"),
+        ("verify", "compare the mirror with its state and the master; changes nothing"),
+        ("repair", "verify, and repair just what is wrong"),
         ("status", "print the job's status record"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
@@ -52,13 +52,13 @@ def parser() -> argparse.ArgumentParser:
 
 def _verify(options: argparse.Namespace) -> int:
     directories = _directories(options)
-    loaded = SpecFile(directories.spec, options.job).load()
-    if loaded is None:
+    spec = SpecFile(directories.spec, options.job).load()
+    if spec is None:
         raise JobFailed(f"{directories.spec}: holds no spec.json; run `pulumi up` first")
     engine = importlib.import_module(layout.ENGINES[options.job])
     part, parts = options.part
     asked = VerifyOptions(part, parts, chunks=options.chunks, offline=options.offline)
-    report = getattr(engine, options.command)(loaded.spec, directories, asked)
+    report = getattr(engine, options.command)(spec, directories, asked)
     for problem in report.problems:
         print(shown(f"{problem.name}: {problem.what}"))
     print(

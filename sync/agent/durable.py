@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,7 @@ TEMPORARY_PREFIX: Final = ".gridhub-part-"
 # A node reads the times of a hub's listings as unsigned: one that is negative fails the whole list.
 LATEST_SECONDS: Final = (1 << 32) - 1
 _OLD: Final = ".old"
-_PLACE: Final = ".place"
+_NOTE: Final = ".place"  # holds the name that the folder beside it is to get
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 # What renameat2(2) answers where the system or the file system lacks the flag.
@@ -27,17 +26,8 @@ class NoSpaceError(OSError):
     """Less than the configured floor is free; the message names the directory and the floor."""
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Make the content of `path` durable."""
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -62,7 +52,7 @@ def staging_directory(root: Path) -> Path:
     staging.chmod(0o700)
     left = sorted(staging.iterdir())
     for note in left:
-        if note.name.endswith(_PLACE):
+        if note.name.endswith(_NOTE):
             _finish_replacement(note, root)
     for path in left:
         discard(path)
@@ -75,7 +65,7 @@ def served_seconds(seconds: float) -> float:
 
 
 def discard(path: Path) -> None:
-    """Remove what is in staging: file, link or folder; what can not go stays for the next time."""
+    """Remove a file, link or folder in staging; one that cannot go stays until the next time."""
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path, ignore_errors=True)
@@ -88,7 +78,7 @@ def finish(temporary: Path, mtime_seconds: float | None = None) -> None:
     temporary.chmod(PUBLIC_MODE)
     if mtime_seconds is not None:
         set_time(temporary, mtime_seconds)
-    sync_file(temporary)
+    sync(temporary)
 
 
 def set_time(path: Path, seconds: float) -> None:
@@ -103,20 +93,8 @@ def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) 
     A reader of `path` sees the old file or the new one, whole. Raises OSError.
     """
     finish(temporary, mtime_seconds)
-    publish_finished([(temporary, path)])
-
-
-def publish_finished(files: Iterable[tuple[Path, Path]]) -> None:
-    """Give files that `finish` was called for their public names, one by one, durably.
-
-    `files` is asked for the next one when the one before has its name.
-    """
-    directories: dict[Path, None] = {}
-    for temporary, path in files:
-        temporary.replace(path)
-        directories[path.parent] = None
-    for directory in directories:
-        sync_directory(directory)
+    temporary.replace(path)
+    sync(path.parent)
 
 
 def publish_bytes(data: bytes, path: Path) -> None:
@@ -152,11 +130,11 @@ def publish_link(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step; False where system or file system can not.
+    """Let two names change places in one step; False where system or file system cannot.
 
     renameat2(2) with RENAME_EXCHANGE: ext4, XFS, Btrfs and tmpfs have it, NFS has not.
     """
@@ -173,49 +151,49 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def publish_directory(folder: Path, path: Path, root: Path) -> None:
-    """Give a folder in staging its public name, in the place of whatever has it: that goes.
+    """Give a folder in staging its public name, instead of whatever has it: that goes.
 
     root: the folder that holds the staging. A reader of `path` finds the old one or the new one;
-    where the file system can not exchange names, none for a moment, and after a kill in that
+    where the file system cannot exchange names, none for a moment, and after a kill in that
     moment none until `staging_directory` is called. What is in the folder must be durable but for
     its names. Raises OSError.
     """
-    sync_directory(folder)
+    sync(folder)
     if not os.path.lexists(path):
         folder.rename(path)
     elif not exchange(folder, path):
         _replace_in_two_steps(folder, path, root)
-    sync_directory(path.parent)
+    sync(path.parent)
     discard(folder)
 
 
 def _replace_in_two_steps(folder: Path, path: Path, root: Path) -> None:
-    note, old = (folder.with_name(folder.name + end) for end in (_PLACE, _OLD))
+    note, old = (folder.with_name(folder.name + end) for end in (_NOTE, _OLD))
     note.write_bytes(os.fsencode(path.relative_to(root)))
-    sync_file(note)
-    sync_directory(note.parent)
+    sync(note)
+    sync(note.parent)
     path.rename(old)
     try:
         folder.rename(path)
     except OSError:
         old.rename(path)
         raise
-    sync_directory(path.parent)
+    sync(path.parent)
     note.unlink()
     discard(old)
 
 
 def _finish_replacement(note: Path, root: Path) -> None:
-    """Give the name that a note tells to the new folder if nothing has it since the old one went.
+    """Give the name in a note to the new folder if nothing has it since the old one went.
 
     The note is durable before the old one goes, and the new one is whole before the note is made.
     """
-    folder = note.with_name(note.name.removesuffix(_PLACE))
+    folder = note.with_name(note.name.removesuffix(_NOTE))
     if os.path.lexists(folder.with_name(folder.name + _OLD)) and folder.is_dir():
         path = root / os.fsdecode(note.read_bytes())
         if not os.path.lexists(path):
             folder.rename(path)
-            sync_directory(path.parent)
+            sync(path.parent)
 
 
 def remove_directory(path: Path, staging: Path) -> None:
@@ -223,7 +201,7 @@ def remove_directory(path: Path, staging: Path) -> None:
     taken = temporary_in(staging)
     with contextlib.suppress(FileNotFoundError):
         path.rename(taken)
-        sync_directory(path.parent)
+        sync(path.parent)
         discard(taken)
 
 
@@ -231,7 +209,7 @@ def remove(path: Path) -> None:
     """Remove a file or link durably; gone already is fine."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
-        sync_directory(path.parent)
+        sync(path.parent)
 
 
 def require_free_space(directory: Path, floor_bytes: int, wanted_bytes: int = 0) -> None:

@@ -55,26 +55,14 @@ class Directories:
             return None
 
 
-class Control(Protocol):
-    """What an engine asks before each step; its threads may share it."""
-
-    def stopping(self) -> bool:
-        """Return whether to end the pass soon, with a durable state."""
-        ...
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep; wakes early and returns True when stopping."""
-        ...
-
-
-class RunControl:
-    """The Control of one spec's engine."""
+class Control:
+    """Ends the work of one spec's engine: asked before each step, shared by its threads."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Ask the engine to return."""
+        """Ask the engine to end its pass soon, with a durable state."""
         self._stop.set()
 
     def stopping(self) -> bool:

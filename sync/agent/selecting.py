@@ -6,6 +6,6 @@ from sync.contract.spec import Selection
 
 
 def selects(selection: Selection, name: str) -> bool:
-    """Tell whether one of `include` and none of `exclude` matches `name` (shell patterns)."""
+    """Return whether one of `include` and none of `exclude` matches `name` (shell patterns)."""
     included = any(fnmatchcase(name, pattern) for pattern in selection.include)
     return included and not any(fnmatchcase(name, pattern) for pattern in selection.exclude)

@@ -1,4 +1,4 @@
-"""The owner of a job's status record: engines tell it what changed, it writes the file."""
+"""The owner of a job's status record: engines say what changed, it writes the file."""
 
 import logging
 import threading
@@ -111,14 +111,14 @@ class StatusWriter:
         self.update(master=master, **changes)
 
     def sources(self, service: Service, uses: list[SourceUse]) -> None:
-        """Tell how the names of a service stand; one that is newly passed over is an error."""
+        """Record how the names of a service stand; one that is newly passed over is an error."""
         with self._condition:
-            told = self._record.sources
-            known = {use.name for use in told if use.service == service and use.reason}
+            before = self._record.sources
+            known = {use.name for use in before if use.service == service and use.reason}
             for use in uses:
                 if use.reason and use.name not in known:
                     self.error(f"{service} {use.name} is passed over: {use.reason}")
-            self.update(sources=[*(use for use in told if use.service != service), *uses])
+            self.update(sources=[*(use for use in before if use.service != service), *uses])
 
     def flush(self) -> None:
         """Write the record now."""

@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
@@ -31,7 +30,6 @@ from sync.agent.job import (
     JobFailed,
     JobPaused,
     PassIncompleteError,
-    RunControl,
 )
 from sync.agent.master.client import EndpointLostError, HttpError, HttpStoppedError
 from sync.agent.schedule import BackoffClock, seconds_to_next
@@ -59,12 +57,6 @@ _KEPT_OVER_A_RESTART: Final = (
 )
 
 
-@dataclass(frozen=True)
-class _LoadedSpec:
-    spec: AnySpec
-    digest: str
-
-
 class SpecFile:
     """The job's spec.json, read again only when the file changed."""
 
@@ -77,7 +69,7 @@ class SpecFile:
         """Return whether the file differs from when load() last read it."""
         return self._read_stamp() != self._stamp
 
-    def load(self) -> _LoadedSpec | None:
+    def load(self) -> AnySpec | None:
         """Return the spec, or None while there is none. Raises JobFailed for a wrong one."""
         self._stamp = self._read_stamp()
         try:
@@ -90,7 +82,7 @@ class SpecFile:
             raise JobFailed(f"{self._path}: {error}; run `pulumi up` to write it anew") from error
         if spec.job != self._job:
             raise JobFailed(f"{self._path}: is the spec of {spec.job}, not of {self._job}")
-        return _LoadedSpec(spec, contract.digest(spec))
+        return spec
 
     def _read_stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -115,39 +107,8 @@ def by_any_name(work: Callable[[], _T]) -> _T:
     return work()
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What follows from an error: seconds until the next pass, phase and reason meanwhile.
-
-    phase: None leaves the phase as it is and counts a retry. message: for the list of errors.
-    """
-
-    wait_seconds: float
-    reason: str
-    phase: Phase | None = None
-    message: str = ""
-
-
-def _outcome(error: Exception, clock: BackoffClock) -> _Outcome | None:
-    """Return what follows from an error that an engine may raise; None for any other one."""
-    reason = str(error)
-    match error:
-        case JobPaused():
-            return _Outcome(error.retry_seconds, reason, "paused", reason)
-        case HttpError():
-            wait = clock.after_failure(error.retry_after_seconds)
-            return _Outcome(wait, reason, message=f"master: {reason}")
-        case PassIncompleteError() | ZdbError():
-            return _Outcome(clock.after_failure(), reason, message=reason)
-        case OSError() if isinstance(error, NoSpaceError) or error.errno in _FULL:
-            reason = f"no space: {reason}"
-            return _Outcome(_SPACE_RETRY_SECONDS, reason, "paused", reason)
-        case _:
-            return None
-
-
 class EngineLoop:
-    """Runs the engine of one spec until stopping: the one place that waits and tries again."""
+    """Runs the engine of one spec until stopping: nothing else waits and tries again."""
 
     def __init__(
         self,
@@ -211,21 +172,33 @@ class EngineLoop:
         return seconds_to_next(self._schedule, elapsed_seconds, self._chance.random())
 
     def _failed(self, error: Exception) -> float:
-        if isinstance(error, HttpStoppedError) and not isinstance(error, EndpointLostError):
-            return 0
-        outcome = _outcome(error, self._clock)
-        if outcome is None:
-            _LOG.exception("the engine stopped", exc_info=error)
-            self._engine = None
-            message = f"{type(error).__name__}: {error}"
-            outcome = _Outcome(self._clock.after_failure(), str(error), message=message)
-        self._status.error(outcome.message)
-        if outcome.phase is not None:
-            self._status.update(phase=outcome.phase, reason=outcome.reason)
+        """Record an error; returns the seconds until the next pass."""
+        reason = message = str(error)
+        phase: Phase | None = None
+        match error:
+            case JobPaused():
+                phase, wait_seconds = "paused", error.retry_seconds
+            case HttpStoppedError() if not isinstance(error, EndpointLostError):
+                return 0
+            case HttpError():
+                message = f"master: {error}"
+                wait_seconds = self._clock.after_failure(error.retry_after_seconds)
+            case PassIncompleteError() | ZdbError():
+                wait_seconds = self._clock.after_failure()
+            case OSError() if isinstance(error, NoSpaceError) or error.errno in _FULL:
+                reason = message = f"no space: {error}"
+                phase, wait_seconds = "paused", _SPACE_RETRY_SECONDS
+            case _:
+                _LOG.exception("the engine stopped", exc_info=error)
+                self._engine = None
+                message = f"{type(error).__name__}: {error}"
+                wait_seconds = self._clock.after_failure()
+        self._status.error(message)
+        if phase is None:
+            self._status.update(reason=reason, retries=self._status.record.retries + 1)
         else:
-            retries = self._status.record.retries + 1
-            self._status.update(reason=outcome.reason, retries=retries)
-        return outcome.wait_seconds
+            self._status.update(reason=reason, phase=phase)
+        return wait_seconds
 
     def _wait(self, seconds: float) -> None:
         """Wait; a mirror that follows its master falls behind meanwhile, which the record shows."""
@@ -278,7 +251,7 @@ class _Process:
         self._directories = directories
         self._spec_file = SpecFile(directories.spec, job)
         self._terminated = threading.Event()
-        self._control = RunControl()
+        self._control = Control()
         self._status = StatusWriter(
             directories.state / layout.STATUS_FILE, _first_record(job, directories)
         )
@@ -293,7 +266,7 @@ class _Process:
         watcher = threading.Thread(target=self._watch_spec, name="spec", daemon=True)
         watcher.start()
         while not self._terminated.is_set():
-            self._control = RunControl()
+            self._control = Control()
             if self._terminated.is_set():
                 break
             self._run_spec()
@@ -307,30 +280,30 @@ class _Process:
     def _run_spec(self) -> None:
         control = self._control
         try:
-            loaded = self._spec_file.load()
-            if loaded is None:
+            spec = self._spec_file.load()
+            if spec is None:
                 reason = f"waiting for {layout.SPEC_FILE}"
                 self._status.update(phase="starting", reason=reason, waiting_for="spec")
                 control.wait(SPEC_POLL_SECONDS)
                 return
-            self._accept(loaded)
-            if loaded.spec.paused:
+            self._accept(spec)
+            if spec.paused:
                 self._status.update(phase="paused", reason="paused by the operator", next_at=None)
                 self._wait_for_change(control)
                 return
-            run_engine(loaded.spec, self._directories, self._status, control)
+            run_engine(spec, self._directories, self._status, control)
         except JobFailed as failure:
             self._status.error(str(failure))
             self._status.update(phase="failed", reason=str(failure), next_at=None)
             self._wait_for_change(control)
 
-    def _accept(self, loaded: _LoadedSpec) -> None:
-        names = [str(source) for source in loaded.spec.sources]
+    def _accept(self, spec: AnySpec) -> None:
+        names = [str(source) for source in spec.sources]
         record = self._status.record
         known = {use.name: use for use in record.sources}
         service = _SERVICES[self._job]
         changes: dict[str, object] = {
-            "spec_digest": loaded.digest,
+            "spec_digest": contract.digest(spec),
             "phase": "starting",
             "reason": "",
             "waiting_for": None,
@@ -345,7 +318,7 @@ class _Process:
             changes["master"] = record.master.model_copy(update={"source": names[0]})
         self._status.update(**changes)
 
-    def _wait_for_change(self, control: RunControl) -> None:
+    def _wait_for_change(self, control: Control) -> None:
         while not control.wait(SPEC_POLL_SECONDS):
             pass
 

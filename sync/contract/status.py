@@ -1,4 +1,4 @@
-"""The status record: one JSON document per job, the only thing that tells where a job stands.
+"""The status record: one JSON document per job, the only account of where a job stands.
 
 The agent writes it atomically, as often as `freshness` promises; the provider and the command
 line read it. Times are UTC. A number that is not known yet is null, never 0. Fields may be added
@@ -127,7 +127,7 @@ class StatusRecord(_Record):
     @model_validator(mode="before")
     @classmethod
     def _read_waiting_from_reason(cls, data: Any) -> Any:
-        """Read a record of the release before, which told by its reason what it waits for."""
+        """Read a record of the release before, whose reason says that it waits for its spec."""
         if isinstance(data, dict) and data.get("reason") == _ONCE_WAITING_FOR_SPEC:
             return {"waiting_for": "spec", **data}
         return data

@@ -35,5 +35,5 @@ def keys_within(limit_bytes: int) -> int:
     return max(0, (limit_bytes * _USED_TENTHS // 10 - TABLE_BYTES) // KEY_BYTES)
 
 
-# What 0-db needs without a single key: a lower limit can not be meant.
+# What 0-db needs without a single key: a lower limit cannot be meant.
 LEAST_MIB: Final = mib_for(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sync.agent.hub.engine import UsersEngine
-from sync.agent.job import Directories, RunControl
+from sync.agent.job import Control, Directories
 from sync.agent.status_writer import StatusWriter, first_record
 from sync.contract.layout import Job
 from sync.contract.spec import Backoff, KernelsHttpLimits, KernelsSpec, UsersSpec, ZdbEndpoint
@@ -84,7 +84,7 @@ class UsersMirror:
     upstream: Upstream
     zdb: ZdbServer
     settings: dict[str, Any] = field(default_factory=dict)
-    control: RunControl = field(default_factory=RunControl)
+    control: Control = field(default_factory=Control)
 
     def spec(self) -> UsersSpec:
         hub, zdb = self.upstream.hub, self.upstream.zdb

@@ -17,7 +17,7 @@ import pytest
 
 from sync.agent import health, schedule, supervisor
 from sync.agent.__main__ import main
-from sync.agent.job import Control, Directories, JobFailed, JobPaused, RunControl
+from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.status_writer import StatusWriter, name_list, read_status, utc_now
 from sync.contract import spec as contract
@@ -320,7 +320,7 @@ def test_token_bucket_holds_the_rate_over_time() -> None:
 
 
 def test_control_wakes_early() -> None:
-    control = RunControl()
+    control = Control()
     threading.Timer(0.05, control.stop).start()
     started = time.monotonic()
     assert control.wait(30)

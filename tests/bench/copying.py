@@ -29,7 +29,7 @@ from sync.agent.chunks.copying.fetched import Fetched
 from sync.agent.chunks.copying.writer import Stored, Writer
 from sync.agent.chunks.scan.cut_points import plan, sample_size
 from sync.agent.chunks.scan.index_source import IndexSource
-from sync.agent.job import Directories, RunControl
+from sync.agent.job import Control, Directories
 from sync.agent.status_writer import StatusWriter, first_record
 from sync.agent.supervisor import collect_garbage_seldom, run_engine
 from sync.agent.zdb import ZdbConnection
@@ -93,7 +93,7 @@ def _spec(request: dict[str, Any]) -> FlistsSpec:
 def _copy(spec: FlistsSpec, directories: Directories) -> Run:
     record = first_record("flists", str(spec.source), "bench")
     status = StatusWriter(directories.state / "status.json", record)
-    control = RunControl()
+    control = Control()
     failures: list[Exception] = []
 
     def run() -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sync.agent.job import Directories, RunControl
+from sync.agent.job import Control, Directories
 from sync.agent.kernels.engine import KernelsEngine
 from sync.agent.status_writer import StatusWriter, first_record
 from sync.contract.spec import KernelsSpec
@@ -34,7 +34,7 @@ def engine(root: Path, port: int) -> Iterator[KernelsEngine]:
     record = first_record("kernels", spec.source, "bench")
     status = StatusWriter(directories.state / "status.json", record)
     try:
-        with KernelsEngine(spec, directories, status, RunControl()) as made:
+        with KernelsEngine(spec, directories, status, Control()) as made:
             yield made
     finally:
         status.close()

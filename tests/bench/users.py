@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.hub.engine import UsersEngine
-from sync.agent.job import Directories, RunControl
+from sync.agent.job import Control, Directories
 from sync.agent.status_writer import StatusWriter, first_record
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 from tests.bench import downloads
@@ -57,7 +57,7 @@ def engine(directories: Directories, site: Site) -> Iterator[tuple[UsersEngine, 
     record = first_record("users", spec.source, "bench")
     status = StatusWriter(directories.state / "status.json", record)
     try:
-        with UsersEngine(spec, directories, status, RunControl()) as made:
+        with UsersEngine(spec, directories, status, Control()) as made:
             yield made, status
     finally:
         status.close()

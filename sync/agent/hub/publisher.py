@@ -168,7 +168,7 @@ class Publisher:
             self.flists[name] = ready.row
             self.links.pop(name, None)
         for folder in folders:
-            durable.sync_directory(folder)
+            durable.sync(folder)
         with self._db.transaction():
             for ready in batch:
                 self._put_rows(ready)

@@ -92,7 +92,7 @@ class Tree:
                     continue
                 part.unlink()
             part.mkdir(mode=_FOLDER_MODE)
-            durable.sync_directory(part.parent)
+            durable.sync(part.parent)
         return folder
 
     def make_repository(self, repository: str) -> Path:
@@ -246,4 +246,4 @@ def _repair_time(path: Path) -> None:
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
-        durable.sync_directory(folder.parent)
+        durable.sync(folder.parent)

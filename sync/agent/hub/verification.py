@@ -19,7 +19,6 @@ from sync.agent.job import (
     Control,
     Directories,
     Problem,
-    RunControl,
     VerifyOptions,
     VerifyReport,
     one_at_a_time,
@@ -210,7 +209,7 @@ def verify(spec: UsersSpec, directories: Directories, options: VerifyOptions) ->
     """Compare what is published with the record, the local 0-db and the master."""
     with (
         one_at_a_time(directories.state),
-        Verifier(spec, directories, options, RunControl()) as verifier,
+        Verifier(spec, directories, options, Control()) as verifier,
     ):
         problems = tuple(wrong.problem for wrong in verifier.wrong())
         return VerifyReport(verifier.checked, problems)
@@ -221,7 +220,7 @@ def repair(spec: UsersSpec, directories: Directories, options: VerifyOptions) ->
 
     `repaired` counts the problems that a second walk does not find any more.
     """
-    control = RunControl()
+    control = Control()
     with (
         one_at_a_time(directories.state),
         Verifier(spec, directories, options, control) as verifier,

@@ -138,7 +138,7 @@ class Fetcher:
         url, target = f"/kernel/{quote(path)}", durable.temporary_in(self._folder.staging)
         done = self._master.download(url, target, self._spec.max_kernel_bytes, Expected())
         try:
-            durable.sync_file(target)
+            durable.sync(target)
             self._require_whole(path, done)
         except BaseException:
             target.unlink(missing_ok=True)

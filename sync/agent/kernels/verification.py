@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from sync.agent.file_digest import file_digest
 from sync.agent.job import (
+    Control,
     Directories,
     Problem,
-    RunControl,
     VerifyOptions,
     VerifyReport,
     one_at_a_time,
@@ -48,7 +48,7 @@ class _Scan:
         yield from self._links([link for link in links.values() if self._is_mine(link.path)])
         if not self._options.offline:
             linked = {link.target for link in links.values() if link.target is not None}
-            with contextlib.closing(master_of(self._spec, RunControl())) as master:
+            with contextlib.closing(master_of(self._spec, Control())) as master:
                 yield from by_any_name(lambda: [*self._against_master(master, known, linked)])
 
     def _is_mine(self, name: str) -> bool:
@@ -112,7 +112,7 @@ def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) 
                 db.put(replace(row, updated_seconds=None, md5=None))
         for path in db.links().keys() & wrong:
             db.delete_link(path)
-    repair_pass(spec, directories, RunControl())
+    repair_pass(spec, directories, Control())
     left = set(verify(spec, directories, options).problems)
     gone = sum(1 for problem in report.problems if problem not in left)
     return VerifyReport(report.checked, report.problems, gone)

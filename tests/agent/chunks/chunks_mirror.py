@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from sync.agent.chunks.engine import ChunksEngine
-from sync.agent.job import Directories, JobFailed, JobPaused, RunControl
+from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.status_writer import StatusWriter, read_status
 from sync.agent.supervisor import EngineLoop
 from sync.agent.zdb import ZdbConnection
@@ -71,7 +71,7 @@ class Job:
     def __init__(self, spec: FlistsSpec, directories: Directories) -> None:
         self.spec = spec
         self.status: StatusWriter = make_status("flists", directories, str(spec.source))
-        self.control = RunControl()
+        self.control = Control()
         self.ended: BaseException | None = None
         self._directories = directories
         self._thread = threading.Thread(target=self._run, name="flists", daemon=True)

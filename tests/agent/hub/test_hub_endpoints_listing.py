@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.hub.verification import verify as verify_users
-from sync.agent.job import JobFailed, RunControl, VerifyOptions
+from sync.agent.job import Control, JobFailed, VerifyOptions
 from sync.agent.kernels.verification import verify as verify_kernels
 from sync.agent.master.client import EndpointLostError, HttpError, HttpMissingError, Master
 from sync.contract.layout import Job
@@ -164,7 +164,7 @@ def listed(master: Master) -> bytes:
 
 def test_a_single_name_fails_as_ever() -> None:
     with without_listing(Answer(status=404)) as only:
-        master = Master([only.url], IMPATIENT, RunControl())
+        master = Master([only.url], IMPATIENT, Control())
         with pytest.raises(HttpMissingError):
             listed(master)
         with pytest.raises(HttpError, match="404") as failed:
@@ -179,7 +179,7 @@ def test_a_name_whose_listing_fails_again_is_left_alone_for_longer() -> None:
     waits = []
     with without_listing(Answer(status=404)) as first, ScriptedServer() as second:
         second.pages["/api/images"] = Answer(b"[]")
-        master = Master([first.url, second.url], IMPATIENT, RunControl(), backoff=slow)
+        master = Master([first.url, second.url], IMPATIENT, Control(), backoff=slow)
         master._endpoints._clock = lambda: now[0]
         for _ in range(3):
             with pytest.raises(EndpointLostError) as lost:
@@ -196,7 +196,7 @@ def test_a_name_whose_listing_fails_again_is_left_alone_for_longer() -> None:
 def test_a_page_that_fails_after_the_listing_is_no_reason_to_skip_its_name() -> None:
     with ScriptedServer() as first, ScriptedServer() as second:
         first.pages["/api/images"] = Answer(b"[]")
-        master = Master([first.url, second.url], IMPATIENT, RunControl())
+        master = Master([first.url, second.url], IMPATIENT, Control())
         assert listed(master) == b"[]"
         with pytest.raises(HttpMissingError):
             master.get("/file", MAX)

@@ -148,7 +148,7 @@ def test_publisher_s_memory_follows_what_was_renamed_when_the_folder_can_not_be_
 
         model.set_link("alice", "new.flist", "b.flist")
         model.delete_flist("alice", "c.flist")
-        monkeypatch.setattr(durable, "sync_directory", broken)
+        monkeypatch.setattr(durable, "sync", broken)
         with pytest.raises(OSError, match="I/O error"):
             engine.one_pass()
         monkeypatch.undo()

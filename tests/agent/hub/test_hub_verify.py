@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sync.agent.hub import repair, verify
-from sync.agent.job import RunControl, VerifyOptions, VerifyReport, one_at_a_time
+from sync.agent.job import Control, VerifyOptions, VerifyReport, one_at_a_time
 from sync.agent.master.client import HttpError
 from sync.agent.supervisor import repair_pass
 from tests.agent.hub.flists_of import small
@@ -188,7 +188,7 @@ def test_running_job_sees_what_the_pass_of_repair_removed(
 def test_repair_leaves_what_a_running_pass_has_in_staging(mirror: UsersMirror) -> None:
     spec, directories = mirror.spec(), mirror.directories
     staged = directories.public / ".gridhub" / "on its way"
-    arguments = (spec, directories, RunControl())
+    arguments = (spec, directories, Control())
     thread = threading.Thread(target=repair_pass, args=arguments)
     with one_at_a_time(directories.state):
         staged.write_bytes(b"x")

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sync.agent.job import Directories, RunControl
+from sync.agent.job import Control, Directories
 from sync.agent.kernels.engine import KernelsEngine
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
@@ -30,7 +30,7 @@ def kernels_model() -> UpstreamModel:
 def engine_of(spec: KernelsSpec, directories: Directories) -> Iterator[KernelsEngine]:
     status = make_status("kernels", directories, spec.source)
     try:
-        with KernelsEngine(spec, directories, status, RunControl()) as engine:
+        with KernelsEngine(spec, directories, status, Control()) as engine:
             yield engine
     finally:
         status.close()

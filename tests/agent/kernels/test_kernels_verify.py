@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from sync.agent.job import Directories, RunControl, VerifyOptions, one_at_a_time
+from sync.agent.job import Control, Directories, VerifyOptions, one_at_a_time
 from sync.agent.kernels import repair, verify
 from sync.agent.master.client import HttpError
 from sync.agent.supervisor import repair_pass
@@ -75,7 +75,7 @@ def test_repair_leaves_what_a_running_pass_has_in_staging(
     spec = kernels_spec(upstream)
     one_pass(spec, directories)
     staged = directories.kernels / ".gridhub" / "on its way"
-    thread = threading.Thread(target=repair_pass, args=(spec, directories, RunControl()))
+    thread = threading.Thread(target=repair_pass, args=(spec, directories, Control()))
     with one_at_a_time(directories.state):
         staged.write_bytes(b"x")
         thread.start()

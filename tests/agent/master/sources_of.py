@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from sync.agent.job import Directories, RunControl
+from sync.agent.job import Control, Directories
 from sync.agent.status_writer import StatusWriter
 from sync.agent.supervisor import run_engine
 from sync.contract.spec import KernelsHttpLimits, KernelsSpec, Schedule, UsersSpec
@@ -67,7 +67,7 @@ class RunningJob:
 
     def __init__(self, spec: UsersSpec | KernelsSpec, directories: Directories) -> None:
         self.status: StatusWriter = make_status(spec.job, directories, spec.source)
-        self.control = RunControl()
+        self.control = Control()
         self.ended: BaseException | None = None
         self._spec = spec
         self._directories = directories

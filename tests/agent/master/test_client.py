@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from sync.agent.job import RunControl
+from sync.agent.job import Control
 from sync.agent.master.client import (
     Expected,
     HttpError,
@@ -40,7 +40,7 @@ def server() -> Iterator[ScriptedServer]:
 
 def make_master(server: ScriptedServer, **limits: float) -> Master:
     values = {"connections": 4, "connect_timeout_seconds": 2, "read_timeout_seconds": 0.6} | limits
-    return Master([server.url], HttpLimits.model_validate(values), RunControl(), backoff=QUICK)
+    return Master([server.url], HttpLimits.model_validate(values), Control(), backoff=QUICK)
 
 
 def script_once(server: ScriptedServer, *answers: Answer) -> None:
@@ -317,7 +317,7 @@ def test_requests_and_bytes_a_second_are_limited(server: ScriptedServer) -> None
     slow = Master(
         [server.url],
         HttpLimits(connections=1),
-        RunControl(),
+        Control(),
         bandwidth=bandwidth(len(BODY) * 2),
     )
     started = time.monotonic()
@@ -327,7 +327,7 @@ def test_requests_and_bytes_a_second_are_limited(server: ScriptedServer) -> None
 
 
 def test_bandwidth_is_kept_however_low_it_is(server: ScriptedServer) -> None:
-    class Timeless(RunControl):
+    class Timeless(Control):
         waits: ClassVar[list[float]] = []
 
         def wait(self, seconds: float) -> bool:
@@ -364,7 +364,7 @@ def test_connections_are_limited(server: ScriptedServer) -> None:
 
 def test_stop_ends_a_hanging_transfer_soon(server: ScriptedServer, tmp_path: Path) -> None:
     server.pages["/file"] = Answer(BODY, fault="hang")
-    control = RunControl()
+    control = Control()
     limits = HttpLimits(read_timeout_seconds=30)
     master = Master([server.url], limits, control, backoff=QUICK)
     threading.Timer(0.1, control.stop).start()
@@ -377,7 +377,7 @@ def test_stop_ends_a_hanging_transfer_soon(server: ScriptedServer, tmp_path: Pat
 @pytest.mark.parametrize("url", ["ftp://x", "file:///etc/passwd", "hub.grid.tf", "http://"])
 def test_source_must_be_http(url: str) -> None:
     with pytest.raises(ValueError, match="not an http"):
-        Master([url], HttpLimits(), RunControl())
+        Master([url], HttpLimits(), Control())
 
 
 def test_origin_with_an_ipv6_address_and_default_ports() -> None:
@@ -386,6 +386,6 @@ def test_origin_with_an_ipv6_address_and_default_ports() -> None:
 
 
 def test_unreachable_master_is_named(server: ScriptedServer) -> None:
-    master = Master(["http://127.0.0.1:1"], HttpLimits(), RunControl(), backoff=QUICK)
+    master = Master(["http://127.0.0.1:1"], HttpLimits(), Control(), backoff=QUICK)
     with pytest.raises(HttpError, match=r"127\.0\.0\.1:1: cannot connect"):
         master.get("/", MAX)

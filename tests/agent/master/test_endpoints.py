@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sync.agent.job import RunControl
+from sync.agent.job import Control
 from sync.agent.master.client import (
     ATTEMPTS,
     EndpointLostError,
@@ -196,7 +196,7 @@ def server() -> Iterator[ScriptedServer]:
 
 
 def make_master(reported: Reported, *sources: str) -> Master:
-    return Master(sources, LIMITS, RunControl(), backoff=QUICK, report=reported)
+    return Master(sources, LIMITS, Control(), backoff=QUICK, report=reported)
 
 
 @pytest.mark.parametrize("death", OF_HTTP)
