@@ -9,7 +9,7 @@ from pathlib import Path
 from sync.agent import logs
 from sync.agent.job import Directories, JobFailed, VerifyOptions
 from sync.agent.master.client import HttpError
-from sync.agent.supervisor import SpecFile, run_job
+from sync.agent.supervisor import load_spec, run_job
 from sync.agent.zdb import ZdbError
 from sync.contract import layout
 from sync.contract.names import shown
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _verify(options: argparse.Namespace) -> int:
     directories = _directories(options)
-    spec = SpecFile(directories.spec, options.job).load()
+    spec = load_spec(directories.spec, options.job)
     if spec is None:
         raise JobFailed(f"{directories.spec}: holds no spec.json; run `pulumi up` first")
     engine = importlib.import_module(layout.ENGINES[options.job])

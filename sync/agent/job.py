@@ -8,8 +8,9 @@ again: it raises, and the supervisor alone decides from that when the next pass 
 import contextlib
 import fcntl
 import threading
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol, Self, TypeAlias
 
@@ -112,6 +113,10 @@ class VerifyOptions:
     chunks: bool = False
     offline: bool = False
 
+    def covers(self, name: str) -> bool:
+        """Return whether a name belongs to the part that is asked for."""
+        return zlib.crc32(name.encode(errors="surrogatepass")) % self.parts == self.part - 1
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -128,3 +133,8 @@ class VerifyReport:
     checked: int
     problems: tuple[Problem, ...] = ()
     repaired: int = 0
+
+    def after_repair(self, later: "VerifyReport") -> "VerifyReport":
+        """Return this report with the number of its problems that a later one does not have."""
+        gone = sum(problem not in later.problems for problem in self.problems)
+        return replace(self, repaired=gone)

@@ -57,39 +57,18 @@ _KEPT_OVER_A_RESTART: Final = (
 )
 
 
-class SpecFile:
-    """The job's spec.json, read again only when the file changed."""
-
-    def __init__(self, directory: Path, job: Job) -> None:
-        self._path = directory / layout.SPEC_FILE
-        self._job = job
-        self._stamp: tuple[int, int, int] | None = None
-
-    def changed(self) -> bool:
-        """Return whether the file differs from when load() last read it."""
-        return self._read_stamp() != self._stamp
-
-    def load(self) -> AnySpec | None:
-        """Return the spec, or None while there is none. Raises JobFailed for a wrong one."""
-        self._stamp = self._read_stamp()
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
-            spec = contract.parse(data)
-        except ValidationError as error:
-            raise JobFailed(f"{self._path}: {error}; run `pulumi up` to write it anew") from error
-        if spec.job != self._job:
-            raise JobFailed(f"{self._path}: is the spec of {spec.job}, not of {self._job}")
-        return spec
-
-    def _read_stamp(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+def load_spec(directory: Path, job: Job) -> AnySpec | None:
+    """Return the job's spec, or None while there is none. Raises JobFailed for a wrong one."""
+    path = directory / layout.SPEC_FILE
+    try:
+        spec = contract.parse(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise JobFailed(f"{path}: {error}; run `pulumi up` to write it anew") from error
+    if spec.job != job:
+        raise JobFailed(f"{path}: is the spec of {spec.job}, not of {job}")
+    return spec
 
 
 def by_any_name(work: Callable[[], _T]) -> _T:
@@ -249,7 +228,7 @@ class _Process:
     def __init__(self, job: Job, directories: Directories) -> None:
         self._job = job
         self._directories = directories
-        self._spec_file = SpecFile(directories.spec, job)
+        self._spec_stamp: tuple[int, ...] = ()
         self._terminated = threading.Event()
         self._control = Control()
         self._status = StatusWriter(
@@ -274,13 +253,22 @@ class _Process:
 
     def _watch_spec(self) -> None:
         while not self._terminated.wait(SPEC_POLL_SECONDS):
-            if self._spec_file.changed():
+            if self._read_stamp() != self._spec_stamp:
                 self._control.stop()
+
+    def _read_stamp(self) -> tuple[int, ...]:
+        """Return what tells one version of the spec file from another; empty: there is none."""
+        try:
+            stat = (self._directories.spec / layout.SPEC_FILE).stat()
+        except OSError:
+            return ()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
     def _run_spec(self) -> None:
         control = self._control
         try:
-            spec = self._spec_file.load()
+            self._spec_stamp = self._read_stamp()  # before it is read: it may change meanwhile
+            spec = load_spec(self._directories.spec, self._job)
             if spec is None:
                 reason = f"waiting for {layout.SPEC_FILE}"
                 self._status.update(phase="starting", reason=reason, waiting_for="spec")
@@ -289,13 +277,13 @@ class _Process:
             self._accept(spec)
             if spec.paused:
                 self._status.update(phase="paused", reason="paused by the operator", next_at=None)
-                self._wait_for_change(control)
+                control.wait(threading.TIMEOUT_MAX)  # until the spec changes
                 return
             run_engine(spec, self._directories, self._status, control)
         except JobFailed as failure:
             self._status.error(str(failure))
             self._status.update(phase="failed", reason=str(failure), next_at=None)
-            self._wait_for_change(control)
+            control.wait(threading.TIMEOUT_MAX)  # until the spec changes
 
     def _accept(self, spec: AnySpec) -> None:
         names = [str(source) for source in spec.sources]
@@ -317,10 +305,6 @@ class _Process:
         elif record.master.source not in names:
             changes["master"] = record.master.model_copy(update={"source": names[0]})
         self._status.update(**changes)
-
-    def _wait_for_change(self, control: Control) -> None:
-        while not control.wait(SPEC_POLL_SECONDS):
-            pass
 
 
 def _first_record(job: Job, directories: Directories) -> StatusRecord:

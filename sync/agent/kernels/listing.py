@@ -1,18 +1,21 @@
 """What the master's bootstrap service says it has (0-bootstrap: bootstrap.py, templates)."""
 
+import contextlib
+import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from html.parser import HTMLParser
+from datetime import datetime
 from typing import Final
 
-from sync.agent.master.client import HttpError, HttpMissingError, Master
+from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
 from sync.contract import names
 
 MAX_LISTING_BYTES: Final = 16 << 20
-_DATE: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d), (\d\d):(\d\d):(\d\d) \(UTC\)", re.ASCII)
-_HREF: Final = "/kernel/"
+# As kernel_list of bootstrap.py formats it.
+_DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d, \d\d:\d\d:\d\d) \(UTC\)", re.ASCII)
+# As templates/kernels.html has them.
+_HREF: Final = re.compile(r'href="/kernel/([^"]*)"')
 NET: Final = "net"
 
 
@@ -39,19 +42,13 @@ class Listing:
 def fetch(master: Master) -> Listing:
     """Ask /api/images, or read the page /images of older revisions. Raises HttpError."""
     with master.while_listing():
-        return _fetched(master)
-
-
-def _fetched(master: Master) -> Listing:
-    try:
-        page = master.get("/api/images", MAX_LISTING_BYTES)
-        rows = _rows(page.json())
-    except HttpMissingError:
-        page = master.get("/images", MAX_LISTING_BYTES)
-        if not page.whole:
-            raise HttpError("/images: the master does not say how long it is", retry=True) from None
-        rows = _page_rows(page.body.decode("utf-8", "replace"))
-    return _checked(rows, page.date_seconds)
+        try:
+            page = master.get("/api/images", MAX_LISTING_BYTES)
+            rows = _rows(page.json())
+        except HttpMissingError:
+            page = master.get("/images", MAX_LISTING_BYTES)
+            rows = _page_rows(page)
+        return _checked(rows, page.date_seconds)
 
 
 def checked_kernel(name: object) -> str:
@@ -79,10 +76,8 @@ def _rows(data: object) -> Iterator[tuple[object, float | None]]:
     if not isinstance(data, list):
         raise HttpError("/api/images: not a list", retry=True)
     for row in data:
-        if not isinstance(row, dict):
-            yield None, None  # refused: a text that is no row would do for a name
-            continue
-        yield row.get("name"), _seconds(row)
+        # What is no row has no name, and is refused as such.
+        yield (row.get("name"), _seconds(row)) if isinstance(row, dict) else (None, None)
 
 
 def _seconds(row: dict[str, object]) -> float | None:
@@ -96,34 +91,18 @@ def _parsed_date(text: str) -> float | None:
     found = _DATE.search(text)
     if not found:
         return None
-    try:
-        year, month, day, hour, minute, second = map(int, found.groups())
-        return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
+    with contextlib.suppress(ValueError):  # as for the 31st of February
+        return datetime.strptime(f"{found[1]} +0000", "%Y-%m-%d, %H:%M:%S %z").timestamp()
+    return None
 
 
-class _ImagesPage(HTMLParser):
-    """Collects `<a href="/kernel/NAME">` and the date in the cell that follows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[tuple[str, float | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        href = dict(attrs).get("href") or ""
-        if tag == "a" and href.startswith(_HREF):
-            self.rows.append((href.removeprefix(_HREF), None))
-
-    def handle_data(self, data: str) -> None:
-        updated = _parsed_date(data)
-        if updated is not None and self.rows:
-            self.rows[-1] = (self.rows[-1][0], updated)
-
-
-def _page_rows(html: str) -> Iterator[tuple[object, float | None]]:
-    page = _ImagesPage()
-    page.feed(html)
-    if not page.rows and "kernel" not in html.lower():
+def _page_rows(page: Page) -> Iterator[tuple[object, float | None]]:
+    """Yield each kernel that a link of the page names, with the date in the cell that follows."""
+    if not page.whole:
+        raise HttpError("/images: the master does not say how long it is", retry=True)
+    text = page.body.decode("utf-8", "replace")
+    _, *parts = _HREF.split(text)
+    if not parts and "kernel" not in text.lower():
         raise HttpError("/images: not the list of kernels", retry=True)
-    yield from page.rows
+    for name, rest in zip(parts[::2], parts[1::2], strict=True):
+        yield html.unescape(name), _parsed_date(rest)

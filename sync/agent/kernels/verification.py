@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -35,24 +34,21 @@ class _Scan:
 
     def problems(self, db: KernelStateDb) -> Iterator[Problem]:
         rows, links = db.kernels(), db.links()
-        known = {name: row for name, row in rows.items() if self._is_mine(name)}
+        known = {name: row for name, row in rows.items() if self._options.covers(name)}
         for row in known.values():
             self.checked += 1
             if not self._folder.holds(row.name, row.size_bytes):
                 yield Problem(row.name, "is not there, or has another size")
             elif not self._has_md5(row.name, row.md5):
                 yield Problem(row.name, "is not the file that was published")
-        for name in filter(self._is_mine, sorted(self._folder.names() - rows.keys())):
+        for name in filter(self._options.covers, sorted(self._folder.names() - rows.keys())):
             self.checked += 1
             yield Problem(name, "is served and was not published by this job")
-        yield from self._links([link for link in links.values() if self._is_mine(link.path)])
+        yield from self._links([link for link in links.values() if self._options.covers(link.path)])
         if not self._options.offline:
             linked = {link.target for link in links.values() if link.target is not None}
             with contextlib.closing(master_of(self._spec, Control())) as master:
                 yield from by_any_name(lambda: [*self._against_master(master, known, linked)])
-
-    def _is_mine(self, name: str) -> bool:
-        return zlib.crc32(name.encode()) % self._options.parts == self._options.part - 1
 
     def _has_md5(self, path: str, md5: str | None) -> bool:
         return file_digest(self._folder.root / path)[1] == md5
@@ -75,7 +71,7 @@ class _Scan:
         master.begin_pass()
         kernels = listing.fetch(master).kernels
         for kernel in wanted(kernels, self._spec, linked, time.time()):
-            if self._is_mine(kernel.name) and kernel.name not in known:
+            if self._options.covers(kernel.name) and kernel.name not in known:
                 yield Problem(kernel.name, "is on the master and not here")
         for name in known.keys() & {kernel.name for kernel in kernels}:
             if _differs(master, known[name]):
@@ -113,6 +109,4 @@ def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) 
         for path in db.links().keys() & wrong:
             db.delete_link(path)
     repair_pass(spec, directories, Control())
-    left = set(verify(spec, directories, options).problems)
-    gone = sum(1 for problem in report.problems if problem not in left)
-    return VerifyReport(report.checked, report.problems, gone)
+    return report.after_repair(verify(spec, directories, options))
