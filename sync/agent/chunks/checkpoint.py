@@ -1,22 +1,22 @@
-"""What the flists job remembers: one small JSON document, written only after what it promises."""
+"""The checkpoint of the flists job: one small JSON document, written after what it promises."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sync.agent import durable
 from sync.agent.chunks.scan.ledger import Ledger
-from sync.agent.chunks.scan.pages import Entry
+from sync.agent.chunks.scan.pages import Entry, Page
 from sync.agent.chunks.scan.spans import Edge, Span
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.replies import Cursor
 
-STATE_FILE: Final = "flists.json"
-MARK_SECONDS: Final = 10.0
-_MARKS: Final = 8
+CHECKPOINT_FILE: Final = "flists.json"
+END_SECONDS: Final = 10.0
+_ENDS: Final = 8
 _NAMED_KEPT: Final = 1_000
 # The kernel writes dirty pages back within half a minute (vm.dirty_expire_centisecs, doubled).
 _DISK_SECONDS: Final = 60.0
@@ -25,7 +25,7 @@ _DISK_SECONDS: Final = 60.0
 class EdgeState(BaseModel):
     """A cursor and the key it stands on, both in hex; null: before the first entry."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
     cursor: str | None = None
     key: str = ""
 
@@ -43,7 +43,7 @@ class EdgeState(BaseModel):
 class SpanState(BaseModel):
     """A span's acknowledged edges; top: its highest entry, while that is not copied yet."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
     low: EdgeState
     high: EdgeState | None = None
     top: tuple[str, str, str] | None = None
@@ -67,102 +67,115 @@ class SpanState(BaseModel):
         return Span(self.low.edge(), self.high.edge() if self.high else None, top)
 
 
-class FlistsState(BaseModel):
-    """The job's memory. Counts are of the master's entries, as acknowledged by the slave.
+class Checkpoint(BaseModel):
+    """Where the job goes on after a restart. Counts are of entries that the slave acknowledged.
 
+    A value: the session alone replaces it (`changed`), other threads may keep what they were given.
     sources: the names that the master was followed by. anchors: cursors that it accepted once and
-    must accept for ever. extra_items: keys that the slave has and the master has not, found by the
-    last comparison. lacking_items: the other way round, refused or unreadable. confirmation: the
-    removalConfirmation that was used up. slave_boot: when the slave was started, as it told.
-    marks: (unix time, cursor of the slave's newest entry then, in hex) every ten seconds: what was
-    stored before the last minute is on its disk. unproven: the slave was started anew and what it
-    has after this cursor (empty: all) is still to be read back. Fields of other versions are left
-    out.
-    named: the last keys (hex) that prove nothing and may be overwritten.
+    must accept for ever. stored_items: those that the slave did not have. extra_items: keys that
+    the slave has and the master has not, found by the last comparison. lacking_items: the other way
+    round, refused or unreadable. confirmation: the removalConfirmation that was used up.
+    slave_boot: when the slave was started, in its own words. slave_ends: (unix time, cursor of the
+    slave's newest entry then, in hex) every ten seconds: what was stored before the last minute is
+    on its disk. unproven: the slave was started anew and what it has after this cursor (empty: all)
+    is still to be read back. named: the last plain keys (hex), which may be overwritten.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    # The release before wrote other fields too, and calls slave_ends "marks".
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
     version: int = 1
-    sources: list[str] = []
-    anchors: list[str] = []
-    spans: list[SpanState] = []
+    sources: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = ()
+    spans: tuple[SpanState, ...] = ()
     done_items: int = 0
     done_bytes: int = 0
     stored_items: int = 0
-    master_items: int = 0
     extra_items: int = 0
     lacking_items: int = 0
-    refused: list[str] = []
+    refused: tuple[str, ...] = ()
     confirmation: int = 0
-    compared_at: float = 0
-    snapshot_done: bool = False
     ledger_bytes: int | None = None
     slave_boot: str = ""
-    marks: list[tuple[float, str]] = []
+    slave_ends: tuple[tuple[float, str], ...] = Field(default=(), alias="marks")
     unproven: str | None = None
-    named: list[str] = []
+    named: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _take_single_name(cls, data: Any) -> Any:
-        """Read the state of the release before, which knew one name."""
+        """Read the checkpoint of a release that knew one name of the master."""
         if isinstance(data, dict) and data.get("source") and "sources" not in data:
             return {**data, "sources": [data["source"]]}
         return data
 
-    def note_named(self, keys: list[bytes]) -> None:
-        """Remember keys that are no hashes, the last so many of them."""
-        if keys:
-            newest = dict.fromkeys([*self.named, *(key.hex() for key in keys)])
-            self.named = list(newest)[-_NAMED_KEPT:]
+    @model_validator(mode="after")
+    def _check_cursors(self) -> Self:
+        for span in self.spans:
+            span.span()
+        for cursor in (*self.anchors, self.unproven, *(cursor for _, cursor in self.slave_ends)):
+            if cursor:
+                Cursor.from_hex(cursor)
+        return self
 
-    def mark(self, mark: tuple[float, str]) -> None:
+    def changed(self, **changes: object) -> Self:
+        """Return a checkpoint with these fields changed. Raises TypeError for what is no field."""
+        if unknown := changes.keys() - type(self).model_fields.keys():
+            raise TypeError(f"no fields of a checkpoint: {sorted(unknown)}")
+        return self.model_copy(update=changes)
+
+    def counting(self, pages: Sequence[Page]) -> Self:
+        """Return a checkpoint with these pages done."""
+        plain = [key.hex() for page in pages for key in page.plain_keys]
+        return self.changed(
+            done_items=self.done_items + sum(len(page.entries) for page in pages),
+            done_bytes=self.done_bytes + sum(sum(page.lengths) for page in pages),
+            stored_items=self.stored_items + sum(page.stored_items for page in pages),
+            named=tuple(dict.fromkeys([*self.named, *plain]))[-_NAMED_KEPT:],
+        )
+
+    def anew(self) -> Self:
+        """Return a checkpoint from which everything is listed again; nothing is copied twice."""
+        return self.changed(spans=(), done_items=0, done_bytes=0, stored_items=0, extra_items=0)
+
+    def with_slave_end(self, end: tuple[float, str]) -> Self:
         """Note how far the slave's index goes: (unix time, cursor in hex); every ten seconds."""
-        if not self.marks or mark[0] - self.marks[-1][0] >= MARK_SECONDS:
-            self.marks = [*self.marks[-_MARKS:], mark]
+        if self.slave_ends and end[0] - self.slave_ends[-1][0] < END_SECONDS:
+            return self
+        return self.changed(slave_ends=(*self.slave_ends[-_ENDS:], end))
 
     def safe_cursor(self) -> str | None:
-        """Return up to where the slave's entries are on its disk; None where nobody marked it.
+        """Return up to where the slave's entries are on its disk; None where no end was noted.
 
-        The oldest mark where none is a minute older than the last.
+        The oldest one where none is a minute older than the last.
         """
-        if not self.marks:
+        if not self.slave_ends:
             return None
-        last_at = self.marks[-1][0]
-        safe = [cursor for at, cursor in self.marks if at <= last_at - _DISK_SECONDS]
-        return safe[-1] if safe else self.marks[0][1]
+        last_at = self.slave_ends[-1][0]
+        safe = [cursor for at, cursor in self.slave_ends if at <= last_at - _DISK_SECONDS]
+        return safe[-1] if safe else self.slave_ends[0][1]
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read the state; a missing or unreadable one is a fresh one: nothing is copied twice."""
+        """Read it; a missing or unreadable one is a fresh one: nothing is copied twice."""
         try:
-            state = cls.model_validate_json((directory / STATE_FILE).read_bytes())
-            state.check_cursors()
+            return cls.model_validate_json((directory / CHECKPOINT_FILE).read_bytes())
         except (OSError, ValueError, ZdbProtocolError):
             return cls()
-        return state
-
-    def check_cursors(self) -> None:
-        """Raise ValueError or ZdbProtocolError where something is no cursor."""
-        for span in self.spans:
-            span.span()
-        for cursor in (*self.anchors, self.unproven, *(cursor for _, cursor in self.marks)):
-            if cursor:
-                Cursor.from_hex(cursor)
 
     def save(self, directory: Path) -> None:
         """Write durably and atomically. Raises OSError."""
-        durable.publish_bytes((self.model_dump_json() + "\n").encode(), directory / STATE_FILE)
+        data = self.model_dump_json(by_alias=True) + "\n"
+        durable.publish_bytes(data.encode(), directory / CHECKPOINT_FILE)
 
 
 class Saver:
-    """Writes ledger and state on a thread of its own, so that no disk holds up the copying."""
+    """Writes ledger and checkpoint on a thread of its own: no disk holds up the copying."""
 
     def __init__(self, directory: Path, ledger: Ledger, failed: Callable[[str], None]) -> None:
         self._directory = directory
         self._ledger = ledger
         self._failed = failed
-        self._wanted: FlistsState | None = None
+        self._wanted: Checkpoint | None = None
         self._condition = threading.Condition()
         self._closed = False
         self._busy = False
@@ -171,14 +184,14 @@ class Saver:
 
     @property
     def idle(self) -> bool:
-        """Tell whether the last save is over."""
+        """Whether the last save is over."""
         with self._condition:
             return self._wanted is None and not self._busy
 
-    def save(self, state: FlistsState) -> None:
-        """Save the state soon, and before it make the ledger durable."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Save the checkpoint soon, and before it make the ledger durable."""
         with self._condition:
-            self._wanted = state
+            self._wanted = checkpoint
             self._condition.notify_all()
 
     def close(self) -> None:
@@ -200,10 +213,10 @@ class Saver:
             with self._condition:
                 self._busy = False
 
-    def _write(self, state: FlistsState) -> None:
+    def _write(self, checkpoint: Checkpoint) -> None:
         try:
             # The ledger first: a cursor never promises a key that the ledger lacks.
             self._ledger.sync()
-            state.save(self._directory)
+            checkpoint.save(self._directory)
         except OSError as error:
-            self._failed(f"{self._directory}: state not saved: {error.strerror or error}")
+            self._failed(f"{self._directory}: checkpoint not saved: {error.strerror or error}")

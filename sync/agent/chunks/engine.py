@@ -2,13 +2,13 @@
 
 import contextlib
 import errno
-import logging
-import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Final, Self
 
 from sync.agent.chunks.copying.writer import FULL, SlaveRefusedError
 from sync.agent.chunks.failover import silence
-from sync.agent.chunks.session import Session
+from sync.agent.chunks.session import Session, open_session
 from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter
@@ -18,9 +18,8 @@ from sync.agent.zdb.errors import (
     ZdbProtocolError,
     ZdbReplyError,
 )
-from sync.contract.spec import FlistsSpec
+from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
-_LOG = logging.getLogger(__name__)
 _FULL_RETRY_SECONDS: Final = 10.0
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
@@ -52,27 +51,30 @@ class ChunksEngine:
         sources = self._sources
         while not self._control.stopping():
             endpoint = sources.choose()
-            session = Session(
-                self._spec.at(endpoint), self._directories, self._status, self._control, sources
-            )
+            session: Session | None = None
             try:
-                _run_session(session)
+                with _outcomes(), self._open(endpoint) as session:
+                    session.run(self._control)
             except ZdbConnectionError as error:
                 died = silence(endpoint, self._spec.io_timeout_seconds)
                 others = bool(died) and sources.skip(endpoint, died)
-                if others and (session.progressed or not session.met):
+                # A name that died before the handshake, or after some good, costs no wait.
+                if others and (session is None or session.progressed):
                     continue
                 if died and not others and sources.count > 1:
                     raise ZdbConnectionError(sources.reasons()) from error
                 raise
 
+    def _open(self, endpoint: ZdbEndpoint) -> AbstractContextManager[Session]:
+        spec = self._spec.at(endpoint)
+        return open_session(spec, self._directories, self._status, self._sources)
 
-def _run_session(session: Session) -> None:
+
+@contextlib.contextmanager
+def _outcomes() -> Iterator[None]:
+    """Translate the errors of a session to outcomes of the job."""
     try:
-        with contextlib.closing(session):
-            started = time.monotonic()
-            session.run()
-            _LOG.info("session ended after %.1f s", time.monotonic() - started)
+        yield
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
@@ -95,7 +97,7 @@ def _run_session(session: Session) -> None:
     except ZdbReplyError as error:
         if error.reason in FULL:
             raise JobPaused(
-                f"the local 0-db can not store more ({error}); add space, it goes on by itself",
+                f"the local 0-db cannot store more ({error}); add space, it goes on by itself",
                 _FULL_RETRY_SECONDS,
             ) from error
         raise ZdbConnectionError(str(error)) from error

@@ -14,9 +14,9 @@ _LEAST_SECONDS: Final = 0.05
 
 
 def silence(endpoint: ZdbEndpoint, timeout_seconds: float) -> str:
-    """Say why no 0-db can be talked to at an endpoint; empty where one answers, whatever it says.
+    """Say why no 0-db answers at an endpoint; empty where one does, whatever it says.
 
-    What is wrong with an answer is told by the session that meets it.
+    What is wrong with an answer is reported by the session that gets it.
     """
     try:
         with ZdbConnection.open(endpoint, None, timeout_seconds) as connection:
@@ -36,19 +36,19 @@ def answering(spec: FlistsSpec) -> FlistsSpec:
     return spec.at(spec.sources[-1])
 
 
-class Returning:
+class Failback:
     """Tries the names that are preferred to the one in use, on a thread of its own.
 
-    `back` is set once one of them answers. There is no thread where the first name is in use.
+    `due` is set once one of them answers. There is no thread where the first name is in use.
     """
 
     def __init__(self, sources: MasterEndpoints[ZdbEndpoint], timeout_seconds: float) -> None:
-        self.back = threading.Event()
+        self.due = threading.Event()
         self._sources = sources
         self._timeout_seconds = timeout_seconds
         self._stop = threading.Event()
         if sources.preferred():
-            threading.Thread(target=self._try, name="returning", daemon=True).start()
+            threading.Thread(target=self._try, name="failback", daemon=True).start()
 
     def close(self) -> None:
         """End the thread, not waiting for an attempt that is under way."""
@@ -64,7 +64,7 @@ class Returning:
                     return
                 self._sources.attempted(endpoint, reason)
                 if not reason:
-                    self.back.set()
+                    self.due.set()
                     return
 
     def _seconds_to_next(self) -> float:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from sync.agent.chunks.checkpoint import FlistsState
+from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.reconcile.crash_recovery import earlier, newest
 from sync.agent.chunks.scan.cut_points import accepts, plan, sample_size
 from sync.agent.chunks.scan.spans import Span
@@ -14,108 +14,105 @@ from sync.contract.spec import FlistsSpec
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """What both servers said at the start of a session. slave_keys: of all its namespaces."""
+class Handshake:
+    """What both servers said at the start of a session, and where it goes on.
+
+    slave_keys: of all its namespaces.
+    """
 
     master: NamespaceInfo
     slave: NamespaceInfo
     slave_keys: int
-    identity: str | None
+    checkpoint: Checkpoint
     spans: list[Span]
 
+    @property
+    def identity(self) -> str | None:
+        """What the master is known by: a cursor that no other one accepts."""
+        anchors = self.checkpoint.anchors
+        return anchors[0] if anchors else None
 
-def meet(
-    spec: FlistsSpec, directories: Directories, password: str | None, state: FlistsState
-) -> Meeting:
-    """Check both servers against what `state` remembers and decide where to go on.
 
-    Changes `state` where it has to start anew. Raises ZdbError, and JobFailed for a master that
-    is another one, went backwards, or lost what it had.
+def shake_hands(
+    spec: FlistsSpec, directories: Directories, password: str | None, checkpoint: Checkpoint
+) -> Handshake:
+    """Check both servers against the checkpoint and decide where to go on.
+
+    Raises ZdbError, and JobFailed for a master that is another one, went backwards, or lost what it
+    had.
     """
     timeout = spec.io_timeout_seconds
     with ZdbConnection.open(spec.local_zdb, password, timeout) as slave:
         slave_info = slave.nsinfo()
         slave_keys = slave.count_keys()
-        boot = _boot(slave)
-        if state.slave_boot not in ("", boot):
-            _distrust_newest(state)
-        if not state.marks:
-            state.marks = [(time.time(), newest(slave))]
-    if slave_info.entries * 2 < state.done_items:
-        # So much is lost that listing anew, asking the slave first, is quicker than mending.
-        _start_anew(state)
+        checkpoint = _after_restart(slave, checkpoint)
+    if slave_info.entries * 2 < checkpoint.done_items:
+        # So much is lost that listing anew, asking the slave first, is quicker than refetching.
+        checkpoint = checkpoint.anew()
     with ZdbConnection.open(spec.source, None, timeout) as master:
         master_info = master.nsinfo()
-        _check_identity(spec, master, master_info, state)
-        spans = [span.span() for span in state.spans]
+        checkpoint = _identified(spec, master, master_info, checkpoint)
+        spans = [span.span() for span in checkpoint.spans]
         if not spans:
             pinned = PinnedChunksReader(directories.users_state)
             keys = pinned.sample(sample_size(spec.scanners))
             spans = plan(master, spec.scanners, keys, master_info.entries)
-        if not state.anchors and spans[-1].up.asked.cursor:
-            state.anchors = [spans[-1].up.asked.cursor.hex]
-    state.slave_boot = boot
-    identity = state.anchors[0] if state.anchors else None
-    return Meeting(master_info, slave_info, slave_keys, identity, spans)
+        if not checkpoint.anchors and spans[-1].up.asked.cursor:
+            checkpoint = checkpoint.changed(anchors=(spans[-1].up.asked.cursor.hex,))
+    return Handshake(master_info, slave_info, slave_keys, checkpoint, spans)
 
 
-def _boot(slave: ZdbConnection) -> str:
+def _after_restart(slave: ZdbConnection, checkpoint: Checkpoint) -> Checkpoint:
+    """Distrust what the slave got last if it was started anew: it may not be on its disk."""
     facts = slave.info()
-    return f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
+    boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
+    if checkpoint.slave_boot not in ("", boot):
+        safe, unproven = checkpoint.safe_cursor(), checkpoint.unproven
+        if safe is not None:
+            unproven = safe if unproven is None else earlier(safe, unproven)
+        checkpoint = checkpoint.changed(unproven=unproven, slave_ends=())
+    if not checkpoint.slave_ends:
+        checkpoint = checkpoint.changed(slave_ends=((time.time(), newest(slave)),))
+    return checkpoint.changed(slave_boot=boot)
 
 
-def _distrust_newest(state: FlistsState) -> None:
-    """Note that what the slave got last may not have reached its disk."""
-    safe = state.safe_cursor()
-    if safe is not None:
-        state.unproven = safe if state.unproven is None else earlier(safe, state.unproven)
-    state.marks = []
-
-
-def _start_anew(state: FlistsState) -> None:
-    state.spans = []
-    state.done_items = state.done_bytes = state.stored_items = state.extra_items = 0
-    state.snapshot_done = False
-
-
-def _check_identity(
-    spec: FlistsSpec, master: ZdbConnection, info: NamespaceInfo, state: FlistsState
-) -> None:
-    source = str(spec.source)
-    trouble = _trouble(source, master, info, state, spec.removal_floor_items)
-    names = [str(endpoint) for endpoint in spec.sources]
-    chosen = bool(state.sources) and set(state.sources).isdisjoint(names)
-    state.sources = names
+def _identified(
+    spec: FlistsSpec, master: ZdbConnection, info: NamespaceInfo, checkpoint: Checkpoint
+) -> Checkpoint:
+    """Return the checkpoint to go on from with this master. Raises JobFailed, ZdbError."""
+    trouble = _trouble(str(spec.source), master, info, checkpoint, spec.removal_floor_items)
+    names = tuple(str(endpoint) for endpoint in spec.sources)
+    # None of the old names is left: then the operator chose another master; what came from the old
+    # one stays in the ledger.
+    chosen = bool(checkpoint.sources) and set(checkpoint.sources).isdisjoint(names)
+    checkpoint = checkpoint.changed(sources=names)
     if trouble is None:
-        return
+        return checkpoint
     if chosen:
-        # None of the old names is left, so the operator chose another master; what came from the
-        # old one stays in the ledger.
-        _start_anew(state)
-        state.anchors = []
-    elif spec.removal_confirmation > state.confirmation:
-        state.confirmation = spec.removal_confirmation
-        _start_anew(state)
-        state.anchors = []
-    else:
-        raise JobFailed(
-            f"{trouble}; nothing is changed here. If this master is right, raise "
-            "removalConfirmation by one: then it is compared anew and nothing is copied twice"
-        )
+        return checkpoint.anew().changed(anchors=())
+    if spec.removal_confirmation > checkpoint.confirmation:
+        return checkpoint.anew().changed(anchors=(), confirmation=spec.removal_confirmation)
+    raise JobFailed(
+        f"{trouble}; nothing is changed here. If this master is right, raise "
+        "removalConfirmation by one: then it is compared anew and nothing is copied twice"
+    )
 
 
 def _trouble(
-    source: str, master: ZdbConnection, info: NamespaceInfo, state: FlistsState, floor: int
+    source: str, master: ZdbConnection, info: NamespaceInfo, checkpoint: Checkpoint, floor: int
 ) -> str | None:
     """Say what is wrong with the master, None if nothing is."""
-    for anchor in state.anchors:
+    # A cursor stays valid for ever, also when its key is deleted: the index is append-only, and
+    # zdbd compares length and CRC of the entry it points at (libzdb/index.c,
+    # index_entry_deserialize). So a master that refuses one has another history.
+    for anchor in checkpoint.anchors:
         if not accepts(master, Cursor.from_hex(anchor)):
             if info.entries == 0:
                 return f"the master {source} lists nothing any more"
             return f"the master {source} is another one than was followed until now"
-    if info.entries == 0 and state.done_items > floor:
+    if info.entries == 0 and checkpoint.done_items > floor:
         return f"the master {source} lists nothing any more"
-    for span in state.spans:
+    for span in checkpoint.spans:
         for edge in (span.low, span.high):
             if edge and edge.cursor and not accepts(master, Cursor.from_hex(edge.cursor)):
                 return f"the master {source} has gone backwards"

@@ -4,48 +4,48 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.chunks.checkpoint import MARK_SECONDS
+from sync.agent.chunks.checkpoint import END_SECONDS
 from sync.agent.chunks.reconcile.crash_recovery import newest
 from sync.agent.zdb import NamespaceInfo, ZdbConnection, ZdbError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
-_INFO_SECONDS: Final = 1.0
-_MASTER_INFO_SECONDS: Final = 5.0
+_SLAVE_SECONDS: Final = 1.0
+_MASTER_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 1.0
 
 
-class InfoWatcher:
-    """Asks a namespace for its NSINFO every `interval_seconds`; `info` is the last answer.
+@dataclass(frozen=True)
+class Answer:
+    """What a server said; number: the how manieth answer it is.
 
-    local: it is the mirror's own; `keys` counts all its namespaces, and `mark` is how far its index
-    went a while ago (see FlistsState.marks).
+    Of the slave only: keys counts those of all its namespaces, and end is how far its index went a
+    while ago (see Checkpoint.slave_ends).
     """
 
+    number: int
+    info: NamespaceInfo
+    keys: int = 0
+    end: tuple[float, str] | None = None
+
+
+class InfoPoller:
+    """Asks a namespace for its NSINFO every few seconds; `latest` is the last answer."""
+
     def __init__(
-        self,
-        endpoint: ZdbEndpoint,
-        password: str | None,
-        interval_seconds: float,
-        timeout_seconds: float,
-        *,
-        local: bool = False,
+        self, endpoint: ZdbEndpoint, password: str | None, timeout_seconds: float, *, slave: bool
     ) -> None:
-        self.info: NamespaceInfo | None = None
-        self.mark: tuple[float, str] | None = None
-        self.keys: int | None = None
-        self._local = local
-        self.answers = 0
-        self.error: ZdbError | None = None
+        self.latest: Answer | None = None
+        self._error: ZdbError | None = None
         self._endpoint = endpoint
         self._password = password
-        self._interval_seconds = interval_seconds
         self._timeout_seconds = timeout_seconds
+        self._slave = slave
         self._stop = threading.Event()
         self._ask = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="info", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._poll, name="info", daemon=True).start()
 
     def close(self) -> None:
         """End the thread, not waiting for an answer that is under way."""
@@ -56,40 +56,46 @@ class InfoWatcher:
         """Ask again without waiting for the interval."""
         self._ask.set()
 
-    def _watch(self) -> None:
+    def check(self) -> None:
+        """Raise what ended the polling, if anything did."""
+        if self._error:
+            raise self._error
+
+    def _poll(self) -> None:
         try:
             with ZdbConnection.open(
                 self._endpoint, self._password, self._timeout_seconds
             ) as connection:
                 while not self._stop.is_set():
-                    self.info = connection.nsinfo()
-                    if self._local:
-                        self.keys = connection.count_keys()
-                    self.answers += 1
-                    if self._local:
-                        self._note_mark(connection)
-                    self._ask.wait(self._interval_seconds)
+                    self.latest = self._answer(connection)
+                    self._ask.wait(_SLAVE_SECONDS if self._slave else _MASTER_SECONDS)
                     self._ask.clear()
         except ZdbError as error:
-            self.error = error
+            self._error = error
 
-    def _note_mark(self, connection: ZdbConnection) -> None:
-        if self.mark is None or time.time() - self.mark[0] >= MARK_SECONDS:
+    def _answer(self, connection: ZdbConnection) -> Answer:
+        number = self.latest.number + 1 if self.latest else 1
+        if not self._slave:
+            return Answer(number, connection.nsinfo())
+        info, keys = connection.nsinfo(), connection.count_keys()
+        end = self.latest.end if self.latest else None
+        if end is None or time.time() - end[0] >= END_SECONDS:
             cursor = newest(connection)
-            self.mark = (time.time(), cursor)
+            end = (time.time(), cursor)
+        return Answer(number, info, keys, end)
 
 
-def watch_master(spec: FlistsSpec) -> InfoWatcher:
-    """Watch the master's namespace."""
-    return InfoWatcher(spec.source, None, _MASTER_INFO_SECONDS, spec.io_timeout_seconds)
+def poll_master(spec: FlistsSpec) -> InfoPoller:
+    """Poll the master's namespace."""
+    return InfoPoller(spec.source, None, spec.io_timeout_seconds, slave=False)
 
 
-def watch_slave(spec: FlistsSpec, password: str | None) -> InfoWatcher:
-    """Watch the slave's namespace."""
-    return InfoWatcher(spec.local_zdb, password, _INFO_SECONDS, spec.io_timeout_seconds, local=True)
+def poll_slave(spec: FlistsSpec, password: str | None) -> InfoPoller:
+    """Poll the slave's namespace."""
+    return InfoPoller(spec.local_zdb, password, spec.io_timeout_seconds, slave=True)
 
 
-class WriteWatcher:
+class WriteWaiter:
     """Waits for writes on the master with WAIT; calls `on_write` soon after each.
 
     A write in the moment between two WAITs is not seen; `on_armed` is called each time a WAIT was
@@ -103,23 +109,22 @@ class WriteWatcher:
         self._on_write = on_write
         self._on_armed = on_armed
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="wait", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._wait, name="wait", daemon=True).start()
 
     def close(self) -> None:
         """End the thread, not waiting for a WAIT that is under way."""
         self._stop.set()
 
-    def _watch(self) -> None:
-        seconds = max(0.1, self._spec.poll_seconds)
+    def _wait(self) -> None:
         while not self._stop.is_set():
-            # What is wrong, the copy loop's own connections tell; polling goes on meanwhile.
+            # An error is reported by the copy loop's own connections; polling goes on meanwhile.
             with contextlib.suppress(ZdbError):
-                self._wait_for_writes(seconds)
+                self._wait_for_writes()
             self._stop.wait(_AGAIN_SECONDS)
 
-    def _wait_for_writes(self, seconds: float) -> None:
-        timeout = self._spec.io_timeout_seconds
+    def _wait_for_writes(self) -> None:
+        # zdbd refuses a WAIT of less than 100 ms (zdbd/commands.c, command_wait).
+        seconds, timeout = max(0.1, self._spec.poll_seconds), self._spec.io_timeout_seconds
         with ZdbConnection.open(self._spec.source, None, timeout) as connection:
             while not self._stop.is_set():
                 self._on_armed()

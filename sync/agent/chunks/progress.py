@@ -5,6 +5,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from sync.agent.chunks.checkpoint import Checkpoint
+from sync.agent.zdb import NamespaceInfo
 from sync.contract.status import Amount, Lag
 
 _WINDOW_SECONDS: Final = 10.0
@@ -40,20 +42,41 @@ class Rate:
         return (last.items - first.items) / seconds, (last.new_bytes - first.new_bytes) / seconds
 
 
-def lag(done: Amount, total: Amount, caught_up_at: float | None) -> Lag:
-    """How far behind: caught_up_at is the monotonic time at which nothing was missing last."""
-    items = None
-    size = None
-    if done.items is not None and total.items is not None:
-        items = max(0, total.items - done.items)
-    if done.bytes is not None and total.bytes is not None:
-        size = max(0, total.bytes - done.bytes)
-    seconds = None if caught_up_at is None else max(0.0, time.monotonic() - caught_up_at)
-    return Lag(items=items, bytes=size, seconds=seconds)
-
-
-def eta_seconds(behind: Lag, rate: tuple[float, float] | None) -> float | None:
+def eta_seconds(lag: Lag, rate: tuple[float, float] | None) -> float | None:
     """Seconds until the rest is copied at this rate; None where nobody can know."""
-    if behind.items is None or rate is None or rate[0] <= 0:
+    if lag.items is None or rate is None or rate[0] <= 0:
         return None
-    return behind.items / rate[0]
+    return lag.items / rate[0]
+
+
+def progress(
+    checkpoint: Checkpoint,
+    master: NamespaceInfo,
+    rate: Rate,
+    caught_up_at: float | None,
+    *,
+    following: bool,
+) -> dict[str, object]:
+    """Return the fields of the status record that say how far the mirror is.
+
+    caught_up_at: when nothing was missing last (monotonic). following: nothing is missing now.
+    """
+    items, size_bytes = checkpoint.done_items, checkpoint.done_bytes
+    if following:
+        items = max(0, master.entries - checkpoint.lacking_items)
+        size_bytes = master.data_size_bytes
+    items, size_bytes = min(items, master.entries), min(size_bytes, master.data_size_bytes)
+    lag = Lag(
+        items=master.entries - items,
+        bytes=master.data_size_bytes - size_bytes,
+        seconds=None if caught_up_at is None else max(0.0, time.monotonic() - caught_up_at),
+    )
+    per_second = rate.per_second()
+    return {
+        "done": Amount(items=items, bytes=size_bytes),
+        "total": Amount(items=master.entries, bytes=master.data_size_bytes),
+        "lag": lag,
+        "rate_items_per_second": per_second[0] if per_second else None,
+        "rate_bytes_per_second": per_second[1] if per_second else None,
+        "eta_seconds": eta_seconds(lag, per_second),
+    }

@@ -1,29 +1,33 @@
-"""One session with both servers: check who they are, copy, follow, remember, report."""
+"""One session with both servers: listed pages to the copy loop, done pages into the checkpoint.
+
+The thread of `Session.run` owns the checkpoint; other threads are asked for what they found.
+"""
 
 import contextlib
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.chunks.checkpoint import FlistsState, Saver, SpanState
+from sync.agent.chunks.checkpoint import Checkpoint, Saver, SpanState
 from sync.agent.chunks.copying.copy_loop import CopyLoop
-from sync.agent.chunks.failover import Returning
-from sync.agent.chunks.handshake import Meeting, meet
-from sync.agent.chunks.pollers import InfoWatcher, WriteWatcher, watch_master, watch_slave
-from sync.agent.chunks.progress import Rate, Sample, eta_seconds, lag
-from sync.agent.chunks.reconcile.reconcile import Housekeeper
+from sync.agent.chunks.failover import Failback
+from sync.agent.chunks.handshake import Handshake, shake_hands
+from sync.agent.chunks.pollers import InfoPoller, WriteWaiter, poll_master, poll_slave
+from sync.agent.chunks.progress import Rate, Sample, progress
+from sync.agent.chunks.reconcile.reconciler import Reconciler
 from sync.agent.chunks.scan.cut_points import CutPointFinder
 from sync.agent.chunks.scan.index_source import IndexSource
-from sync.agent.chunks.scan.ledger import Ledger, encode_keys
-from sync.agent.chunks.scan.pages import Page
-from sync.agent.chunks.scan.scanner import open_scanners
+from sync.agent.chunks.scan.ledger import Ledger
+from sync.agent.chunks.scan.scanner import Scanner, open_scanners
 from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.agent.zdb import NamespaceInfo
 from sync.agent.zdb.key_room import require_key_room
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
-from sync.contract.status import Amount
+from sync.contract.status import MasterIdentity
 
 _SAVE_SECONDS: Final = 0.5
 _STATUS_SECONDS: Final = 0.5
@@ -33,121 +37,179 @@ _PROBED_ITEMS: Final = 50_000
 _REFUSED_KEPT: Final = 10_000
 
 
-class Session:
-    """Connections to both servers and what is done with them; close() ends all.
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a session drives; opened and ended by `open_session`."""
 
-    sources: the names of the master's 0-db; the one in use is the spec's first.
+    ledger: Ledger
+    saver: Saver
+    loop: CopyLoop
+    index: IndexSource
+    master: InfoPoller
+    slave: InfoPoller
+    cut_points: CutPointFinder
+    reconciler: Reconciler
+    failback: Failback
+
+
+@contextlib.contextmanager
+def open_session(
+    spec: FlistsSpec, directories: Directories, status: StatusWriter, sources: MasterEndpoints[ZdbEndpoint]
+) -> Iterator["Session"]:
+    """Connect to both servers; with the block all connections end and the checkpoint is saved.
+
+    sources: the names of the master's 0-db; the one in use is the spec's first. Raises ZdbError,
+    JobFailed, JobPaused.
     """
+    password = directories.zdb_admin_password()
+    checkpoint = Checkpoint.load(directories.state)
+    ledger = Ledger(directories.state)
+    ledger.repair(checkpoint.ledger_bytes)
+    with (
+        contextlib.closing(ledger),
+        contextlib.closing(Saver(directories.state, ledger, status.error)) as saver,
+        contextlib.ExitStack() as opened,
+    ):
+        handshake, loop, scanners = _connect(spec, directories, checkpoint, opened)
+        sources.answered()
+        _report_master(spec, handshake, status)
+        _require_disk_room(spec, handshake.slave.free_bytes)
+        _require_memory(spec, handshake, handshake.slave_keys)
+        index = IndexSource(spec, handshake.spans, scanners)
+        loop.watch(index.scanners)
+        loop.probing = handshake.slave.entries > handshake.checkpoint.stored_items
+        keep = opened.enter_context
+        keep(contextlib.closing(WriteWaiter(spec, index.look_now, index.look_again)))
+        failback = Failback(sources, spec.io_timeout_seconds)
+        parts = Parts(
+            ledger=ledger,
+            saver=saver,
+            loop=loop,
+            index=index,
+            master=keep(contextlib.closing(poll_master(spec))),
+            slave=keep(contextlib.closing(poll_slave(spec, password))),
+            cut_points=keep(contextlib.closing(CutPointFinder(spec, directories.users_state))),
+            reconciler=keep(contextlib.closing(Reconciler(spec, directories, ledger))),
+            failback=keep(contextlib.closing(failback)),
+        )
+        session = Session(spec, handshake, parts, status)
+        try:
+            yield session
+        finally:
+            # At once what is acknowledged; and again with all that a task found until it ended.
+            session.save()
+            opened.close()
+            session.save()
+
+
+def _connect(
+    spec: FlistsSpec, directories: Directories, checkpoint: Checkpoint, opened: contextlib.ExitStack
+) -> tuple[Handshake, CopyLoop, list[Scanner]]:
+    """Connect while the servers are asked who they are: round trips count."""
+    password = directories.zdb_admin_password()
+    following = len(checkpoint.spans) == 1
+    with ThreadPoolExecutor(2) as pool:
+        loop = pool.submit(CopyLoop, spec, password)
+        scanners = pool.submit(open_scanners, spec, 1 if following else spec.scanners)
+        try:
+            handshake = shake_hands(spec, directories, password, checkpoint)
+        finally:
+            if loop.exception() is None:
+                opened.callback(loop.result().close)
+            if scanners.exception() is None:
+                for scanner in scanners.result():
+                    opened.callback(scanner.close)
+    return handshake, loop.result(), scanners.result()
+
+
+def _report_master(spec: FlistsSpec, handshake: Handshake, status: StatusWriter) -> None:
+    master = MasterIdentity(source=str(spec.source), identity=handshake.identity, seen_at=utc_now())
+    status.update(phase="snapshot", reason="", master=master)
+
+
+def _require_disk_room(spec: FlistsSpec, free_bytes: int | None) -> None:
+    floor = spec.free_space_floor_bytes
+    if free_bytes is not None and free_bytes < floor:
+        raise JobPaused(
+            f"the local 0-db's disk has {free_bytes} bytes free and {floor} must stay free; "
+            "add space or lower freeSpaceFloorBytes, it goes on by itself",
+            _FULL_RETRY_SECONDS,
+        )
+
+
+def _require_memory(spec: FlistsSpec, handshake: Handshake, keys: int) -> None:
+    others = handshake.slave_keys - handshake.slave.entries
+    wanted = handshake.master.entries + others
+    require_key_room(keys, spec.local_zdb_memory_bytes, wanted)
+
+
+class Session:
+    """Copies and follows with what `open_session` opened."""
 
     def __init__(
-        self,
-        spec: FlistsSpec,
-        directories: Directories,
-        status: StatusWriter,
-        control: Control,
-        sources: MasterEndpoints[ZdbEndpoint],
+        self, spec: FlistsSpec, handshake: Handshake, parts: Parts, status: StatusWriter
     ) -> None:
-        self.spec = spec
-        # Whether the master answered as itself; whether this session did any good; and when
-        # nothing was missing last (monotonic).
-        self.met = False
+        # Whether this session did any good.
         self.progressed = False
-        self.caught_up_at: float | None = None
-        self._directories = directories
+        self._spec = spec
+        self._handshake = handshake
+        self._parts = parts
         self._status = status
-        self._control = control
-        self._sources = sources
-        self._password = directories.zdb_admin_password()
-        self._stack = contextlib.ExitStack()
-        self._state = FlistsState.load(directories.state)
-        self._ledger = Ledger(directories.state)
-        self._ledger.mend(self._state.ledger_bytes)
-        self._saver = Saver(directories.state, self._ledger, status.error)
-        self._stack.callback(self._ledger.close)
-        self._stack.callback(self._saver.close)
+        self._checkpoint = handshake.checkpoint
+        self._following = False
+        # When nothing was missing last (monotonic).
+        self._caught_up_at: float | None = None
         self._rate = Rate()
         self._saved_at = 0.0
         self._reported_at = 0.0
         self._looked_at = 0.0
-        self._following = False
-        self._probe_mark = (0, 0)
+        # The slave's keys less what was sent to it, by its last answer.
+        self._counted_by = 0
+        self._other_keys = handshake.slave_keys
+        self._probed_from = (0, 0)
         self._unreadable_noted = 0
 
-    def close(self) -> None:
-        """Save what is acknowledged and end everything."""
-        with contextlib.suppress(AttributeError):
-            self._remember()
-        self._stack.close()
+    def run(self, control: Control) -> None:
+        """Copy and follow until stopping, or until a better name of the master is back.
 
-    def run(self) -> None:
-        """Copy and follow until told to stop, or until a better name of the master is back.
-
-        Raises ZdbError, JobFailed, JobPaused.
+        Raises ZdbError, OSError, JobFailed, JobPaused.
         """
-        # Connections are made while the servers are asked who they are: round trips count.
-        following = len(self._state.spans) == 1
-        with ThreadPoolExecutor(2) as pool:
-            loop = pool.submit(CopyLoop, self.spec, self._password)
-            scanners = pool.submit(open_scanners, self.spec, 1 if following else self.spec.scanners)
-            try:
-                self._meeting = meet(self.spec, self._directories, self._password, self._state)
-            finally:
-                if loop.exception() is None:
-                    self._stack.callback(loop.result().close)
-                if scanners.exception() is None:
-                    for scanner in scanners.result():
-                        self._stack.callback(scanner.close)
-        self._loop = loop.result()
-        self._scanners = scanners.result()
-        self.met = True
-        self._sources.answered()
-        self._report_master(self._meeting)
-        self._require_room(self._meeting.slave.free_bytes)
-        self._require_memory(self._meeting.slave_keys)
-        self._start()
-        while not self._control.stopping() and not self._changes_name():
+        loop = self._parts.loop
+        while not control.stopping() and not self._changes_name():
             now = time.monotonic()
-            if self._loop.has_room:
-                self._copy(self._source.pull(now))
-            if self._loop.step(now + 0.25):
-                self._count(self._source.acknowledge())
+            if loop.has_room:
+                self._copy_listed(now)
+            if loop.step(now + 0.25):
+                self._count_done()
             self._tick(time.monotonic())
 
-    def _changes_name(self) -> bool:
-        """Tell whether to go on by a better name: never while something is still to be copied."""
-        return self._returning.back.is_set() and self._following and not self._loop.busy
+    def _copy_listed(self, now: float) -> None:
+        pages = self._parts.index.pull(now)
+        # Before anything of them reaches the slave: a key that is not in the ledger is for ever.
+        for page in pages:
+            self._parts.ledger.write([entry[0] for entry in page.entries])
+        self._parts.loop.copy(pages)
 
-    def _start(self) -> None:
-        self._source = IndexSource(self.spec, self._meeting.spans, self._scanners)
-        self._loop.watch(self._source.scanners)
-        # (answers of the slave's watcher, its keys less what was sent to it by then)
-        self._counted = (0, self._meeting.slave_keys)
-        self._loop.probing = self._meeting.slave.entries > self._state.stored_items
-        self._master: InfoWatcher = watch_master(self.spec)
-        self._stack.callback(self._master.close)
-        self._slave: InfoWatcher = watch_slave(self.spec, self._password)
-        self._stack.callback(self._slave.close)
-        self._finder = CutPointFinder(self.spec, self._directories.users_state)
-        self._stack.callback(self._finder.close)
-        writes = WriteWatcher(self.spec, self._source.look_now, self._source.look_again)
-        self._stack.callback(writes.close)
-        self._housekeeper = Housekeeper(
-            self.spec, self._directories, self._password, self._state, self._ledger
-        )
-        self._stack.callback(self._housekeeper.close)
-        self._returning = Returning(self._sources, self.spec.io_timeout_seconds)
-        self._stack.callback(self._returning.close)
+    def _count_done(self) -> None:
+        pages = self._parts.index.acknowledge()
+        if pages:
+            self._checkpoint = self._checkpoint.counting(pages)
+            self.progressed = True
+
+    def _changes_name(self) -> bool:
+        """Return whether to go on by a better name: never while something is to be copied."""
+        return self._parts.failback.due.is_set() and self._following and not self._parts.loop.busy
 
     def _tick(self, now: float) -> None:
-        self._loop.check_times()
+        parts = self._parts
+        parts.loop.check_times()
         self._watch_memory()
-        for watcher in (self._master, self._slave):
-            if watcher.error:
-                raise watcher.error
-        if now - self._saved_at >= _SAVE_SECONDS and self._saver.idle:
+        parts.master.check()
+        parts.slave.check()
+        if now - self._saved_at >= _SAVE_SECONDS and parts.saver.idle:
             self._saved_at = now
-            self._remember()
-        arrived = self._source.following and not self._following and not self._loop.busy
+            self.save()
+        arrived = parts.index.following and not self._following and not parts.loop.busy
         if arrived or now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
             was_following = self._following
@@ -159,169 +221,108 @@ class Session:
             self._report(now)
 
     def _look_around(self, now: float) -> None:
-        slave, master = self._slave.info, self._master.info
+        parts = self._parts
+        master, slave = parts.master.latest, parts.slave.latest
         if slave:
-            self._require_room(slave.free_bytes)
-            self._watch_strangers(slave.entries)
-        self._following = self._source.following and not self._loop.busy
+            _require_disk_room(self._spec, slave.info.free_bytes)
+            self._watch_foreign_writes(slave.info.entries)
+        self._following = parts.index.following and not parts.loop.busy
         if self._following:
-            self.caught_up_at = now
+            self._caught_up_at = now
             self.progressed = True
-            self._state.snapshot_done = True
+        self._checkpoint = parts.reconciler.take(self._checkpoint)
         if master and slave:
-            self._require_content(master)
+            self._require_content(master.info)
             if self._following:
                 # Overwritten and deleted entries were counted too; nothing is missing now.
-                self._state.done_items = master.entries
-                self._state.done_bytes = master.data_size_bytes
-            self._housekeeper.consider(self._following, self._master, self._slave)
-        self._housekeeper.check()
-        self._source.divide(self._finder.poll(wanted=self._source.divisible))
+                self._checkpoint = self._checkpoint.changed(
+                    done_items=master.info.entries, done_bytes=master.info.data_size_bytes
+                )
+            parts.reconciler.consider(
+                self._checkpoint, parts.master, parts.slave, following=self._following
+            )
+        parts.reconciler.check()
+        parts.index.divide(parts.cut_points.poll(wanted=parts.index.divisible))
 
     def _require_content(self, master: NamespaceInfo) -> None:
-        if master.entries == 0 and self._state.done_items > self.spec.removal_floor_items:
+        if master.entries == 0 and self._checkpoint.done_items > self._spec.removal_floor_items:
             raise JobFailed(
-                f"the master {self.spec.source.host} suddenly lists nothing; what is mirrored "
+                f"the master {self._spec.source.host} suddenly lists nothing; what is mirrored "
                 "is kept. If that is meant, raise removalConfirmation by one"
             )
 
-    def _watch_strangers(self, slave_entries: int) -> None:
+    def _watch_foreign_writes(self, slave_entries: int) -> None:
         """Ask the slave before fetching only while others fill it too: it costs a third."""
-        counters = self._loop.counters
-        if self._loop.probing:
-            listed, new = self._probe_mark
+        loop, counters = self._parts.loop, self._parts.loop.counters
+        if loop.probing:
+            listed, new = self._probed_from
             if counters.listed_items - listed > _PROBED_ITEMS:
                 known = (counters.listed_items - listed) - (counters.new_items - new)
-                self._probe_mark = (counters.listed_items, counters.new_items)
-                self._loop.probing = known > _PROBED_ITEMS // 100
+                self._probed_from = (counters.listed_items, counters.new_items)
+                loop.probing = known > _PROBED_ITEMS // 100
         else:
-            ours = self._meeting.slave.entries + self._loop.sent_items
-            self._loop.probing = slave_entries > ours
-
-    def _require_room(self, free_bytes: int | None) -> None:
-        floor = self.spec.free_space_floor_bytes
-        if free_bytes is not None and free_bytes < floor:
-            raise JobPaused(
-                f"the local 0-db's disk has {free_bytes} bytes free and {floor} must stay free; "
-                "add space or lower freeSpaceFloorBytes, it goes on by itself",
-                _FULL_RETRY_SECONDS,
-            )
+            loop.probing = slave_entries > self._handshake.slave.entries + loop.sent_items
 
     def _watch_memory(self) -> None:
         """Count what was sent since the slave was asked as new there: 0-db must not be filled."""
-        answers, sent = self._slave.answers, self._loop.sent_items
-        if answers != self._counted[0] and self._slave.keys is not None:
-            self._counted = (answers, self._slave.keys - sent)
-        self._require_memory(self._counted[1] + sent)
+        answer, sent = self._parts.slave.latest, self._parts.loop.sent_items
+        if answer and answer.number != self._counted_by:
+            self._counted_by = answer.number
+            self._other_keys = answer.keys - sent
+        _require_memory(self._spec, self._handshake, self._other_keys + sent)
 
-    def _require_memory(self, keys: int) -> None:
-        meeting = self._meeting
-        others = meeting.slave_keys - meeting.slave.entries
-        wanted = meeting.master.entries + others
-        require_key_room(keys, self.spec.local_zdb_memory_bytes, wanted)
+    def save(self) -> None:
+        """Save what is acknowledged and found, soon."""
+        parts = self._parts
+        checkpoint = self._note_lacking(parts.reconciler.take(self._checkpoint))
+        spans = tuple(SpanState.of(span) for span in parts.index.spans)
+        if not checkpoint.anchors and spans and spans[-1].low.cursor:
+            checkpoint = checkpoint.changed(anchors=(spans[-1].low.cursor,))
+        slave = parts.slave.latest
+        if slave and slave.end:
+            checkpoint = checkpoint.with_slave_end(slave.end)
+        size_bytes = parts.ledger.size_bytes
+        self._checkpoint = checkpoint.changed(spans=spans, ledger_bytes=size_bytes)
+        parts.saver.save(self._checkpoint)
 
-    def _copy(self, pages: list[Page]) -> None:
-        """Write listed keys to the ledger before anything of them reaches the slave."""
-        try:
-            for page in pages:
-                self._ledger.write(encode_keys([entry[0] for entry in page.entries]))
-        except OSError as error:
-            raise JobPaused(
-                f"{self._ledger.path}: {error.strerror}; add space, it goes on by itself",
-                _FULL_RETRY_SECONDS,
-            ) from error
-        self._loop.copy(pages)
-
-    def _count(self, pages: list[Page]) -> None:
-        """Count what the slave has acknowledged."""
-        if not pages:
-            return
-        state = self._state
-        for page in pages:
-            state.note_named(page.plain_keys)
-            state.done_items += len(page.entries)
-            state.done_bytes += sum(page.lengths)
-            state.stored_items += page.stored_items
-        self.progressed = True
-
-    def _remember(self) -> None:
-        """Save the acknowledged edges."""
-        state = self._state
-        state.spans = [SpanState.of(span) for span in self._source.spans]
-        if not state.anchors and state.spans and state.spans[-1].low.cursor:
-            state.anchors = [state.spans[-1].low.cursor]
-        self._note_lacking()
-        if self._slave.mark:
-            state.mark(self._slave.mark)
-        state.ledger_bytes = self._ledger.size_bytes
-        self._saver.save(state.model_copy(deep=True))
-
-    def _note_lacking(self) -> None:
-        """Remember the keys that the slave can not have: refused, or unreadable on the master."""
-        state, counters = self._state, self._loop.counters
-        known = {*state.refused, *(key.hex() for key in counters.refused)}
-        state.lacking_items += len(known) - len(state.refused)
-        state.lacking_items += len(counters.unreadable) - self._unreadable_noted
+    def _note_lacking(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Note the keys that the slave cannot have: refused, or unreadable on the master."""
+        counters = self._parts.loop.counters
+        known = {*checkpoint.refused, *(key.hex() for key in counters.refused)}
+        lacking_items = checkpoint.lacking_items + len(known) - len(checkpoint.refused)
+        lacking_items += len(counters.unreadable) - self._unreadable_noted
         self._unreadable_noted = len(counters.unreadable)
-        state.refused = sorted(known)[:_REFUSED_KEPT]
         counters.refused.clear()
-
-    def _report_master(self, meeting: Meeting) -> None:
-        self._status.seen_master(
-            str(self.spec.source), meeting.identity, phase="snapshot", reason=""
-        )
+        refused = tuple(sorted(known)[:_REFUSED_KEPT])
+        return checkpoint.changed(refused=refused, lacking_items=lacking_items)
 
     def _report(self, now: float) -> None:
-        state = self._state
-        counters = self._loop.counters
-        master = self._master.info or self._meeting.master
-        total = Amount(items=master.entries, bytes=master.data_size_bytes)
-        done = Amount(items=state.done_items, bytes=state.done_bytes)
-        if self._following:
-            copied = max(0, master.entries - state.lacking_items)
-            done = Amount(items=copied, bytes=master.data_size_bytes)
-        done = Amount(
-            items=min(done.items or 0, master.entries),
-            bytes=min(done.bytes or 0, master.data_size_bytes),
-        )
+        parts, checkpoint, counters = self._parts, self._checkpoint, self._parts.loop.counters
+        master = parts.master.latest.info if parts.master.latest else self._handshake.master
         self._rate.add(Sample(now, counters.done_items, counters.new_bytes))
-        rate = self._rate.per_second()
-        behind = lag(done, total, self.caught_up_at)
-        changes: dict[str, object] = {
-            # Once in this session nothing was missing: later writes are lag, no new snapshot.
-            "phase": "following" if self.caught_up_at is not None else "snapshot",
-            "reason": self._housekeeper.remark,
-            "done": done,
-            "total": total,
-            "lag": behind,
-            "cursor": state.spans[-1].low.cursor if state.spans else None,
-            "rate_items_per_second": rate[0] if rate else None,
-            "rate_bytes_per_second": rate[1] if rate else None,
-            "eta_seconds": eta_seconds(behind, rate),
-            "refused": name_list(state.refused),
-            "details": self._details(),
-        }
-        if self._following:
-            changes |= self._landmarks()
-        self._status.update(**changes)
-
-    def _landmarks(self) -> dict[str, object]:
-        now = utc_now()
-        record = self._status.record
-        return {
-            "last_success_at": now,
-            "bootable_at": record.bootable_at or now,
-            "first_pass_at": record.first_pass_at or now,
-        }
-
-    def _details(self) -> dict[str, int | float | str]:
-        counters = self._loop.counters
-        return {
+        changes = progress(
+            checkpoint, master, self._rate, self._caught_up_at, following=self._following
+        )
+        details = {
             "copied_bytes": counters.new_bytes,
             "copied_items": counters.new_items,
             "gone_items": counters.missing_items,
             "listed_items": counters.listed_items,
-            "spans": len(self._source.spans),
+            "spans": len(parts.index.spans),
             "unreadable_items": len(counters.unreadable),
-            **self._housekeeper.details(),
+            **parts.reconciler.details(checkpoint),
         }
+        if self._following:
+            record = self._status.record
+            changes["last_success_at"] = reached_at = utc_now()
+            changes["bootable_at"] = record.bootable_at or reached_at
+            changes["first_pass_at"] = record.first_pass_at or reached_at
+        self._status.update(
+            # Once in this session nothing was missing: later writes are lag, no new snapshot.
+            phase="snapshot" if self._caught_up_at is None else "following",
+            reason=parts.reconciler.remark,
+            cursor=checkpoint.spans[-1].low.cursor if checkpoint.spans else None,
+            refused=name_list(checkpoint.refused),
+            details=details,
+            **changes,
+        )

@@ -226,7 +226,7 @@ def test_too_many_deletes_pause_until_the_operator_confirms(mirror: FlistsMirror
             master.delete_many(keys[:400])
         job.wait(lambda record: record.phase == "paused", "paused")
         assert isinstance(job.ended, JobPaused)
-        assert "400 keys" in job.record.reason
+        assert "400 of 1000 keys" in job.record.reason
         assert "removalConfirmation" in job.record.reason
     with mirror.slave.connect() as slave:
         assert slave.dbsize() == 1000

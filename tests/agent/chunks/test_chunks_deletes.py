@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from sync.agent import durable
-from sync.agent.chunks.checkpoint import FlistsState
-from sync.agent.chunks.reconcile import deletes, reconcile
+from sync.agent.chunks.checkpoint import Checkpoint
+from sync.agent.chunks.reconcile import deletes, tasks
 from sync.agent.chunks.reconcile.deletes import Dropped
-from sync.agent.chunks.reconcile.diff import Comparison
-from sync.agent.chunks.reconcile.partitions import KeyFile
-from sync.agent.chunks.reconcile.reconcile import Housekeeper
+from sync.agent.chunks.reconcile.diff import Comparison, KeyFile
+from sync.agent.chunks.reconcile.reconciler import Reconciler
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import JobPaused
 from sync.contract.pinned_chunks import PinnedChunksReader
@@ -44,9 +43,9 @@ def test_a_users_table_that_can_not_be_read_lets_nothing_be_deleted(
     """It is read to see whether a delete is due, and again for the delete: locked by then."""
     keys = fill(mirror, 200)
     mirror.published(keys, time.time() + 60)
-    due = Housekeeper._removal_is_due
+    due = Reconciler._removal_is_due
 
-    def then_locked(self: Housekeeper) -> bool:
+    def then_locked(self: Reconciler) -> bool:
         is_due = due(self)
         if is_due:
             monkeypatch.setattr(PinnedChunksReader, "_open", locked)
@@ -55,7 +54,7 @@ def test_a_users_table_that_can_not_be_read_lets_nothing_be_deleted(
     def locked(_: PinnedChunksReader) -> sqlite3.Connection:
         raise sqlite3.OperationalError("database is locked")
 
-    monkeypatch.setattr(Housekeeper, "_removal_is_due", then_locked)
+    monkeypatch.setattr(Reconciler, "_removal_is_due", then_locked)
     with mirror.job() as job:
         job.wait(following)
         with mirror.master.connect() as master:
@@ -109,7 +108,7 @@ def test_a_kill_while_an_observation_is_replaced_leaves_the_old_one(
     monkeypatch.setattr(durable, "publish_bytes", publish)
     again.replace(keyfile(tmp_path, "third", [b"b" * 16]), 3.0)
     assert list(again.keys()) == [b"b" * 16]
-    again.forget()
+    again.clear()
     assert again.observation() is None
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("dropped")]
 
@@ -118,10 +117,7 @@ def test_extra_keys_are_counted_only_once_they_wait_for_judgement(
     mirror: FlistsMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted and not waiting, they would never be looked at again."""
-    state = FlistsState()
-    keeper = Housekeeper(
-        mirror.spec(), mirror.directories, None, state, Ledger(mirror.directories.state)
-    )
+    reconciler = Reconciler(mirror.spec(), mirror.directories, Ledger(mirror.directories.state))
 
     def killed(*_: object, **__: object) -> None:
         raise Killed
@@ -130,8 +126,8 @@ def test_extra_keys_are_counted_only_once_they_wait_for_judgement(
     dropped = keyfile(tmp_path, "dropped", [b"a" * 16])
     seen = Comparison(KeyFile(tmp_path / "missing"), dropped, 1, 1.0)
     with pytest.raises(Killed):
-        keeper._observe(seen)
-    assert state.extra_items == 0
+        reconciler.tasks.observe(seen)
+    assert reconciler.take(Checkpoint()).extra_items == 0
 
 
 def test_a_confirmed_delete_that_was_interrupted_needs_no_second_confirmation(
@@ -146,16 +142,16 @@ def test_a_confirmed_delete_that_was_interrupted_needs_no_second_confirmation(
         job.wait(lambda record: record.phase == "paused", "paused")
     whole = deletes.delete
 
-    def cut_off(*arguments: object) -> Iterator[deletes.Removed]:
+    def cut_off(*arguments: object) -> Iterator[int]:
         yield next(whole(*arguments))  # type: ignore[arg-type]
         time.sleep(1.2)
         raise JobPaused("cut off", 1)
 
-    monkeypatch.setattr(reconcile, "delete", cut_off)
+    monkeypatch.setattr(tasks, "delete", cut_off)
     with mirror.job(removal_confirmation=1) as job:
         job.wait(lambda record: record.phase == "paused", "cut off")
         assert "cut off" in job.record.reason
-    monkeypatch.setattr(reconcile, "delete", whole)
+    monkeypatch.setattr(tasks, "delete", whole)
     with mirror.job(removal_confirmation=1) as job:
         job.wait(following)
         mirror.await_same(job)
@@ -170,7 +166,7 @@ def test_a_full_disk_under_the_jobs_own_files_pauses_it(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/state/compare")
 
-    monkeypatch.setattr(reconcile, "compare", full)
+    monkeypatch.setattr(tasks, "compare", full)
     with mirror.job() as job:
         job.wait(following)
         with mirror.master.connect() as master:

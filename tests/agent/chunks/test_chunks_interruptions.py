@@ -225,7 +225,7 @@ def test_a_full_disk_pauses_the_job_until_there_is_room(tmp_path: Path, small_di
         fill(mirror, 4000, size=2000)
         with mirror.job() as job:
             job.wait(lambda record: record.phase == "paused", "paused")
-            assert "can not store more" in job.record.reason
+            assert "cannot store more" in job.record.reason
             subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
             mirror.await_same(job)
 

@@ -5,12 +5,14 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.copying.batches import cut
-from sync.agent.chunks.progress import Rate, Sample, eta_seconds, lag
-from sync.agent.chunks.reconcile.partitions import PARTITIONS, KeyFile, Partitions
+from sync.agent.chunks.progress import Rate, Sample, progress
+from sync.agent.chunks.reconcile.diff import PARTITIONS, KeyFile, partitions
 from sync.agent.chunks.scan.ledger import Ledger, decode_keys, encode_keys
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.rate_limit import batch_bandwidth
+from sync.agent.zdb import NamespaceInfo
 from sync.contract.status import Amount, Lag
 
 KEYS = st.lists(st.binary(min_size=1, max_size=40), max_size=40)
@@ -26,36 +28,36 @@ def test_keys_are_read_back_whatever_the_pieces(keys: list[bytes], piece: int) -
 
 def test_a_torn_ledger_is_cut_back_to_what_was_promised(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.write(encode_keys([b"a" * 16]))
+    ledger.write([b"a" * 16])
     promised = ledger.size_bytes
-    ledger.write(encode_keys([b"odd"]))
+    ledger.write([b"odd"])
     ledger.sync()
     ledger.close()
     for known in (promised, None, 1 << 40):
         with ledger.path.open("ab") as file:
             file.write(b"\x10torn")
-        mended = Ledger(tmp_path)
-        mended.mend(known)
-        assert [key for part in mended.read() for key in part] == [b"a" * 16, b"odd"]
-        assert mended.size_bytes == mended.path.stat().st_size
+        repaired = Ledger(tmp_path)
+        repaired.repair(known)
+        assert [key for part in repaired.read() for key in part] == [b"a" * 16, b"odd"]
+        assert repaired.size_bytes == repaired.path.stat().st_size
 
 
 def test_zeros_that_a_power_loss_left_in_the_ledger_are_cut_off(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.write(encode_keys([b"a" * 16]))
+    ledger.write([b"a" * 16])
     promised = ledger.size_bytes
     ledger.close()
     with ledger.path.open("ab") as file:
         file.write(bytes(4096))
-    mended = Ledger(tmp_path)
-    mended.mend(promised)
-    assert mended.size_bytes == promised
-    assert [key for part in mended.read() for key in part] == [b"a" * 16]
+    repaired = Ledger(tmp_path)
+    repaired.repair(promised)
+    assert repaired.size_bytes == promised
+    assert [key for part in repaired.read() for key in part] == [b"a" * 16]
 
 
 def test_partitions_hold_every_key_once(tmp_path: Path) -> None:
     keys = [bytes([number % 251, number % 256]) * 8 for number in range(5000)]
-    with Partitions(tmp_path / "parts", expected=1_000_000) as parts:
+    with partitions(tmp_path / "parts", expected=1_000_000) as parts:
         assert parts.count == PARTITIONS
         parts.add(keys)
         found = [parts.part(number) for number in range(parts.count)]
@@ -107,11 +109,19 @@ def test_a_throttle_admits_no_more_than_its_rate_and_none_admits_all() -> None:
 
 def test_rates_eta_and_lag_are_unknown_before_they_are_known() -> None:
     rate = Rate()
-    assert rate.per_second() is None
+    checkpoint = Checkpoint(done_items=40, done_bytes=1)
+    master = NamespaceInfo(100, 10, None)
+    assert progress(checkpoint, master, rate, None, following=False)["eta_seconds"] is None
     rate.add(Sample(1.0, 0, 0))
     rate.add(Sample(3.0, 100, 4000))
     assert rate.per_second() == (50.0, 2000.0)
-    behind = lag(Amount(items=40, bytes=1), Amount(items=100, bytes=11), None)
-    assert behind == Lag(items=60, bytes=10, seconds=None)
-    assert eta_seconds(behind, rate.per_second()) == 1.2
-    assert eta_seconds(behind, None) is None
+    fields = progress(checkpoint, master, rate, None, following=False)
+    assert fields["lag"] == Lag(items=60, bytes=9, seconds=None)
+    assert fields["eta_seconds"] == 1.2
+
+
+def test_a_master_that_shrinks_is_never_done_by_more_than_all() -> None:
+    master = NamespaceInfo(10, 10, None)
+    fields = progress(Checkpoint(done_items=40), master, Rate(), 0.0, following=False)
+    assert fields["done"] == Amount(items=10, bytes=0)
+    assert fields["total"] == Amount(items=10, bytes=10)

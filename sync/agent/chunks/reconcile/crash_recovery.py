@@ -1,29 +1,29 @@
-"""After a restart of the slave: the payloads that it got last, read back and proven.
+"""After a restart of the slave: the payloads that it got last, read back and checked.
 
-zdbd does not fsync. After a power loss its index may name payloads that never reached the disk;
-the number of keys does not tell. What was written last, by whomever, is what is at risk: it stands
-at the end of the slave's index.
+zdbd as it is run does not fsync what it writes (libzdb/data.c, data_sync_check). After a power loss
+its index may name payloads that never reached the disk; the number of keys does not show it. What
+was written last, by whomever, is what is at risk: it stands at the end of the slave's index.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.chunks.reconcile.refetch import Mended, bad_keys, mend
+from sync.agent.chunks.reconcile.refetch import Refetched, bad_keys, refetch
 from sync.agent.chunks.scan.cut_points import accepts
 from sync.agent.chunks.scan.full_scan import Stopped
 from sync.agent.zdb import Cursor, ZdbConnection
 
-_NAMED_LOOKS: Final = 4
+_PLAIN_LOOKS: Final = 4
 _NEWEST_KEYS: Final = 8
 
 
 @dataclass(frozen=True)
 class Proven:
-    """A page of the slave that is right now: where it ends (hex), and what had to be mended."""
+    """A page of the slave that is right now: where it ends (hex), and what was fetched again."""
 
     cursor: str
-    mended: Mended
+    refetched: Refetched
 
 
 def newest(connection: ZdbConnection) -> str:
@@ -31,7 +31,8 @@ def newest(connection: ZdbConnection) -> str:
     page = connection.rscan()
     if page is None:
         return ""
-    # The newest may have been deleted since it was listed.
+    # The page's own cursor stands on its oldest entry (zdbd/commands_scan.c); and the newest entry
+    # may have been deleted since it was listed.
     cursors = connection.keycur([entry.key for entry in page.entries[:_NEWEST_KEYS]])
     return next((cursor.hex for cursor in cursors if cursor), page.cursor.hex)
 
@@ -46,13 +47,13 @@ def earlier(one: str, other: str) -> str:
 def prove(
     master: ZdbConnection, slave: ZdbConnection, start: str, stopping: Callable[[], bool]
 ) -> Iterator[Proven]:
-    """Prove what the slave has now after `start` (hex), page by page; fetch anew what is bad.
+    """Check what the slave has now after `start` (hex), page by page; fetch again what is bad.
 
-    A slave that knows no such cursor lost more than the last minute: it is proven from its first
-    entry. Raises ZdbError, Stopped.
+    Raises ZdbError, Stopped.
     """
     last = newest(slave)
     cursor = Cursor.from_hex(start) if start else None
+    # A slave that knows no such cursor lost more than the last minute: all of it is checked.
     if cursor and not accepts(slave, cursor):
         cursor = None
     while last and (cursor is None or cursor.position < Cursor.from_hex(last).position):
@@ -62,15 +63,13 @@ def prove(
         if page is None:
             return
         cursor = page.cursor
-        yield Proven(cursor.hex, mend(master, slave, bad_keys(slave, page.entries)))
+        yield Proven(cursor.hex, refetch(master, slave, bad_keys(slave, page.entries)))
 
 
-def check_named(master: ZdbConnection, slave: ZdbConnection, keys: list[bytes]) -> None:
-    """Make the payloads of keys that prove nothing equal to the master's. Raises ZdbError.
-
-    Looked at again after each mending: the master may overwrite them meanwhile.
-    """
-    for _ in range(_NAMED_LOOKS):
+def check_plain_keys(master: ZdbConnection, slave: ZdbConnection, keys: Sequence[bytes]) -> None:
+    """Make the payloads of plain keys equal to the master's. Raises ZdbError."""
+    # Looked at again after each refetch: the master may overwrite them meanwhile.
+    for _ in range(_PLAIN_LOOKS):
         there, here = master.mget(keys), slave.mget(keys)
         wrong = [
             key
@@ -79,4 +78,4 @@ def check_named(master: ZdbConnection, slave: ZdbConnection, keys: list[bytes]) 
         ]
         if not wrong:
             return
-        mend(master, slave, wrong)
+        refetch(master, slave, wrong)

@@ -6,15 +6,14 @@ published or retained here names it, judged by a users pass that began after the
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sync.agent import durable
-from sync.agent.chunks.reconcile.partitions import KeyFile
-from sync.agent.chunks.reconcile.refetch import grouped, mend
+from sync.agent.chunks.reconcile.diff import KeyFile
+from sync.agent.chunks.reconcile.refetch import grouped, refetch
 from sync.agent.zdb import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunksReader
 
@@ -40,15 +39,6 @@ class Observation(BaseModel):
     outdated: bool = False
 
 
-@dataclass(frozen=True)
-class Removed:
-    """What became of dropped keys: deleted here, kept because a flist names them, back again."""
-
-    deleted: int = 0
-    kept: int = 0
-    back: int = 0
-
-
 class Dropped:
     """The keys that the master dropped and that wait for judgement, durable in `directory`.
 
@@ -67,9 +57,9 @@ class Dropped:
             return None
 
     def replace(self, keys: KeyFile, observed_at: float, *, judged: bool = False) -> None:
-        """Remember a new observation in place of the last one. Raises OSError."""
+        """Put a new observation in place of the last one. Raises OSError."""
         if keys.count == 0:
-            self.forget()
+            self.clear()
             return
         name = f"dropped-{os.urandom(6).hex()}.keys"
         durable.publish(keys.path, self._directory / name)
@@ -78,23 +68,11 @@ class Dropped:
         )
         self._discard(but=name)
 
-    def confirm(self, confirmation: int) -> None:
-        """Remember that the operator lets these keys go. Raises OSError."""
+    def update(self, **changes: object) -> None:
+        """Change fields of the observation, if one waits. Raises OSError."""
         observation = self.observation()
         if observation:
-            self._write(observation.model_copy(update={"confirmation": confirmation}))
-
-    def outdate(self) -> None:
-        """Remember that the master has dropped more since. Raises OSError."""
-        observation = self.observation()
-        if observation:
-            self._write(observation.model_copy(update={"outdated": True}))
-
-    def note_judged(self) -> None:
-        """Remember that what waited was judged, all of it. Raises OSError."""
-        observation = self.observation()
-        if observation:
-            self._write(observation.model_copy(update={"judged": True}))
+            self._write(observation.model_copy(update=changes))
 
     def keys(self) -> Iterator[bytes]:
         """Return the keys that wait."""
@@ -103,8 +81,8 @@ class Dropped:
             for keys in KeyFile(self._directory / observation.file).read():
                 yield from keys
 
-    def forget(self) -> None:
-        """Nothing waits any more. Raises OSError."""
+    def clear(self) -> None:
+        """Let nothing wait any more. Raises OSError."""
         durable.remove(self._observation)
         self._discard(but="")
 
@@ -133,10 +111,10 @@ def judge(
 
 def delete(
     master: ZdbConnection, slave: ZdbConnection, pinned: PinnedChunksReader | None, judged: KeyFile
-) -> Iterator[Removed]:
+) -> Iterator[int]:
     """Delete judged keys on the slave, group by group; a key that came back is left or restored.
 
-    Yields what became of each group. Raises ZdbError, sqlite3.Error.
+    Yields how many of each group are deleted. Raises ZdbError, sqlite3.Error.
     """
     for keys in judged.read():
         for group in grouped(keys, _GROUP):
@@ -145,11 +123,11 @@ def delete(
             # Once more, as close to the delete as can be: a flist may have been published.
             named = pinned.pinned(gone) if pinned else set()
             doomed = [key for key in gone if key not in named]
+            # False for a key that is deleted already ("Key not found", commands_dataset.c).
             deleted = sum(slave.delete_many(doomed))
             # Written on the master between the question and the delete: fetch it again.
             again = master.exists(doomed)
             back = [key for key, is_back in zip(doomed, again, strict=True) if is_back]
             if back:
-                mend(master, slave, back)
-            returned = len(group) - len(gone) + len(back)
-            yield Removed(deleted=deleted - len(back), kept=len(named), back=returned)
+                refetch(master, slave, back)
+            yield deleted - len(back)

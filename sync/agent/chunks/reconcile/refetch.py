@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from sync.agent.chunks.scan.pages import HASH_BYTES
@@ -14,7 +15,7 @@ _FETCHED_BYTES: Final = 8 << 20
 
 
 @dataclass
-class Mended:
+class Refetched:
     """How many keys were stored; refused: those whose payload has another hash."""
 
     stored: int = 0
@@ -23,22 +24,24 @@ class Mended:
 
 
 def is_right(key: bytes, payload: bytes) -> bool:
-    """Tell whether a payload proves its key; a key of another size proves nothing."""
+    """Return whether a payload has its key as hash; a plain key proves nothing."""
     if len(key) != HASH_BYTES:
         return True
     return hashlib.blake2b(payload, digest_size=HASH_BYTES).digest() == key
 
 
-def mend(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) -> Mended:
+def refetch(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) -> Refetched:
     """Copy `keys` from the master to the slave with the master's timestamps. Raises ZdbError."""
-    result = Mended()
+    result = Refetched()
     for asked in grouped(keys, _ASKED_KEYS):
-        facts = list(master.pipeline([(b"LENGTH", key) for key in asked]))
+        lengths = list(master.pipeline([(b"LENGTH", key) for key in asked]))
         times = list(master.pipeline([(b"KEYTIME", key) for key in asked]))
-        there: list[tuple[bytes, int, int]] = []
-        for key, length, timestamp in zip(asked, facts, times, strict=True):
-            if isinstance(length, int) and isinstance(timestamp, int):
-                there.append((key, length, timestamp))
+        # nil for a key that is not there (zdbd/commands_dataset.c, command_length).
+        there = [
+            Entry(key, length, timestamp)
+            for key, length, timestamp in zip(asked, lengths, times, strict=True)
+            if isinstance(length, int) and isinstance(timestamp, int)
+        ]
         result.gone += len(asked) - len(there)
         for group in _by_size(there):
             _copy(master, slave, group, result)
@@ -46,43 +49,39 @@ def mend(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) -> 
 
 
 def _copy(
-    master: ZdbConnection,
-    slave: ZdbConnection,
-    group: list[tuple[bytes, int, int]],
-    result: Mended,
+    master: ZdbConnection, slave: ZdbConnection, group: list[Entry], result: Refetched
 ) -> None:
-    payloads = master.mget([key for key, _, _ in group])
+    payloads = master.mget([entry.key for entry in group])
     good: list[tuple[bytes, bytes, int | None]] = []
-    for (key, _, timestamp), payload in zip(group, payloads, strict=True):
+    for entry, payload in zip(group, payloads, strict=True):
         if payload is None:
             result.gone += 1
-        elif is_right(key, payload):
-            good.append((key, payload, timestamp))
+        elif is_right(entry.key, payload):
+            good.append((entry.key, payload, entry.timestamp))
         else:
-            result.refused.append(key)
+            result.refused.append(entry.key)
     slave.set_many(good)
     result.stored += len(good)
 
 
-def _by_size(entries: list[tuple[bytes, int, int]]) -> Iterator[list[tuple[bytes, int, int]]]:
-    group: list[tuple[bytes, int, int]] = []
+def _by_size(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    group: list[Entry] = []
     size = 0
     for entry in entries:
-        if group and (len(group) == _FETCHED_KEYS or size + entry[1] > _FETCHED_BYTES):
+        if group and (len(group) == _FETCHED_KEYS or size + entry.length_bytes > _FETCHED_BYTES):
             yield group
             group, size = [], 0
         group.append(entry)
-        size += entry[1]
+        size += entry.length_bytes
     if group:
         yield group
 
 
 def bad_keys(slave: ZdbConnection, entries: Iterable[Entry]) -> list[bytes]:
-    """Read payloads back and return the keys that theirs do not prove. Raises ZdbError."""
+    """Read payloads back and return the keys that are not their hash. Raises ZdbError."""
     bad: list[bytes] = []
-    triples = [(entry.key, entry.length_bytes, entry.timestamp) for entry in entries]
-    for group in _by_size(triples):
-        keys = [key for key, _, _ in group]
+    for group in _by_size(entries):
+        keys = [entry.key for entry in group]
         for key, payload in zip(keys, slave.mget(keys), strict=True):
             if payload is None or not is_right(key, payload):
                 bad.append(key)
@@ -91,11 +90,6 @@ def bad_keys(slave: ZdbConnection, entries: Iterable[Entry]) -> list[bytes]:
 
 def grouped(keys: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
     """Yield lists of `size` keys."""
-    group: list[bytes] = []
-    for key in keys:
-        group.append(key)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+    rest = iter(keys)
+    while group := list(islice(rest, size)):
         yield group

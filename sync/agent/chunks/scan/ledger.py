@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 LEDGER_FILE: Final = "listed.keys"
 _READ_BYTES: Final = 1 << 20
 
 
 def encode_keys(keys: list[bytes]) -> bytes:
-    """Encode keys as (length byte, key) records."""
+    """Encode keys as (length byte, key)."""
     if not keys:
         return b""
     if {*map(len, keys)} == {16}:  # the size of nearly all keys
@@ -26,7 +26,7 @@ def encode_keys(keys: list[bytes]) -> bytes:
 
 
 def decode_keys(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Decode records from pieces of a file, as lists; an incomplete last record is left out."""
+    """Decode keys from pieces of a file, as lists; an incomplete last one is left out."""
     rest = b""
     for piece in pieces:
         data = rest + piece
@@ -38,6 +38,17 @@ def decode_keys(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
             at = end
         rest = data[at:]
         yield keys
+
+
+def _read(file: BinaryIO) -> Iterator[list[bytes]]:
+    return decode_keys(iter(lambda: file.read(_READ_BYTES), b""))
+
+
+def read_keys(path: Path) -> Iterator[list[bytes]]:
+    """Yield the keys of a file, in lists; none where there is no file."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from _read(file)
 
 
 class Ledger:
@@ -53,10 +64,10 @@ class Ledger:
         self._file: int | None = None
         self.size_bytes = self.path.stat().st_size if self.path.exists() else 0
 
-    def mend(self, known_bytes: int | None) -> None:
-        """Cut off a record that a kill left incomplete, so that appending stays aligned.
+    def repair(self, known_bytes: int | None) -> None:
+        """Cut off a key that a kill left incomplete, so that appending stays aligned.
 
-        known_bytes: where a record surely ends, as the state promises; None: it is lost.
+        known_bytes: where a key surely ends, as the checkpoint promises; None: it is lost.
         """
         if self.size_bytes == 0:
             return
@@ -64,27 +75,30 @@ class Ledger:
             known_bytes = 0
         with self.path.open("rb") as file:
             file.seek(known_bytes)
-            pieces = iter(lambda: file.read(_READ_BYTES), b"")
-            keys = chain.from_iterable(decode_keys(pieces))
+            keys = chain.from_iterable(_read(file))
             # An empty key is none: zeros, where a power loss kept the file's size but not the rest.
             end = known_bytes + sum(len(key) + 1 for key in takewhile(len, keys))
         if end < self.size_bytes:
             os.truncate(self.path, end)
             self.size_bytes = end
 
-    def write(self, records: bytes) -> None:
-        """Append encoded keys. Raises OSError, and leaves the file aligned."""
+    def write(self, keys: list[bytes]) -> None:
+        """Append keys. Raises OSError with the path, and leaves the file aligned."""
+        data = encode_keys(keys)
         with self._lock:
-            if self._file is None:
-                self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             written = 0
             try:
-                written = os.write(self._file, records)
+                if self._file is None:
+                    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+                    self._file = os.open(self.path, flags, 0o644)
+                written = os.write(self._file, data)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
             finally:
-                if written < len(records):
+                if written < len(data) and self._file is not None:
                     os.ftruncate(self._file, self.size_bytes)
-            if written < len(records):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if written < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             self.size_bytes += written
 
     def sync(self) -> None:
@@ -99,8 +113,5 @@ class Ledger:
             self._file = None
 
     def read(self) -> Iterator[list[bytes]]:
-        """Return all keys, in lists; a key may come more than once."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            yield from decode_keys(iter(lambda: file.read(_READ_BYTES), b""))
+        """Yield all keys, in lists; a key may come more than once."""
+        return read_keys(self.path)
