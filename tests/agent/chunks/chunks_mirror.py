@@ -168,6 +168,13 @@ class FlistsMirror:
     def job(self, **changes: object) -> Job:
         return Job(self.spec(**changes), self.directories)
 
+    def fill(self, count: int = 3000, seed: int = 1, size: int = 700) -> list[bytes]:
+        """Store chunks on the master; returns their keys."""
+        made = chunks(count, seed, size)
+        with self.master.connect() as master:
+            master.set_many(made)
+        return [key for key, _, _ in made]
+
     def published(self, keys: list[bytes], started_at: float | None = None) -> None:
         """Let the users job have finished a pass that began now."""
         begun = time.time() if started_at is None else started_at

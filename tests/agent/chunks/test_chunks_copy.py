@@ -2,12 +2,12 @@
 
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from sync.agent.chunks.copying.copy_loop import CopyLoop
 from sync.agent.chunks.scan import cut_points
 from sync.agent.job import JobPaused
 from tests.agent.chunks.chunks_mirror import (
@@ -16,25 +16,11 @@ from tests.agent.chunks.chunks_mirror import (
     content,
     following,
     key_of,
-    running,
 )
 
 
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[FlistsMirror]:
-    with running(tmp_path) as made:
-        yield made
-
-
-def fill(mirror: FlistsMirror, count: int = 3000, seed: int = 1) -> list[bytes]:
-    made = chunks(count, seed)
-    with mirror.master.connect() as master:
-        master.set_many(made)
-    return [key for key, _, _ in made]
-
-
 def test_everything_is_copied_with_the_masters_timestamps(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.master.connect() as master:
         master.set(b"a key of another size", b"proves nothing", 1_500_000_000)
     with mirror.job() as job:
@@ -50,12 +36,12 @@ def test_everything_is_copied_with_the_masters_timestamps(mirror: FlistsMirror) 
 def test_an_empty_master_is_followed_from_its_first_write(mirror: FlistsMirror) -> None:
     with mirror.job() as job:
         job.wait(following)
-        fill(mirror, 50)
+        mirror.fill(50)
         mirror.await_same(job)
 
 
 def test_a_write_on_the_master_arrives_within_a_second(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.job(poll_seconds=20) as job, mirror.slave.connect() as slave:
         job.wait(following)
         for number in range(5):
@@ -79,7 +65,7 @@ def test_overwritten_keys_that_prove_nothing_end_with_the_last_payload(
 
 
 def test_a_restart_copies_nothing_again(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.job() as job:
         job.wait(following)
     with mirror.job() as job:
@@ -102,7 +88,7 @@ def test_a_slave_filled_by_other_means_is_completed_not_copied_again(
 
 
 def test_a_slave_with_copied_data_files_is_recognised(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     mirror.slave.stop()
     mirror.master.stop()
     mirror.slave.wipe()
@@ -117,7 +103,7 @@ def test_a_slave_with_copied_data_files_is_recognised(mirror: FlistsMirror) -> N
 
 
 def test_published_flists_name_the_places_where_scanners_start(mirror: FlistsMirror) -> None:
-    keys = fill(mirror, 25_000)
+    keys = mirror.fill(25_000)
     mirror.published(keys[::50])
     with mirror.job(scanners=8) as job:
         job.wait(lambda record: int(record.details.get("spans", 0)) > 2, "several spans")
@@ -130,20 +116,28 @@ def test_keys_that_become_known_meanwhile_divide_what_is_left(
     mirror: FlistsMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A first sync begins before the users job has published anything."""
+    divided = threading.Event()
+    has_room = CopyLoop.__dict__["has_room"].fget
+
+    def only_first_pages(loop: CopyLoop) -> bool:
+        return has_room(loop) and (divided.is_set() or loop.counters.listed_items == 0)
+
     monkeypatch.setattr(cut_points, "_DIVIDE_SECONDS", 0.1)
-    keys = fill(mirror, 40_000)
-    with mirror.job(scanners=8, bandwidth_bytes_per_second=8 << 20) as job:
+    monkeypatch.setattr(CopyLoop, "has_room", property(only_first_pages))
+    keys = mirror.fill(20_000)
+    with mirror.job(scanners=8) as job:
         job.wait(lambda record: int(record.details.get("copied_items", 0)) > 100, "under way")
         assert job.record.details["spans"] == 2
         mirror.published(keys[::100])
         job.wait(lambda record: int(record.details.get("spans", 0)) == 5, "divided")
+        divided.set()
         record = job.wait(following)
-    assert record.details["listed_items"] == 40_000
+    assert record.details["listed_items"] == 20_000
     assert mirror.same()
 
 
 def test_a_delete_on_the_master_is_applied_after_a_newer_users_pass(mirror: FlistsMirror) -> None:
-    keys = fill(mirror)
+    keys = mirror.fill()
     mirror.published([], started_at=1000)
     with mirror.job() as job:
         job.wait(following)
@@ -159,7 +153,7 @@ def test_a_delete_on_the_master_is_applied_after_a_newer_users_pass(mirror: Flis
 def test_a_chunk_that_a_published_flist_names_is_kept_until_it_does_not(
     mirror: FlistsMirror,
 ) -> None:
-    keys = fill(mirror)
+    keys = mirror.fill()
     with mirror.job() as job:
         job.wait(following)
         with mirror.master.connect() as master:
@@ -175,7 +169,7 @@ def test_a_chunk_that_a_published_flist_names_is_kept_until_it_does_not(
 
 
 def test_local_uploads_are_never_deleted(mirror: FlistsMirror) -> None:
-    keys = fill(mirror)
+    keys = mirror.fill()
     upload = chunks(1, seed=99)[0]
     with mirror.slave.connect() as slave:
         slave.set(*upload)
@@ -192,7 +186,7 @@ def test_local_uploads_are_never_deleted(mirror: FlistsMirror) -> None:
 
 
 def test_without_a_users_job_nothing_is_deleted(mirror: FlistsMirror) -> None:
-    keys = fill(mirror)
+    keys = mirror.fill()
     with mirror.job() as job:
         job.wait(following)
         with mirror.master.connect() as master:
@@ -218,7 +212,7 @@ def test_a_delete_that_the_master_takes_back_deletes_nothing(mirror: FlistsMirro
 
 
 def test_too_many_deletes_pause_until_the_operator_confirms(mirror: FlistsMirror) -> None:
-    keys = fill(mirror, 1000)
+    keys = mirror.fill(1000)
     mirror.overrides["deletes_without_users"] = True
     with mirror.job() as job:
         job.wait(following)
@@ -235,7 +229,7 @@ def test_too_many_deletes_pause_until_the_operator_confirms(mirror: FlistsMirror
 
 
 def test_the_bandwidth_limit_is_kept(mirror: FlistsMirror) -> None:
-    fill(mirror, 1500)
+    mirror.fill(1500)
     started = time.monotonic()
     with mirror.job(bandwidth_bytes_per_second=500_000, batch_bytes=50_000) as job:
         job.wait(following)

@@ -17,20 +17,9 @@ from sync.agent.chunks.reconcile.reconciler import Reconciler
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import JobPaused
 from sync.contract.pinned_chunks import PinnedChunksReader
-from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, running
+from tests.agent.chunks.chunks_mirror import FlistsMirror, following
 
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[FlistsMirror]:
-    with running(tmp_path, stand_in=True) as made:
-        yield made
-
-
-def fill(mirror: FlistsMirror, count: int) -> list[bytes]:
-    made = chunks(count, 1)
-    with mirror.master.connect() as master:
-        master.set_many(made)
-    return [key for key, _, _ in made]
+STAND_IN = True
 
 
 class Killed(Exception):  # noqa: N818 - stands for kill -9
@@ -41,7 +30,7 @@ def test_a_users_table_that_can_not_be_read_lets_nothing_be_deleted(
     mirror: FlistsMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read to see whether a delete is due, and again for the delete: locked by then."""
-    keys = fill(mirror, 200)
+    keys = mirror.fill(200)
     mirror.published(keys, time.time() + 60)
     due = Reconciler._removal_is_due
 
@@ -70,7 +59,7 @@ def test_an_old_users_table_does_not_stop_an_operator_who_runs_no_users_job(
     mirror: FlistsMirror,
 ) -> None:
     """What it names is kept all the same: those flists are still served."""
-    keys = fill(mirror, 200)
+    keys = mirror.fill(200)
     mirror.published(keys[:5], started_at=1000)
     with mirror.job(deletes_without_users=True) as job:
         job.wait(following)
@@ -133,7 +122,7 @@ def test_extra_keys_are_counted_only_once_they_wait_for_judgement(
 def test_a_confirmed_delete_that_was_interrupted_needs_no_second_confirmation(
     mirror: FlistsMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = fill(mirror, 1200)
+    keys = mirror.fill(1200)
     mirror.overrides |= {"deletes_without_users": True, "delete_check_seconds": 3}
     with mirror.job() as job:
         job.wait(following)
@@ -161,7 +150,7 @@ def test_a_confirmed_delete_that_was_interrupted_needs_no_second_confirmation(
 def test_a_full_disk_under_the_jobs_own_files_pauses_it(
     mirror: FlistsMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = fill(mirror, 200)
+    keys = mirror.fill(200)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/state/compare")
@@ -178,7 +167,7 @@ def test_a_full_disk_under_the_jobs_own_files_pauses_it(
 
 def test_deletes_that_never_end_do_not_put_off_the_first_of_them(mirror: FlistsMirror) -> None:
     """A users pass may take longer than the master needs to drop more."""
-    keys = fill(mirror, 300)
+    keys = mirror.fill(300)
     mirror.published([], started_at=1000)
     with mirror.job() as job, mirror.master.connect() as master:
         job.wait(following)

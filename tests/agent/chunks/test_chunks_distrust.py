@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sync.agent.chunks import repair, verify
 from sync.agent.job import VerifyOptions
-from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, key_of, running
+from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, key_of
 from tests.agent.chunks.scripted_zdb import ScriptedZdb, bulk, page
 
 FIRST = b"\x10" + bytes(4) + (5).to_bytes(4, "little") + (29).to_bytes(4, "little") + bytes(4)
@@ -18,12 +18,6 @@ PAYLOAD = b"hello"
 KEY = key_of(PAYLOAD)
 
 Answer = Callable[[list[bytes]], bytes | None]
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[FlistsMirror]:
-    with running(tmp_path) as made:
-        yield made
 
 
 def listing(answer: bytes) -> Answer:

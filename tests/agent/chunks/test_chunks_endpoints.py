@@ -1,6 +1,5 @@
 """The flists job while a name of its master dies, is back, or turns out to be another master's."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,7 @@ from tests.agent.dead_names import OF_ANY, no_such_name
 from tests.agent.master.sources_of import die, in_use, skipped
 from tests.sandbox.wan import Link, Relay
 
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[FlistsMirror]:
-    with running(tmp_path / "mirror", stand_in=True) as made:
-        yield made
-
-
-def fill(mirror: FlistsMirror, count: int, seed: int = 1, size: int = 700) -> None:
-    with mirror.master.connect() as master:
-        master.set_many(chunks(count, seed, size))
+STAND_IN = True
 
 
 def name_of(mirror: FlistsMirror, link: Link | None = None) -> Relay:
@@ -41,14 +31,14 @@ def test_chunks_are_copied_and_followed_by_the_second_name(
     death: str, mirror: FlistsMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_such_name(monkeypatch)
-    fill(mirror, 400)
+    mirror.fill(400)
     own = mirror.master.endpoint
     with OF_ANY[death]() as dead:
         bad = own.model_copy(update={"host": dead.host, "port": dead.port})
         mirror.sources = [bad, own]
         with mirror.job(io_timeout_seconds=0.5) as job:
             record = job.wait(following, "following")
-            fill(mirror, 50, seed=2)
+            mirror.fill(50, seed=2)
             mirror.await_same(job)
     assert dead.says in skipped(record)[str(bad)]
     assert in_use(record) == [str(own)]
@@ -59,7 +49,7 @@ def test_chunks_are_copied_and_followed_by_the_second_name(
 def test_a_name_that_dies_in_mid_copy_is_left_and_the_copy_goes_on_where_it_was(
     how: str, mirror: FlistsMirror
 ) -> None:
-    fill(mirror, 3000, size=2000)
+    mirror.fill(3000, size=2000)
     with name_of(mirror, Link(rtt_seconds=0.01)) as first:
         mirror.sources = led_by(mirror, first)
         slowly = {"bandwidth_bytes_per_second": 3_000_000, "io_timeout_seconds": 0.5}
@@ -81,7 +71,7 @@ def test_a_name_that_dies_in_mid_copy_is_left_and_the_copy_goes_on_where_it_was(
 def test_the_preferred_name_is_gone_back_to_once_everything_is_copied(
     mirror: FlistsMirror,
 ) -> None:
-    fill(mirror, 400)
+    mirror.fill(400)
     with name_of(mirror) as first:
         mirror.sources = preferred, second = led_by(mirror, first)
         first.refusing = True
@@ -95,16 +85,16 @@ def test_the_preferred_name_is_gone_back_to_once_everything_is_copied(
             )
             assert skipped(record) == {}
             assert record.errors[-1].message.startswith(f"zdb {preferred} is passed over")
-            fill(mirror, 50, seed=2)
+            mirror.fill(50, seed=2)
             mirror.await_same(job)
 
 
 def test_a_name_that_turns_out_to_be_another_masters_stops_the_job(
     mirror: FlistsMirror, tmp_path: Path
 ) -> None:
-    fill(mirror, 400)
+    mirror.fill(400)
     with running(tmp_path / "other", stand_in=True) as other, name_of(mirror) as first:
-        fill(other, 300, seed=9)
+        other.fill(300, seed=9)
         elsewhere = other.master.endpoint
         mirror.sources = [led_by(mirror, first)[0], elsewhere]
         with mirror.job() as job:
@@ -117,7 +107,7 @@ def test_a_name_that_turns_out_to_be_another_masters_stops_the_job(
 
 
 def test_names_and_their_order_are_no_new_master(mirror: FlistsMirror) -> None:
-    fill(mirror, 400)
+    mirror.fill(400)
     seen: list[tuple[str | None, object]] = []
     with name_of(mirror) as name:
         other, own = led_by(mirror, name)
@@ -136,7 +126,7 @@ def test_names_and_their_order_are_no_new_master(mirror: FlistsMirror) -> None:
 def test_when_all_names_are_dead_the_error_has_each_and_copying_goes_on_later(
     mirror: FlistsMirror,
 ) -> None:
-    fill(mirror, 400)
+    mirror.fill(400)
     with name_of(mirror) as first:
         mirror.sources = led_by(mirror, first)
         first.refusing = True
@@ -151,7 +141,7 @@ def test_when_all_names_are_dead_the_error_has_each_and_copying_goes_on_later(
 
 
 def test_a_slave_that_is_away_is_no_reason_to_leave_the_master(mirror: FlistsMirror) -> None:
-    fill(mirror, 400)
+    mirror.fill(400)
     with name_of(mirror) as first:
         mirror.sources = led_by(mirror, first)
         mirror.slave.kill()
@@ -165,7 +155,7 @@ def test_a_slave_that_is_away_is_no_reason_to_leave_the_master(mirror: FlistsMir
 
 
 def test_repair_mends_by_the_name_that_answers(mirror: FlistsMirror) -> None:
-    fill(mirror, 400)
+    mirror.fill(400)
     with mirror.job() as job:
         job.wait(following, "following")
     key = chunks(1, 1)[0][0]

@@ -3,22 +3,15 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
+from collections.abc import Callable
 
 from sync.agent.chunks.copying.copy_loop import CopyLoop
 from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.chunks.scan.spans import Edge, Span
-from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following, running
+from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks, following
 from tests.agent.chunks.scripted_zdb import ScriptedZdb
 
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[FlistsMirror]:
-    with running(tmp_path, stand_in=True) as made:
-        yield made
+STAND_IN = True
 
 
 def looks(mirror: FlistsMirror, on_scan: Callable[[IndexSource, int], None]) -> int:

@@ -16,7 +16,6 @@ from tests.agent.chunks.chunks_mirror import (
     PASSWORD,
     AgentProcess,
     FlistsMirror,
-    chunks,
     following,
     running,
 )
@@ -25,24 +24,11 @@ from tests.bench.servers import ZdbProcess
 from tests.sandbox.wan import Fault, Link, Relay
 
 
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[FlistsMirror]:
-    with running(tmp_path) as made:
-        yield made
-
-
-def fill(mirror: FlistsMirror, count: int = 3000, seed: int = 1, size: int = 700) -> list[bytes]:
-    made = chunks(count, seed, size)
-    with mirror.master.connect() as master:
-        master.set_many(made)
-    return [key for key, _, _ in made]
-
-
 @pytest.mark.parametrize("kind", ["reset", "truncate"])
 def test_a_connection_that_breaks_in_mid_payload_is_made_again(
     mirror: FlistsMirror, kind: Literal["reset", "truncate"]
 ) -> None:
-    fill(mirror, 1000, size=5000)
+    mirror.fill(1000, size=5000)
     with Relay((mirror.master.endpoint.host, mirror.master.port)) as relay:
         mirror.source = mirror.master.endpoint.model_copy(update={"port": relay.address[1]})
         relay.fault = Fault(kind, after_bytes=300_000, times=3)
@@ -54,7 +40,7 @@ def test_a_connection_that_breaks_in_mid_payload_is_made_again(
 
 
 def test_a_hung_connection_is_given_up_in_time(mirror: FlistsMirror) -> None:
-    fill(mirror, 1000, size=5000)
+    mirror.fill(1000, size=5000)
     with Relay((mirror.master.endpoint.host, mirror.master.port)) as relay:
         mirror.source = mirror.master.endpoint.model_copy(update={"port": relay.address[1]})
         relay.fault = Fault("hang", after_bytes=300_000)
@@ -65,18 +51,18 @@ def test_a_hung_connection_is_given_up_in_time(mirror: FlistsMirror) -> None:
 
 
 def test_a_master_that_is_away_for_a_while_is_followed_again(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.job() as job:
         job.wait(following)
         mirror.master.kill()
         job.wait(lambda record: record.retries >= 2, "noticed")
         mirror.master.start()
-        fill(mirror, 200, seed=2)
+        mirror.fill(200, seed=2)
         mirror.await_same(job)
 
 
 def test_a_slave_that_is_killed_goes_on_where_it_was(mirror: FlistsMirror) -> None:
-    fill(mirror, 6000)
+    mirror.fill(6000)
     with mirror.job(bandwidth_bytes_per_second=4_000_000) as job:
         job.wait(lambda record: int(record.details.get("copied_items", 0)) > 1000, "half done")
         mirror.slave.kill()
@@ -89,7 +75,7 @@ def test_a_slave_that_is_killed_goes_on_where_it_was(mirror: FlistsMirror) -> No
 
 
 def test_a_killed_agent_goes_on_where_it_was(mirror: FlistsMirror) -> None:
-    fill(mirror, 6000)
+    mirror.fill(6000)
     agent = AgentProcess(mirror, bandwidth_bytes_per_second=3_000_000)
     with agent:
         deadline = time.monotonic() + 20
@@ -108,14 +94,14 @@ def test_a_power_loss_of_the_slave_is_noticed_and_mended(
     mirror: FlistsMirror, tmp_path: Path
 ) -> None:
     """What was written last did not reach the disk, though the cursor is far ahead."""
-    fill(mirror)
+    mirror.fill()
     with mirror.job() as job:
         job.wait(following)
     mirror.slave.stop()
     for name in ("data", "index"):
         shutil.copytree(mirror.slave.directory / name, tmp_path / "older" / name)
     mirror.slave.start()
-    fill(mirror, 1000, seed=2)
+    mirror.fill(1000, seed=2)
     with mirror.job() as job:
         job.wait(following)
     mirror.slave.stop()
@@ -132,7 +118,7 @@ def test_payloads_that_a_power_loss_spoilt_are_proven_and_fetched_again(
     mirror: FlistsMirror,
 ) -> None:
     """The index reached the disk, the payloads did not: the number of keys says nothing."""
-    keys = fill(mirror)
+    keys = mirror.fill()
     with mirror.job() as job:
         job.wait(following)
     with mirror.slave.connect() as slave:
@@ -145,7 +131,7 @@ def test_payloads_that_a_power_loss_spoilt_are_proven_and_fetched_again(
 
 
 def test_a_slave_that_lost_everything_is_filled_again(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.job() as job:
         job.wait(following)
     mirror.slave.stop()
@@ -157,7 +143,7 @@ def test_a_slave_that_lost_everything_is_filled_again(mirror: FlistsMirror) -> N
 
 
 def test_a_state_that_is_lost_copies_nothing_again(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.job() as job:
         job.wait(following)
     for name in ("flists.json", "listed.keys"):
@@ -169,7 +155,7 @@ def test_a_state_that_is_lost_copies_nothing_again(mirror: FlistsMirror) -> None
 
 
 def test_a_torn_state_or_ledger_is_no_obstacle(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.job() as job:
         job.wait(following)
     ledger = mirror.directories.state / "listed.keys"
@@ -183,7 +169,7 @@ def test_a_torn_state_or_ledger_is_no_obstacle(mirror: FlistsMirror) -> None:
 
 
 def test_a_state_with_a_forged_cursor_is_a_lost_one(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.job() as job:
         job.wait(following)
     path = mirror.directories.state / "flists.json"
@@ -197,7 +183,7 @@ def test_a_state_with_a_forged_cursor_is_a_lost_one(mirror: FlistsMirror) -> Non
 
 
 def test_below_the_floor_of_free_space_the_job_pauses(mirror: FlistsMirror) -> None:
-    fill(mirror)
+    mirror.fill()
     with mirror.job(free_space_floor_bytes=1 << 60) as job:
         job.wait_for_end()
         assert isinstance(job.ended, JobPaused)
@@ -222,7 +208,7 @@ def test_a_full_disk_pauses_the_job_until_there_is_room(tmp_path: Path, small_di
     mirror = FlistsMirror(tmp_path)
     mirror.slave = ZdbProcess(tmp_path / "slave", admin=PASSWORD, data=small_disk / "data")
     with mirror.master, mirror.slave:
-        fill(mirror, 4000, size=2000)
+        mirror.fill(4000, size=2000)
         with mirror.job() as job:
             job.wait(lambda record: record.phase == "paused", "paused")
             assert "cannot store more" in job.record.reason
@@ -231,7 +217,7 @@ def test_a_full_disk_pauses_the_job_until_there_is_room(tmp_path: Path, small_di
 
 
 def test_the_status_is_right_across_restarts(mirror: FlistsMirror) -> None:
-    fill(mirror, 6000)
+    mirror.fill(6000)
     seen: list[int] = []
     with Relay((mirror.master.endpoint.host, mirror.master.port), Link(rtt_seconds=0.005)) as relay:
         mirror.source = mirror.master.endpoint.model_copy(update={"port": relay.address[1]})
@@ -259,7 +245,7 @@ def test_what_a_power_loss_spoilt_is_found_after_further_interruptions(
     mirror: FlistsMirror,
 ) -> None:
     """The proof outlives a restart of the agent, and is of what was written before the loss."""
-    keys = fill(mirror)
+    keys = mirror.fill()
     with mirror.job() as job:
         job.wait(following)
     with mirror.slave.connect() as slave:
@@ -267,7 +253,7 @@ def test_what_a_power_loss_spoilt_is_found_after_further_interruptions(
             slave.set(key, b"zeros, as after a power loss", 1)
     mirror.slave.kill()
     mirror.slave.start()
-    fill(mirror, 8000, seed=2, size=300)
+    mirror.fill(8000, seed=2, size=300)
     agent = AgentProcess(mirror, bandwidth_bytes_per_second=1)
     with agent:
         deadline = time.monotonic() + 20
