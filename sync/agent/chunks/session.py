@@ -54,7 +54,10 @@ class Parts:
 
 @contextlib.contextmanager
 def open_session(
-    spec: FlistsSpec, directories: Directories, status: StatusWriter, sources: MasterEndpoints[ZdbEndpoint]
+    spec: FlistsSpec,
+    directories: Directories,
+    status: StatusWriter,
+    sources: MasterEndpoints[ZdbEndpoint],
 ) -> Iterator["Session"]:
     """Connect to both servers; with the block all connections end and the checkpoint is saved.
 

@@ -1,7 +1,9 @@
 """The checkpoint: one owner, whole findings, and a file that releases before and after can read."""
 
 import json
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from sync.agent.chunks.reconcile.tasks import Finding
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.chunks.session import open_session
-from sync.agent.master.endpoints import Sources
+from sync.agent.master.endpoints import MasterEndpoints
 from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks
 from tests.agent.mirrors import make_status
 
@@ -68,10 +70,20 @@ def test_a_checkpoint_is_a_value_that_nobody_changes_in_place() -> None:
         checkpoint.changed(done_itmes=5)
 
 
+@pytest.fixture
+def often_switching() -> Iterator[None]:
+    """Let threads take turns so often that what they share is seen half changed."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
 def reconciler_of(mirror: FlistsMirror) -> Reconciler:
     return Reconciler(mirror.spec(), mirror.directories, Ledger(mirror.directories.state))
 
 
+@pytest.mark.usefixtures("often_switching")
 def test_the_owner_sees_findings_whole_and_loses_nothing_that_it_counts_meanwhile(
     tmp_path: Path,
 ) -> None:
@@ -123,7 +135,7 @@ def test_what_a_task_finds_until_it_ends_is_saved_with_the_session(mirror: Flist
         master.set_many(chunks(10, 1))
     spec = mirror.spec()
     status = make_status("flists", mirror.directories, str(spec.source))
-    sources = Sources("zdb", spec.sources, spec.backoff)
+    sources = MasterEndpoints("zdb", spec.sources, spec.backoff)
     with open_session(spec, mirror.directories, status, sources) as session:
         reconciler = session._parts.reconciler
 
