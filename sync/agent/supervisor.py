@@ -182,12 +182,15 @@ class EngineLoop:
     def _wait(self, seconds: float) -> None:
         """Wait; a mirror that follows its master falls behind meanwhile, which the record shows."""
         self._status.update(next_at=utc_now() + timedelta(seconds=seconds))
+        if self._schedule is not None:
+            self._control.wait(seconds)
+            return
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if self._control.wait(min(left, _LAG_SECONDS)):
                 return
             record = self._status.record
-            if self._schedule is None and record.last_success_at is not None:
+            if record.last_success_at is not None:
                 behind = (utc_now() - record.last_success_at).total_seconds()
                 self._status.update(lag=record.lag.model_copy(update={"seconds": behind}))
 
@@ -282,7 +285,8 @@ class _Process:
             run_engine(spec, self._directories, self._status, control)
         except JobFailed as failure:
             self._status.error(str(failure))
-            self._status.update(phase="failed", reason=str(failure), next_at=None)
+            reason = str(failure)
+            self._status.update(phase="failed", reason=reason, waiting_for=None, next_at=None)
             control.wait(threading.TIMEOUT_MAX)  # until the spec changes
 
     def _accept(self, spec: AnySpec) -> None:

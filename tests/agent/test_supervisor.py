@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -17,11 +17,13 @@ import pytest
 
 from sync.agent import health, schedule, supervisor
 from sync.agent.__main__ import main
-from sync.agent.job import Control, Directories, JobFailed, JobPaused
+from sync.agent.job import AnySpec, Control, Directories, JobFailed, JobPaused, PassIncompleteError
+from sync.agent.master.client import HttpError
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.status_writer import StatusWriter, name_list, read_status, utc_now
+from sync.agent.zdb import ZdbConnectionError
 from sync.contract import spec as contract
-from sync.contract.spec import Backoff, KernelsSpec, Schedule
+from sync.contract.spec import Backoff, FlistsSpec, KernelsSpec, Schedule, ZdbEndpoint
 from sync.contract.status import StatusRecord
 from tests.agent.mirrors import make_directories, make_status
 
@@ -45,8 +47,8 @@ def write_spec(directories: Directories, **settings: object) -> KernelsSpec:
 class EngineOfTest:
     def __init__(
         self,
-        run: Run,
-        spec: KernelsSpec,
+        run: Callable[..., None],
+        spec: AnySpec,
         directories: Directories,
         status: StatusWriter,
         control: Control,
@@ -168,6 +170,106 @@ def test_failed_paused_and_crashed_engines_show_in_the_record(
         "ask a person",
     ]
     assert record.retries == 1
+
+
+class Waits(Control):
+    """Notes waits in place of waiting; stops after so many."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._most = most
+
+    def wait(self, seconds: float) -> bool:
+        self.seconds.append(seconds)
+        if len(self.seconds) == self._most:
+            self.stop()
+        return True
+
+
+def waits_after(
+    directories: Directories, outcomes: Sequence[Exception | None]
+) -> tuple[int, Waits]:
+    """Let passes of a kernels engine end so; returns how many engines were made, and the waits."""
+    spec = write_spec(directories, backoff=Backoff(first_seconds=1, longest_seconds=100))
+    status = make_status("kernels", directories, spec.source)
+    control = Waits(len(outcomes))
+    left = iter(outcomes)
+    made = 0
+
+    def one_pass(*_: object) -> None:
+        if (outcome := next(left)) is not None:
+            raise outcome
+
+    def make() -> EngineOfTest:
+        nonlocal made
+        made += 1
+        return EngineOfTest(one_pass, spec, directories, status, control)
+
+    try:
+        supervisor.EngineLoop(make, spec, status, control).run()
+    finally:
+        status.close()
+    return made, control
+
+
+def test_waits_grow_with_every_failure_and_start_anew_after_a_success(tmp_path: Path) -> None:
+    failure, refusal = PassIncompleteError("one failed"), HttpError("busy", retry=True)
+    refusal.retry_after_seconds = 60
+    outcomes = [failure, failure, failure, None, failure, JobPaused("full", 7), refusal]
+    made, control = waits_after(make_directories(tmp_path), outcomes)
+    first, second, third, idle, again, paused, asked = control.seconds
+    assert [0.5 <= first <= 1, 1 <= second <= 2, 2 <= third <= 4, 0.5 <= again <= 1] == [True] * 4
+    assert (idle >= 290, paused, asked) == (True, 7, 60)
+    assert made == 1
+
+
+def test_an_engine_that_crashed_is_closed_and_made_anew(tmp_path: Path) -> None:
+    outcomes = [RuntimeError("a defect"), None, OSError(5, "I/O error"), None]
+    made, control = waits_after(make_directories(tmp_path), outcomes)
+    assert made == 3
+    assert max(control.seconds[0], control.seconds[2]) <= 1
+
+
+def test_a_mirror_that_follows_shows_how_it_falls_behind_while_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_LAG_SECONDS", 0.01)
+    directories = make_directories(tmp_path)
+    zdb = ZdbEndpoint(host="127.0.0.1", port=1)
+    spec = FlistsSpec(stack="t", sources=[zdb], local_zdb=zdb, backoff=Backoff(first_seconds=10))
+    status = make_status("flists", directories, str(zdb))
+    status.update(phase="following", last_success_at=utc_now() - timedelta(seconds=500))
+    control = Control()
+
+    def fail(*_: object) -> None:
+        raise ZdbConnectionError("refused")
+
+    with running_loop(
+        lambda: EngineOfTest(fail, spec, directories, status, control), spec, status, control
+    ):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (status.record.lag.seconds or 0) < 500:
+            assert time.monotonic() < deadline, status.record
+            time.sleep(0.01)
+    assert status.record.phase == "following"
+    assert status.record.reason == "refused"
+
+
+@contextmanager
+def running_loop(
+    make: Callable[[], EngineOfTest], spec: FlistsSpec, status: StatusWriter, control: Control
+) -> Iterator[None]:
+    loop = supervisor.EngineLoop(make, spec, status, control)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        control.stop()
+        thread.join(PATIENCE_SECONDS)
+        status.close()
+    assert not thread.is_alive()
 
 
 def test_progress_is_remembered_over_a_restart_but_not_for_another_master(
