@@ -224,8 +224,8 @@ def _follow(master: ZdbProcess, slave: ZdbProcess) -> float:
     key = hashlib.blake2b(payload, digest_size=16).digest()
     with master.connect() as writer, slave.connect() as reader:
         started = time.monotonic()
-        writer.set(key, payload)
-        while reader.get(key) != payload:
+        writer.set_many([(key, payload, None)])
+        while reader.call(b"GET", key) != payload:
             if time.monotonic() - started > _LONGEST_START_SECONDS:
                 raise RuntimeError("a write on the master never arrived")
             time.sleep(0.001)

@@ -27,10 +27,10 @@ def per_second(source: ZdbEndpoint, local: ZdbEndpoint, password: str, seconds: 
         started = time.monotonic()
         for entry in entries:
             timestamp = master.call(b"KEYTIME", entry.key)
-            payload = master.get(entry.key)
+            (payload,) = master.mget([entry.key])
             if payload is None or not isinstance(timestamp, int):
                 raise RuntimeError("the master lost an entry")
-            slave.set(entry.key, payload, timestamp)
+            slave.set_many([(entry.key, payload, timestamp)])
             copied += 1
             if time.monotonic() - started >= seconds:
                 break

@@ -93,10 +93,12 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
         plain = io.BufferedReader(_Inflated(source), _READ)
         for _ in range(_MAX_MEMBERS):
             header = plain.read(_BLOCK)
+            # A block of zeros ends the archive.
             if len(header) < _BLOCK or not header.strip(b"\0"):
                 break
             member = _member(header)
             if not _is_database(member):
+                # Directories, and pax headers, which libtar writes none of and others may.
                 _copy(plain, member.size + -member.size % _BLOCK, None)
                 continue
             data = None

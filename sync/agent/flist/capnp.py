@@ -16,7 +16,9 @@ from typing import Final, NamedTuple
 
 from sync.agent.flist.errors import FlistError
 
+# rfs, on the nodes, reads no more (Rust crate capnp, serialize: SEGMENTS_COUNT_LIMIT).
 MAX_SEGMENTS: Final = 512
+# 0-db has no longer ones (libzdb/index.h, MAX_KEY_LENGTH).
 MAX_KEY_BYTES: Final = 255
 _WORD: Final = 8
 # Kinds of pointers, and of what a list pointer leads to (capnproto.org/encoding.html).
@@ -24,6 +26,7 @@ _STRUCT, _LIST, _FAR = 0, 1, 2
 _BYTES, _COMPOSITE = 2, 7
 _DIR_POINTERS: Final = 5
 _DIR_CONTENTS: Final = 2
+# Data word 0 is the size; the union's tag is the next that fits (format/flist.capnp, Inode).
 _INODE_UNION_WORD: Final = 1
 _INODE_ATTRIBUTES: Final = 1
 _INODE_FILE: Final = 1
@@ -40,14 +43,6 @@ class _Segment(NamedTuple):
     signed: "array[int]"
     halves: "array[int]"
     end: int
-
-
-class _Target(NamedTuple):
-    """Where a pointer leads: segment, first word there, and the pointer's high half."""
-
-    segment: _Segment
-    start: int
-    size: int
 
 
 class _Structs(NamedTuple):
@@ -84,6 +79,7 @@ def _segments(message: bytes) -> list[_Segment]:
     """Split the stream framing: count - 1, sizes in words, padding, segments."""
     if len(message) < _WORD:
         raise FlistError("capnp: shorter than its header")
+    # Whatever the machine, all of capnp is little-endian.
     count = int.from_bytes(message[:4], "little") + 1
     if count > MAX_SEGMENTS or len(message) < 4 + 4 * count:
         raise FlistError(f"capnp: {count} segments")
@@ -124,6 +120,7 @@ def _file_keys(segments: list[_Segment], inodes: _Structs, budget: int) -> list[
         if file is None or not file.pointers:
             continue
         blocks = _structs(segments, file.segment, file.start + file.data_words)
+        # A null pointer is what zflist writes for an empty file (flist_serial.c).
         if blocks is None or not blocks.number:
             continue
         if not blocks.pointers:
@@ -185,25 +182,28 @@ def _key(segments: list[_Segment], segment: _Segment, at: int) -> bytes:
     return segment.data[start * 8 : start * 8 + length]
 
 
-def _landing(segments: list[_Segment], segment: _Segment, at: int, kind: int) -> _Target:
-    """Follow a far pointer; what it leads to must be of the kind that the schema has there."""
+def _landing(
+    segments: list[_Segment], segment: _Segment, at: int, kind: int
+) -> tuple[_Segment, int, int]:
+    """Follow a far pointer; what it leads to must be of the kind that the schema has there.
+
+    Returns segment and first word there, and the high half of the pointer that describes it.
+    """
     word, number = segment.halves[2 * at], segment.halves[2 * at + 1]
     pad_segment, pad = _far(segments, word, number)
     landing, size = _halves(pad_segment, pad)
     # Bit 2 makes it a double one, whose landing pad is two words: a far pointer to the content and
     # a pointer that gives kind and size only. Else the pad is the pointer (encoding.html, far).
     if not word & 4:
-        start = pad + 1 + (pad_segment.signed[2 * pad] >> 2)
-        target = _Target(pad_segment, start, size)
+        content, start = pad_segment, pad + 1 + (pad_segment.signed[2 * pad] >> 2)
     else:
         if landing & 4:
             raise FlistError("capnp: bad double far pointer")
         content, start = _far(segments, landing, size)
         landing, size = _halves(pad_segment, pad + 1)
-        target = _Target(content, start, size)
     if landing & 3 != kind:
         raise FlistError("capnp: pointer of another kind than the schema has there")
-    return target
+    return content, start, size
 
 
 def _far(segments: list[_Segment], word: int, number: int) -> tuple[_Segment, int]:

@@ -147,6 +147,7 @@ def _without_wal(data: bytes) -> bytes:
 def _check_schema(database: sqlite3.Connection) -> None:
     tables: set[str] = set()
     for kind, name, sql in database.execute("SELECT type, name, sql FROM sqlite_schema"):
+        # What PRIMARY KEY makes has no SQL of its own (sqlite.org/fileformat2.html, 2.6.2).
         if kind == "index" and sql is None and str(name).startswith("sqlite_autoindex_"):
             continue
         found = _TABLE.fullmatch(str(sql)) if kind == "table" else None
@@ -211,6 +212,7 @@ def read(database: Path | bytes, cache: DirectoryCache | None = None) -> Content
 def _directories(database: sqlite3.Connection, cache: DirectoryCache) -> tuple[Directory, ...]:
     directories: dict[Directory, None] = {}
     count = 0
+    # A row's key is a hash (flist_tools.c, flist_acl.c); what kind it is of, the value says itself.
     for (value,) in database.execute("SELECT value FROM entries"):
         if not isinstance(value, bytes):
             raise FlistError("sqlite: an entry that is no blob")
@@ -234,6 +236,7 @@ def _backend(database: sqlite3.Connection) -> Backend | None:
         raise FlistError("metadata.backend is too long")
     try:
         data = json.loads(text)
+        # rfs takes no namespace for the default one (src/meta/backend.rs).
         host, port = str(data["host"]), int(data.get("port", 9900))
         return Backend(host, port, str(data.get("namespace") or "default"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -251,6 +254,7 @@ def rewrite_backend(path: Path, backend: Backend) -> None:
         sort_keys=True,
     )
     with _opened(_uri(path, "mode=rw")) as database:
+        # A scratch copy that a crash may leave half written; no journal beside it, and no fsync.
         database.execute("PRAGMA journal_mode=OFF")
         database.execute("PRAGMA synchronous=OFF")
         database.execute(_METADATA)

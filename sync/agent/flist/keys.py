@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Final
 
+# zflist's keys are BLAKE2b hashes of 16 bytes (0-flist: zero_chunk.c); 0-db takes any up to 255.
 _HASH_BYTES: Final = 16
 
 

@@ -73,6 +73,7 @@ def directories(contents: Contents, cache: DirectoryCache) -> dict[str, Any]:
 
 def main() -> None:
     """Answer until the input ends."""
+    # Of the address space, so that it also bounds what zlib and SQLite allocate.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     cache = DirectoryCache()
     for line in sys.stdin:

@@ -62,7 +62,9 @@ _FRONT_PAGE: Final = "/"
 _REDIRECTS: Final = 3
 _ERROR_PAGE_BYTES: Final = 1 << 16
 _OK, _PART, _NOT_MODIFIED, _RANGE_WRONG = 200, 206, 304, 416
+# Gone for good or not, it is not there now (RFC 9110, 15.5.5 and 15.5.11).
 _GONE: Final = frozenset({404, 410})
+# GET and HEAD stay what they are in all of these (RFC 9110, 15.4).
 _REDIRECT: Final = frozenset({301, 302, 303, 307, 308})
 # RFC 9110, 15.5.9 and 15.6; 425 of RFC 8470; 429 of RFC 6585.
 _TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -106,6 +108,7 @@ class Master:
             bandwidth,
             control,
         )
+        # A quarter of a second's requests may leave at once.
         rate = limits.requests_per_second
         self._requests = TokenBucket(rate, max(1.0, rate / 4)) if rate else None
         self._slots = threading.BoundedSemaphore(limits.connections)
@@ -176,6 +179,7 @@ class Master:
         asked = {"Accept-Encoding": "gzip", **(headers or {})}
 
         def read(reply: Reply) -> Page:
+            # Without a body, and with the headers that may have changed (RFC 9110, 15.4.5).
             if reply.status == _NOT_MODIFIED:
                 return page_of(reply, b"")
             self._raise_for(path, reply)
@@ -239,6 +243,7 @@ class Master:
         return page, self.download(path, target, max_bytes, describe(page))
 
     def _receive(self, path: str, reply: Reply, partial: Partial) -> Downloaded:
+        # The file is shorter by now than what came of it (RFC 9110, 15.5.17).
         if reply.status == _RANGE_WRONG:
             partial.restart()
             raise HttpError(f"{path}: cannot be resumed", retry=True)
@@ -277,6 +282,7 @@ class Master:
     def _redirected(self, path: str, reply: Reply) -> str:
         here = f"{self._origin.scheme}://{self._origin.host_header}{self._prefix}{path}"
         reply.read_all(_ERROR_PAGE_BYTES)
+        # It may be relative, and is often absolute: Werkzeug's are (RFC 9110, 10.2.2).
         location = reply.header("Location")
         try:
             url = urlsplit(urljoin(here, location))
@@ -378,6 +384,7 @@ class Master:
         if not error.unreachable and not error.unanswered:
             self._note_answer()
             return
+        # One asks for the front page; the others wait, and then stop for the same reason.
         with self._judging:
             if self._lost is None:
                 if not error.unreachable and self._front_page_answers(error):
@@ -413,11 +420,11 @@ class Master:
                     return not error.elsewhere
                 return not failure.unreachable and not failure.unanswered
 
-    def _take_slot(self) -> None:
+    def _take_slot(self, *, at_once: bool) -> None:
         """Take one of the connections, once the master may be asked again."""
         while True:
             self._slots.acquire()
-            wait = self._not_before - time.monotonic()
+            wait = 0.0 if at_once else self._not_before - time.monotonic()
             if wait <= 0:
                 return
             self._slots.release()
@@ -429,10 +436,7 @@ class Master:
 
         at_once: although the master asked for patience.
         """
-        if at_once:
-            self._slots.acquire()
-        else:
-            self._take_slot()
+        self._take_slot(at_once=at_once)
         connection: Connection | None = None
         kept_replies = 0
         try:

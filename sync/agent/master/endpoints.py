@@ -43,12 +43,6 @@ class _Name(Generic[Endpoint]):
     # Failed in what is still to be done: not to be tried again for it before all others.
     failed: bool = False
 
-    def ready(self, now: float) -> bool:
-        return not self.reason or now >= self.due
-
-    def may_be_asked(self, now: float) -> bool:
-        return now >= self.not_before
-
     def skip(self, reason: str, now: float, at_least_seconds: float = 0) -> None:
         wait = self.backoff.after_failure(at_least_seconds)
         if not self.reason:
@@ -104,14 +98,16 @@ class MasterEndpoints(Generic[Endpoint]):
         """
         with self._lock:
             now = self._clock()
+            # Of names that all asked for patience, the one that asked for the least.
             patient = min(self._names, key=lambda name: name.not_before)
-            askable = [name for name in self._names if name.may_be_asked(now)] or [patient]
+            askable = [name for name in self._names if now >= name.not_before] or [patient]
             fresh = [name for name in askable if not name.failed]
             if not fresh:
                 fresh = askable
                 for name in self._names:
                     name.failed = False
-            chosen = next((name for name in fresh if name.ready(now)), fresh[0])
+            due = (name for name in fresh if not name.reason or now >= name.due)
+            chosen = next(due, fresh[0])
             if chosen is not self._current or chosen.since is None:
                 self._current = chosen
                 # One that died is reported by the result of the attempt, not by the attempt.
@@ -123,7 +119,7 @@ class MasterEndpoints(Generic[Endpoint]):
     def has_others(self) -> bool:
         """Return whether a name is left to go to when the one in use dies."""
         with self._lock:
-            return self._others_than(self._current)
+            return self._has_others_than(self._current)
 
     def answered(self, *, settles: bool = True) -> None:
         """Note that the name in use answers.
@@ -138,6 +134,7 @@ class MasterEndpoints(Generic[Endpoint]):
             if changed:
                 current.restore()
                 current.since = utc_now()
+            # A name that was in use before and did not die is merely not needed now.
             for name in self._names:
                 if name is not current and not name.reason and name.since is not None:
                     name.since = None
@@ -161,7 +158,7 @@ class MasterEndpoints(Generic[Endpoint]):
             name.skip(reason, self._clock(), at_least_seconds)
             name.failed = True
             self._report()
-            return self._others_than(name)
+            return self._has_others_than(name)
 
     def preferred(self) -> list[tuple[Endpoint, float]]:
         """Return the names preferred to the one in use, and in how many seconds each is due."""
@@ -191,10 +188,12 @@ class MasterEndpoints(Generic[Endpoint]):
             each = "; ".join(f"{name.endpoint} ({name.reason})" for name in self._names)
             return f"none of the master's {len(self._names)} names answers: {each}"
 
-    def _others_than(self, name: _Name[Endpoint]) -> bool:
+    def _has_others_than(self, name: _Name[Endpoint]) -> bool:
         now = self._clock()
-        others = (other for other in self._names if other is not name)
-        return any(not other.failed and other.may_be_asked(now) for other in others)
+        return any(
+            other is not name and not other.failed and now >= other.not_before
+            for other in self._names
+        )
 
     def _named(self, endpoint: Endpoint) -> _Name[Endpoint]:
         return next(name for name in self._names if name.endpoint == endpoint)

@@ -145,6 +145,7 @@ class _Reader(io.RawIOBase):
                     f"hung: {self._window_bytes} bytes in {self._limits.read_timeout_seconds:g} s",
                     retry=True,
                 )
+            # Short, as nothing else wakes a blocked read when the job stops.
             self._sock.settimeout(min(_SLICE_SECONDS, left))
             try:
                 count = self._sock.recv_into(view)
@@ -260,6 +261,7 @@ class Reply:
         if self._chunked:
             return self._read_chunk(amount)
         data = self._some(amount if self.length is None else min(amount, self.length))
+        # It ends with the connection, as it also does when cut off (RFC 9112, 8): see says_its_end.
         if self.length is None:
             self.ended = not data
         elif not data:
@@ -326,6 +328,7 @@ class Connection:
 
     def send(self, method: str, targets: Sequence[str], headers: Mapping[str, str]) -> None:
         """Write requests as one piece; `reply` reads their replies in their order."""
+        # Host is required, and should come first (RFC 9112, 3.2; RFC 9110, 7.2).
         fields = {"Host": self.origin.host_header, **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         requests = [f"{method} {target} HTTP/1.1\r\n{head}\r\n" for target in targets]
@@ -366,6 +369,7 @@ def _connect(origin: Origin, limits: ConnectionLimits) -> socket.socket:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if origin.scheme == "https":
+            # The agent's image need not have authorities of its own.
             context = ssl.create_default_context(cafile=certifi.where())
             return context.wrap_socket(sock, server_hostname=origin.host)
     except OSError as error:

@@ -35,6 +35,7 @@ class Evidence(Generic[AnyName]):
     def agrees(self) -> bool:
         """Return whether at least half of the mirrored names are listed as old as here or newer."""
         alike = sum(1 for name, here in self.mirrored.items() if self._is_alike(name, here))
+        # Any master agrees with a mirror that has nothing yet.
         return alike * 2 >= len(self.mirrored)
 
     def _is_alike(self, name: AnyName, here: float | None) -> bool:
@@ -72,6 +73,7 @@ class Followed(BaseModel):
         Raises JobFailed where a name turns out to be another master's, which nobody asked for. To
         name none of the old names any more is to ask for it, and so is to confirm it.
         """
+        # A list that shares no name with the old one is the operator's word (docs/adr/0008).
         chosen = bool(self.sources) and set(self.sources).isdisjoint(spec.sources)
         chosen = chosen or spec.removal_confirmation > self.confirmation
         same = source == self.source or evidence.agrees()

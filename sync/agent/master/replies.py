@@ -100,6 +100,7 @@ def http_seconds(text: str | None) -> float | None:
     """Read an HTTP date as unix seconds; None for anything else."""
     if not text:
         return None
+    # Reads all three forms, also the obsolete ones (RFC 9110, 5.6.7).
     try:
         return email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError):
@@ -110,6 +111,7 @@ def retry_after(reply: Reply) -> float:
     """Return the seconds that the master asks to wait, 0 where it does not."""
     # Seconds or a date (RFC 9110, 10.2.3), within a bound that nobody can raise from outside.
     text = reply.header("Retry-After")
+    # isdigit alone takes digits of all scripts.
     if text.isdigit() and text.isascii():
         return min(float(text), _LONGEST_RETRY_AFTER_SECONDS)
     at = http_seconds(text)

@@ -27,6 +27,7 @@ from sync.agent.zdb.replies import (
 from sync.agent.zdb.transport import WINDOW_BYTES, ZdbTransport, open_socket
 from sync.contract.spec import ZdbEndpoint
 
+# Of 8 MiB each they stay below Limits.reply_bytes; zdbd takes 1,023 (zdbd/redis.c).
 _MGET_KEYS: Final = 50
 # EXISTS goes in groups, two of which fill the window.
 _EXISTS_GROUPS: Final = 2
@@ -164,11 +165,6 @@ class ZdbConnection(ZdbTransport):
             for payload, time in zip(payloads, replies[: len(keys)], strict=True)
         ]
 
-    def get(self, key: bytes) -> bytes | None:
-        """Payload of a key, None if it is not there."""
-        reply = self.call(b"GET", key)
-        return None if reply is None else expect(reply, bytes, "GET")
-
     def scan(self, cursor: Cursor | None = None) -> ScanPage | None:
         """Entries after the cursor (None: from the first) in index order; None at the end.
 
@@ -204,6 +200,7 @@ class ZdbConnection(ZdbTransport):
 
     def count_keys(self) -> int:
         """Count the keys of all namespaces of the server."""
+        # NSLIST and NSINFO show those that may not be read, too (zdbd/commands_namespace.c).
         names = [name.encode() for name in self.namespaces()]
         replies = self._all([(b"NSINFO", name) for name in names])
         return sum(NamespaceInfo.of(reply).entries for reply in replies)
@@ -240,22 +237,14 @@ class ZdbConnection(ZdbTransport):
 
     # Writing
 
-    def set(self, key: bytes, payload: bytes, timestamp: int | None = None) -> bool:
-        """Store a payload; False where the namespace had this payload already.
+    def set_many(self, items: Iterable[tuple[bytes, bytes, int | None]]) -> list[bool]:
+        """Store (key, payload, timestamp) in order; False where the namespace had the payload.
 
         timestamp: unix seconds, for an admin; without it the server's own time.
         """
-        return self.set_many([(key, payload, timestamp)])[0]
-
-    def set_many(self, items: Iterable[tuple[bytes, bytes, int | None]]) -> list[bool]:
-        """Store (key, payload, timestamp) in order; see `set` for what is returned of each."""
         replies = self._all(_set_request(*item) for item in items)
         # nil: the namespace has this payload (zdbd/commands_set.c, data_compare_matching).
         return [reply is not None for reply in replies]
-
-    def delete(self, key: bytes) -> bool:
-        """Remove a key; False where there was none."""
-        return self.delete_many([key])[0]
 
     def delete_many(self, keys: Iterable[bytes]) -> list[bool]:
         """Remove keys; False for each that was not there."""
@@ -263,6 +252,7 @@ class ZdbConnection(ZdbTransport):
         failed: ZdbReplyError | None = None
         for reply in self.pipeline((b"DEL", key) for key in keys):
             removed.append(not isinstance(reply, ZdbReplyError))
+            # Said as well of a key that was deleted before (zdbd/commands_dataset.c).
             if isinstance(reply, ZdbReplyError) and reply.reason != "Key not found":
                 failed = failed or ZdbReplyError(reply.reason, "DEL")
         if failed:

@@ -23,7 +23,6 @@ class ZdbReplyError(ZdbError):
     def __init__(self, reason: str, command: str = "") -> None:
         super().__init__(f"{command}: {reason}" if command else reason)
         self.reason = reason
-        self.command = command
 
 
 class ZdbAuthError(ZdbError):

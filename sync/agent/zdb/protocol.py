@@ -41,6 +41,7 @@ def encode(*arguments: bytes) -> bytes:
     return b"".join(parts)
 
 
+# The shortest reply that there is (zdbd/commands_dataset.c, command_exists).
 _YES: Final = b":1\r\n"
 _FLAG_BYTES: Final = len(_YES)
 
@@ -101,6 +102,7 @@ class ReplyParser:
         text = rest.decode("ascii", "replace")
         if kind == b"+":
             return Status(text)
+        # It answers one request: those behind it in the pipeline are answered all the same.
         if kind == b"-":
             return ZdbReplyError(text)
         raise ZdbProtocolError(

@@ -54,6 +54,7 @@ def open_socket(endpoint: ZdbEndpoint, timeout_seconds: float) -> socket.socket:
     except OSError as error:
         raise ZdbConnectionError(f"0-db {where}: {error.strerror or error}") from error
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A server that vanished without a word is noticed in the end, also where WAIT is silent.
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return connected
 

@@ -22,7 +22,7 @@ from tests.agent.chunks.chunks_mirror import (
 def test_everything_is_copied_with_the_masters_timestamps(mirror: FlistsMirror) -> None:
     mirror.fill()
     with mirror.master.connect() as master:
-        master.set(b"a key of another size", b"proves nothing", 1_500_000_000)
+        master.set_many([(b"a key of another size", b"proves nothing", 1_500_000_000)])
     with mirror.job() as job:
         record = job.wait(following)
     assert mirror.same()
@@ -47,7 +47,7 @@ def test_a_write_on_the_master_arrives_within_a_second(mirror: FlistsMirror) -> 
         for number in range(5):
             payload = os.urandom(100)
             with mirror.master.connect() as master:
-                master.set(key_of(payload), payload, number)
+                master.set_many([(key_of(payload), payload, number)])
             written_at = time.monotonic()
             while not slave.exists([key_of(payload)])[0]:
                 assert time.monotonic() - written_at < 10, "not followed"
@@ -59,7 +59,7 @@ def test_overwritten_keys_that_prove_nothing_end_with_the_last_payload(
 ) -> None:
     with mirror.job() as job, mirror.master.connect() as master:
         for number in range(200):
-            master.set(b"name %d" % (number % 7), b"payload %d" % number, number)
+            master.set_many([(b"name %d" % (number % 7), b"payload %d" % number, number)])
         job.wait(following)
         mirror.await_same(job)
 
@@ -172,7 +172,7 @@ def test_local_uploads_are_never_deleted(mirror: FlistsMirror) -> None:
     keys = mirror.fill()
     upload = chunks(1, seed=99)[0]
     with mirror.slave.connect() as slave:
-        slave.set(*upload)
+        slave.set_many([upload])
     mirror.published([])
     with mirror.job(deletes_without_users=True) as job:
         job.wait(following)
@@ -181,7 +181,7 @@ def test_local_uploads_are_never_deleted(mirror: FlistsMirror) -> None:
         mirror.published([], time.time() + 60)
         job.wait(lambda record: record.details.get("deleted_items") == 30, "deleted")
     with mirror.slave.connect() as slave:
-        assert slave.get(upload[0]) == upload[1]
+        assert slave.call(b"GET", upload[0]) == upload[1]
         assert slave.dbsize() == len(keys) - 30 + 1
 
 

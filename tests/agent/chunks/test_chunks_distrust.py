@@ -258,8 +258,8 @@ def test_verify_names_what_is_bad_or_missing_and_repair_fetches_just_that(
 ) -> None:
     keys = followed(mirror)
     with mirror.slave.connect() as slave:
-        slave.set(keys[3], b"not what it was")
-        slave.delete(keys[7])
+        slave.set_many([(keys[3], b"not what it was", None)])
+        slave.delete_many([keys[7]])
     spec = mirror.spec()
     report = verify(spec, mirror.directories, VerifyOptions())
     assert {problem.name for problem in report.problems} == {keys[3].hex(), keys[7].hex()}
@@ -285,13 +285,13 @@ def test_the_parts_of_verify_are_the_whole(mirror: FlistsMirror) -> None:
 def test_a_foreign_write_on_the_slave_breaks_nothing(mirror: FlistsMirror) -> None:
     keys = followed(mirror)
     with mirror.slave.connect() as slave:
-        slave.set(b"foreign", os.urandom(10))
-        slave.set(keys[0], b"overwritten by somebody")
+        slave.set_many([(b"foreign", os.urandom(10), None)])
+        slave.set_many([(keys[0], b"overwritten by somebody", None)])
     with mirror.job() as job, mirror.master.connect() as master:
         job.wait(following)
         added = chunks(1, seed=7)[0]
-        master.set(*added)
+        master.set_many([added])
         job.wait(lambda record: record.details.get("copied_items") == 1, "followed")
     with mirror.slave.connect() as slave:
-        assert slave.get(added[0]) == added[1]
+        assert slave.call(b"GET", added[0]) == added[1]
         assert slave.exists([b"foreign"]) == [True]

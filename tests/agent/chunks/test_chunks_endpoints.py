@@ -160,7 +160,7 @@ def test_repair_mends_by_the_name_that_answers(mirror: FlistsMirror) -> None:
         job.wait(following, "following")
     key = chunks(1, 1)[0][0]
     with mirror.slave.connect() as slave:
-        slave.delete(key)
+        slave.delete_many([key])
     dead = mirror.master.endpoint.model_copy(update={"port": 1})
     spec = mirror.spec(sources=[dead, mirror.master.endpoint])
     report = repair(spec, mirror.directories, VerifyOptions())

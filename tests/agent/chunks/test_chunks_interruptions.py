@@ -123,7 +123,7 @@ def test_payloads_that_a_power_loss_spoilt_are_proven_and_fetched_again(
         job.wait(following)
     with mirror.slave.connect() as slave:
         for key in keys[-20:]:
-            slave.set(key, b"zeros, as after a power loss", 1)
+            slave.set_many([(key, b"zeros, as after a power loss", 1)])
     mirror.slave.kill()
     mirror.slave.start()
     with mirror.job() as job:
@@ -250,7 +250,7 @@ def test_what_a_power_loss_spoilt_is_found_after_further_interruptions(
         job.wait(following)
     with mirror.slave.connect() as slave:
         for key in keys[-20:]:
-            slave.set(key, b"zeros, as after a power loss", 1)
+            slave.set_many([(key, b"zeros, as after a power loss", 1)])
     mirror.slave.kill()
     mirror.slave.start()
     mirror.fill(8000, seed=2, size=300)

@@ -60,7 +60,7 @@ class Mirrored(RuleBasedStateMachine):
     @rule(name=st.integers(0, 3), payload=st.binary(max_size=50))
     def overwrite_a_name(self, name: int, payload: bytes) -> None:
         with self._mirror.master.connect() as master:
-            master.set(b"name %d" % name, payload)
+            master.set_many([(b"name %d" % name, payload, None)])
         self._master[b"name %d" % name] = payload
 
     @precondition(lambda self: len(self._master) > 1)
@@ -76,7 +76,7 @@ class Mirrored(RuleBasedStateMachine):
     def upload_locally(self, payload: bytes) -> None:
         key = hashlib.blake2b(b"local" + payload, digest_size=20).digest()
         with self._mirror.slave.connect() as slave:
-            slave.set(key, payload)
+            slave.set_many([(key, payload, None)])
         self._uploads[key] = payload
 
     @rule()

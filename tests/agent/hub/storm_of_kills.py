@@ -66,5 +66,5 @@ class Storm:
                 master.set_many(made)
                 master.delete_many([key for key, _, _ in made[:10]])
                 name = b"name %d" % (round_number % 5)
-                master.set(name, b"payload %d" % round_number)
+                master.set_many([(name, b"payload %d" % round_number, None)])
             self._calm.wait(0.05)

@@ -84,7 +84,7 @@ def test_a_reply_that_never_ends_is_given_up() -> None:
     ):
         started = time.monotonic()
         with pytest.raises(ZdbTimeoutError):
-            connection.get(b"key")
+            connection.call(b"GET", b"key")
         assert time.monotonic() - started < 10
 
 
@@ -102,8 +102,8 @@ def test_a_silent_server_is_nudged_once_and_its_pong_swallowed() -> None:
         return None
 
     with ScriptedZdb(stall) as server, ZdbConnection.open(server.endpoint) as connection:
-        assert connection.get(b"one") == b"one"
-        assert connection.get(b"two") == b"two"
+        assert connection.call(b"GET", b"one") == b"one"
+        assert connection.call(b"GET", b"two") == b"two"
 
 
 def test_a_closed_connection_and_a_refused_one_say_where() -> None:
@@ -120,7 +120,7 @@ def test_password_and_namespace_are_named_when_refused(tmp_path: Path) -> None:
         with pytest.raises(ZdbAuthError, match="nowhere"):
             ZdbConnection.open(missing, "right")
         with ZdbConnection.open(server.endpoint) as reader, pytest.raises(ZdbReplyError):
-            reader.set(b"key", b"payload")
+            reader.set_many([(b"key", b"payload", None)])
 
 
 def test_a_namespace_is_written_listed_and_read_in_both_directions(tmp_path: Path) -> None:
@@ -180,11 +180,11 @@ def test_a_foreign_namespace_is_public_to_read_and_protected_to_write(tmp_path: 
             with pytest.raises(ZdbError, match="63"):
                 connection.namespace_protect("foreign", "x" * 64)
         with ZdbConnection.open(foreign, "right") as writer:
-            writer.set(b"key", b"payload")
+            writer.set_many([(b"key", b"payload", None)])
         with ZdbConnection.open(foreign) as reader:
-            assert reader.get(b"key") == b"payload"
+            assert reader.call(b"GET", b"key") == b"payload"
             with pytest.raises(ZdbReplyError):
-                reader.delete(b"key")
+                reader.delete_many([b"key"])
 
 
 def test_wait_wakes_on_a_write_and_tells_a_time_out(tmp_path: Path) -> None:
@@ -195,10 +195,10 @@ def test_wait_wakes_on_a_write_and_tells_a_time_out(tmp_path: Path) -> None:
 def test_what_0_db_can_not_store_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     with ZdbProcess(tmp_path, admin="right") as server, server.connect() as connection:
         with pytest.raises(ZdbError, match="255"):
-            connection.set(b"k" * 256, b"")
+            connection.set_many([(b"k" * 256, b"", None)])
         with pytest.raises(ZdbError, match="8388608"):
-            connection.set(b"k", bytes((8 << 20) + 1))
-        assert connection.set(b"k" * 255, bytes(8 << 20))
+            connection.set_many([(b"k", bytes((8 << 20) + 1), None)])
+        assert connection.set_many([(b"k" * 255, bytes(8 << 20), None)]) == [True]
 
 
 @settings(deadline=None)
