@@ -17,8 +17,8 @@ from sync.contract import layout
 from sync.providers import wheels
 from sync.providers.base import Drift, HostInputs, HostProvider
 from sync.providers.host import facts
-from sync.providers.host.connection import Command, HostError
-from sync.providers.host.host import Host, docker_failure
+from sync.providers.host.connection import HostError
+from sync.providers.host.host import Host
 from sync.providers.host.root_helper import MANIFEST
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
@@ -79,19 +79,10 @@ def packed(files: Mapping[str, bytes]) -> Iterator[bytes]:
 
 def _digests_in_use(host: Host, root: str) -> set[str]:
     """Digests whose directory some container, running or not, has mounted."""
-    script = (
-        'ids=$("$@" ps --all --quiet) || exit $?; '
-        # One that ended meanwhile is an error to inspect, and no reason to stop.
-        '[ -z "$ids" ] || '
-        '"$@" inspect --format "{{range .Mounts}}{{println .Source}}{{end}}" $ids || true'
-    )
-    completed = host.run(Command(["sh", "-c", script, "sh", *host.docker()]))
-    if completed.status != 0:
-        raise docker_failure(host.connection.docker_host, completed)
-    listed = completed.stdout.decode(errors="replace")
+    listed = host.run_docker("ps", "--all", "--no-trunc", "--format", "{{.Mounts}}")
     folder = PurePosixPath(layout.under(root, layout.AGENTS))
-    sources = (PurePosixPath(line) for line in listed.splitlines() if line)
-    return {source.name for source in sources if source.parent == folder}
+    mounts = (PurePosixPath(mount) for line in listed.splitlines() for mount in line.split(","))
+    return {mount.name for mount in mounts if mount.parent == folder}
 
 
 class BundleInputs(HostInputs):

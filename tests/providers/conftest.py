@@ -18,6 +18,7 @@ from sync.providers.base import HostInputs, Model
 from sync.providers.host import facts
 from sync.providers.host.connection import HostConnection
 from sync.providers.jobs import view
+from sync.providers.preflight import probe
 from tests.sandbox.host import dockerd, images, sshd
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 
@@ -125,6 +126,6 @@ def zdb() -> Iterator[ZdbServer]:
     server.stop()
 
 
-def zdb_asked(zdb: ZdbServer, namespace: str = "default") -> dict[str, Any]:
+def zdb_asked(zdb: ZdbServer, namespace: str = "default") -> probe.Upstream:
     """Return how preflight names a master's 0-db to the probe."""
     return {"name": "zdb", "host": zdb.address, "port": zdb.port, "namespace": namespace}

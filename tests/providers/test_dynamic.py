@@ -187,9 +187,9 @@ def test_files_through_their_whole_life(
     _id, drifted = server.read(id_, outs)
     assert drifted["drift"] == ["config: changed on the host"]
     assert server.diff(drifted, inputs).changes == provider_pb2.DiffResponse.DIFF_SOME
-    mended = server.update(drifted, inputs)
+    repaired = server.update(drifted, inputs)
     assert (Path(data_root) / "config").read_text() == "listen = 80"
-    assert server.diff(mended, inputs).changes == provider_pb2.DiffResponse.DIFF_NONE
+    assert server.diff(repaired, inputs).changes == provider_pb2.DiffResponse.DIFF_NONE
     unknown = {**inputs, "files": [{**file, "content": rpc.UNKNOWN}]}
     assert server.diff(outs, unknown).changes == ENGINE_COMPARES
     server.delete(id_, outs)
@@ -219,7 +219,7 @@ def test_a_job_with_an_unknown_spec_previews(server: Server) -> None:
     assert list(answer.replaces) == []
 
 
-def test_a_host_that_can_not_be_reached_is_an_error_with_its_remedy(server: Server) -> None:
+def test_a_host_that_cannot_be_reached_is_an_error_with_its_remedy(server: Server) -> None:
     host = {"dockerHost": "ssh://root@127.0.0.1:1", "knownHostsPath": "/none", "helperImage": "x"}
     directory = {"path": "data", "uid": 0, "mode": 0o755}
     inputs = _with(
@@ -227,8 +227,8 @@ def test_a_host_that_can_not_be_reached_is_an_error_with_its_remedy(server: Serv
     )
     with pytest.raises(grpc.RpcError) as refused:
         server.create(inputs)
-    told = str(refused.value.details())
-    assert "see the host's fingerprint and pin it with" in told
+    message = str(refused.value.details())
+    assert "see the host's fingerprint and pin it with" in message
     # Pulumi's own frames and one of ours: no cause, nothing of paramiko.
-    assert told.count("  File ") <= 3
-    assert told.count("Traceback") == 1
+    assert message.count("  File ") <= 3
+    assert message.count("Traceback") == 1

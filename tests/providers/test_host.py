@@ -55,7 +55,9 @@ def _seen(provider: Any, id_: str, outs: dict[str, Any]) -> dict[str, Any]:
 
 
 @EVERY_WAY
-def test_directories_are_made_owned_mended_and_purged(host: dict[str, str], data_root: str) -> None:
+def test_directories_are_made_owned_repaired_and_purged(
+    host: dict[str, str], data_root: str
+) -> None:
     provider = HostDirectoriesProvider()
     inputs = directories(host, data_root)
     created = provider.create(inputs)
@@ -130,12 +132,12 @@ def test_a_secret_file_reaches_its_owner_and_nothing_else(
     provider = HostFilesProvider()
     secret = {"path": "secrets/zdb/zdb-admin", "uid": 10004.0, "mode": 384.0, "content": CANARY}
     inputs = {"host": host, "root": data_root, "files": [secret]}
-    with _watching_processes(CANARY) as told:
+    with _watching_processes(CANARY) as seen_elsewhere:
         created = provider.create(inputs)
         assert created.outs is not None
         seen = _seen(provider, created.id, created.outs)
         provider.update(created.id, seen, inputs)
-    assert told == []
+    assert seen_elsewhere == []
     assert CANARY not in f"{created} {created.outs} {seen}"
     assert CANARY not in "".join(capfd.readouterr())
     path = Path(data_root) / "secrets/zdb/zdb-admin"
@@ -149,7 +151,7 @@ def test_a_secret_file_reaches_its_owner_and_nothing_else(
 
 
 @LOCALLY
-def test_files_that_drift_are_told_and_mended(host: dict[str, str], data_root: str) -> None:
+def test_files_that_drift_are_reported_and_repaired(host: dict[str, str], data_root: str) -> None:
     HostDirectoriesProvider().create(directories(host, data_root))
     provider = HostFilesProvider()
     paths = ["config/changed", "config/gone", "config/owned", "config/kept"]
@@ -200,7 +202,7 @@ def agent(
 
 
 @TWO_WAYS
-def test_the_agent_runs_from_its_bundle_which_is_adopted_and_mended(
+def test_the_agent_runs_from_its_bundle_which_is_adopted_and_repaired(
     agent: Agent, helper_image: str
 ) -> None:
     provider = AgentBundleProvider()
@@ -310,16 +312,16 @@ def test_a_job_is_started_recorded_killed_repaired_and_stopped(
     edited = _seen(provider, created.id, repaired.outs)
     assert edited["specDrift"] == "the spec on the host was changed"
     assert provider.diff(created.id, edited, inputs).changes is ENGINE_COMPARES
-    mended = provider.update(created.id, edited, inputs)
-    assert mended.outs is not None
-    assert mended.outs["specDrift"] == ""
+    rewritten = provider.update(created.id, edited, inputs)
+    assert rewritten.outs is not None
+    assert rewritten.outs["specDrift"] == ""
 
-    provider.delete(created.id, mended.outs)
+    provider.delete(created.id, rewritten.outs)
     assert not spec_file.exists()
     state = Path(agent.root) / layout.job_state_dir("kernels")
     assert not (state / "kernels.sqlite").exists()
     assert (Path(agent.root) / layout.KERNELS).is_dir()
-    assert _seen(provider, created.id, mended.outs) == {}
+    assert _seen(provider, created.id, rewritten.outs) == {}
 
 
 @LOCALLY
@@ -406,7 +408,7 @@ def test_a_refresh_looks_at_the_host_once_for_jobs_and_once_for_files(
     assert sorted(commands) == ["docker", "sh"]
 
 
-def test_an_upload_cut_off_by_the_network_is_told_and_the_next_one_succeeds(
+def test_an_upload_cut_off_by_the_network_is_reported_and_the_next_one_succeeds(
     ssh_server: sshd.Sshd, data_root: str, helper_image: str
 ) -> None:
     (Path(data_root) / "agent").mkdir(parents=True)
@@ -432,7 +434,7 @@ def test_an_upload_cut_off_by_the_network_is_told_and_the_next_one_succeeds(
     assert root_helper.problems(shown[0]) == []
 
 
-def test_a_data_root_that_the_user_may_not_enter_is_told_not_taken_for_empty(
+def test_a_data_root_that_the_user_may_not_enter_is_named_not_taken_for_empty(
     ssh_server: sshd.Sshd, docker_member: str, data_root: str, helper_image: str
 ) -> None:
     (Path(data_root) / "inner").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A job in the stack: what is a change and what is not, and in which words it is told."""
+"""A job in the stack: what is a change and what is not, and in which words it is shown."""
 
 import base64
 import json
@@ -166,7 +166,7 @@ def test_a_state_of_the_form_before_is_judged_as_ever() -> None:
         assert PROVIDER.diff("id", _of_a_state_before(**broken), _inputs()).changes is True
 
 
-def test_a_refreshed_job_tells_its_trouble_among_its_inputs(
+def test_a_refreshed_job_has_its_trouble_among_its_inputs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stopped = changed(CONTAINER, running=False, status="exited", exit_code=137)
@@ -180,10 +180,10 @@ def test_a_refreshed_job_tells_its_trouble_among_its_inputs(
     assert PROVIDER.diff("id", read.outs, _inputs()).changes is ENGINE_COMPARES
     assert "repair" not in PROVIDER.check({}, read.inputs).inputs
     seen.pop(0)
-    mended = PROVIDER.read("id", read.outs)
-    assert mended.inputs == _as_the_engine_gives(_inputs())
-    assert mended.outs is not None
-    assert PROVIDER.diff("id", mended.outs, _inputs()).changes is False
+    repaired = PROVIDER.read("id", read.outs)
+    assert repaired.inputs == _as_the_engine_gives(_inputs())
+    assert repaired.outs is not None
+    assert PROVIDER.diff("id", repaired.outs, _inputs()).changes is False
 
 
 @pytest.mark.parametrize(
@@ -205,13 +205,13 @@ def test_a_refreshed_job_tells_its_trouble_among_its_inputs(
         (_view(_record(agent_version="older")), "agent older runs, 0123456789abcdef is wanted"),
     ],
 )
-def test_a_job_in_trouble_is_a_change_told_in_words(
+def test_a_job_in_trouble_is_a_change_explained_in_words(
     view: JobsView, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     diff = PROVIDER.diff("id", _outs(view), _inputs())
     assert (diff.changes, diff.replaces) == (True, [])
-    told = capfd.readouterr().err
-    assert re.search(words, told), told
+    logged = capfd.readouterr().err
+    assert re.search(words, logged), logged
 
 
 def test_an_agent_that_hangs_before_its_first_record_is_restarted_not_taken_for_missing() -> None:
@@ -267,9 +267,9 @@ def test_another_master_is_a_replacement_that_says_what_happens_to_the_data(
     diff = PROVIDER.diff("id", HEALTHY, _inputs(spec=spec))
     assert (diff.changes, diff.replaces) == (ENGINE_COMPARES, ["spec"])
     assert diff.delete_before_replace is True
-    told = capfd.readouterr().err
-    assert "https://hub.example.org becomes https://other.example.org" in told
-    assert "what was mirrored stays and is served" in told
+    logged = capfd.readouterr().err
+    assert "https://hub.example.org becomes https://other.example.org" in logged
+    assert "what was mirrored stays and is served" in logged
 
 
 def test_the_spec_of_the_release_before_is_updated_in_place() -> None:
@@ -408,7 +408,7 @@ def test_each_level_is_waited_for(ready: str, record: StatusRecord) -> None:
     ("ready", "record"),
     [("bootable", STARTING), ("first-pass", BOOTABLE), ("in-sync", PASSED)],
 )
-def test_running_out_of_time_is_recorded_and_told_not_raised(
+def test_running_out_of_time_is_recorded_and_logged_not_raised(
     ready: str, record: StatusRecord, capfd: pytest.CaptureFixture[str]
 ) -> None:
     state = _wait(_wanted(ready), _view(record), limit_seconds=0.05)
@@ -454,7 +454,7 @@ def test_a_paused_job_is_waited_for_only_to_start() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_progress_is_told_while_waiting(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_logged_while_waiting(capfd: pytest.CaptureFixture[str]) -> None:
     half = _view(_record(first_pass_at=None, done=Amount(items=6), lag=Lag(items=6)))
     _wait(_wanted("in-sync"), _view(STARTING), half, half, _view(_record()))
     assert "info: users: idle, 6 of 12 flists, 6 flists behind" in capfd.readouterr().err

@@ -178,7 +178,7 @@ KEYS: list[tuple[int, int, int, list[str]]] = [
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize(("keys", "limit_mb", "host_gb", "words"), KEYS)
-def test_the_masters_keys_are_held_against_0_dbs_limit_and_the_hosts_memory(
+def test_the_masters_keys_are_compared_with_0_dbs_limit_and_the_hosts_memory(
     keys: int, limit_mb: int, host_gb: int, words: list[str], *, first: bool
 ) -> None:
     needs = changed(NEEDS, limits=Limits(memory_bytes=1, zdb_memory_bytes=limit_mb << 20))
@@ -198,7 +198,7 @@ def test_a_master_that_does_not_tell_its_keys_is_named_and_not_refused() -> None
     assert "hub.grid.tf:9900 does not say" in found[0].message
 
 
-def test_the_keys_of_a_master_of_several_names_are_told_once_by_whichever_answers() -> None:
+def test_the_keys_of_a_master_of_several_names_are_counted_once_by_whichever_answers() -> None:
     other = "hub.threefold.me:9900"
     masters = [Master(name="zdb", host=h, port=9900) for h in ("hub.threefold.me", "hub.grid.tf")]
     limits = changed(NEEDS.limits, memory_bytes=1)
@@ -253,7 +253,7 @@ def test_what_etc_hosts_says_of_the_hosts_own_name_is_not_dns() -> None:
     ]
 
 
-def test_a_record_of_one_family_that_is_missing_is_told() -> None:
+def test_a_record_of_one_family_that_is_missing_is_reported() -> None:
     facts = replace(GOOD, resolved={"hub.example.org": ("203.0.113.10",)})
     found = judge(facts, NEEDS)
     assert [(finding.level, finding.message) for finding in found] == [
@@ -271,7 +271,7 @@ def test_a_public_address_that_the_host_has_not_may_be_translated() -> None:
     assert "NAT" in found[0].remedy
 
 
-def test_a_host_without_ipv6_is_told_in_words() -> None:
+def test_a_host_without_ipv6_is_named_in_words() -> None:
     needs = changed(NEEDS, ports=(Binding(address="::", port=80),))
     found = judge(replace(GOOD, foreign_addresses=("::",)), needs)
     assert [(f.level, f.check, f.message) for f in found] == [
@@ -284,7 +284,7 @@ def test_a_stack_whose_root_lies_beside_ours_is_no_neighbour_in_it() -> None:
     assert judge(replace(GOOD, containers=(beside,)), NEEDS) == []
 
 
-def test_a_leftover_container_is_told() -> None:
+def test_a_leftover_container_is_reported() -> None:
     zdb = Container("zdb", "0-db", "", running=False)
     found = judge(replace(GOOD, containers=(zdb,)), NEEDS)
     assert found == [
@@ -332,8 +332,10 @@ class HereHost:
     def run_docker(self, *arguments: str) -> str:
         return "20.10.24" if arguments[0] == "version" else ""
 
-    def run_script(self, _source: bytes, _options: tuple[str, ...], request: Any) -> dict[str, Any]:
-        return probe.facts(request)
+    def run_script(
+        self, _source: bytes, _options: tuple[str, ...], request: Any
+    ) -> dict[str, object]:
+        return probe.facts(**request)
 
 
 def test_a_master_larger_than_0_dbs_memory_is_refused_before_anything_is_changed(
@@ -450,8 +452,8 @@ def test_a_broken_host_is_refused_for_real_and_nothing_is_changed(
         }
         with pytest.raises(PreflightError, match="nothing was changed") as refused:
             PreflightProvider().create(broken)
-    told = str(refused.value)
+    message = str(refused.value)
     checks = ["cores", "memory", "space", "data-root", "mount", "docker", "ports", "addresses"]
-    assert [check for check in [*checks, "master"] if f"error: {check}:" not in told] == []
-    assert "warning: addresses: the host itself has no address 203.0.113.11" in told
+    assert [check for check in [*checks, "master"] if f"error: {check}:" not in message] == []
+    assert "warning: addresses: the host itself has no address 203.0.113.11" in message
     assert list(tmp_path.iterdir()) == []

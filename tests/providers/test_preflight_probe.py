@@ -17,7 +17,7 @@ def test_the_probe_sees_listening_sockets_of_both_families_and_own_addresses() -
         socket.create_server(("127.0.0.1", 0)) as four,
         socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
     ):
-        wanted = [["127.0.0.1", four.getsockname()[1]], ["::1", six.getsockname()[1]]]
+        wanted = [("127.0.0.1", four.getsockname()[1]), ("::1", six.getsockname()[1])]
         seen = [*probe._listening("tcp"), *probe._listening("tcp6")]
     assert [place for place in wanted if place not in seen] == []
     ours = ["127.0.0.1", "::1", "0.0.0.0", "::"]
@@ -44,7 +44,8 @@ def test_the_probe_takes_any_other_answer_for_none(answer: bytes) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        master = {"host": "127.0.0.1", "port": server.getsockname()[1], "namespace": "default"}
+        host, port = server.getsockname()
+        master = probe.Upstream(name="zdb", host=host, port=port, namespace="default")
         assert probe._reach(master) == ("", None)
         thread.join()
 

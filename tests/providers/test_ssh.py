@@ -134,7 +134,7 @@ def test_the_port_that_a_firewall_must_let_in_is_the_one_that_was_tried(
         _transport(host).run(Command(["true"]))
 
 
-def test_a_host_that_accepts_and_says_nothing_is_told(
+def test_a_host_that_accepts_and_says_nothing_is_named(
     root_host: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sync.providers.host.ssh.CONNECT_SECONDS", 0.3)
@@ -249,10 +249,10 @@ def test_too_many_sessions(
     settings = sshd.SshdSettings(docker_host=engine_url, options=["MaxSessions 1"])
     with sshd.running(tmp_path, settings) as server:
         transport = _transport(server.connection("root", ""))
-        held = transport._open_session()
+        session = transport._open_session()
         with pytest.raises(HostSessionsError, match=r"too many sessions .* MaxSessions"):
             transport.run(Command(["true"]))
-        held.close()
+        session.close()
         assert transport.run(Command(["echo", "now"])).stdout == b"now\n"
         transport.close()
 

@@ -180,7 +180,7 @@ def test_a_registry_that_serves_something_else_is_refused(
         wheels.site_packages(lock, "amd64", tmp_path / "cache")
 
 
-def test_pips_failure_is_told_and_leaves_no_cache(lock: Path, tmp_path: Path) -> None:
+def test_pips_failure_is_reported_and_leaves_no_cache(lock: Path, tmp_path: Path) -> None:
     lock.write_text(lock.read_text().replace("thing==1.0", "no-index-has-this==0.0.0.1"))
     monkey = pytest.MonkeyPatch()
     monkey.setenv("PIP_NO_INDEX", "1")
@@ -250,11 +250,11 @@ class _DockerSays(LocalTransport):
         return self._completed
 
 
-def test_where_docker_can_not_tell_what_is_in_use_no_version_is_removed() -> None:
+def test_where_docker_cannot_say_what_is_in_use_no_version_is_removed() -> None:
     silent = _DockerSays(Completed(1, b"", b"Cannot connect to the Docker daemon"))
     host = Host(HostConnection("unix:///run/docker.sock"), silent)
     with pytest.raises(HostError, match="Docker does not run"):
         agent_bundle._digests_in_use(host, "/srv")
-    mounts = b"/srv/agent/0123456789abcdef\n/srv/0-db_data\n\n/other/agent/f\n"
+    mounts = b"/srv/agent/0123456789abcdef,/srv/0-db_data\n\n/other/agent/f\n"
     host = Host(HostConnection("unix:///run/docker.sock"), _DockerSays(Completed(0, mounts, b"")))
     assert agent_bundle._digests_in_use(host, "/srv") == {"0123456789abcdef"}

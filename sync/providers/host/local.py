@@ -1,4 +1,8 @@
-"""Commands on this machine, for a mirror whose Docker answers on a unix socket."""
+"""Commands on this machine, for a mirror whose Docker answers on a unix socket.
+
+subprocess.run would not do: at its timeout it ends the child alone, then waits for whoever else
+holds the pipes (subprocess.py, run), and it bounds no output.
+"""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What runs on the mirror host to see whether it will do: facts only, nothing is changed.
+"""The probe of a mirror host: it gathers facts, and changes nothing.
 
 Only the standard library of Python 3.11: this file is sent on stdin to a one-shot container that
 shares the host's network and has its file system mounted read-only at /host. One length-prefixed
@@ -14,7 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 HOST = Path("/host")
 _CONNECT_SECONDS = 5.0
@@ -23,29 +23,34 @@ _REPLY_BYTES = 64 << 10
 _LISTENING = "0A"  # TCP_LISTEN, include/net/tcp_states.h
 
 
-def facts(request: dict[str, Any]) -> dict[str, Any]:
+class Upstream(TypedDict):
+    """A service of the master; name: HOST:PORT. namespace: of a 0-db, whose keys are counted."""
+
+    name: str
+    host: str
+    port: int
+    namespace: NotRequired[str]
+
+
+def facts(
+    root: str, addresses: list[str], names: list[str], upstream: list[Upstream]
+) -> dict[str, object]:
     """Gather everything at once; names and masters are asked in parallel."""
     with ThreadPoolExecutor(16) as pool:
-        reached = [*pool.map(_reach, request["upstream"])]
-        resolved = pool.map(_resolve, request["names"])
-        return {
-            "cores": os.cpu_count() or 1,
-            "memory_bytes": _memory_bytes(),
-            "root": _root(request["root"]),
-            "listening": [*_listening("tcp"), *_listening("tcp6")],
-            "foreign_addresses": [a for a in request["addresses"] if not _is_local(a)],
-            "resolved": dict(zip(request["names"], resolved, strict=True)),
-            "unreachable": {
-                entry["name"]: problem
-                for entry, (problem, _keys) in zip(request["upstream"], reached, strict=True)
-                if problem
-            },
-            "keys": {
-                entry["name"]: keys
-                for entry, (problem, keys) in zip(request["upstream"], reached, strict=True)
-                if "namespace" in entry and not problem
-            },
-        }
+        reaching, resolving = pool.map(_reach, upstream), pool.map(_resolve, names)
+        reached = dict(zip([one["name"] for one in upstream], reaching, strict=True))
+        resolved = dict(zip(names, resolving, strict=True))
+    asked = [one["name"] for one in upstream if "namespace" in one]
+    return {
+        "cores": os.cpu_count() or 1,
+        "memory_bytes": _memory_bytes(),
+        "root": _root(root),
+        "listening": [*_listening("tcp"), *_listening("tcp6")],
+        "foreign_addresses": [a for a in addresses if not _is_local(a)],
+        "resolved": resolved,
+        "unreachable": {name: problem for name, (problem, _keys) in reached.items() if problem},
+        "keys": {name: reached[name][1] for name in asked if not reached[name][0]},
+    }
 
 
 def _memory_bytes() -> int:
@@ -55,7 +60,7 @@ def _memory_bytes() -> int:
     return 0
 
 
-def _root(root: str) -> dict[str, Any]:
+def _root(root: str) -> dict[str, bool | int]:
     path = HOST / root.lstrip("/")
     existing = path
     while not existing.exists():
@@ -82,14 +87,14 @@ def _mounted_read_only(root: str) -> bool:
     return "ro" in options.split(",")
 
 
-def _listening(family: str) -> list[list[Any]]:
-    """Return listening sockets as [address, port] (Documentation/networking/proc_net_tcp)."""
+def _listening(family: str) -> list[tuple[str, int]]:
+    """Return listening sockets as (address, port) (Documentation/networking/proc_net_tcp)."""
     found = []
     for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
         _number, local, _remote, state, *_rest = line.split()
         if state == _LISTENING:
             address, port = local.split(":")
-            found.append([_address(address), int(port, 16)])
+            found.append((_address(address), int(port, 16)))
     return found
 
 
@@ -120,11 +125,11 @@ def _resolve(name: str) -> list[str]:
     return sorted({str(entry[4][0]) for entry in found})
 
 
-def _reach(upstream: dict[str, Any]) -> tuple[str, int | None]:
+def _reach(upstream: Upstream) -> tuple[str, int | None]:
     """Connect to a master; returns the problem, or of a 0-db's namespace how many keys it has."""
     try:
-        place = (upstream["host"], upstream["port"])
-        with socket.create_connection(place, _CONNECT_SECONDS) as connected:
+        address = (upstream["host"], upstream["port"])
+        with socket.create_connection(address, _CONNECT_SECONDS) as connected:
             return "", _keys(connected, upstream["namespace"]) if "namespace" in upstream else None
     except OSError as error:
         return str(error.strerror or error), None
@@ -159,7 +164,7 @@ def main() -> None:
     """Read one request from stdin, write the facts to stdout."""
     stream = sys.stdin.buffer
     request = json.loads(stream.read(int(stream.readline())))
-    json.dump({"result": facts(request)}, sys.stdout)
+    json.dump({"result": facts(**request)}, sys.stdout)
 
 
 if __name__ == "__main__":
