@@ -281,7 +281,8 @@ class UsersEngine:
         ready = [outcome for outcome in batch if isinstance(outcome, Ready)]
         if ready:
             self._publisher.publish(ready)
-            self._progress.bootable(ready, self._spec.official)
+            if any(one.row.name.repository in self._spec.official for one in ready):
+                self._progress.set_bootable()
         for outcome in batch:
             if isinstance(outcome, Withheld):
                 self._publisher.withhold(outcome)
@@ -321,4 +322,5 @@ class UsersEngine:
                 self._status.error(message)
             raise PassIncompleteError(f"{len(messages)} failed, the first: {messages[0]}")
         self._publisher.completed(work.started_at)
-        self._progress.complete()
+        if self._publisher.flists:
+            self._progress.set_bootable()

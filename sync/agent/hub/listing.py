@@ -6,6 +6,7 @@ and stops none of the others.
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
@@ -92,6 +93,11 @@ class Listing:
     tags: dict[TagName, Tag] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
+    @cached_property
+    def sizes(self) -> dict[Name, float | None]:
+        """The printed sizes of its flists in bytes, None where one is none; read once."""
+        return {name: _bytes(entry.size_text) for name, entry in self.regulars.items()}
+
     @property
     def count(self) -> int:
         """How many entries it names."""
@@ -134,6 +140,14 @@ def page_path(name: Target) -> str:
         return f"/{repository}/{quote(name.name)}"
     # A taglink has no file of its own: this page says where it leads (api_inspect_taglink).
     return f"/api/flist/{repository}/{quote(name.name)}/taglink"
+
+
+def _bytes(size_text: str) -> float | None:
+    """Read a size as a hub prints it: "%.2f KB" (api_user_contents)."""
+    number, _, unit = size_text.partition(" ")
+    if unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
+        return float(number) * 1024
+    return None
 
 
 def _text(row: dict[str, object], key: str) -> str:

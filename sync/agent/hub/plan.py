@@ -36,18 +36,25 @@ def decide(
     """Compare the listing with what is here."""
     decisions = Decisions()
     for entry in listing.regulars.values():
-        withheld_as, known = withheld.get(entry.name), flists.get(entry.name)
-        # Equal, not newer as upstream's hub-clone.py has it: a rename keeps the file's time
-        # (flist-uploader.py, api_my_rename), so an older file may take a newer one's name.
-        as_listed = (entry.updated, entry.size_text)
-        if withheld_as is not None and (withheld_as.updated, withheld_as.size_text) == as_listed:
-            if withheld_as.missing:
+        if as_listed(withheld.get(entry.name), entry):
+            if withheld[entry.name].missing:
                 decisions.waiting.append(entry)
-        elif known is None or (known.updated, known.size_text) != as_listed:
+        elif not as_listed(flists.get(entry.name), entry):
             decisions.changed.append(entry)
-        elif known.recheck:
+        elif flists[entry.name].recheck:
             decisions.recheck.append(entry)
     return decisions
+
+
+def as_listed(known: FlistRow | Withheld | None, entry: Regular | None) -> bool:
+    """Return whether what is known of a flist is of the file that is listed."""
+    # Equal, not newer as upstream's hub-clone.py has it: a rename keeps the file's time
+    # (flist-uploader.py, api_my_rename), so an older file may take a newer one's name.
+    return (
+        known is not None
+        and entry is not None
+        and (known.updated, known.size_text) == (entry.updated, entry.size_text)
+    )
 
 
 def in_order(entries: Iterable[Regular], spec: UsersSpec) -> list[Regular]:

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sync.agent.hub.chunk_store import ChunkStore
-from sync.agent.hub.listing import Listing, Name, Regular, TagName
-from sync.agent.hub.plan import LinkPlan, TagState
-from sync.agent.hub.prepare import Ready
+from sync.agent.hub.listing import Listing, Name, TagName
+from sync.agent.hub.plan import LinkPlan, TagState, as_listed
 from sync.agent.hub.publisher import Publisher
-from sync.agent.hub.state_db import FlistRow
 from sync.agent.master.client import Master
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.status import Amount, Lag
@@ -53,21 +51,9 @@ class Progress:
         self._chunks = chunks
         self._publisher = publisher
         self._reported_at = 0.0
-        self._sizes_of: Listing | None = None
-        self._sizes: dict[Name, float | None] = {}
 
-    def bootable(self, ready: Iterable[Ready], official: Iterable[str]) -> None:
-        """Note when the first flist of an official repository was published."""
-        repositories = {one.row.name.repository for one in ready}
-        if not repositories.isdisjoint(official):
-            self._set_bootable()
-
-    def complete(self) -> None:
-        """Note the end of a pass after which everything is in place."""
-        if self._publisher.flists:
-            self._set_bootable()
-
-    def _set_bootable(self) -> None:
+    def set_bootable(self) -> None:
+        """Note when the first flist of an official repository was published, or all there is."""
         if self._status.record.bootable_at is None:
             self._status.update(bootable_at=utc_now())
 
@@ -80,34 +66,26 @@ class Progress:
         """Report where a pass stands."""
         self._reported_at = time.monotonic()
         publisher, listing = self._publisher, work.listing
-        done = [flist for flist in publisher.flists.values() if _is_current(listing, flist)]
-        behind = len(listing.regulars) - len(done) - self._withheld_count(listing)
-        done_bytes = sum(flist.size_bytes or 0 for flist in done)
-        total_bytes = self._total_bytes(listing, done, done_bytes)
+        done = {
+            name: flist.size_bytes or 0
+            for name, flist in publisher.flists.items()
+            if as_listed(flist, listing.regulars.get(name))
+        }
+        behind = len(listing.regulars) - len(done)
+        behind -= sum(1 for name in publisher.withheld if name in listing.regulars)
+        done_bytes = sum(done.values())
+        rest = [size for name, size in listing.sizes.items() if name not in done]
+        total_bytes = None if None in rest else done_bytes + int(math.fsum(filter(None, rest)))
+        last = self._status.record.last_success_at
+        late = None if last is None else (utc_now() - last).total_seconds()
         self._status.update(
             done=Amount(items=len(done), bytes=done_bytes),
             total=Amount(items=len(listing.regulars), bytes=total_bytes),
-            lag=Lag(items=behind, bytes=None if behind else 0, seconds=self._lag(behind)),
+            lag=Lag(items=behind, bytes=None if behind else 0, seconds=late if behind else 0.0),
             refused=name_list(work.refused),
             broken=name_list(self._broken(work)),
             details=self._details(work),
         )
-
-    def _total_bytes(self, listing: Listing, done: list[FlistRow], done_bytes: int) -> int | None:
-        """Add up exact sizes of what is here, listed ones of the rest; None if one is unreadable.
-
-        A listing is read once: it stays while thousands of flists come.
-        """
-        if self._sizes_of is not listing:
-            self._sizes_of = listing
-            self._sizes = {entry.name: _listed_bytes(entry) for entry in listing.regulars.values()}
-        sizes = self._sizes
-        here = {flist.name for flist in done}
-        rest = [size for name, size in sizes.items() if name not in here]
-        return None if None in rest else done_bytes + int(math.fsum(filter(None, rest)))
-
-    def _withheld_count(self, listing: Listing) -> int:
-        return sum(1 for name in self._publisher.withheld if name in listing.regulars)
 
     def _broken(self, work: Pass) -> Iterable[str]:
         publisher = self._publisher
@@ -140,25 +118,3 @@ class Progress:
             "tags_waiting": sum(1 for tag in work.states if not self._publisher.is_shown(tag)),
             "withheld": len(self._publisher.withheld),
         }
-
-    def _lag(self, behind: int) -> float | None:
-        if not behind:
-            return 0.0
-        last = self._status.record.last_success_at
-        return None if last is None else (utc_now() - last).total_seconds()
-
-
-def _is_current(listing: Listing, flist: FlistRow) -> bool:
-    entry = listing.regulars.get(flist.name)
-    return entry is not None and (flist.updated, flist.size_text) == (
-        entry.updated,
-        entry.size_text,
-    )
-
-
-def _listed_bytes(entry: Regular) -> float | None:
-    """Read a printed size; None where it is none."""
-    number, _, unit = entry.size_text.partition(" ")
-    if unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
-        return float(number) * 1024
-    return None

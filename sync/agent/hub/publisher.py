@@ -9,7 +9,7 @@ from typing import Final
 from sync.agent import durable
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.hub.listing import Link, Listing, Name, TagName, Target
-from sync.agent.hub.plan import LinkPlan, TagState
+from sync.agent.hub.plan import LinkPlan, TagState, as_listed
 from sync.agent.hub.prepare import Ready
 from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld
 from sync.agent.hub.tree import Tree
@@ -273,10 +273,9 @@ class Publisher:
         """Return whether a flist is served as the master lists it."""
         if isinstance(name, TagName):
             return False
-        flist, entry = self.flists.get(name), self._listing.regulars.get(name)
-        if flist is None or entry is None or flist.published_md5 is None:
-            return False
-        return (flist.updated, flist.size_text) == (entry.updated, entry.size_text)
+        flist = self.flists.get(name)
+        known = flist is not None and flist.published_md5 is not None
+        return known and as_listed(flist, self._listing.regulars.get(name))
 
     def waiting(self) -> list[Link]:
         """Return the wanted links, but for those in tags, that are not served as listed."""

@@ -1,6 +1,6 @@
 """What the users job knows of each published name: /state/users.sqlite.
 
-Rows of the release before are taken over: columns and tables may fall out of use, none goes.
+Rows of the release before are taken over.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.flist.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
-from sync.agent.hub.listing import Link, Name, TagName, Target
+from sync.agent.hub.listing import Link, Name, TagName
 from sync.contract.state_db import WAL, StateDb
 
 DATABASE: Final = "users.sqlite"
 # Raised by `repair`, so that a running job reads the rows anew.
 GENERATION: Final = "generation"
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS flist(
+CREATE TABLE IF NOT EXISTS flist(          -- columns in the order of FlistRow's fields
   repository TEXT, name TEXT,
   updated INTEGER, size_text TEXT,   -- as the master lists it; null: not known, fetch again
   size_bytes INTEGER, md5 TEXT,      -- the master's file
@@ -99,6 +99,15 @@ class HubStateDb(StateDb):
     def __init__(self, path: Path) -> None:
         super().__init__(path, _SCHEMA, _PRAGMAS)
 
+    def _put(self, table: str, *values: object) -> None:
+        marks = ",".join("?" * len(values))
+        self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES({marks})", values)
+
+    def _delete(self, table: str, **key: str) -> None:
+        where = " AND ".join(f"{column}=?" for column in key)
+        query = f"DELETE FROM {table} WHERE {where}"  # noqa: S608 - constants
+        self._db.execute(query, [*key.values()])
+
     # Flists
 
     def flists(self) -> dict[Name, FlistRow]:
@@ -108,24 +117,17 @@ class HubStateDb(StateDb):
 
     def put_flist(self, flist: FlistRow) -> None:
         """Insert or replace one flist's row."""
-        values = (
-            *(flist.name.repository, flist.name.name, flist.updated, flist.size_text),
-            *(flist.size_bytes, flist.md5, flist.published_bytes, flist.published_md5),
-            *(flist.namespace, flist.recheck, flist.missing_since, flist.broken),
-        )
-        self._db.execute(f"INSERT OR REPLACE INTO flist VALUES({_marks(12)})", values)
+        _, *values = vars(flist).values()
+        self._put("flist", *flist.name[:2], *values)
 
     def put_keys(self, name: Name, groups: Collection[KeyGroup]) -> None:
         """Keep the chunk keys of a published flist."""
-        values = (name.repository, name.name, pack_groups(groups))
-        self._db.execute("INSERT OR REPLACE INTO flist_keys VALUES(?,?,?)", values)
+        self._put("flist_keys", *name[:2], pack_groups(groups))
 
     def keys(self, name: Name) -> list[bytes]:
         """Return the chunk keys of a published flist; one may be there several times."""
-        row = self._db.execute(
-            "SELECT keys FROM flist_keys WHERE repository=? AND name=?",
-            (name.repository, name.name),
-        ).fetchone()
+        query = "SELECT keys FROM flist_keys WHERE repository=? AND name=?"
+        row = self._db.execute(query, name[:2]).fetchone()
         return unpack_keys(row[0]) if row else []
 
     def all_keys(self) -> Iterator[list[bytes]]:
@@ -136,71 +138,73 @@ class HubStateDb(StateDb):
     def delete_flist(self, name: Name) -> None:
         """Delete a flist's row and keys."""
         for table in ("flist", "flist_keys"):
-            self._db.execute(
-                f"DELETE FROM {table} WHERE repository=? AND name=?",  # noqa: S608 - a constant
-                (name.repository, name.name),
-            )
+            self._delete(table, repository=name.repository, name=name.name)
 
-    # Withheld
+    def refetch_all(self) -> None:
+        """Make every flist count as changed; what is published stays until it is replaced."""
+        self._db.execute("UPDATE flist SET updated=NULL")
+
+    def refetch_broken(self) -> None:
+        """Make every flist that lacks chunks, published or withheld, count as changed."""
+        self._db.execute("DELETE FROM withheld")
+        self._db.execute("UPDATE flist SET updated=NULL WHERE broken")
 
     def withheld(self) -> dict[Name, Withheld]:
         """Return every flist that is not published as listed."""
         rows = self._db.execute("SELECT * FROM withheld")
         return {
-            name: Withheld(name, row[2], row[3], row[4], row[5], frozenset(unpack_keys(row[6])))
-            for row in rows
-            if (name := Name(row[0], row[1]))
+            name: Withheld(name, updated, size, namespace, reason, frozenset(unpack_keys(packed)))
+            for repository, last, updated, size, namespace, reason, packed in rows
+            if (name := Name(repository, last))
         }
 
     def put_withheld(self, withheld: Withheld) -> None:
         """Insert or replace one."""
-        name = withheld.name
-        values = (
-            *(name.repository, name.name, withheld.updated, withheld.size_text),
-            *(withheld.namespace, withheld.reason, pack_keys(withheld.missing)),
-        )
-        self._db.execute(f"INSERT OR REPLACE INTO withheld VALUES({_marks(7)})", values)
+        _, *values, missing = vars(withheld).values()
+        self._put("withheld", *withheld.name[:2], *values, pack_keys(missing))
 
     def delete_withheld(self, name: Name) -> None:
         """Delete one."""
-        self._db.execute(
-            "DELETE FROM withheld WHERE repository=? AND name=?", (name.repository, name.name)
-        )
+        self._delete("withheld", repository=name.repository, name=name.name)
 
-    # Links
+    # Links and tags
 
     def links(self) -> dict[Name, Link]:
         """Return every published link."""
-        links = {}
-        for repository, tag, name, *target, time in self._db.execute("SELECT * FROM link"):
-            link = Link(Name(repository, name, tag), _target(*target), time)
+        return self._links("SELECT * FROM link")
+
+    def tag_links(self) -> dict[Name, Link]:
+        """Return what the master's tags hold, as last read."""
+        return self._links(
+            "SELECT repository, tag, name, target_repository, target_name, '', link_time"
+            " FROM tag_entry"
+        )
+
+    def _links(self, query: str) -> dict[Name, Link]:
+        links: dict[Name, Link] = {}
+        for repository, tag, name, to_repository, to_name, to_tag, time in self._db.execute(query):
+            # A taglink's row has no target name.
+            target = Name(to_repository, to_name) if to_name else TagName(to_repository, to_tag)
+            link = Link(Name(repository, name, tag), target, time)
             links[link.name] = link
         return links
 
     def put_link(self, link: Link) -> None:
         """Insert or replace one published link."""
-        target = link.target
+        name, target = link.name, link.target
         to_name = "" if isinstance(target, TagName) else target.name
-        values = (
-            *(link.name.repository, link.name.tag, link.name.name),
-            *(target.repository, to_name, target.tag, link.link_time),
-        )
-        self._db.execute(f"INSERT OR REPLACE INTO link VALUES({_marks(7)})", values)
+        values = (name.repository, name.tag, name.name, target.repository, to_name, target.tag)
+        self._put("link", *values, link.link_time)
 
     def delete_link(self, name: Name) -> None:
         """Delete one published link."""
-        self._db.execute(
-            "DELETE FROM link WHERE repository=? AND tag=? AND name=?",
-            (name.repository, name.tag, name.name),
-        )
+        self._delete("link", repository=name.repository, tag=name.tag, name=name.name)
 
     def put_tag_links(self, tag: TagName, links: Iterable[Link]) -> None:
         """Replace the published links of a tag by others, or by none."""
-        self._db.execute("DELETE FROM link WHERE repository=? AND tag=?", tag)
+        self._delete("link", repository=tag.repository, tag=tag.tag)
         for link in links:
             self.put_link(link)
-
-    # Tags
 
     def tags(self) -> dict[TagName, TagRow]:
         """Return every tag whose contents were read."""
@@ -214,18 +218,10 @@ class HubStateDb(StateDb):
     def put_tag(self, tag: TagRow, links: Iterable[Link]) -> None:
         """Keep a tag and what the master's tag holds."""
         self.delete_tag(tag.name)
-        values = (*tag.name, tag.updated, tag.due, "\n".join(tag.refused))
-        self._db.execute("INSERT INTO tag VALUES(?,?,?,?,?)", values)
-        rows = [(*tag.name, link.name.name, *link.target[:2], link.link_time) for link in links]
-        self._db.executemany(f"INSERT OR REPLACE INTO tag_entry VALUES({_marks(6)})", rows)
-
-    def tag_links(self) -> dict[Name, Link]:
-        """Return what the master's tags hold, as last read."""
-        links = {}
-        for repository, tag, name, *target, time in self._db.execute("SELECT * FROM tag_entry"):
-            link = Link(Name(repository, name, tag), Name(*target), time)
-            links[link.name] = link
-        return links
+        self._put("tag", *tag.name, tag.updated, tag.due, "\n".join(tag.refused))
+        for link in links:
+            values = (*tag.name, link.name.name, *link.target[:2], link.link_time)
+            self._put("tag_entry", *values)
 
     def set_tags_due(self, tags: Iterable[TagName], *, due: bool) -> None:
         """Note whether tags are to be read although their times stay."""
@@ -235,25 +231,4 @@ class HubStateDb(StateDb):
     def delete_tag(self, tag: TagName) -> None:
         """Delete a tag and its contents."""
         for table in ("tag", "tag_entry"):
-            self._db.execute(
-                f"DELETE FROM {table} WHERE repository=? AND tag=?",  # noqa: S608 - a constant
-                tag,
-            )
-
-    def refetch_all(self) -> None:
-        """Make every flist count as changed; what is published stays until it is replaced."""
-        self._db.execute("UPDATE flist SET updated=NULL")
-
-    def refetch_broken(self) -> None:
-        """Make every flist that lacks chunks, published or withheld, count as changed."""
-        self._db.execute("DELETE FROM withheld")
-        self._db.execute("UPDATE flist SET updated=NULL WHERE broken")
-
-
-def _marks(count: int) -> str:
-    return ",".join("?" * count)
-
-
-def _target(repository: str, name: str, tag: str) -> Target:
-    """Return the target of a link's row: one without a name is a tag."""
-    return Name(repository, name) if name else TagName(repository, tag)
+            self._delete(table, repository=tag.repository, tag=tag.tag)

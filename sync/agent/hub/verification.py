@@ -1,11 +1,9 @@
-"""Walk what is published against the record, the master and the local 0-db; mend what is wrong."""
+"""Compare what is published with rows, master and local 0-db; repair what is wrong."""
 
-import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, Self
 
 from sync.agent.file_digest import file_digest
@@ -19,6 +17,7 @@ from sync.agent.job import (
     Control,
     Directories,
     Problem,
+
     VerifyOptions,
     VerifyReport,
     one_at_a_time,
@@ -29,33 +28,36 @@ from sync.agent.zdb import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import UsersSpec
 
-_CHUNK_BATCH: Final = 32
+# Payloads of up to 512 KiB each (0-flist: libflist/zero_chunk.c) come in one answer.
+_READ_BATCH: Final = 32
+_EXISTS_BATCH: Final = 1000
 _DESCRIPTION_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
-class _Wrong:
-    """A problem and what to mend: a published name, or a chunk in a local namespace."""
+class _Finding:
+    """A problem and what to repair: a published name, or a chunk in a local namespace."""
 
     problem: Problem
-    name: Name | None = None
+    name: Name
     chunk: bytes | None = None
     namespace: str = ""
 
 
 class Verifier:
-    """One walk; it changes nothing."""
+    """One scan; all but `repair` change nothing."""
 
     def __init__(
         self, spec: UsersSpec, directories: Directories, options: VerifyOptions, control: Control
     ) -> None:
         self._spec = spec
         self._options = options
+        self._control = control
         self._stack = ExitStack()
         self._tree = Tree(directories.public, empty_staging=False)
         self._password = directories.zdb_admin_password()
         self._db = self._stack.enter_context(HubStateDb(directories.state / DATABASE))
-        self._published = self._stack.enter_context(PinnedChunks(directories.state))
+        self._pinned = self._stack.enter_context(PinnedChunks(directories.state))
         self._master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
         self._stack.callback(self._master.close)
         self.checked = 0
@@ -66,41 +68,36 @@ class Verifier:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def wrong(self) -> Iterator[_Wrong]:
+    def findings(self) -> Iterator[_Finding]:
         """Yield what is wrong in this part. Raises HttpError, ZdbError."""
-        flists = {name: one for name, one in self._db.flists().items() if self._mine(name)}
-        links = {name: one for name, one in self._db.links().items() if self._mine(name)}
+        flists = {name: one for name, one in self._db.flists().items() if self._covers(name)}
+        links = {name: one for name, one in self._db.links().items() if self._covers(name)}
         yield from self._files(flists.values())
         yield from self._links(links.values())
-        yield from self._strays(flists.keys() | links.keys())
+        yield from self._orphans(flists.keys() | links.keys())
         yield from self._chunks(flists.values())
         if not self._options.offline:
             checked = self.checked
 
-            def compared() -> list[_Wrong]:
+            def compared() -> list[_Finding]:
                 self.checked = checked
                 return [*self._against_master(flists, links)]
 
             yield from by_any_name(compared)
 
-    def _mine(self, name: Name) -> bool:
-        return (
-            zlib.crc32(str(name).encode(errors="surrogatepass")) % self._options.parts
-            == self._options.part - 1
-        )
+    def _covers(self, name: Name) -> bool:
+        return self._options.covers(str(name))
 
-    def _files(self, flists: Iterable[FlistRow]) -> Iterator[_Wrong]:
+    def _files(self, flists: Iterable[FlistRow]) -> Iterator[_Finding]:
         for flist in flists:
             self.checked += 1
+            published = (flist.published_bytes, flist.published_md5)
             if not self._tree.is_file(flist.name):
                 yield _named(flist.name, "is not there")
-            elif file_digest(self._tree.path(flist.name)) != (
-                flist.published_bytes,
-                flist.published_md5,
-            ):
+            elif file_digest(self._tree.path(flist.name)) != published:
                 yield _named(flist.name, "is not the file that was published")
 
-    def _links(self, links: Iterable[Link]) -> Iterator[_Wrong]:
+    def _links(self, links: Iterable[Link]) -> Iterator[_Finding]:
         for link in links:
             self.checked += 1
             if self._tree.target(link.name) != link.target:
@@ -108,13 +105,14 @@ class Verifier:
             elif not self._tree.exists(link.name):
                 yield _named(link.name, f"dangles: {link.target} is not there")
 
-    def _strays(self, known: set[Name]) -> Iterator[_Wrong]:
+    def _orphans(self, known: set[Name]) -> Iterator[_Finding]:
         for name, path in self._tree.scan():
-            if self._mine(name) and name not in known and _is_served(path):
+            served = path.is_symlink() or path.is_file()
+            if self._covers(name) and name not in known and served:
                 self.checked += 1
                 yield _named(name, "is served and was not published by this job")
 
-    def _chunks(self, flists: Iterable[FlistRow]) -> Iterator[_Wrong]:
+    def _chunks(self, flists: Iterable[FlistRow]) -> Iterator[_Finding]:
         by_namespace: dict[str, dict[bytes, Name]] = {}
         for flist in flists:
             if flist.broken:
@@ -124,34 +122,45 @@ class Verifier:
             for key in self._db.keys(flist.name):
                 keys.setdefault(key, flist.name)
         for namespace, keys in by_namespace.items():
-            unguarded = self._published.lacks(keys)
-            for key in unguarded:
-                yield _chunk(namespace, key, keys[key], "could be deleted: not in published.sqlite")
-            yield from self._stored(namespace, keys)
+            faults = [
+                *(
+                    (key, "could be deleted: not in published.sqlite")
+                    for key in self._pinned.lacks(keys)
+                ),
+                *self._stored(namespace, sorted(keys)),
+            ]
+            for key, fault in faults:
+                what = f"{fault} (namespace {namespace}, named by {keys[key]})"
+                yield _Finding(Problem(f"chunk {key.hex()}", what), keys[key], key, namespace)
 
-    def _stored(self, namespace: str, keys: dict[bytes, Name]) -> Iterator[_Wrong]:
+    def _stored(self, namespace: str, keys: list[bytes]) -> Iterator[tuple[bytes, str]]:
+        """Yield the chunks that are missing or (where they are read) corrupt."""
         endpoint = self._spec.local_zdb.model_copy(update={"namespace": namespace})
         with ZdbConnection.open(endpoint, self._password) as line:
-            for group in groups(sorted(keys), _CHUNK_BATCH if self._options.chunks else 1000):
+            for group in groups(keys, _READ_BATCH if self._options.chunks else _EXISTS_BATCH):
                 self.checked += len(group)
-                for key, fault in _faults(line, group, read=self._options.chunks):
-                    yield _chunk(namespace, key, keys[key], fault)
+                if not self._options.chunks:
+                    there = zip(group, line.exists(group), strict=True)
+                    yield from ((key, "is missing") for key, exists in there if not exists)
+                    continue
+                for key, payload in zip(group, line.mget(group), strict=True):
+                    if payload is None:
+                        yield key, "is missing"
+                    elif not proves_itself(key, payload):
+                        yield key, "is corrupt"
 
     def _against_master(
         self, flists: dict[Name, FlistRow], links: dict[Name, Link]
-    ) -> Iterator[_Wrong]:
+    ) -> Iterator[_Finding]:
         self._master.begin_pass()
-        listing = self._listing()
+        listing = Source(self._master, self._spec).fetch({})[1] or Listing()
         wanted = plan.judge(listing, self._db.tag_links().values()).wanted
         withheld = self._db.withheld()
-        for name in sorted(listing.regulars.keys() - flists.keys()):
-            if self._mine(name):
-                held = withheld.get(name)
-                reason = f" (withheld: {held.reason})" if held else ""
-                yield _named(name, f"is on the master and not here{reason}")
-        for name in sorted(wanted.keys() - links.keys()):
-            if self._mine(name):
-                yield _named(name, "is a link on the master and not here")
+        for name in sorted(filter(self._covers, listing.regulars.keys() - flists.keys())):
+            reason = f" (withheld: {withheld[name].reason})" if name in withheld else ""
+            yield _named(name, f"is on the master and not here{reason}")
+        for name in sorted(filter(self._covers, wanted.keys() - links.keys())):
+            yield _named(name, "is a link on the master and not here")
         for name, link in links.items():
             listed = listing.links.get(name)
             if not name.tag and (listed is None or listed.target != link.target):
@@ -163,9 +172,6 @@ class Verifier:
                 if fault:
                     yield _named(flist.name, fault)
 
-    def _listing(self) -> Listing:
-        return Source(self._master, self._spec).fetch({})[1] or Listing()
-
     def _differs(self, flist: FlistRow) -> str:
         """Return how the master's flist differs from what was fetched, or nothing."""
         try:
@@ -175,108 +181,65 @@ class Verifier:
         md5 = data.get("md5") if isinstance(data, dict) else None
         return "" if md5 == flist.md5 else f"has MD5 {md5} on the master, here {flist.md5}"
 
+    def repair(self, found: Iterable[_Finding]) -> None:
+        """Write chunks anew, and make the next pass fetch and link anew what is wrong."""
+        corrupt: dict[str, list[bytes]] = {}
+        names: set[Name] = set()
+        for finding in found:
+            if finding.chunk is None:
+                names.add(finding.name)
+            else:
+                corrupt.setdefault(finding.namespace, []).append(finding.chunk)
+        with closing(ChunkStore(self._spec, self._password, self._control)) as chunks:
+            for namespace, keys in corrupt.items():
+                for route in chunks.routes(namespace):
+                    chunks.overwrite(route, keys)
+        flists, links = self._db.flists(), self._db.links()
+        with self._db.transaction():
+            for name in names & flists.keys():
+                self._db.put_flist(replace(flists[name], updated=None))
+            for name in names & links.keys():
+                self._db.delete_link(name)
+        self._pinned.rebuild(self._db.all_keys())
+        self.invalidate()
 
-def _is_served(path: Path) -> bool:
-    return path.is_symlink() or path.is_file()
+    def invalidate(self) -> None:
+        """Make a running process read the rows anew."""
+        with self._db.transaction():
+            self._db.set_number(GENERATION, self._db.number(GENERATION) + 1)
 
 
-def _named(name: Name, what: str) -> _Wrong:
-    return _Wrong(Problem(str(name), what), name)
-
-
-def _chunk(namespace: str, key: bytes, flist: Name, fault: str) -> _Wrong:
-    problem = Problem(f"chunk {key.hex()}", f"{fault} (namespace {namespace}, named by {flist})")
-    return _Wrong(problem, flist, key, namespace)
-
-
-def _faults(
-    line: ZdbConnection, keys: Iterable[bytes], *, read: bool
-) -> Iterator[tuple[bytes, str]]:
-    asked = list(keys)
-    if not read:
-        for key, there in zip(asked, line.exists(asked), strict=True):
-            if not there:
-                yield key, "is missing"
-        return
-    for key, payload in zip(asked, line.mget(asked), strict=True):
-        if payload is None:
-            yield key, "is missing"
-        elif not proves_itself(key, payload):
-            yield key, "is corrupt"
+def _named(name: Name, what: str) -> _Finding:
+    return _Finding(Problem(str(name), what), name)
 
 
 def verify(spec: UsersSpec, directories: Directories, options: VerifyOptions) -> VerifyReport:
-    """Compare what is published with the record, the local 0-db and the master."""
+    """Compare what is published with the rows, the local 0-db and the master."""
     with (
         one_at_a_time(directories.state),
         Verifier(spec, directories, options, Control()) as verifier,
     ):
-        problems = tuple(wrong.problem for wrong in verifier.wrong())
+        problems = tuple(finding.problem for finding in verifier.findings())
         return VerifyReport(verifier.checked, problems)
 
 
 def repair(spec: UsersSpec, directories: Directories, options: VerifyOptions) -> VerifyReport:
-    """Verify, and mend just what is wrong: from the master, or not at all when offline.
+    """Verify, and repair just what is wrong: from the master, or not at all when offline.
 
-    `repaired` counts the problems that a second walk does not find any more.
+    `repaired` counts the problems that a second scan does not find any more.
     """
     control = Control()
-    with (
-        one_at_a_time(directories.state),
-        Verifier(spec, directories, options, control) as verifier,
-    ):
-        found = list(verifier.wrong())
-        checked = verifier.checked
-        if found and not options.offline:
-            _mend_chunks(spec, directories, control, found)
-            _mark(directories, found)
-            _changed(directories)
-    problems = tuple(wrong.problem for wrong in found)
-    if not found or options.offline:
-        return VerifyReport(checked, problems)
-    repair_pass(spec, directories, control)
-    with one_at_a_time(directories.state):
-        _changed(directories)
-    left = {(problem.name, problem.what) for problem in verify(spec, directories, options).problems}
-    gone = sum(1 for problem in problems if (problem.name, problem.what) not in left)
-    return VerifyReport(checked, problems, gone)
-
-
-def _mend_chunks(
-    spec: UsersSpec, directories: Directories, control: Control, found: Iterable[_Wrong]
-) -> None:
-    """Write missing and corrupt chunks anew from wherever their namespace's chunks come from."""
-    wanted: dict[str, list[bytes]] = {}
-    for wrong in found:
-        if wrong.chunk is not None:
-            wanted.setdefault(wrong.namespace, []).append(wrong.chunk)
-    chunks = ChunkStore(spec, directories.zdb_admin_password(), control)
-    try:
-        for namespace, keys in wanted.items():
-            for route in chunks.routes(namespace):
-                chunks.overwrite(route, keys)
-    finally:
-        chunks.close()
-
-
-def _mark(directories: Directories, found: Iterable[_Wrong]) -> None:
-    """Make the next pass fetch and link anew what is wrong."""
-    with HubStateDb(directories.state / DATABASE) as record:
-        flists, links = record.flists(), record.links()
-        with record.transaction():
-            for wrong in found:
-                name = wrong.name
-                if name is None or wrong.chunk is not None:
-                    continue
-                if name in flists:
-                    record.put_flist(replace(flists[name], updated=None))
-                if name in links:
-                    record.delete_link(name)
-        with PinnedChunks(directories.state) as published:
-            published.rebuild(record.all_keys())
-
-
-def _changed(directories: Directories) -> None:
-    """Make a running process read the record anew."""
-    with HubStateDb(directories.state / DATABASE) as record, record.transaction():
-        record.set_number(GENERATION, record.number(GENERATION) + 1)
+    with Verifier(spec, directories, options, control) as verifier:
+        with one_at_a_time(directories.state):
+            found = [*verifier.findings()]
+            checked = verifier.checked
+            if found and not options.offline:
+                verifier.repair(found)
+        problems = tuple(finding.problem for finding in found)
+        if not found or options.offline:
+            return VerifyReport(checked, problems)
+        repair_pass(spec, directories, control)
+        with one_at_a_time(directories.state):
+            verifier.invalidate()
+    left = set(verify(spec, directories, options).problems)
+    return VerifyReport(checked, problems, len([one for one in problems if one not in left]))
