@@ -6,7 +6,9 @@ reach. The master's 0-db may have several names; which of them answers does not 
 proves itself by its key.
 """
 
+import functools
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +67,7 @@ def route_of(spec: UsersSpec, backend: Backend | None) -> Route:
 
 def proves_itself(key: bytes, payload: bytes) -> bool:
     """Return whether `payload` is what `key` stands for; keys of other sizes say nothing."""
+    # 0-flist stores each chunk under the BLAKE2b-128 of its payload (libflist/zero_chunk.c).
     if len(key) != _HASH_BYTES:
         return True
     return hashlib.blake2b(payload, digest_size=_HASH_BYTES).digest() == key
@@ -75,10 +78,6 @@ def groups(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
     return (keys[at : at + size] for at in range(0, len(keys), size))
 
 
-def _line_key(endpoint: ZdbEndpoint) -> tuple[str, int, str]:
-    return endpoint.host, endpoint.port, endpoint.namespace
-
-
 class _Lines:
     """Open connections by endpoint, lent to one thread at a time."""
 
@@ -86,15 +85,14 @@ class _Lines:
         self._password = password
         self._control = control
         self._lock = threading.Lock()
-        self._idle: dict[tuple[str, int, str], list[ZdbConnection]] = {}
+        self._idle: dict[ZdbEndpoint, list[ZdbConnection]] = {}
 
     @contextmanager
     def lend(self, endpoint: ZdbEndpoint, *, admin: bool) -> Iterator[ZdbConnection]:
         if self._control.stopping():
             raise HttpStoppedError
-        key = _line_key(endpoint)
         with self._lock:
-            idle = self._idle.setdefault(key, [])
+            idle = self._idle.setdefault(endpoint, [])
             line = idle.pop() if idle else None
         if line is None:
             line = ZdbConnection.open(endpoint, self._password if admin else None)
@@ -106,20 +104,13 @@ class _Lines:
             line.close()
             raise
         with self._lock:
-            self._idle.setdefault(key, []).append(line)
+            self._idle.setdefault(endpoint, []).append(line)
 
-    def drop(self, endpoint: ZdbEndpoint) -> None:
-        """Close what is kept open to an endpoint."""
+    def close(self, *endpoints: ZdbEndpoint) -> None:
+        """Close what is kept open to these endpoints, or to all."""
         with self._lock:
-            lines = self._idle.pop(_line_key(endpoint), [])
-        for line in lines:
-            line.close()
-
-    def close(self) -> None:
-        with self._lock:
-            lines = [line for idle in self._idle.values() for line in idle]
-            self._idle.clear()
-        for line in lines:
+            idle = [self._idle.pop(one, []) for one in endpoints or tuple(self._idle)]
+        for line in itertools.chain(*idle):
             line.close()
 
 
@@ -147,7 +138,6 @@ class ChunkStore:
         self.fetched_bytes = 0
         # What is here for sure, by namespace: flists that share directories ask once.
         self._known: dict[str, WeakSet[KeyGroup]] = {}
-        self._endpoints: dict[str, ZdbEndpoint] = {}
         self._lock = threading.Lock()
         self._foreign_ready = False
         # Threads of the pool share the limit on chunks in flight.
@@ -170,11 +160,7 @@ class ChunkStore:
 
     def local(self, namespace: str) -> ZdbEndpoint:
         """Return the local 0-db with that namespace."""
-        endpoint = self._endpoints.get(namespace)
-        if endpoint is None:
-            endpoint = self._spec.local_zdb.model_copy(update={"namespace": namespace})
-            self._endpoints[namespace] = endpoint
-        return endpoint
+        return self._spec.local_zdb.model_copy(update={"namespace": namespace})
 
     def absent(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
         """Return those keys that the local namespace has not. Raises ZdbError."""
@@ -189,13 +175,9 @@ class ChunkStore:
         """Return whether each key is in the local namespace or where its chunks come from."""
         absent = self.absent(namespace, keys)
         for route in self.routes(namespace):
-            if not absent:
-                break
-            absent = self._absent_at(route, absent)
+            if absent:
+                absent = self._ask(route, functools.partial(_absent, keys=absent))
         return not absent
-
-    def _absent_at(self, route: Route, keys: Sequence[bytes]) -> list[bytes]:
-        return self._ask(route, lambda line: _absent(line, keys))
 
     def fetch(self, route: Route, keys: Iterable[bytes]) -> frozenset[bytes]:
         """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
@@ -207,10 +189,8 @@ class ChunkStore:
         absent = self.absent(route.namespace, keys)
         if not absent:
             return frozenset()
-        jobs = [
-            self._pool.submit(self._fetch_new, route, group)
-            for group in groups(absent, self._batch)
-        ]
+        batches = groups(absent, self._batch)
+        jobs = [self._pool.submit(self._fetch_new, route, batch) for batch in batches]
         try:
             return frozenset[bytes]().union(*(job.result() for job in jobs))
         finally:
@@ -219,6 +199,7 @@ class ChunkStore:
 
     def fetch_groups(self, route: Route, groups: Collection[KeyGroup]) -> frozenset[bytes]:
         """Do as `fetch` for all keys of the groups, once for each group in a pass."""
+        # Versions of a flist have most directories in common, and so their groups.
         with self._lock:
             known = self._known.setdefault(route.namespace, WeakSet())
             new = [group for group in groups if group not in known]
@@ -267,11 +248,12 @@ class ChunkStore:
 
     def _ask_at(self, source: ZdbEndpoint, question: Callable[[ZdbConnection], _T]) -> _T:
         """Ask, once more over a new connection where the first one was lost."""
+        # One that was kept may have died long ago: that says nothing of the 0-db of now.
         try:
             with self._lines.lend(source, admin=False) as line:
                 return question(line)
         except ZdbConnectionError:
-            self._lines.drop(source)
+            self._lines.close(source)
             with self._lines.lend(source, admin=False) as line:
                 return question(line)
 
@@ -317,6 +299,8 @@ class ChunkStore:
             return
         if self._password is None:
             raise ZdbError(f"namespace {namespace} cannot be made without the 0-db admin password")
+        # A new namespace is public (0-db: libzdb/namespace.c): anybody could write to it until it
+        # has a password.
         with self._lock, self._lines.lend(self._spec.local_zdb, admin=True) as admin:
             if admin.namespace_create(namespace):
                 admin.namespace_protect(namespace, self._password)
@@ -324,9 +308,9 @@ class ChunkStore:
 
 
 def _absent(line: ZdbConnection, keys: Sequence[bytes]) -> list[bytes]:
-    absent: list[bytes] = []
-    for group in groups(keys, _EXISTS_BATCH):
-        there = line.exists(group)
-        if not all(there):
-            absent += [key for key, here in zip(group, there, strict=True) if not here]
-    return absent
+    return [
+        key
+        for group in groups(keys, _EXISTS_BATCH)
+        for key, here in zip(group, line.exists(group), strict=True)
+        if not here
+    ]

@@ -48,6 +48,7 @@ def ask(master: Master, connections: int, listing: Listing, links: Collection[Li
         except HttpError as error:
             return error
 
+    # Before the flists are fetched, and at once: a HEAD takes a round trip and no more.
     with ThreadPoolExecutor(min(connections, len(links)), "confirm") as pool:
         for link, reason in zip(links, pool.map(doubt, links), strict=True):
             if isinstance(reason, HttpError):

@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
@@ -62,7 +63,7 @@ class UsersEngine:
         """Open database, folder and connections; what an earlier process left in staging goes."""
         self._tree = Tree(directories.public)
         self._db = self._stack.enter_context(HubStateDb(directories.state / DATABASE))
-        pinned = self._stack.enter_context(PinnedChunks(directories.state))
+        self._pinned = self._stack.enter_context(PinnedChunks(directories.state))
         shared = bandwidth(spec.bandwidth_bytes_per_second)
         report = self._status.sources
         self._master = Master(
@@ -74,7 +75,7 @@ class UsersEngine:
         self._stack.callback(self._chunks.close)
         self._readers = self._stack.enter_context(ReaderPool())
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
-        self._publisher = Publisher(self._tree, self._db, pinned)
+        self._publisher = Publisher(self._tree, self._db, self._pinned)
         self._publisher.expect(spec.publish_backend, plan.publishable_by(spec))
         self._source = Source(self._master, spec)
         self._tags = tags.TagReader(self._source, self._db, spec.http.connections)
@@ -115,7 +116,9 @@ class UsersEngine:
         work = self._judged(listing)
         self._log_refused(work.refused)
         self._publisher.follow(listing, work.plan, work.states)
-        self._publisher.make_repositories()
+        for repository in sorted(listing.repositories):
+            # Empty ones as well: a hub lists every folder below users/ (api_repositories).
+            self._tree.make_repository(repository)
         entries = self._entries(work)
         self._ask(work, entries)
         self._fetch(work, entries)
@@ -123,6 +126,7 @@ class UsersEngine:
         self._report_waiting(work)
         self._removals.remove(work)
         self._set_tag_times(work)
+        # Last, so that a kill before it has the tags read once more.
         self._tags.settle({name.its_tag for name in work.unconfirmed if name.tag})
         self._report_waiting(work)
         self._finish(work)
@@ -134,16 +138,15 @@ class UsersEngine:
             self._publisher.adopt()
             self._generation = self._db.number(GENERATION)
         if not self._publisher.flists:
+            # While the first listing comes: they take as long to start.
             self._readers.start()
 
     # What the master has
 
     def _list(self) -> Listing:
-        """Fetch the listing, conditionally once it was read twice alike.
-
-        It has no digest: what damaged it on its way must not stay until it changes. 0-hub itself
-        knows no conditions (api_list_files); a cache before it, or a mirror as this one, does.
-        """
+        """Fetch the listing, conditionally once it was read twice alike."""
+        # It has no digest: what damaged it on its way must not stay until it changes. 0-hub itself
+        # knows no conditions here (api_list_files); what stands before it may.
         if self._listed_by != self._master.source:
             # What one name says of its page's age means nothing to another.
             self._conditions = {}
@@ -193,6 +196,7 @@ class UsersEngine:
     def _log_refused(self, refused: list[str]) -> None:
         """Log every refusal once: the status record has room for the first hundred only."""
         for text in refused:
+            # A pass that repeats every minute must not fill the log with the same lines.
             if text not in self._refused_logged:
                 _LOG.warning("%s", text)
         self._refused_logged = set(refused)
@@ -218,6 +222,7 @@ class UsersEngine:
         except HttpError as error:
             work.failures[str(entry.name)] = str(error)
             return False
+        # The same, and older than a second by now: no change can hide behind its time any more.
         if description.expected.md5 == known.md5 and not description.fresh:
             self._publisher.update(replace(known, recheck=False))
         return description.expected.md5 != known.md5
@@ -238,10 +243,9 @@ class UsersEngine:
         self._publisher.confirm(answers.confirmed)
 
     def _new_links(self, work: Pass, coming: Collection[Name]) -> list[Link]:
-        """Return the links that may be served in this pass and are not yet.
-
-        Those in tags count only where the whole tag may be.
-        """
+        """Return the links that may be served in this pass and are not yet."""
+        # Others would cost a request in each pass, for as long as their flists are withheld. Those
+        # in tags count only where the whole tag may be shown.
         publisher = self._publisher
 
         def comes(link: Link) -> bool:
@@ -301,11 +305,9 @@ class UsersEngine:
     # The end of a pass
 
     def _set_tag_times(self, work: Pass) -> None:
-        """Give tags the master's time, by which a mirror of this mirror sees their changes.
-
-        A tag that lacks a link, or may, keeps the time of its last change here: else nobody would
-        see that the link came later. So does one whose old state is served.
-        """
+        """Give tags the master's time, by which a mirror of this mirror sees their changes."""
+        # A tag that lacks a link, or may, keeps the time of its last change here: else nobody
+        # would see that the link came later. So does one whose old state is served.
         partial = {link.name.its_tag for link in work.plan.dangling} | self._tags.unsettled
         for name, tag in work.listing.tags.items():
             if name not in partial and self._publisher.is_shown(name):
@@ -321,6 +323,6 @@ class UsersEngine:
             for message in messages[:10]:
                 self._status.error(message)
             raise PassIncompleteError(f"{len(messages)} failed, the first: {messages[0]}")
-        self._publisher.completed(work.started_at)
+        self._pinned.completed(work.started_at, time.time())
         if self._publisher.flists:
             self._progress.set_bootable()

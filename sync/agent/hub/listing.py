@@ -4,7 +4,7 @@ One strict rule decides which names become paths; an entry that breaks it is ref
 and stops none of the others.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, NamedTuple, TypeAlias
@@ -121,6 +121,7 @@ class Listing:
             self.tags[entry.name] = entry
         elif not selects(spec.flists, str(entry.name)):
             return
+        # No folder has a name twice: whoever puts it there wants one of the two to pass a check.
         elif entry.name in self.regulars or entry.name in self.links:
             raise RefusedNameError(f"refused {entry.name}: listed twice")
         elif isinstance(entry, Regular):
@@ -158,17 +159,17 @@ def _text(row: dict[str, object], key: str) -> str:
 
 
 def _time(row: dict[str, object], key: str) -> int:
-    """Read a time; one before 1970 is a time (a hub prints what the file has)."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RefusedNameError(f"refused entry {str(row)[:80]!r}: no {key}")
+    # One before 1970 is a time: a hub prints int(st_mtime), whatever the file has.
     if not abs(value) < 1 << 40:
         raise RefusedNameError(f"refused entry {str(row)[:80]!r}: {key} is no time")
     return int(value)
 
 
 def parse_entry(repository: str, row: object) -> Entry | None:
-    """Read one entry; None for a file that is no flist (the hub does not serve those).
+    """Read one entry (flist-uploader.py, api_user_contents); None for a file that is no flist.
 
     Raises RefusedNameError for a name, a link target or a shape that must not become a path.
     """
@@ -184,6 +185,8 @@ def parse_entry(repository: str, row: object) -> Entry | None:
     if kind != "regular":
         raise RefusedNameError(f"refused {name[:80]!r}: type {str(kind)[:20]!r}")
     if not name.endswith(FLIST_SUFFIX):
+        # "regular" is whatever is neither link nor directory, but the hub's one route to files is
+        # /REPO/F.flist (download_flist): no node can get what has another name.
         names.checked(name, "file")
         return None
     size = _text(row, "size")
@@ -192,6 +195,7 @@ def parse_entry(repository: str, row: object) -> Entry | None:
 
 def _taglink(repository: str, name: str, row: dict[str, object]) -> Link:
     checked = names.checked(name, "taglink")
+    # As api_symlink_to_tag refuses it: /REPO/NAME.flist would be a folder.
     if checked.endswith(FLIST_SUFFIX):
         raise RefusedNameError(f"refused taglink {name!r}: named like a flist")
     parts = _text(row, "target").split("/")
@@ -202,7 +206,8 @@ def _taglink(repository: str, name: str, row: dict[str, object]) -> Link:
 
 
 def _symlink(name: Name, row: dict[str, object]) -> Link:
-    """Read a link: to F.flist in its own repository, or to REPO2/F.flist."""
+    # What os.readlink gave without its "../" (clean_symlink): F.flist in the link's own
+    # repository (api_symlink), or REPO2/F.flist (api_cross_symlink).
     parts = _text(row, "target").split("/")
     if len(parts) == 1:
         parts = [name.repository, *parts]
@@ -230,11 +235,13 @@ def parse_tag(tag: TagName, rows: object) -> tuple[list[Link], list[str]]:
 
 
 def _tag_link(tag: TagName, row: object, known: Container[Name]) -> Link:
+    # Whatever else is in a tag's folder is left out by the hub (api_user_contents_tags).
     if not isinstance(row, dict) or row.get("type") != "symlink":
         raise RefusedNameError(f"refused {str(row)[:80]!r}: a tag holds links only")
     name = Name(tag.repository, names.checked_flist(_text(row, "name")), tag.tag)
     if name in known:
         raise RefusedNameError(f"refused {name}: listed twice")
+    # A hub makes those of tags as ../../REPO2/F.flist alone (api_tag_symlink).
     if "/" not in _text(row, "target"):
         raise RefusedNameError(f"refused link {name}: target {_text(row, 'target')[:80]!r}")
     return _symlink(name, row)
@@ -259,28 +266,13 @@ class Source:
         try:
             page = self.master.get("/api/fileslist", MAX_LISTING_BYTES, conditions)
         except HttpMissingError:
-            return self._one_by_one()
+            return self._one_by_one()  # and no conditions: a hub that old knows none
         if page.status == 304:  # noqa: PLR2004 - not modified
             return page, None
         data = page.json()
         if not isinstance(data, dict):
             raise HttpError("/api/fileslist: not an object", retry=True)
-        return page, self._listing(iter(data.items()))
-
-    def _listing(self, repositories: Iterator[tuple[object, object]]) -> Listing:
-        listing = Listing()
-        for name, rows in repositories:
-            try:
-                # Not a str is refused by the rule itself.
-                repository = names.checked_repository(name)
-            except RefusedNameError as error:
-                listing.refused.append(str(error))
-                continue
-            if selects(self.spec.repositories, repository):
-                listing.add(repository, rows, self.spec)
-            if len(listing.repositories) > MAX_REPOSITORIES:
-                raise HttpError(f"lists more than {MAX_REPOSITORIES} repositories", retry=False)
-        return listing
+        return page, self._listing(data, data.__getitem__)
 
     def _one_by_one(self) -> tuple[Page, Listing]:
         """Ask an older hub, which has no /api/fileslist, for one repository after the other."""
@@ -288,19 +280,28 @@ class Source:
         data = page.json()
         if not isinstance(data, list):
             raise HttpError("/api/repositories: not a list", retry=True)
-        rows = [row.get("name") if isinstance(row, dict) else row for row in data]
-        return page, self._listing(self._contents(rows))
 
-    def _contents(self, repositories: list[object]) -> Iterator[tuple[object, object]]:
-        for name in repositories:
+        def rows_of(repository: str) -> object:
+            path = f"/api/flist/{quote(repository)}"
+            return self.master.get(path, MAX_REPOSITORY_BYTES).json()
+
+        found = [row.get("name") if isinstance(row, dict) else row for row in data]
+        return page, self._listing(found, rows_of)
+
+    def _listing(self, found: Iterable[object], rows_of: Callable[[str], object]) -> Listing:
+        listing = Listing()
+        for name in found:
             try:
+                # Not a str is refused by the rule itself.
                 repository = names.checked_repository(name)
-            except RefusedNameError:
-                yield name, []
+            except RefusedNameError as error:
+                listing.refused.append(str(error))
                 continue
             if selects(self.spec.repositories, repository):
-                path = f"/api/flist/{quote(repository)}"
-                yield name, self.master.get(path, MAX_REPOSITORY_BYTES).json()
+                listing.add(repository, rows_of(repository), self.spec)
+            if len(listing.repositories) > MAX_REPOSITORIES:
+                raise HttpError(f"lists more than {MAX_REPOSITORIES} repositories", retry=False)
+        return listing
 
     def tag(self, tag: Tag) -> tuple[Page, list[Link], list[str]]:
         """Fetch a tag's contents. Raises HttpError."""

@@ -23,7 +23,7 @@ def lines(work: Pass, publisher: Publisher) -> list[str]:
     targets = {link.target for link in waiting}
     for tag in work.states:
         stale = publisher.is_shown(tag)
-        if not publisher.is_whole(tag) and (not stale or tag in targets):
+        if tag not in publisher.whole and (not stale or tag in targets):
             reasons = [*islice(_of_tag(work, publisher, tag), _REASONS + 1)]
             fate = "served" if stale else "not served"
             if not stale and tag in publisher.tags:

@@ -49,6 +49,7 @@ class Pipeline:
     ) -> None:
         self._preparer = preparer
         self._control = control
+        # Taken before a flist is fetched, given back when its outcome is taken.
         self._slots = threading.Semaphore(_IN_STAGING)
         self._listed = deque(entries)
         self._awaited = len(entries)
@@ -97,6 +98,7 @@ class Pipeline:
                     break
                 continue
             if isinstance(outcome, BaseException):
+                # The batch so far is left in staging, and discarded with the rest.
                 raise outcome
             self._slots.release()
             self._awaited -= 1

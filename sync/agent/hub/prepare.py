@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from sync.agent import durable
 from sync.agent.flist import Backend, FlistError
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.flist.reader_pool import ReaderPool, Rewriting
 from sync.agent.hub.chunk_store import ChunkStore, as_backend, route_of
-from sync.agent.hub.listing import Name, Regular
+from sync.agent.hub.listing import Name, Regular, page_path
 from sync.agent.hub.state_db import FlistRow, Withheld
 from sync.agent.hub.tree import Tree
 from sync.agent.master.client import (
@@ -82,23 +81,21 @@ def describe(page: Page, entry: Regular) -> Description:
 
 
 def _fresh(page: Page, updated: int) -> bool:
+    # By the master's clock alone (Date): ours may differ from it.
     return page.date_seconds is None or page.date_seconds - updated < FRESH_SECONDS
-
-
-def file_path(name: Name) -> str:
-    """Return the path of a flist's file on a hub."""
-    return f"/{quote(name.repository)}/{quote(name.name)}"
 
 
 def light_path(name: Name) -> str:
     """Return the path of a flist's description on a hub."""
-    return f"/api/flist{file_path(name)}/light"
+    return f"/api/flist{page_path(name)}/light"
 
 
 def rewriting(spec: UsersSpec) -> Rewriting:
     """Return what published flists shall name: this mirror, and its foreign namespace."""
     if spec.publish_backend is None:
         return Rewriting()
+    # A flist names the 0-db of its chunks in its metadata (0-flist: libflist/flist_tools.c), and a
+    # node goes there: unchanged it would go to the master.
     host, port = spec.publish_backend.host, spec.publish_backend.port
     foreign = Backend(host, port, spec.foreign_namespace)
     return Rewriting(
@@ -135,6 +132,7 @@ class Preparer:
         """
         durable.require_free_space(self._tree.users, self._spec.free_space_floor_bytes)
         target = durable.temporary_in(self._tree.staging)
+        # /light and the file are asked for in one round trip.
         found: list[Description] = []
 
         def read(page: Page) -> Expected:
@@ -147,7 +145,7 @@ class Preparer:
         try:
             _, download = self._master.download_described(
                 light_path(entry.name),
-                file_path(entry.name),
+                page_path(entry.name),
                 target,
                 self._spec.max_flist_bytes,
                 read,
@@ -158,8 +156,7 @@ class Preparer:
         return Fetched(entry, target, found[-1], download)
 
     def _fetch_by_md5(self, entry: Regular, target: Path) -> Fetched:
-        """Fetch from a hub without /light, which says its MD5 alone."""
-        path = file_path(entry.name)
+        path = page_path(entry.name)
         page = self._master.get(f"{path}.md5", _DESCRIPTION_BYTES)
         md5 = page.body.decode("ascii", "replace").strip().lower()
         fresh = _fresh(page, entry.updated)
@@ -197,8 +194,11 @@ class Preparer:
             reason = f"{len(missing)} of its chunks are on no 0-db that may be asked"
             as_listed = (entry.name, entry.updated, entry.size_text)
             return Withheld(*as_listed, route.namespace, reason, missing)
+        # As /light says, which is younger than the listing: where the two differ, the next pass
+        # finds the flist changed and fetches it again.
         updated = entry.updated if description.updated is None else description.updated
         durable.finish(fetched.path, updated)
+        # What is served differs from the master's file where the backend was rewritten.
         size, md5 = contents.size_bytes, contents.md5
         if size is None or md5 is None:
             size, md5 = download.size_bytes, download.md5

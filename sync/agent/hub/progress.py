@@ -74,6 +74,7 @@ class Progress:
         behind = len(listing.regulars) - len(done)
         behind -= sum(1 for name in publisher.withheld if name in listing.regulars)
         done_bytes = sum(done.values())
+        # Exact sizes of what is here, listed ones of the rest.
         rest = [size for name, size in listing.sizes.items() if name not in done]
         total_bytes = None if None in rest else done_bytes + int(math.fsum(filter(None, rest)))
         last = self._status.record.last_success_at

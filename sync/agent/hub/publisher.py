@@ -1,7 +1,6 @@
 """The one thread that changes what is served: content, then what leads to it, then removals."""
 
 import contextlib
-import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -30,7 +29,8 @@ class Publisher:
     A kill between rename and row costs one more fetch, nothing else. `flists`, `links` and `tags`
     follow the disk: they say what is served also where its row could not be written, until `adopt`
     has made the rows agree. A tag is one: it is shown, changed and taken away with all of its
-    links in one step, and what leads to it follows.
+    links in one step, and what leads to it follows. `whole`: the tags of which that was done, or
+    found to be so, in this pass.
     """
 
     def __init__(self, tree: Tree, state_db: HubStateDb, pinned: PinnedChunks) -> None:
@@ -78,13 +78,7 @@ class Publisher:
     # What is on the disk
 
     def adopt(self) -> None:
-        """Make the rows agree with the disk.
-
-        What an earlier mirror left counts as changed, so that it is fetched anew or removed, and
-        so does what a kill left without its row; what is gone from the disk loses its row, so that
-        it comes back. A link that no hub makes goes at once: upstream's hub-clone.py creates
-        whatever the master names.
-        """
+        """Make the rows agree with the disk."""
         self._tree.repair_times()
         seen: set[Name] = set()
         self._untidy = set()
@@ -97,6 +91,7 @@ class Publisher:
                 self._adopt_flist(name)
             seen.add(name)
         for name, flist in list(self.flists.items()):
+            # What is gone from the disk loses its row, so that it comes back.
             if name not in seen or not self._tree.is_file(name):
                 self._delete_flist_row(name)
             elif not self._tree.is_file(name, flist.published_bytes, flist.updated):
@@ -116,6 +111,8 @@ class Publisher:
         target = self._tree.target(name)
         links = self._links_beside(name)
         if target is None:
+            # No hub makes such a link, but upstream's hub-clone.py creates whatever the master
+            # names (local_sync_symlink), and a hub follows it to any file of its machine.
             self._tree.remove_foreign_link(name)
         elif name not in links or links[name].target != target:
             link = Link(name, target, _UNKNOWN_TIME)
@@ -127,6 +124,8 @@ class Publisher:
         with contextlib.suppress(RefusedNameError):
             checked_flist(name.name)
             checked_repository(name.repository)
+            # Left by an earlier mirror, or by a kill before its row was written: it counts as
+            # changed, so that it is fetched anew or removed.
             if name not in self.flists:
                 self.update(_unknown(name))
 
@@ -146,18 +145,14 @@ class Publisher:
         self._confirmed: set[Link] = set()
         self._droppable: set[Name] = set()
         self._by_target = plan.by_target()
-        self._whole: set[TagName] = set()
+        self.whole: set[TagName] = set()
         self._unready = {tag: [*state.links.values()] for tag, state in states.items()}
-
-    def make_repositories(self) -> None:
-        """Make the folders of all listed repositories: a hub lists empty ones, too."""
-        for repository in sorted(self._listing.repositories):
-            self._tree.make_repository(repository)
 
     # Content
 
     def publish(self, batch: list[Ready]) -> None:
         """Serve flists, and every link that waited for just them."""
+        # Before the flists: from then on the flists job deletes none of their chunks.
         self._pinned.add_groups({group for ready in batch for group in ready.groups})
         repositories = sorted({ready.row.name.repository for ready in batch})
         folders = [self._tree.make_repository(repository) for repository in repositories]
@@ -226,7 +221,7 @@ class Publisher:
             for link in self._by_target.get(pending.pop(), []):
                 if not link.name.tag:
                     pending += [link.name] if self._serve_link(link) else []
-                elif link.name.its_tag not in self._whole and self._serve_tag(link.name.its_tag):
+                elif link.name.its_tag not in self.whole and self._serve_tag(link.name.its_tag):
                     pending.append(link.name.its_tag)
 
     def link_all(self) -> None:
@@ -255,13 +250,11 @@ class Publisher:
         return True
 
     def _is_visible(self, target: Target) -> bool:
-        """Return whether what a link leads to is served just as the master lists it.
-
-        An older link or tag would do for a target as little as none: through it the new one would
-        lead to what it never led to on the master, or back to itself; and a node that finds an
-        older flist through a new link does not come back for the newer one (zosbase:
-        pkg/upgrade/upgrade.go compares the targets of taglinks, and nothing below them).
-        """
+        """Return whether what a link leads to is served just as the master lists it."""
+        # An older link or tag would do as little as none: through it the new one would lead to
+        # what it never led to on the master, or back to itself. And a node that finds an older
+        # flist through a new link does not come back for the newer one: it compares the targets
+        # of taglinks, and nothing below them (zosbase: pkg/upgrade/upgrade.go, update).
         if isinstance(target, TagName):
             return self._serve_tag(target)
         wanted = self._plan.wanted.get(target)
@@ -294,13 +287,11 @@ class Publisher:
             return False
         return self.tags.get(tag) == state.links
 
-    def is_whole(self, tag: TagName) -> bool:
-        """Return whether a tag was found in this pass to be served, and whole."""
-        return tag in self._whole
-
     def _serve_tag(self, tag: TagName) -> bool:
         """Show a tag as the master has it where that can be; True where it is shown, and whole."""
-        if tag in self._whole:
+        # Never in part: a node installs each link that it finds in a tag and reports success
+        # (zosbase: pkg/upgrade/upgrade.go, updateTo), so what came later would be missing there.
+        if tag in self.whole:
             return True
         state = self._states.get(tag)
         if state is None or state.hindrances or not self._has_all(tag):
@@ -309,7 +300,7 @@ class Publisher:
             if not self._droppable.issuperset(self._drops(tag)):
                 return False
             self._show_tag(tag, state.links)
-        self._whole.add(tag)
+        self.whole.add(tag)
         return True
 
     def _has_all(self, tag: TagName) -> bool:
@@ -405,10 +396,6 @@ class Publisher:
         self._db.set_number(_DIRTY, 0)
         self._released = set()
         return count
-
-    def completed(self, started_at: float) -> None:
-        """Let the flists job know that a pass was complete."""
-        self._pinned.completed(started_at, time.time())
 
 
 def _unknown(name: Name) -> FlistRow:

@@ -33,6 +33,7 @@ class Removals:
         """Find those names, unlisted or leading nowhere there, that the master may have still."""
         work.deselected = self._deselected_tags(work)
         served = [*self._publisher.flists, *self._publisher.served_links()]
+        # A hub answers 404 for a link that leads nowhere, too (send_from_directory).
         pages: dict[Name, Target] = {name: name for name in served if self._is_unlisted(work, name)}
         for link in work.plan.dangling:
             if isinstance(link.target, TagName) and link.name in pages:
@@ -61,6 +62,7 @@ class Removals:
         tags = [tag for tag in publisher.tags if tag not in listing.tags or tag in work.deselected]
         dropped = publisher.drops()
         inside = [name for tag in tags for name in publisher.tags[tag]]
+        # Before anything goes, and with all that seems gone: whatever the master answered.
         self._guard(work, [*links, *flists, *inside, *dropped])
         if dropped:
             publisher.drop(name for name in dropped if self._may_go(work, name))
@@ -69,6 +71,7 @@ class Removals:
             [name for name in links if self._may_go(work, name)],
             [tag for tag in tags if all(self._may_go(work, one) for one in publisher.tags[tag])],
         )
+        # What a served link leads to stays, whatever became of it on the master.
         targets = {link.target for link in publisher.served_links().values()}
         for name in [name for name in flists if self._may_go(work, name) and self._expired(name)]:
             if name in targets:
@@ -83,6 +86,7 @@ class Removals:
         publisher = self._publisher
         served = publisher.served_links()
         inside = [name for tag in tags for name in publisher.tags[tag]]
+        # A link that waits for its new target still leads through what the master dropped.
         needed = plan.needed(served, [*names, *inside], work.listing.tags.keys() - work.deselected)
         stay = {name.its_tag if isinstance(name, Name) else name for name in needed}
         going = plan.outermost_first(served, [name for name in names if name not in needed])
@@ -93,10 +97,8 @@ class Removals:
         work.kept = len(needed)
 
     def _is_unlisted(self, work: Pass, name: Name) -> bool:
-        """Return whether the master has a served name no more, or it leads nowhere there.
-
-        A name under which it has something else by now stays as it is until that can be served.
-        """
+        """Return whether the master has a served name no more, or it leads nowhere there."""
+        # One under which it has something else by now stays until that can be served.
         return name not in work.listing.regulars and name not in work.plan.wanted
 
     def _is_gone(self, work: Pass, name: Name) -> bool:
@@ -104,6 +106,7 @@ class Removals:
 
     def _may_go(self, work: Pass, name: Name) -> bool:
         """Return whether the master, asked for a name, has it no more, or need not be asked."""
+        # What was not asked for in this pass waits for the next one.
         return name in self._missing or self._is_settled(work, name)
 
     def _is_settled(self, work: Pass, name: Name) -> bool:
@@ -145,6 +148,7 @@ class Removals:
 
     def _chain_is_deselected(self, work: Pass, name: Target) -> bool:
         """Return whether something that a name leads to, here or on the master, is deselected."""
+        # Such names go unasked and unguarded: the master has them, and the operator decided.
         chains = [
             plan.chain_of(links, name) for links in (self._publisher.links, work.listing.links)
         ]

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS tag_entry(      -- what the master's tag holds, publi
 -- Earlier releases kept answers about entries there, which would be stale if one came back.
 DROP TABLE IF EXISTS tag_answer;
 """
+# A commit that a power loss takes is found by `adopt`: a sync for each would cost more.
 _PRAGMAS: Final = (*WAL, "synchronous=NORMAL")
 
 

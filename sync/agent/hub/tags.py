@@ -1,8 +1,4 @@
-"""What the master's tags hold: read when a tag changed, and again until the pass believed it.
-
-A tag's page has no digest, and is not read again while the tag's time stays: what one byte that
-was turned over did to it would stay as well.
-"""
+"""What the master's tags hold: read when a tag changed, and again until a pass believed it."""
 
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +22,9 @@ class TagReader:
         self._source = source
         self._db = state_db
         self._connections = connections
+        # A tag's page has no digest, and is not read again while the tag's time stays: what one
+        # byte that was turned over did to it would stay as well. So it is due until a pass ended
+        # without doubts about what it says.
         self._just_read: set[TagName] = set()
         self.unsettled: set[TagName] = set()
 
@@ -100,9 +99,11 @@ def states_of(
         if not link.name.tag:
             continue
         entry, end = f"{link.name.name} -> {link.target}", plan.end_of(listing.links, link)
+        # Such a tag is never shown: a node would take what it lacks for removed by the master.
         if end is not None and plan.deselected(spec, end):
             text = f"{entry} is deselected by the operator's patterns"
             hindrances[link.name.its_tag].append(text)
+        # Else the master has a dead link there, of which a node would get nothing (404), too.
         elif link.name in unconfirmed:
             hindrances[link.name.its_tag].append(f"{entry}: {fault}; {unconfirmed[link.name]}")
     for tag in listing.tags:

@@ -83,25 +83,20 @@ class Tree:
         for path in self.staging.iterdir():
             durable.discard(path)
 
-    def prepare_folder(self, name: Name) -> Path:
-        """Make the folder that will hold `name`, durably; a file or link in its place goes."""
-        folder = self.path(name).parent
-        for part in (self.users / name.repository, folder):
-            with contextlib.suppress(FileNotFoundError):
-                if stat.S_ISDIR(part.lstat().st_mode):
-                    continue
-                part.unlink()
-            part.mkdir(mode=_FOLDER_MODE)
-            durable.sync(part.parent)
-        return folder
-
     def make_repository(self, repository: str) -> Path:
-        """Make a repository's folder, empty or not."""
-        return self.prepare_folder(Name(repository, "any"))
+        """Make a repository's folder, empty or not, durably; a file or link in its place goes."""
+        folder = self._folder(TagName(repository, ""))
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(folder.lstat().st_mode):
+                return folder
+            folder.unlink()
+        folder.mkdir(mode=_FOLDER_MODE)
+        durable.sync(folder.parent)
+        return folder
 
     def link(self, link: Link) -> None:
         """Publish a link, not one in a tag, whose target is published already."""
-        self.prepare_folder(link.name)
+        self.make_repository(link.name.repository)
         path = self.path(link.name)
         durable.publish_link(link_text(link), path, self.staging, link.link_time)
 
@@ -138,10 +133,9 @@ class Tree:
 
         None where there is no such tag.
         """
-        if not self.exists(tag):
+        if not self.path(tag).exists():
             return None
-        entries = self._entries(self._folder(tag))
-        names_in = (Name(tag.repository, name, tag.tag) for name, _ in entries)
+        names_in = [Name(tag.repository, one.name, tag.tag) for one in self.path(tag).iterdir()]
         return {name: self.target(name) for name in names_in}
 
     def target(self, name: Name) -> Target | None:
@@ -167,10 +161,6 @@ class Tree:
         """Return whether something has that name, though it be a link that leads nowhere."""
         return os.path.lexists(self.path(name))
 
-    def exists(self, name: Target) -> bool:
-        """Return whether `name` is served: the file or folder at the end of its links is there."""
-        return self.path(name).exists()
-
     def remove(self, name: Name) -> None:
         """Remove a flist or link durably."""
         durable.remove(self.path(name))
@@ -186,9 +176,9 @@ class Tree:
         for tag, path in self._tag_folders():
             if tag not in served:
                 _remove_if_empty(path)
-        for repository in self._folders(self.users):
-            if repository not in listed:
-                _remove_if_empty(self.users / repository)
+        for repository in _folders(self.users):
+            if repository.name not in listed:
+                _remove_if_empty(repository)
 
     def set_tag_time(self, tag: TagName, updated: int) -> None:
         """Give a tag's folder the master's time, so that a chained mirror sees its changes."""
@@ -197,44 +187,36 @@ class Tree:
 
     def repair_times(self) -> None:
         """Give whatever has a time that nodes cannot read one that they can."""
-        for repository in self._folders(self.users):
-            _repair_time(self.users / repository)
-            for _, path in self._entries(self.users / repository):
-                _repair_time(path)
-        for _, folder in self._tag_folders():
-            for _, path in self._entries(folder):
-                _repair_time(path)
+        for folder, folders, files in os.walk(self.users):
+            for name in [*folders, *files]:
+                _repair_time(Path(folder, name))
 
     def scan(self) -> Iterator[tuple[Name, Path]]:
         """Yield everything that the hub would serve, hidden files left out."""
-        for repository in self._folders(self.users):
-            for name, path in self._entries(self.users / repository):
-                if not name.startswith("."):
-                    yield Name(repository, name), path
+        for repository in _folders(self.users):
+            for path in sorted(repository.iterdir()):
+                if not path.name.startswith("."):
+                    yield Name(repository.name, path.name), path
         for tag, folder in self._tag_folders():
-            for name, path in self._entries(folder):
-                yield Name(tag.repository, name, tag.tag), path
+            for path in sorted(folder.iterdir()):
+                yield Name(tag.repository, path.name, tag.tag), path
 
     def _tag_folders(self) -> Iterator[tuple[TagName, Path]]:
-        for repository in self._folders(self.users):
-            for name in self._folders(self.users / repository):
-                if name.startswith(_TAG_PREFIX):
-                    tag = TagName(repository, name.removeprefix(_TAG_PREFIX))
-                    yield tag, self.users / repository / name
+        for repository in _folders(self.users):
+            for folder in _folders(repository):
+                # 0-hub lists no other folders (api_user_contents).
+                if folder.name.startswith(_TAG_PREFIX):
+                    yield TagName(repository.name, folder.name.removeprefix(_TAG_PREFIX)), folder
 
-    @staticmethod
-    def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                yield entry.name, Path(entry.path)
 
-    @staticmethod
-    def _folders(folder: Path) -> list[str]:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(one) for one in entries if one.is_dir(follow_symlinks=False))
 
 
 def _repair_time(path: Path) -> None:
+    # Nodes read `updated` as unsigned (zosbase: pkg/upgrade/hub/hub.go, FList), and a negative one
+    # fails the whole list.
     try:
         seconds = path.lstat().st_mtime
         if durable.served_seconds(seconds) != seconds:

@@ -17,7 +17,6 @@ from sync.agent.job import (
     Control,
     Directories,
     Problem,
-
     VerifyOptions,
     VerifyReport,
     one_at_a_time,
@@ -77,6 +76,7 @@ class Verifier:
         yield from self._orphans(flists.keys() | links.keys())
         yield from self._chunks(flists.values())
         if not self._options.offline:
+            # Each of the master's names that dies has the comparison begun anew.
             checked = self.checked
 
             def compared() -> list[_Finding]:
@@ -102,7 +102,7 @@ class Verifier:
             self.checked += 1
             if self._tree.target(link.name) != link.target:
                 yield _named(link.name, f"does not lead to {link.target}")
-            elif not self._tree.exists(link.name):
+            elif not self._tree.path(link.name).exists():
                 yield _named(link.name, f"dangles: {link.target} is not there")
 
     def _orphans(self, known: set[Name]) -> Iterator[_Finding]:
@@ -115,6 +115,7 @@ class Verifier:
     def _chunks(self, flists: Iterable[FlistRow]) -> Iterator[_Finding]:
         by_namespace: dict[str, dict[bytes, Name]] = {}
         for flist in flists:
+            # Published without some by the operator's policy: that is no finding.
             if flist.broken:
                 continue
             namespace = flist.namespace or self._spec.local_zdb.namespace
@@ -200,6 +201,7 @@ class Verifier:
                 self._db.put_flist(replace(flists[name], updated=None))
             for name in names & links.keys():
                 self._db.delete_link(name)
+        # Unpinned chunks are found as well, and there is no telling which others were lost.
         self._pinned.rebuild(self._db.all_keys())
         self.invalidate()
 
