@@ -1,12 +1,13 @@
 """The strict rules for names that come from a master before they become a path or a URL."""
 
 import re
-import unicodedata
 from typing import Final
 
 FLIST_SUFFIX: Final = ".flist"
 LONGEST_BYTES: Final = 255
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@:~=,-]{0,199}", re.ASCII)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TAG_PREFIX: Final = ".tag-"
 _SHOWN: Final = 80
 # Flask serves a folder of the program under it: 0-hub answers 404 for every flist there.
@@ -43,10 +44,8 @@ def _fault(name: str) -> str:
         f"longer than {LONGEST_BYTES} bytes": size > LONGEST_BYTES,
         "starts with a dot": name.startswith("."),
         "holds a slash": "/" in name,
-        "not UTF-8": any(unicodedata.category(one) == "Cs" for one in name[:LONGEST_BYTES]),
-        "holds a control character": any(
-            unicodedata.category(one) == "Cc" for one in name[:LONGEST_BYTES]
-        ),
+        "not UTF-8": _SURROGATE.search(name),
+        "holds a control character": _CONTROL.search(name),
     }
     return next((fault for fault, there in faults.items() if there), "")
 

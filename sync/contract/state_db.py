@@ -44,6 +44,15 @@ class StateDb:
             raise
         self._db.execute("COMMIT")
 
+    def _put(self, table: str, *values: object) -> None:
+        marks = ",".join("?" * len(values))
+        self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES({marks})", values)
+
+    def _delete(self, table: str, **key: str) -> None:
+        where = " AND ".join(f"{column}=?" for column in key)
+        query = f"DELETE FROM {table} WHERE {where}"  # noqa: S608 - constants
+        self._db.execute(query, [*key.values()])
+
     def text(self, name: str) -> str:
         """Return a text kept under `name`, empty where there is none."""
         row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
@@ -51,7 +60,7 @@ class StateDb:
 
     def set_text(self, name: str, value: str) -> None:
         """Keep a text under `name`."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
+        self._put("meta", name, value)
 
     def number(self, name: str) -> float:
         """Return a number kept under `name`, 0 where there is none."""
@@ -60,4 +69,4 @@ class StateDb:
 
     def set_number(self, name: str, value: float) -> None:
         """Keep a number under `name`."""
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
+        self._put("meta", name, value)

@@ -82,12 +82,11 @@ class KernelStateDb(StateDb):
 
     def put(self, kernel: KernelRow) -> None:
         """Insert or replace one kernel."""
-        values = astuple(kernel)
-        self._db.execute("INSERT OR REPLACE INTO kernel VALUES(?,?,?,?,?,?,?)", values)
+        self._put("kernel", *astuple(kernel))
 
     def delete(self, name: str) -> None:
         """Delete one kernel."""
-        self._db.execute("DELETE FROM kernel WHERE name=?", (name,))
+        self._delete("kernel", name=name)
 
     def links(self) -> dict[str, LinkRow]:
         """Return every link by its path."""
@@ -96,8 +95,8 @@ class KernelStateDb(StateDb):
 
     def put_link(self, link: LinkRow) -> None:
         """Insert or replace one link."""
-        self._db.execute("INSERT OR REPLACE INTO link VALUES(?,?,?,?,?)", astuple(link))
+        self._put("link", *astuple(link))
 
     def delete_link(self, path: str) -> None:
         """Delete one link."""
-        self._db.execute("DELETE FROM link WHERE path=?", (path,))
+        self._delete("link", path=path)
