@@ -8,7 +8,7 @@ import pulumi
 
 from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
 from components.naming import DockerNames
-from components.settings.model import Ready, ServiceLimits
+from components.settings.model import Ready
 from sync.contract.layout import (
     AGENT_MOUNT,
     HUB_PUBLIC,
@@ -26,7 +26,7 @@ from sync.contract.layout import (
     job_spec_dir,
     job_state_dir,
 )
-from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
+from sync.contract.spec import JobSpec
 from sync.providers import AgentBundle, FlistsSync, KernelsSync, UsersSync
 from sync.providers.agent_bundle import bundle_path
 
@@ -48,9 +48,7 @@ class AgentsConfig:
     """
 
     placement: Placement
-    image_id: pulumi.Input[str]
-    limits: Mapping[Job, ServiceLimits]
-    jobs: Sequence[UsersSpec | KernelsSpec | FlistsSpec]
+    jobs: Sequence[JobSpec]
     digest: str
     admin_password: pulumi.Output[str]
     rotation: int
@@ -93,7 +91,7 @@ class SyncJobConfig:
     """One job of the agents; bundle: its files on the host."""
 
     agents: AgentsConfig
-    spec: UsersSpec | KernelsSpec | FlistsSpec
+    spec: JobSpec
     bundle: AgentBundle
 
 
@@ -138,9 +136,8 @@ def _container(config: SyncJobConfig) -> ContainerConfig:
     agents, job = config.agents, config.spec.job
     return ContainerConfig(
         service=job,
-        image_id=agents.image_id,
+        image="python",
         uid=JOB_UIDS[job],
-        limits=agents.limits[job],
         health=("CMD", "python3", f"{AGENT_MOUNT}/src/sync/agent/health.py", job),
         command=("python3", "-m", "sync.agent", "run", job),
         mounts=_mounts(agents, job),

@@ -8,7 +8,7 @@ import pulumi
 
 from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
 from components.pyconfig import render
-from components.settings.model import BootstrapSettings, ServiceLimits
+from components.settings.model import BootstrapSettings
 from sync.contract.layout import KERNELS, SECRETS, UID_BOOTSTRAP
 
 PORT: Final = 5555
@@ -27,8 +27,6 @@ class BootstrapConfig:
     """public_url: of the bootstrap server. rotation: counter of its API token."""
 
     placement: Placement
-    image_id: pulumi.Input[str]
-    limits: ServiceLimits
     settings: BootstrapSettings
     public_url: str
     api_token: pulumi.Output[str]
@@ -85,9 +83,8 @@ def _container(config: BootstrapConfig) -> ContainerConfig:
     shown = render(bootstrap_config(config, "hidden"))
     return ContainerConfig(
         service="bootstrap",
-        image_id=config.image_id,
+        image="bootstrap",
         uid=UID_BOOTSTRAP,
-        limits=config.limits,
         health=HEALTH,
         mounts=(
             Mount(path(KERNELS), "/opt/kernels"),

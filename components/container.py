@@ -11,7 +11,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.naming import DockerNames
-from components.settings.model import ServiceLimits
+from components.settings.model import LimitSettings, ServiceLimits
 from sync.contract.layout import under
 from sync.providers import HostFiles
 
@@ -47,14 +47,17 @@ class PublishedPort:
 class Placement:
     """Where all of a stack goes: its host, data root and network. names: of its Docker objects.
 
-    connection: how the dynamic resources reach the host. after: what must have succeeded before
-    anything on the host is touched.
+    connection: how the dynamic resources reach the host. images: ids, by the image's service.
+    limits: of each service's container. after: what must have succeeded before anything on the
+    host is touched.
     """
 
     names: pulumi.Output[DockerNames]
     connection: Mapping[str, str]
     root: str
     network_name: pulumi.Input[str]
+    images: Mapping[str, pulumi.Input[str]]
+    limits: LimitSettings
     health_interval_seconds: int
     after: tuple[pulumi.Resource, ...]
 
@@ -101,15 +104,14 @@ def write_files(
 class ContainerConfig:
     """What differs between containers.
 
-    image_id: pins the image. health: test in Docker's form (CMD or CMD-SHELL first). tmpfs: path
-    to mount options. capabilities: added to none. revision: what a restart must follow that the
-    other fields do not show (digests of configuration without secrets, rotation counters).
+    image: the service whose image it runs. health: test in Docker's form (CMD or CMD-SHELL first).
+    tmpfs: path to mount options. capabilities: added to none. revision: what a restart must follow
+    that the other fields do not show (digests of configuration without secrets, rotation counters).
     """
 
     service: str
-    image_id: pulumi.Input[str]
+    image: str
     uid: int
-    limits: ServiceLimits
     health: Sequence[str]
     command: Sequence[str] | None = None
     entrypoint: Sequence[str] | None = None
@@ -120,7 +122,6 @@ class ContainerConfig:
     capabilities: Sequence[str] = ()
     revision: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: int = 30
-    working_dir: str | None = None
 
 
 def declare(
@@ -130,7 +131,7 @@ def declare(
     opts: pulumi.ResourceOptions,
 ) -> docker.Container:
     """Declare the container; it is known in the stack's network under its service's name."""
-    limits = config.limits
+    limits: ServiceLimits = getattr(placement.limits, config.service)
     forced = pulumi.ResourceOptions(
         delete_before_replace=True,
         replace_on_changes=list(NOT_APPLIED_IN_PLACE),
@@ -143,10 +144,9 @@ def declare(
         name,
         name=placement.container_name(config.service),
         hostname=config.service,
-        image=config.image_id,
+        image=placement.images[config.image],
         command=list(config.command) if config.command is not None else None,
         entrypoints=list(config.entrypoint) if config.entrypoint is not None else None,
-        working_dir=config.working_dir,
         envs=[f"{key}={value}" for key, value in sorted(config.environment.items())],
         user=f"{config.uid}:{config.uid}",
         read_only=True,

@@ -17,7 +17,7 @@ from components.container import (
     declare,
     write_files,
 )
-from components.settings.model import ServiceLimits
+from components.settings.model import PortSettings
 from sync.contract.layout import CADDY_CONFIG, CADDY_DATA, CADDY_LOG, CONFIG, UID_CADDY
 
 HTTP_PORT: Final = 80
@@ -33,15 +33,11 @@ HEALTH: Final = (
 
 @dataclass(frozen=True)
 class EdgeConfig:
-    """addresses: of the host, both families. metrics_port: on the host's loopback, or none."""
+    """addresses: of the host, both families. ports: of the host."""
 
     placement: Placement
-    image_id: pulumi.Input[str]
-    limits: ServiceLimits
     addresses: Sequence[str]
-    http_port: int
-    https_port: int
-    metrics_port: int | None
+    ports: PortSettings
     caddyfile: CaddyfileConfig
 
 
@@ -68,15 +64,14 @@ class Edge(pulumi.ComponentResource):
 
 
 def _published(config: EdgeConfig) -> list[PublishedPort]:
-    pairs = ((config.http_port, HTTP_PORT), (config.https_port, HTTPS_PORT))
+    pairs = ((config.ports.http, HTTP_PORT), (config.ports.https, HTTPS_PORT))
     ports = [
         PublishedPort(address, external, internal)
         for address in config.addresses
         for external, internal in pairs
     ]
-    if config.metrics_port is not None:
-        loopback = ("127.0.0.1", "::1")
-        ports += [PublishedPort(host, config.metrics_port, METRICS_PORT) for host in loopback]
+    if (metrics := config.ports.metrics) is not None:
+        ports += [PublishedPort(host, metrics, METRICS_PORT) for host in ("127.0.0.1", "::1")]
     return ports
 
 
@@ -84,9 +79,8 @@ def _container(config: EdgeConfig, text: str) -> ContainerConfig:
     path = config.placement.path
     return ContainerConfig(
         service="caddy",
-        image_id=config.image_id,
+        image="caddy",
         uid=UID_CADDY,
-        limits=config.limits,
         health=HEALTH,
         command=("caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"),
         mounts=(

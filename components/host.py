@@ -15,28 +15,22 @@ from sync.providers import HostDirectories
 SERVICES: Final = ("zdb", "hub", "bootstrap", "caddy", "python")
 
 
-@dataclass(frozen=True)
-class HostConfig:
-    """helper_image: the one that host operations run in (python)."""
+def connection(host: HostSettings, helper_image: str) -> dict[str, str]:
+    """Return the mapping that every dynamic resource takes as `host`.
 
-    host: HostSettings
-    helper_image: str
-
-
-def connection(config: HostConfig) -> dict[str, str]:
-    """Return the mapping that every dynamic resource takes as `host`."""
-    host = config.host
+    helper_image: the one that host operations run in (python).
+    """
     return {
         "dockerHost": host.docker,
         "sshKeyPath": host.ssh_key_path or "",
         "knownHostsPath": host.known_hosts_path or "",
-        "helperImage": pullable(config.helper_image),
+        "helperImage": pullable(helper_image),
     }
 
 
-def docker_provider(name: str, config: HostConfig) -> docker.Provider:
+def docker_provider(name: str, host: HostSettings) -> docker.Provider:
     """Return the provider for the stack's Docker Engine; over SSH the host's key is pinned."""
-    return docker.Provider(name, host=config.host.docker, ssh_opts=ssh_options(config.host))
+    return docker.Provider(name, host=host.docker, ssh_opts=ssh_options(host))
 
 
 def ssh_options(host: HostSettings) -> list[str] | None:

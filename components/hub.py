@@ -17,7 +17,7 @@ import pulumi
 
 from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
 from components.pyconfig import render
-from components.settings.model import HubSettings, Mode, ServiceLimits
+from components.settings.model import HubSettings, Mode
 from sync.contract.layout import (
     HUB_PACKING,
     HUB_PUBLIC,
@@ -28,6 +28,7 @@ from sync.contract.layout import (
     UID_PACKER,
     ZDB_ADMIN_FILE,
 )
+from sync.providers import StackSecrets
 
 PORT: Final = 5555
 CONFIG_PATH: Final = f"{SECRETS}/hub/config.py"
@@ -59,31 +60,18 @@ PACKER_CAPABILITIES: Final = (
 
 
 @dataclass(frozen=True)
-class HubSecrets:
-    """What hub and packer (zdb_admin) hold of the stack's secrets; see StackSecrets for formats."""
-
-    private_key: pulumi.Output[str]
-    seed: pulumi.Output[str]
-    guest_token: pulumi.Output[str]
-    zdb_admin: pulumi.Output[str]
-
-
-@dataclass(frozen=True)
 class HubConfig:
     """public_url: of the hub. zdb_public: host and port that flists name. rotation: counters.
 
-    zdb: the 0-db container, which must run first. packer_limits: see Hub.
+    zdb: the 0-db container, which must run first.
     """
 
     placement: Placement
-    image_id: pulumi.Input[str]
-    limits: ServiceLimits
-    packer_limits: ServiceLimits
     settings: HubSettings
     mode: Mode
     public_url: str
     zdb_public: tuple[str, int]
-    secrets: HubSecrets
+    secrets: StackSecrets
     rotation: Mapping[str, int]
     zdb: pulumi.Resource
 
@@ -112,7 +100,7 @@ class Hub(pulumi.ComponentResource):
         secrets = config.secrets
         # What a mode does not use is not waited for, so that its rotation touches nothing here.
         guest = secrets.guest_token if config.guests else ""
-        content = pulumi.Output.all(secrets.private_key, secrets.seed, guest).apply(
+        content = pulumi.Output.all(secrets.hub_private_key, secrets.hub_seed, guest).apply(
             lambda values: render(hub_config(config, *values))
         )
         files = [HostFile(CONFIG_PATH, UID_HUB, content)]
@@ -131,7 +119,7 @@ class Hub(pulumi.ComponentResource):
         self.register_outputs({"container": self.container.name})
 
     def _packer(self, config: HubConfig) -> pulumi.Resource:
-        password = HostFile(_packer_secret(), UID_PACKER, config.secrets.zdb_admin)
+        password = HostFile(_packer_secret(), UID_PACKER, config.secrets.zdb_admin_password)
         secrets = write_files("packer-secrets", config.placement, [password], self)
         return declare(
             "packer-container",
@@ -236,9 +224,8 @@ def _container(config: HubConfig) -> ContainerConfig:
         }
     return ContainerConfig(
         service="hub",
-        image_id=config.image_id,
+        image="hub",
         uid=UID_HUB,
-        limits=config.limits,
         health=HEALTH,
         mounts=mounts,
         environment=environment,
@@ -251,9 +238,8 @@ def _packer_container(config: HubConfig) -> ContainerConfig:
     path = config.placement.path
     return ContainerConfig(
         service="packer",
-        image_id=config.image_id,
+        image="hub",
         uid=UID_PACKER,
-        limits=config.packer_limits,
         health=PACKER_HEALTH,
         entrypoint=("python3", f"{_TOOLS_MOUNT}/packer.py"),
         mounts=(

@@ -15,7 +15,6 @@ from components.edge import Edge, EdgeConfig
 from components.host import (
     DataRoot,
     DataRootConfig,
-    HostConfig,
     Images,
     ImagesConfig,
     Network,
@@ -23,7 +22,7 @@ from components.host import (
     connection,
     docker_provider,
 )
-from components.hub import Hub, HubConfig, HubSecrets
+from components.hub import Hub, HubConfig
 from components.naming import DockerNames, Naming
 from components.settings import Settings
 from components.specs import SERVICES, job_specs, published_zdb
@@ -65,43 +64,43 @@ class Mirror(pulumi.ComponentResource):
     def __init__(
         self, name: str, config: MirrorConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        host = HostConfig(config.settings.host, config.settings.images.python)
-        provider = docker_provider("docker", host)
+        settings = config.settings
+        provider = docker_provider("docker", settings.host)
         providers = pulumi.ResourceOptions(providers=[provider])
         super().__init__(
             "gridhub:index:Mirror", name, None, pulumi.ResourceOptions.merge(opts, providers)
         )
         self.config = config
-        self._connection = connection(host)
-        # First of all: what stands in its way is told before anything else is changed.
+        self._settings = settings
+        self._naming = config.naming
+        self._connection = connection(settings.host, settings.images.python)
+        self._child = pulumi.ResourceOptions(parent=self)
+        # First of all: a record of others in the way ends the program before anything is changed.
         self.dns = self._dns()
         self.guard = self._guard()
         self.names = self.guard.stack.apply(DockerNames)
         self.secrets = self._secrets()
         self.preflight = self._preflight()
+        self._checked = (self.guard, self.preflight)
         self.images = self._images()
         self.data_root = self._data_root()
         self.network = self._network()
         self.placement = self._placement()
         self.zdb = self._zdb()
         self.hub = self._hub()
-        self.bootstrap = self._bootstrap() if config.settings.bootstrap.enabled else None
+        self.bootstrap = self._bootstrap() if settings.bootstrap.enabled else None
         self.edge = self._edge()
         self.agents = self._agents()
-        self.dns.set_records(after=(self.guard, self.preflight))
+        self.dns.set_records(after=self._checked)
         self.register_outputs({})
 
-    def _child(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
-        return pulumi.ResourceOptions(parent=self, depends_on=list(after))
-
     def _guard(self) -> ModeGuard:
-        settings = self.config.settings
         return ModeGuard(
             "mode",
-            stack=self.config.naming.stack,
-            mode=settings.mode,
-            confirmation=settings.mode_confirmation,
-            opts=pulumi.ResourceOptions(parent=self, protect=settings.production),
+            stack=self._naming.stack,
+            mode=self._settings.mode,
+            confirmation=self._settings.mode_confirmation,
+            opts=pulumi.ResourceOptions(parent=self, protect=self._settings.production),
         )
 
     def _secrets(self) -> StackSecrets:
@@ -109,21 +108,12 @@ class Mirror(pulumi.ComponentResource):
             "secrets",
             stack=self.guard.stack,
             rotation=self.config.rotation,
-            opts=pulumi.ResourceOptions(parent=self, protect=self.config.settings.production),
+            opts=pulumi.ResourceOptions(parent=self, protect=self._settings.production),
         )
-
-    def _images(self) -> Images:
-        settings = self.config.settings
-        config = ImagesConfig(
-            settings.images,
-            bootstrap=settings.bootstrap.enabled,
-            after=(self.guard, self.preflight),
-        )
-        return Images("images", config, pulumi.ResourceOptions(parent=self))
 
     def _preflight(self) -> Preflight:
-        settings = self.config.settings
-        limits, public = settings.preflight, settings.public_addresses
+        settings, limits = self._settings, self._settings.preflight
+        public = settings.public_addresses
         return Preflight(
             "preflight",
             host=self._connection,
@@ -145,13 +135,18 @@ class Mirror(pulumi.ComponentResource):
             root_is_mount=limits.data_root_is_mount,
             dns_managed=settings.dns.provider == "cloudflare",
             ignore=limits.ignore,
-            # Before the images: what is wrong with the way to the host is told here, in words,
-            # and a host that will not do has nothing pulled but the image that looks at it.
-            opts=self._child(self.guard),
+            # Before the images: faults on the way to the host are reported here, in words, and a
+            # host that does not meet the requirements pulls nothing but the image that checks it.
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[self.guard]),
         )
 
+    def _images(self) -> Images:
+        enabled = self._settings.bootstrap.enabled
+        config = ImagesConfig(self._settings.images, bootstrap=enabled, after=self._checked)
+        return Images("images", config, self._child)
+
     def _data_root(self) -> DataRoot:
-        settings = self.config.settings
+        settings = self._settings
         config = DataRootConfig(
             connection=self._connection,
             root=settings.data_root,
@@ -159,106 +154,81 @@ class Mirror(pulumi.ComponentResource):
             must_be_mount=settings.preflight.data_root_is_mount,
             purge=settings.purge,
             protect=settings.production,
-            after=(self.guard, self.preflight),
+            after=self._checked,
         )
-        return DataRoot("data-root", config, pulumi.ResourceOptions(parent=self))
+        return DataRoot("data-root", config, self._child)
 
     def _network(self) -> Network:
-        config = NetworkConfig(
-            self.names, self.config.settings.network, (self.guard, self.preflight)
-        )
-        return Network("network", config, pulumi.ResourceOptions(parent=self))
+        config = NetworkConfig(self.names, self._settings.network, self._checked)
+        return Network("network", config, self._child)
 
     def _placement(self) -> Placement:
         return Placement(
             names=self.names,
             connection=self._connection,
-            root=self.config.settings.data_root,
+            root=self._settings.data_root,
             network_name=self.network.network_name,
-            health_interval_seconds=self.config.settings.health_interval_seconds,
-            after=(self.guard, self.preflight, self.data_root.directories),
+            images=self.images.ids,
+            limits=self._settings.limits,
+            health_interval_seconds=self._settings.health_interval_seconds,
+            after=(*self._checked, self.data_root.directories),
         )
 
     def _zdb(self) -> Zdb:
-        settings = self.config.settings
         config = ZdbConfig(
             placement=self.placement,
-            image_id=self.images.ids["zdb"],
-            limits=settings.limits.zdb,
-            settings=settings.zdb,
-            bind=[(address, settings.ports.zdb) for address in self.config.listen],
+            settings=self._settings.zdb,
+            bind=[(address, self._settings.ports.zdb) for address in self.config.listen],
             admin_password=self.secrets.zdb_admin_password,
             rotation=self.config.rotation["zdbAdmin"],
         )
-        return Zdb("zdb", config, pulumi.ResourceOptions(parent=self))
+        return Zdb("zdb", config, self._child)
 
     def _hub(self) -> Hub:
-        naming, settings = self.config.naming, self.config.settings
-        published = published_zdb(naming, settings)
+        published = published_zdb(self._naming, self._settings)
         config = HubConfig(
             placement=self.placement,
-            image_id=self.images.ids["hub"],
-            limits=settings.limits.hub,
-            packer_limits=settings.limits.packer,
-            settings=settings.hub,
-            mode=settings.mode,
-            public_url=self.config.url(naming.hub),
+            settings=self._settings.hub,
+            mode=self._settings.mode,
+            public_url=self.config.url(self._naming.hub),
             zdb_public=(published.host, published.port),
-            secrets=HubSecrets(
-                private_key=self.secrets.hub_private_key,
-                seed=self.secrets.hub_seed,
-                guest_token=self.secrets.guest_token,
-                zdb_admin=self.secrets.zdb_admin_password,
-            ),
+            secrets=self.secrets,
             rotation=self.config.rotation,
             zdb=self.zdb.container,
         )
-        return Hub("hub", config, pulumi.ResourceOptions(parent=self))
+        return Hub("hub", config, self._child)
 
     def _bootstrap(self) -> Bootstrap:
-        naming, settings = self.config.naming, self.config.settings
         config = BootstrapConfig(
             placement=self.placement,
-            image_id=self.images.ids["bootstrap"],
-            limits=settings.limits.bootstrap,
-            settings=settings.bootstrap,
-            public_url=self.config.url(naming.bootstrap),
+            settings=self._settings.bootstrap,
+            public_url=self.config.url(self._naming.bootstrap),
             api_token=self.secrets.bootstrap_api_token,
             rotation=self.config.rotation["bootstrapToken"],
         )
-        return Bootstrap("bootstrap", config, pulumi.ResourceOptions(parent=self))
+        return Bootstrap("bootstrap", config, self._child)
 
     def _edge(self) -> Edge:
-        naming, settings = self.config.naming, self.config.settings
-        config = EdgeConfig(
-            placement=self.placement,
-            image_id=self.images.ids["caddy"],
-            limits=settings.limits.caddy,
-            addresses=self.config.listen,
-            http_port=settings.ports.http,
+        settings = self._settings
+        text = CaddyfileConfig(
+            hub=self._naming.hub,
+            bootstrap=self._naming.bootstrap if settings.bootstrap.enabled else None,
             https_port=settings.ports.https,
-            metrics_port=settings.ports.metrics,
-            caddyfile=CaddyfileConfig(
-                hub=naming.hub,
-                bootstrap=naming.bootstrap if settings.bootstrap.enabled else None,
-                https_port=settings.ports.https,
-                ca=settings.acme.ca,
-                email=settings.acme.email,
-                uploads=settings.mode != "mirror",
-                hub_aliases=tuple(settings.hub.aliases),
-            ),
+            ca=settings.acme.ca,
+            email=settings.acme.email,
+            uploads=settings.mode != "mirror",
+            hub_aliases=tuple(settings.hub.aliases),
         )
-        return Edge("edge", config, pulumi.ResourceOptions(parent=self))
+        config = EdgeConfig(self.placement, self.config.listen, settings.ports, text)
+        return Edge("edge", config, self._child)
 
     def _agents(self) -> Agents | None:
-        settings = self.config.settings
-        specs = job_specs(self.config.naming, settings)
+        settings = self._settings
+        specs = job_specs(self._naming, settings)
         if not specs:
             return None
         config = AgentsConfig(
             placement=self.placement,
-            image_id=self.images.ids["python"],
-            limits={job: getattr(settings.limits, job) for job in JOBS},
             jobs=specs,
             digest=self.config.agent_digest,
             admin_password=self.secrets.zdb_admin_password,
@@ -268,20 +238,20 @@ class Mirror(pulumi.ComponentResource):
             purge=settings.purge,
             zdb=self.zdb.container,
         )
-        return Agents("sync", config, pulumi.ResourceOptions(parent=self))
+        return Agents("sync", config, self._child)
 
     def _dns(self) -> Dns:
-        settings = self.config.settings
+        settings = self._settings
         token = settings.dns_api_token
         config = DnsConfig(
-            naming=self.config.naming,
+            naming=self._naming,
             dns=settings.dns,
             addresses=settings.public_addresses,
             bootstrap=settings.bootstrap.enabled,
             api_token=pulumi.Output.secret(token) if token else None,
             neighbours_allowed="records" in settings.preflight.ignore,
         )
-        return Dns("dns", config, pulumi.ResourceOptions(parent=self))
+        return Dns("dns", config, self._child)
 
 
 def listening_ports(config: MirrorConfig) -> list[dict[str, Any]]:

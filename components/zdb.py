@@ -15,7 +15,7 @@ from components.container import (
     declare,
     write_files,
 )
-from components.settings.model import ServiceLimits, ZdbSettings
+from components.settings.model import ZdbSettings
 from sync.contract.layout import SECRETS, UID_ZDB, ZDB_ADMIN_FILE, ZDB_DATA, ZDB_INDEX
 
 PORT: Final = 9900
@@ -39,8 +39,6 @@ class ZdbConfig:
     """bind: (address, port) pairs of the host. rotation: counter of the admin password."""
 
     placement: Placement
-    image_id: pulumi.Input[str]
-    limits: ServiceLimits
     settings: ZdbSettings
     bind: Sequence[tuple[str, int]]
     admin_password: pulumi.Output[str]
@@ -95,9 +93,8 @@ def _container(config: ZdbConfig) -> ContainerConfig:
     )
     return ContainerConfig(
         service="zdb",
-        image_id=config.image_id,
+        image="zdb",
         uid=UID_ZDB,
-        limits=config.limits,
         health=HEALTH,
         entrypoint=("/bin/sh", "-c", start_script(config.settings)),
         mounts=mounts,
