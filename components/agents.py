@@ -109,9 +109,7 @@ class SyncJob(pulumi.ComponentResource):
             path = f"{job_secrets_dir(job)}/{ZDB_ADMIN_FILE}"
             file = HostFile(path, JOB_UIDS[job], agents.admin_password)
             needed.append(write_files(f"{name}-secrets", placement, [file], self))
-        self.container = declare(
-            f"{name}-container", placement, _container(config), placement.options(self, *needed)
-        )
+        self.container = declare(f"{name}-container", placement, _container(config), self, *needed)
         self.sync = _RESOURCES[job](
             f"{name}-sync",
             host=dict(placement.connection),

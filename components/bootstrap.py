@@ -52,10 +52,7 @@ class Bootstrap(pulumi.ComponentResource):
             self,
         )
         self.container = declare(
-            f"{name}-container",
-            config.placement,
-            _container(config),
-            config.placement.options(self, self.files),
+            f"{name}-container", config.placement, _container(config), self, self.files
         )
         self.register_outputs({"container": self.container.name})
 

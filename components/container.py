@@ -34,13 +34,18 @@ class Mount:
     read_only: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class PublishedPort:
     """A port of the container at an address of the host."""
 
-    address: str
-    external: int
     internal: int
+    external: int
+    address: str
+
+    def __str__(self) -> str:
+        """Return it as `docker ps` does: ADDRESS:EXTERNAL->INTERNAL."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.external}->{self.internal}"
 
 
 @dataclass(frozen=True)
@@ -128,9 +133,13 @@ def declare(
     name: str,
     placement: Placement,
     config: ContainerConfig,
-    opts: pulumi.ResourceOptions,
+    parent: pulumi.Resource,
+    *after: pulumi.Resource,
 ) -> docker.Container:
-    """Declare the container; it is known in the stack's network under its service's name."""
+    """Declare the container; it is known in the stack's network under its service's name.
+
+    after: what must have succeeded before, beside what the placement waits for.
+    """
     limits: ServiceLimits = getattr(placement.limits, config.service)
     forced = pulumi.ResourceOptions(
         delete_before_replace=True,
@@ -180,24 +189,15 @@ def declare(
         wait_timeout=_WAIT_SECONDS,
         stop_timeout=config.stop_seconds,
         destroy_grace_seconds=config.stop_seconds,
-        opts=pulumi.ResourceOptions.merge(opts, forced),
+        opts=pulumi.ResourceOptions.merge(placement.options(parent, *after), forced),
     )
 
 
 def _revision(config: ContainerConfig) -> dict[str, str]:
     shown = {f"gridhub.revision.{key}": value for key, value in config.revision.items()}
     if config.ports:
-        shown["gridhub.ports"] = " ".join(_port_words(port) for port in _in_order(config.ports))
+        shown["gridhub.ports"] = " ".join(str(port) for port in sorted(config.ports))
     return {"gridhub.service": config.service, **shown}
-
-
-def _in_order(ports: Sequence[PublishedPort]) -> list[PublishedPort]:
-    return sorted(ports, key=lambda port: (port.internal, port.external, port.address))
-
-
-def _port_words(port: PublishedPort) -> str:
-    address = f"[{port.address}]" if ":" in port.address else port.address
-    return f"{address}:{port.external}->{port.internal}"
 
 
 def _labels(labels: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
@@ -230,7 +230,7 @@ def _ports(ports: Sequence[PublishedPort]) -> list[docker.ContainerPortArgs] | N
         docker.ContainerPortArgs(
             internal=port.internal, external=port.external, ip=port.address, protocol="tcp"
         )
-        for port in _in_order(ports)
+        for port in sorted(ports)
     ] or None
 
 

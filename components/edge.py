@@ -55,10 +55,7 @@ class Edge(pulumi.ComponentResource):
         file = HostFile(f"{CONFIG_DIRECTORY}/Caddyfile", UID_CADDY, text)
         self.files = write_files(f"{name}-config", config.placement, [file], self)
         self.container = declare(
-            f"{name}-container",
-            config.placement,
-            _container(config, text),
-            config.placement.options(self, self.files),
+            f"{name}-container", config.placement, _container(config, text), self, self.files
         )
         self.register_outputs({"container": self.container.name})
 
@@ -66,12 +63,12 @@ class Edge(pulumi.ComponentResource):
 def _published(config: EdgeConfig) -> list[PublishedPort]:
     pairs = ((config.ports.http, HTTP_PORT), (config.ports.https, HTTPS_PORT))
     ports = [
-        PublishedPort(address, external, internal)
+        PublishedPort(internal, external, address)
         for address in config.addresses
         for external, internal in pairs
     ]
     if (metrics := config.ports.metrics) is not None:
-        ports += [PublishedPort(host, metrics, METRICS_PORT) for host in ("127.0.0.1", "::1")]
+        ports += [PublishedPort(METRICS_PORT, metrics, host) for host in ("127.0.0.1", "::1")]
     return ports
 
 

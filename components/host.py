@@ -1,8 +1,8 @@
 """The Docker host: provider, images, the stack's network, the folders below the data root."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final
 
 import pulumi
 import pulumi_docker as docker
@@ -187,7 +187,7 @@ class DataRoot(pulumi.ComponentResource):
             f"{name}-directories",
             host=dict(config.connection),
             root=config.root,
-            directories=owned_directories(hub_writes=config.hub_writes),
+            directories=[asdict(entry) for entry in directories(hub_writes=config.hub_writes)],
             must_be_mount=config.must_be_mount,
             purge=config.purge,
             opts=pulumi.ResourceOptions(
@@ -195,11 +195,3 @@ class DataRoot(pulumi.ComponentResource):
             ),
         )
         self.register_outputs({"root": config.root})
-
-
-def owned_directories(*, hub_writes: bool) -> Sequence[Mapping[str, Any]]:
-    """Return the layout's table as the provider takes it."""
-    return [
-        {"path": entry.path, "uid": entry.uid, "mode": entry.mode}
-        for entry in directories(hub_writes=hub_writes)
-    ]

@@ -32,6 +32,7 @@ from sync.providers import StackSecrets
 
 PORT: Final = 5555
 CONFIG_PATH: Final = f"{SECRETS}/hub/config.py"
+PACKER_SECRET_PATH: Final = f"{SECRETS}/packer/{ZDB_ADMIN_FILE}"
 _HIDDEN: Final = "hidden"
 _PROBE: Final = (
     "import urllib.request as r; "
@@ -111,26 +112,17 @@ class Hub(pulumi.ComponentResource):
         if config.writable:
             needed.append(self._packer(config))
         self.container = declare(
-            f"{name}-container",
-            config.placement,
-            _container(config),
-            config.placement.options(self, *needed),
+            f"{name}-container", config.placement, _container(config), self, *needed
         )
         self.register_outputs({"container": self.container.name})
 
     def _packer(self, config: HubConfig) -> pulumi.Resource:
-        password = HostFile(_packer_secret(), UID_PACKER, config.secrets.zdb_admin_password)
+        password = HostFile(PACKER_SECRET_PATH, UID_PACKER, config.secrets.zdb_admin_password)
         secrets = write_files("packer-secrets", config.placement, [password], self)
+        needed = (secrets, self.tools, config.zdb)
         return declare(
-            "packer-container",
-            config.placement,
-            _packer_container(config),
-            config.placement.options(self, secrets, self.tools, config.zdb),
+            "packer-container", config.placement, _packer_container(config), self, *needed
         )
-
-
-def _packer_secret() -> str:
-    return f"{SECRETS}/packer/{ZDB_ADMIN_FILE}"
 
 
 def _tools() -> list[HostFile]:

@@ -178,7 +178,8 @@ class Mirror(pulumi.ComponentResource):
         config = ZdbConfig(
             placement=self.placement,
             settings=self._settings.zdb,
-            bind=[(address, self._settings.ports.zdb) for address in self.config.listen],
+            addresses=self.config.listen,
+            port=self._settings.ports.zdb,
             admin_password=self.secrets.zdb_admin_password,
             rotation=self.config.rotation["zdbAdmin"],
         )

@@ -1,4 +1,4 @@
-"""What a stack tells people and other stacks."""
+"""The outputs of a stack, for people and for other stacks."""
 
 import shlex
 from typing import Any
@@ -21,76 +21,47 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
     StackReference wants to know. `zosConfig` are the keys of a zos-config that lead nodes here,
     `workloadFlistUrl` is what a workload names (docs/nodes.md).
     """
-    config = mirror.config
-    settings = config.settings
+    config, naming, settings = mirror.config, mirror.config.naming, mirror.config.settings
+    hub, bootstrap = config.url(naming.hub), config.url(naming.bootstrap)
+    zdb = published_zdb(naming, settings)
+    address = f"{f'[{zdb.host}]' if ':' in zdb.host else zdb.host}:{zdb.port}"
+    syncs = mirror.agents.syncs if mirror.agents else {}
+    urls = {"hub": hub, "zdb": f"zdb://{address}"}
+    source: dict[str, Any] = {"hub": [hub], "zdb": [zdb.model_dump()]}
+    if settings.bootstrap.enabled:
+        urls["bootstrap"] = bootstrap
+        source["bootstrap"] = [bootstrap]
     outputs: dict[str, Any] = {
-        "urls": _urls(config),
+        "urls": urls,
         "dnsRecords": as_output(mirror.dns.records),
         "mode": mirror.guard.mode,
-        "mirror": _told_by_up(
-            {
-                job: sync_outputs(sync)
-                for job, sync in sorted((mirror.agents.syncs if mirror.agents else {}).items())
-            }
-        ),
+        "mirror": _known_after_up({job: sync_outputs(syncs[job]) for job in sorted(syncs)}),
         "commands": mirror.names.apply(lambda names: commands(config, names)),
         "addresses": {
             "ipv4": settings.public_addresses.ipv4,
             "ipv6": settings.public_addresses.ipv6,
             "subnets": {"ipv4": mirror.network.ipv4_subnet, "ipv6": mirror.network.ipv6_subnet},
         },
-        "asSource": _as_source(config),
-        "workloadFlistUrl": f"{config.url(config.naming.hub)}/REPOSITORY/NAME.flist",
-        "zosConfig": _zos_config(config),
+        "asSource": source,
+        "workloadFlistUrl": f"{hub}/REPOSITORY/NAME.flist",
+        # As zos-config's production.json names a hub and its chunks.
+        "zosConfig": {
+            "flist_url": f"redis://{address}",
+            "hub_storage": f"zdb://{address}",
+            "hub_urls": [hub],
+        },
     }
     if settings.mode != "mirror":
         outputs["hubSeed"] = mirror.secrets.hub_seed
     return outputs
 
 
-def _told_by_up(output: Any) -> Any:
+def _known_after_up(output: Any) -> Any:
     """Leave an output that moves while nothing changes open in a preview, which then shows none.
 
     What the jobs will have done by the end of an `up` is not known before it.
     """
     return pulumi.Output.from_input(pulumi.UNKNOWN) if pulumi.runtime.is_dry_run() else output
-
-
-def _urls(config: MirrorConfig) -> dict[str, str]:
-    naming, settings = config.naming, config.settings
-    urls = {"hub": config.url(naming.hub), "zdb": f"zdb://{_zdb_address(config)}"}
-    if settings.bootstrap.enabled:
-        urls["bootstrap"] = config.url(naming.bootstrap)
-    return urls
-
-
-def _zdb_address(config: MirrorConfig) -> str:
-    """Return HOST:PORT of 0-db, as it stands in a URL."""
-    zdb = published_zdb(config.naming, config.settings)
-    host = f"[{zdb.host}]" if ":" in zdb.host else zdb.host
-    return f"{host}:{zdb.port}"
-
-
-def _zos_config(config: MirrorConfig) -> dict[str, Any]:
-    """Return the keys of zos-config (its production.json) that name a hub and its chunks."""
-    address = _zdb_address(config)
-    return {
-        "flist_url": f"redis://{address}",
-        "hub_storage": f"zdb://{address}",
-        "hub_urls": [config.url(config.naming.hub)],
-    }
-
-
-def _as_source(config: MirrorConfig) -> dict[str, Any]:
-    naming, settings = config.naming, config.settings
-    zdb = published_zdb(naming, settings)
-    source: dict[str, Any] = {
-        "hub": [config.url(naming.hub)],
-        "zdb": [{"host": zdb.host, "port": zdb.port, "namespace": zdb.namespace}],
-    }
-    if settings.bootstrap.enabled:
-        source["bootstrap"] = [config.url(naming.bootstrap)]
-    return source
 
 
 def commands(config: MirrorConfig, names: DockerNames) -> dict[str, Any]:

@@ -36,11 +36,12 @@ HEALTH: Final = (
 
 @dataclass(frozen=True)
 class ZdbConfig:
-    """bind: (address, port) pairs of the host. rotation: counter of the admin password."""
+    """addresses, port: of the host. rotation: counter of the admin password."""
 
     placement: Placement
     settings: ZdbSettings
-    bind: Sequence[tuple[str, int]]
+    addresses: Sequence[str]
+    port: int
     admin_password: pulumi.Output[str]
     rotation: int
 
@@ -77,10 +78,7 @@ class Zdb(pulumi.ComponentResource):
             self,
         )
         self.container = declare(
-            f"{name}-container",
-            config.placement,
-            _container(config),
-            config.placement.options(self, self.secrets),
+            f"{name}-container", config.placement, _container(config), self, self.secrets
         )
         self.register_outputs({"container": self.container.name})
 
@@ -98,7 +96,7 @@ def _container(config: ZdbConfig) -> ContainerConfig:
         health=HEALTH,
         entrypoint=("/bin/sh", "-c", start_script(config.settings)),
         mounts=mounts,
-        ports=[PublishedPort(address, port, PORT) for address, port in config.bind],
+        ports=[PublishedPort(PORT, config.port, address) for address in config.addresses],
         revision={"zdbAdmin": str(config.rotation)},
         # zdbd flushes its index when told to end.
         stop_seconds=60,
