@@ -1,12 +1,12 @@
 """The Caddyfile of the edge, rendered from the template `Caddyfile.j2` beside this module."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from jinja2 import StrictUndefined, Template
 
-from components.naming import unsecure
+from components.naming import Naming
 
 METRICS_PORT: Final = 9180
 LOG_MOUNT: Final = "/log"
@@ -19,14 +19,14 @@ _AUTHORITIES: Final = {
 
 @dataclass(frozen=True)
 class CaddyfileConfig:
-    """hub, bootstrap: host names (bootstrap: null where it does not run here).
+    """naming: host names of hub and bootstrap server. bootstrap: whether one runs here.
 
     https_port: as the outside sees it. ca: see AcmeSettings. uploads: the hub accepts them.
     hub_aliases: further names of the hub, on plain HTTP only.
     """
 
-    hub: str
-    bootstrap: str | None
+    naming: Naming
+    bootstrap: bool
     https_port: int
     ca: str
     email: str | None
@@ -44,10 +44,9 @@ def caddyfile(config: CaddyfileConfig) -> str:
         keep_trailing_newline=True,
     )
     return template.render(
-        asdict(config),
+        vars(config),
         authority=_AUTHORITIES.get(config.ca, config.ca),
         internal=config.ca == "internal",
-        unsecure_bootstrap=unsecure(config.bootstrap) if config.bootstrap else None,
         log_mount=LOG_MOUNT,
         metrics_port=METRICS_PORT,
     )

@@ -97,10 +97,7 @@ def write_files(
         name,
         host=dict(placement.connection),
         root=placement.root,
-        files=[
-            {"path": file.path, "uid": file.uid, "mode": file.mode, "content": file.content}
-            for file in sorted(files, key=lambda file: file.path)
-        ],
+        files=[dict(vars(file)) for file in sorted(files, key=lambda file: file.path)],
         opts=placement.options(parent),
     )
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
 
 import pulumi
 import pulumi_docker as docker
@@ -11,8 +10,6 @@ from components.naming import DockerNames
 from components.settings.model import HostSettings, ImageSettings, NetworkSettings
 from sync.contract.layout import directories
 from sync.providers import HostDirectories
-
-SERVICES: Final = ("zdb", "hub", "bootstrap", "caddy", "python")
 
 
 def connection(host: HostSettings, helper_image: str) -> dict[str, str]:
@@ -87,11 +84,6 @@ class Images(pulumi.ComponentResource):
         self, name: str, config: ImagesConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("gridhub:index:Images", name, None, opts)
-        references = {
-            service: str(getattr(config.images, service))
-            for service in SERVICES
-            if service != "bootstrap" or config.bootstrap
-        }
         self.resources = {
             service: docker.RemoteImage(
                 f"{name}-{service}",
@@ -99,7 +91,8 @@ class Images(pulumi.ComponentResource):
                 keep_locally=True,
                 opts=pulumi.ResourceOptions(parent=self, depends_on=list(config.after)),
             )
-            for service, reference in references.items()
+            for service, reference in config.images
+            if service != "bootstrap" or config.bootstrap
         }
         self.ids = {service: image.image_id for service, image in self.resources.items()}
         self.register_outputs({"ids": dict(self.ids)})

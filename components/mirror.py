@@ -212,8 +212,8 @@ class Mirror(pulumi.ComponentResource):
     def _edge(self) -> Edge:
         settings = self._settings
         text = CaddyfileConfig(
-            hub=self._naming.hub,
-            bootstrap=self._naming.bootstrap if settings.bootstrap.enabled else None,
+            naming=self._naming,
+            bootstrap=settings.bootstrap.enabled,
             https_port=settings.ports.https,
             ca=settings.acme.ca,
             email=settings.acme.email,

@@ -7,14 +7,6 @@ from ipaddress import IPv4Network, IPv6Network
 PREFIX = "gridhub"
 
 
-def unsecure(bootstrap: str) -> str:
-    """Return the name under which a bootstrap server writes http:// URLs into what it makes.
-
-    0-bootstrap (bootstrap.py, get_protocol) looks for `unsecure` in the Host header.
-    """
-    return f"unsecure.{bootstrap}"
-
-
 @dataclass(frozen=True)
 class Naming:
     """Host names of one stack. stack: its present name, which Pulumi and DNS comments have."""
@@ -34,8 +26,12 @@ class Naming:
 
     @property
     def unsecure_bootstrap(self) -> str:
-        """Host name of the bootstrap server for boot media that cannot speak TLS."""
-        return unsecure(self.bootstrap)
+        """Host name of the bootstrap server for boot media that cannot speak TLS.
+
+        It writes http:// URLs into what it makes where the Host header has `unsecure`
+        (0-bootstrap: bootstrap.py, get_protocol).
+        """
+        return f"unsecure.{self.bootstrap}"
 
 
 @dataclass(frozen=True)

@@ -138,15 +138,10 @@ def _unknown(given: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _plain_secrets(given: Mapping[str, Any], secret_keys: Collection[str]) -> Iterator[Problem]:
     for key, (_, info) in _FIELDS.items():
-        if is_secret(info) and key in given and f"{PROJECT}:{key}" not in secret_keys:
+        secret = info.json_schema_extra == {"secret": True}
+        if secret and key in given and f"{PROJECT}:{key}" not in secret_keys:
             remedy = f"`pulumi config set --secret {key}` and revoke the one that was readable"
             yield Problem(key, "is a secret in plain text", remedy)
-
-
-def is_secret(info: FieldInfo) -> bool:
-    """Return whether the stack file must hold this setting encrypted."""
-    extra = info.json_schema_extra
-    return isinstance(extra, dict) and extra.get("secret") is True
 
 
 def _value(info: FieldInfo, given: Any) -> Any:

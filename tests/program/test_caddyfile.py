@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from components.caddyfile import CaddyfileConfig, caddyfile
+from components.naming import Naming
 
 SANDBOX = CaddyfileConfig(
-    hub="hub.gridhub.test",
-    bootstrap="bootstrap.gridhub.test",
+    naming=Naming("sandbox", "gridhub.test"),
+    bootstrap=True,
     https_port=8443,
     ca="internal",
     email=None,
@@ -168,7 +169,7 @@ def test_a_read_only_hub_takes_no_large_bodies_and_a_writable_one_does() -> None
 
 
 def test_without_a_bootstrap_server_its_name_is_not_served() -> None:
-    assert "bootstrap" not in caddyfile(replace(SANDBOX, bootstrap=None))
+    assert "bootstrap" not in caddyfile(replace(SANDBOX, bootstrap=False))
 
 
 def test_braces_balance_and_snippets_come_before_their_use() -> None:
