@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,6 +149,93 @@ def test_a_provider_of_an_earlier_state_is_todays(
     assert printed.stdout.split() == [kind.__module__, kind.__name__]
 
 
+HOST = {"dockerHost": "unix:///x", "sshKeyPath": "", "knownHostsPath": "", "helperImage": "x"}
+ROOT = {"host": HOST, "root": "/srv"}
+SPEC = contract.KernelsSpec(stack="test", sources=["http://127.0.0.1:1"])
+OWNED = {"path": "config", "uid": 0, "mode": 0o640}
+# What the program gives, and what the state of an earlier release has besides (files: instead).
+STATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sync.providers.agent_bundle": (
+        {**ROOT, "digest": "0123", "path": "/srv/agent/0123"},
+        {"platform": "amd64", "drift": []},
+    ),
+    "sync.providers.host_directories": (
+        {**ROOT, "directories": [OWNED], "mustBeMount": False, "purge": False},
+        {"drift": []},
+    ),
+    "sync.providers.host_files": (
+        {**ROOT, "files": [{**OWNED, "content": "x"}]},
+        {
+            "written": [OWNED],
+            "digests": {"config": hashlib.sha256(b"x").hexdigest()},
+            "drift": [],
+        },
+    ),
+    "sync.providers.jobs": (
+        {
+            **ROOT,
+            "job": "kernels",
+            "spec": SPEC.model_dump(mode="json"),
+            "agentVersion": "0123",
+            "containerName": "kernels",
+            "ready": "started",
+            "readyTimeoutSeconds": 120,
+            "purge": False,
+        },
+        {
+            "readyState": "started: reached",
+            "specDrift": "",
+            "healthy": True,
+            "reason": "",
+            "summary": "idle, 3 of 3 kernels",
+            "runningAgent": "0123",
+            "refused": {"count": 0, "names": []},
+            "broken": {"count": 0, "names": []},
+            "__record": {"phase": "idle", "done": {"items": 3, "bytes": 1}},
+        },
+    ),
+    "sync.providers.mode_guard": (
+        {"stack": "test", "mode": "mirror", "confirmation": 0},
+        {"history": ["mirror"]},
+    ),
+    "sync.providers.preflight": (
+        {
+            **ROOT,
+            "limits": {"cores": 2, "memoryBytes": 8 << 30, "freeBytes": 1, "dockerVersion": "20"},
+            "ports": [{"address": "127.0.0.1", "port": 80}],
+            "addresses": ["127.0.0.1"],
+            "publicAddresses": [],
+            "names": [{"name": "x", "addresses": ["127.0.0.1"], "bootMedia": False}],
+            "upstream": [{"name": "hub", "host": "h", "port": 443}],
+            "ownContainers": ["zdb"],
+            "rootIsMount": False,
+            "dnsManaged": False,
+            "ignore": [],
+        },
+        {"findings": []},
+    ),
+    "sync.providers.stack_secrets": (
+        {"stack": "test", "kind": "hubSeed", "rotation": 0},
+        {"value": "a seed"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("module", "kind"), FORMER, ids=[module for module, _ in FORMER])
+def test_an_earlier_state_previews_as_unchanged(
+    server: Server, module: str, kind: type[ResourceProvider]
+) -> None:
+    inputs, outputs = STATES[module]
+    state = {key: value for key, value in inputs.items() if key != "files"} | outputs
+    olds = {PROVIDER_KEY: _former(module, kind), **state}
+    for provider in (_former(module, kind), serialize_provider(kind())):
+        news = {PROVIDER_KEY: provider, **inputs}
+        assert list(server.check(news, news).failures) == []
+        answer = server.diff(olds, news)
+        assert answer.changes == provider_pb2.DiffResponse.DIFF_NONE
+        assert list(answer.replaces) == []
+
+
 def test_a_secret_of_an_earlier_state_is_compared_refreshed_and_kept(server: Server) -> None:
     props = {"stack": "test", "kind": "hubSeed", "rotation": 0}
     former = _former("sync.providers.stack_secrets", StackSecretProvider)
@@ -192,8 +280,10 @@ def test_files_through_their_whole_life(
     assert server.diff(repaired, inputs).changes == provider_pb2.DiffResponse.DIFF_NONE
     unknown = {**inputs, "files": [{**file, "content": rpc.UNKNOWN}]}
     assert server.diff(outs, unknown).changes == ENGINE_COMPARES
-    server.delete(id_, outs)
-    assert server.read(id_, outs)[0] == ""
+    former = {**outs, PROVIDER_KEY: _former("sync.providers.host_files", HostFilesProvider)}
+    assert server.read(id_, former)[1] == former
+    server.delete(id_, former)
+    assert server.read(id_, former)[0] == ""
 
 
 def test_a_job_with_an_unknown_spec_previews(server: Server) -> None:

@@ -21,14 +21,7 @@ class LocalTransport:
     def run(self, command: Command) -> Completed:
         """Run to the end; HostError when the program is missing, slow or talks too much."""
         try:
-            process = subprocess.Popen(
-                list(command.argv),
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # a process group that can be ended as one
-            )
+            process = _started(command.argv, stderr=subprocess.PIPE)
         except FileNotFoundError as error:
             return Completed(127, b"", f"{error.filename}: not found".encode())
         except OSError as error:
@@ -39,13 +32,7 @@ class LocalTransport:
     def start(self, argv: Sequence[str]) -> Running:
         """Start a command whose output is read while it runs; the caller ends it."""
         try:
-            process = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is ours to answer
-            )
+            process = _started(argv, stderr=subprocess.STDOUT)
         except OSError as error:
             raise HostError(f"{argv[0]}: {error.strerror}; is it installed?") from error
         if process.stdin is None or process.stdout is None:
@@ -54,6 +41,14 @@ class LocalTransport:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def _started(argv: Sequence[str], stderr: int) -> subprocess.Popen[bytes]:
+    """Start a process group of its own: it can be ended as one, and Ctrl-C is ours to answer."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        list(argv), stdin=pipe, stdout=pipe, stderr=stderr, start_new_session=True
+    )
 
 
 class _LocalProgram:

@@ -292,10 +292,12 @@ def _look_below(root: str, tree: str) -> dict[str, Described]:
 
 def _bundles(root: str, agents: str) -> dict[str, list[str]]:
     folder = Path(root) / agents
-    if not folder.is_dir():
-        return {}
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return {name: problems(folder / name) for name in names if not name.startswith(".")}
+    names = [name for name in _folders(folder) if not name.startswith(".")]
+    return {name: problems(folder / name) for name in names}
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if path.is_dir())
 
 
 def problems(bundle: Path) -> list[str]:
@@ -402,10 +404,7 @@ def _fsync(path: Path) -> None:
 def remove_bundles(root: str, agents: str, keep: list[str]) -> list[str]:
     """Remove every bundle whose digest is not to be kept; returns the removed ones."""
     folder = Path(root) / agents
-    if not folder.is_dir():
-        return []
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    gone = [name for name in names if name not in keep]
+    gone = [name for name in _folders(folder) if name not in keep]
     for name in gone:
         shutil.rmtree(folder / name)
     return gone
