@@ -3,27 +3,22 @@
 Modules are imported by the command that needs them, so that help and completion come at once.
 """
 
-import errno
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import click
 from click.shell_completion import get_completion_class
 
 from sync.contract.layout import JOBS, Job
 
-if TYPE_CHECKING:
-    pass
-
 _STDIN_LIMIT: Final = 1 << 20
 _WATCH_SECONDS: Final = 2.0
 _COLUMNS: Final = 160  # where no terminal has a width
-_UNHEALTHY: Final = 1
-Body: TypeAlias = Callable[..., Any]
+Decorator: TypeAlias = Callable[[Any], Any]
 
 
 class NotSeenError(click.ClickException):
@@ -39,28 +34,16 @@ class Gridhub(click.Group):
         """Run the command; click prints what it raises."""
         try:
             return super().invoke(ctx)
-        except click.ClickException:
+        except BrokenPipeError:
             raise
         except Exception as error:
-            raise _failure(error) from error
+            from components.settings import SettingsError
+            from sync.contract.names import RefusedNameError
+            from sync.providers.host.connection import HostError
 
-
-def _failure(error: Exception) -> click.ClickException:
-    """Return what click prints for one of our errors; raises any other again."""
-    from cli.stack import StackFileError
-    from cli.tokens import SeedError
-    from components.settings import SettingsError
-    from sync.contract.names import RefusedNameError
-    from sync.providers.host.connection import HostError
-
-    not_seen = isinstance(error, HostError | SettingsError | StackFileError)
-    if not (
-        not_seen
-        or isinstance(error, SeedError | RefusedNameError)
-        or (isinstance(error, OSError) and error.errno != errno.EPIPE)
-    ):
-        raise error
-    return NotSeenError(str(error)) if not_seen else click.ClickException(str(error))
+            if isinstance(error, HostError | SettingsError | RefusedNameError | OSError):
+                raise NotSeenError(str(error)) from error
+            raise
 
 
 def _stacks(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
@@ -75,21 +58,32 @@ def _services(_context: click.Context, _parameter: click.Parameter, typed: str) 
     return [name for name in (*SERVICES, *JOBS) if name.startswith(typed)]
 
 
-def _takes_stack(body: Body) -> Body:
-    text = "The stack, by the name of its file stacks/Pulumi.NAME.yaml."
-    return click.option(
-        "--stack",
-        metavar="NAME",
-        required=True,
-        envvar="PULUMI_STACK",
-        show_envvar=True,
-        shell_complete=_stacks,
-        help=text,
-    )(body)
+def _flag(name: str, text: str) -> Decorator:
+    return click.option(name, is_flag=True, help=text)
 
 
-def _dry_run(text: str) -> Callable[[Body], Body]:
-    return click.option("--dry-run", is_flag=True, help=text)
+_STACK: Final = click.option(
+    "--stack",
+    metavar="NAME",
+    required=True,
+    envvar="PULUMI_STACK",
+    show_envvar=True,
+    shell_complete=_stacks,
+    help="The stack, by the name of its file stacks/Pulumi.NAME.yaml.",
+)
+_HOST: Final = click.argument("host", metavar="ssh://USER@HOST[:PORT]")
+_KNOWN_HOSTS: Final = click.option(
+    "--known-hosts",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="known_hosts",
+    show_default=True,
+    help="The file that pins host keys: the stack's host.knownHostsPath.",
+)
+_JOB: Final = click.argument("job", type=click.Choice(JOBS))
+_PART: Final = click.option("--part", metavar="N/M", help="Scan the N-th of M parts, such as 1/7.")
+_CHUNKS: Final = _flag("--chunks", "Read every chunk (users).")
+_OFFLINE: Final = _flag("--offline", "Ask the master nothing.")
 
 
 @click.group(cls=Gridhub, context_settings={"help_option_names": ["-h", "--help"]})
@@ -102,8 +96,8 @@ def gridhub() -> None:
 
 
 @gridhub.command("pin-images")
-@_takes_stack
-@_dry_run("Print the digests and write nothing.")
+@_STACK
+@_flag("--dry-run", "Print the digests and write nothing.")
 def pin_images(stack: str, *, dry_run: bool) -> None:
     """Fill the image digests of a stack.
 
@@ -125,17 +119,9 @@ def known_hosts() -> None:
     """
 
 
-def _takes_host(body: Body) -> Body:
-    path = click.Path(dir_okay=False, path_type=Path)
-    text = "The file that pins host keys: the stack's host.knownHostsPath."
-    option = click.option(
-        "--known-hosts", "path", type=path, default="known_hosts", show_default=True, help=text
-    )
-    return click.argument("host", metavar="ssh://USER@HOST[:PORT]")(option(body))
-
-
 @known_hosts.command("show")
-@_takes_host
+@_HOST
+@_KNOWN_HOSTS
 def show_host_key(host: str, path: Path) -> None:
     """Print the fingerprint that a host offers, and whether it is pinned."""
     from cli.known_hosts import show
@@ -144,11 +130,12 @@ def show_host_key(host: str, path: Path) -> None:
 
 
 @known_hosts.command("pin")
-@_takes_host
+@_HOST
+@_KNOWN_HOSTS
 @click.option("--fingerprint", help="Pin only this one (SHA256:…); asks nothing.")
-@click.option("--yes", is_flag=True, help="Pin what is offered; asks nothing.")
-@click.option("--replace", is_flag=True, help="Replace another key: the host was reinstalled.")
-@_dry_run("Print what is offered and pinned, as `show` does.")
+@_flag("--yes", "Pin what is offered; asks nothing.")
+@_flag("--replace", "Replace another key: the host was reinstalled.")
+@_flag("--dry-run", "Print what is offered and pinned, as `show` does.")
 def pin_host_key(host: str, path: Path, fingerprint: str | None, **flags: bool) -> None:
     """Write the key that a host offers into the file, after a question."""
     from cli.known_hosts import pin_offered, show
@@ -177,7 +164,7 @@ def config() -> None:
 
 
 @config.command("docs")
-@_dry_run("Print the page and write nothing.")
+@_flag("--dry-run", "Print the page and write nothing.")
 def config_docs(*, dry_run: bool) -> None:
     """Write docs/configuration.md from the settings' own descriptions."""
     from components.settings.describe import PAGE, page
@@ -186,19 +173,6 @@ def config_docs(*, dry_run: bool) -> None:
         click.echo(page(), nl=False)
     else:
         PAGE.write_text(page(), encoding="utf-8")
-
-
-def _takes_check(body: Body) -> Body:
-    options = (
-        _takes_stack,
-        click.argument("job", type=click.Choice(JOBS)),
-        click.option("--part", metavar="N/M", help="Scan the N-th of M parts only, such as 1/7."),
-        click.option("--chunks", is_flag=True, help="Read every chunk (users)."),
-        click.option("--offline", is_flag=True, help="Ask the master nothing."),
-    )
-    for option in reversed(options):
-        body = option(body)
-    return body
 
 
 def _check(command: str, stack: str, job: Job, part: str | None, flags: dict[str, bool]) -> int:
@@ -211,7 +185,11 @@ def _check(command: str, stack: str, job: Job, part: str | None, flags: dict[str
 
 
 @gridhub.command("verify")
-@_takes_check
+@_STACK
+@_JOB
+@_PART
+@_CHUNKS
+@_OFFLINE
 def verify(stack: str, job: Job, part: str | None, **flags: bool) -> None:
     """Compare a job's mirror with its master.
 
@@ -221,28 +199,30 @@ def verify(stack: str, job: Job, part: str | None, **flags: bool) -> None:
 
 
 @gridhub.command("repair")
-@_takes_check
-@_dry_run("Verify only.")
-@click.option("--yes", is_flag=True, help="Ask nothing.")
+@_STACK
+@_JOB
+@_PART
+@_CHUNKS
+@_OFFLINE
+@_flag("--dry-run", "Verify only.")
+@_flag("--yes", "Ask nothing.")
 def repair(stack: str, job: Job, part: str | None, **flags: bool) -> None:
     """Verify a job's mirror and repair what is wrong.
 
     It asks before it begins.
     """
-    if flags["dry_run"]:
-        sys.exit(_check("verify", stack, job, part, flags))
-    if not flags["yes"]:
+    if not (flags["dry_run"] or flags["yes"]):
         if not sys.stdin.isatty():
             raise click.ClickException("nobody is there to ask; repair with --yes, or --dry-run")
         click.confirm(f"Repair what is wrong with {job} of {stack}?", abort=True)
-    sys.exit(_check("repair", stack, job, part, flags))
+    sys.exit(_check("verify" if flags["dry_run"] else "repair", stack, job, part, flags))
 
 
 @gridhub.command("status")
-@_takes_stack
-@click.option("--json", "as_json", is_flag=True, help="Print all that is known, as JSON.")
-@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
-def status(stack: str, *, as_json: bool, watch: bool) -> None:
+@_STACK
+@_flag("--json", "Print all that is known, as JSON.")
+@_flag("--watch", "Look again and again, until Ctrl-C.")
+def status(stack: str, **flags: bool) -> None:
     """Show where each job and service of a stack stands.
 
     The exit code is 0 when all are healthy, 1 when one is not, 2 when they could not be seen.
@@ -254,24 +234,22 @@ def status(stack: str, *, as_json: bool, watch: bool) -> None:
 
     mirror = StackOnHost.of(stack)
     console = Console(width=None if sys.stdout.isatty() else _COLUMNS)
-    if watch:
+    if flags["watch"]:
         seen = watched(mirror, console, _WATCH_SECONDS)
+    elif flags["json"]:
+        seen = look(mirror)
+        click.echo(seen.model_dump_json(indent=2))
     else:
         seen = look(mirror)
-        if as_json:
-            click.echo(seen.to_json())
-        else:
-            console.print(drawn(seen))
-    sys.exit(0 if seen.healthy else _UNHEALTHY)
+        console.print(drawn(seen))
+    sys.exit(0 if seen.healthy else 1)
 
 
 @gridhub.command("logs")
-@_takes_stack
-@click.option(
-    "--tail", type=click.IntRange(0), default=100, show_default=True, help="Earlier lines to show."
-)
+@_STACK
+@click.option("--tail", default=100, show_default=True, help="Earlier lines to show.")
 @click.option("--follow/--no-follow", default=True, show_default=True, help="Show new lines too.")
-@click.option("--merged", is_flag=True, help="Line by line, also where there is tmux.")
+@_flag("--merged", "Line by line, also where there is tmux.")
 @click.argument("services", nargs=-1, metavar="[SERVICE]...", shell_complete=_services)
 def logs(stack: str, tail: int, services: tuple[str, ...], *, follow: bool, merged: bool) -> None:
     """Follow the services' logs side by side, until Ctrl-C.
@@ -281,11 +259,11 @@ def logs(stack: str, tail: int, services: tuple[str, ...], *, follow: bool, merg
     On a terminal where tmux is installed each has a pane; else, and with --merged, lines come one
     by one with the service's name before them.
     """
-    from cli.logs import chosen, in_panes, merge
+    from cli.logs import in_panes, merge
     from cli.stack import StackOnHost
 
     mirror = StackOnHost.of(stack)
-    containers = chosen(mirror, services)
+    containers = mirror.containers(*services)
     panes = follow and not merged and sys.stdin.isatty() and sys.stdout.isatty()
     if panes and shutil.which("tmux"):
         sys.exit(in_panes(stack, containers, tail))
@@ -303,9 +281,8 @@ def completion(shell: str) -> None:
     For bash, in ~/.bashrc: eval "$(gridhub completion bash)"
     """
     kind = get_completion_class(shell)
-    if kind is None:
-        raise click.ClickException(f"click has no completion for {shell}")
-    click.echo(kind(gridhub, {}, "gridhub", "_GRIDHUB_COMPLETE").source())
+    if kind is not None:
+        click.echo(kind(gridhub, {}, "gridhub", "_GRIDHUB_COMPLETE").source())
 
 
 if __name__ == "__main__":

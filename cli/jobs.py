@@ -14,9 +14,9 @@ def check(mirror: StackOnHost, command: str, job: Job, options: list[str]) -> in
     Docker alone would let it run on in the container.
     """
     agent = until_stdin_ends("python3", "-m", "sync.agent", command, job, *options)
-    container = mirror.container(job)
+    container = mirror.containers(job)[job]
     argv = mirror.host.docker("exec", "--interactive", container, *agent)
     with mirror.running(argv) as running:
         while line := running.readline(LINE_BYTES):
             click.echo(line.decode(errors="replace"), nl=False)
-        return min(mirror.status_of(running), 1)
+        return min(running.status(), 1)

@@ -26,15 +26,6 @@ _LINES_IN_MEMORY: Final = 64
 _COMMAND: Final = Path(__file__).with_name("gridhub")
 
 
-def chosen(mirror: StackOnHost, services: Iterable[str]) -> dict[str, str]:
-    """Return the containers of these services, or all; HostError where one has none."""
-    named = {service: mirror.container(service) for service in services}
-    found = named or mirror.containers()
-    if not found:
-        mirror.container("any service")  # raises, and says where it looked
-    return found
-
-
 def merge(mirror: StackOnHost, containers: Mapping[str, str], arguments: Sequence[str]) -> None:
     """Print all logs as their lines come, each with its service's name, until they end.
 
@@ -57,7 +48,7 @@ def merge(mirror: StackOnHost, containers: Mapping[str, str], arguments: Sequenc
                 # A log has names that the master chose; a terminal obeys escape sequences.
                 text = shown(line.decode(errors="replace").rstrip("\r\n").expandtabs())
             else:
-                status = mirror.status_of(followed.pop(service))
+                status = followed.pop(service).status()
                 text = f"(the log ended{f': docker exited with {status}' if status else ''})"
             click.echo(f"{prefixes[service]}{text}")
 

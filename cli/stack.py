@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import yaml
 
 from components.settings import Settings, parse
 from sync.contract.layout import directories, under
-from sync.providers.host.connection import (
-    NO_STATUS,
-    HostConnection,
-    HostError,
-    HostUnreachableError,
-    Running,
-)
+from sync.providers.host.connection import HostConnection, HostError, Running
 from sync.providers.host.host import DataRoot, Host
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
@@ -26,8 +21,10 @@ LINE_BYTES: Final = 1 << 16  # a longer line comes in pieces
 _SEALED: Final = "0" * 40
 
 
-class StackFileError(Exception):
-    """The stack file cannot be read or edited; `str()` says where and what to do."""
+class StackFileError(click.ClickException):
+    """The stack file cannot be read or edited; the message says where and what to do."""
+
+    exit_code = 2
 
 
 def stacks_folder() -> Path:
@@ -56,72 +53,57 @@ def settings_of(stack: str) -> Settings:
     path = stack_file(stack)
     try:
         config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["config"]
-        secrets = {key for key, value in config.items() if _is_sealed(value)}
+        sealed = {
+            key for key, value in config.items() if isinstance(value, dict) and "secure" in value
+        }
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise StackFileError(f"{path}: not a stack file of Pulumi: {error}") from error
     # `up` needs a token of Cloudflare; nothing here does.
     environment = {"CLOUDFLARE_API_TOKEN": _SEALED, **os.environ}
-    values = {key: _SEALED if key in secrets else value for key, value in config.items()}
-    return parse(values, secrets, environment)
-
-
-def _is_sealed(value: object) -> bool:
-    return isinstance(value, dict) and "secure" in value
+    return parse(config | dict.fromkeys(sealed, _SEALED), sealed, environment)
 
 
 @dataclass(frozen=True)
 class StackOnHost:
-    """A stack's mirror, where it runs."""
+    """A stack's mirror, where it runs; the host is connected on first use."""
 
     stack: str
     settings: Settings
+    root: DataRoot
 
     @classmethod
     def of(cls, stack: str) -> "StackOnHost":
-        """Return the mirror that the stack file describes; nothing is connected yet."""
-        return cls(stack, settings_of(stack))
-
-    @property
-    def data_root(self) -> DataRoot:
-        """The data root on its host, as the stack's resources have it."""
-        host = self.settings.host
-        connection = HostConnection(
-            host.docker, host.ssh_key_path or "", host.known_hosts_path or ""
-        )
-        return DataRoot(connection, self.settings.data_root)
+        """Return the mirror that the stack file describes."""
+        settings = settings_of(stack)
+        host = settings.host
+        way = HostConnection(host.docker, host.ssh_key_path or "", host.known_hosts_path or "")
+        return cls(stack, settings, DataRoot(way, settings.data_root))
 
     @property
     def host(self) -> Host:
-        """The host; it is connected on first use."""
-        return self.data_root.on_host()
+        """The host."""
+        return self.root.on_host()
 
-    def containers(self) -> dict[str, str]:
-        """Return the names of the mirror's containers by service, running or not.
+    def containers(self, *services: str) -> dict[str, str]:
+        """Return the names of these services' containers, or of all, running or not.
 
         They are known by the folders of the data root that they mount: a renamed stack's have the
-        name that it had at its first `up`.
+        name that it had at its first `up`. HostError where one of `services` has none.
         """
-        root = self.settings.data_root
-        ours = {under(root, entry.path) for entry in directories(hub_writes=True)}
+        ours = {under(self.root.path, entry.path) for entry in directories(hub_writes=True)}
         listing = self.host.run_docker(
             *("ps", "--all", "--no-trunc", "--filter", "label=gridhub.service"),
             *("--format", '{{.Names}}\t{{.Label "gridhub.service"}}\t{{.Mounts}}'),
         )
         rows = (line.split("\t") for line in sorted(listing.splitlines()))
-        return {
-            service: name for name, service, mounts in rows if ours.intersection(mounts.split(","))
-        }
-
-    def container(self, service: str) -> str:
-        """Return the name of a service's container; HostError where there is none."""
-        found = self.containers()
-        if service not in found:
-            there = f"there are {', '.join(found)}" if found else "there is none of this stack"
+        found = {what: name for name, what, mounts in rows if ours & {*mounts.split(",")}}
+        if missing := sorted({*services} - {*found}):
             raise HostError(
-                f"{self.settings.host.docker}: no container of {service} with data root "
-                f"{self.settings.data_root}; {there}: see `pulumi preview --refresh`"
+                f"{self.settings.host.docker}: no container of {', '.join(missing)} with data root "
+                f"{self.root.path}; there are: {', '.join(found) or 'none'}; see what "
+                "`pulumi preview --refresh` says"
             )
-        return found[service]
+        return {service: found[service] for service in services or found}
 
     @contextlib.contextmanager
     def running(self, argv: Sequence[str]) -> Iterator[Running]:
@@ -131,10 +113,3 @@ class StackOnHost:
             yield running
         finally:
             running.end()
-
-    def status_of(self, running: Running) -> int:
-        """Wait for a command's exit status; HostUnreachableError where the connection broke."""
-        status = running.status()
-        if status == NO_STATUS:
-            raise HostUnreachableError(f"{self.settings.host.docker}: the connection broke")
-        return status

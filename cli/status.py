@@ -1,13 +1,10 @@
 """`gridhub status`: where each job and service of a stack stands, seen on its host right now."""
 
 import contextlib
-import dataclasses
-import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -26,9 +23,8 @@ from sync.providers.jobs.view import ContainerState, JobsView, view
 _BAR_CELLS: Final = 30
 
 
-@dataclass(frozen=True)
-class ServiceStatus:
-    """One service. summary: a line in words. record: a job's status record, where it wrote one."""
+class ServiceStatus(BaseModel):
+    """One service. summary: a line in words. record: a job's, as in its status.json, else null."""
 
     healthy: bool
     container: str
@@ -36,49 +32,36 @@ class ServiceStatus:
     record: StatusRecord | None = None
 
 
-@dataclass(frozen=True)
-class StackStatus:
-    """All services of a stack, as they were seen at one time."""
+class StackStatus(BaseModel):
+    """All services of a stack, as they were seen at one time; what `--json` prints."""
 
     stack: str
     host: str
-    services: Mapping[str, ServiceStatus]
-
-    @property
-    def healthy(self) -> bool:
-        """Whether every service is."""
-        return all(service.healthy for service in self.services.values())
-
-    def to_json(self) -> str:
-        """Return {stack, host, healthy, services: {NAME: {healthy, container, summary, record}}}.
-
-        record: as in the job's status.json; null for what is no job or wrote none.
-        """
-        found = {}
-        for name, service in self.services.items():
-            record = service.record
-            written = record.model_dump(mode="json") if record is not None else None
-            found[name] = {**dataclasses.asdict(service), "record": written}
-        whole = {"stack": self.stack, "host": self.host, "healthy": self.healthy, "services": found}
-        return json.dumps(whole, indent=2)
+    healthy: bool
+    services: dict[str, ServiceStatus]
 
 
 def look(mirror: StackOnHost) -> StackStatus:
     """Look at every service that the stack file asks for; HostError where the host cannot be."""
     settings = mirror.settings
-    seen = view(mirror.data_root, kept_seconds=0)
+    seen = view(mirror.root, kept_seconds=0)
     names = mirror.containers()
     wanted = services(Naming(mirror.stack, settings.domain), settings)
     containers = {name: seen.containers.get(names.get(name, "")) for name in wanted}
     found = {name: _of_service(container) for name, container in containers.items()}
     found |= {job: _of_job(job, containers[job], seen) for job in JOBS if job in containers}
-    return StackStatus(mirror.stack, settings.host.docker, found)
+    return StackStatus(
+        stack=mirror.stack,
+        host=settings.host.docker,
+        healthy=all(service.healthy for service in found.values()),
+        services=found,
+    )
 
 
 def _of_service(container: ContainerState | None) -> ServiceStatus:
     words = container_words(container)
     healthy = container is not None and container.running and container.health != "unhealthy"
-    return ServiceStatus(healthy, words, words)
+    return ServiceStatus(healthy=healthy, container=words, summary=words)
 
 
 def _of_job(job: Job, container: ContainerState | None, seen: JobsView) -> ServiceStatus:
@@ -86,7 +69,9 @@ def _of_job(job: Job, container: ContainerState | None, seen: JobsView) -> Servi
     wrong = trouble(seen.files[job], container, seen.now)
     said = summary(job, record) if record is not None else ""
     words = wrong.words if wrong is not None else said
-    return ServiceStatus(wrong is None, container_words(container), words, record)
+    return ServiceStatus(
+        healthy=wrong is None, container=container_words(container), summary=words, record=record
+    )
 
 
 def drawn(status: StackStatus) -> Group:

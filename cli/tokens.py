@@ -10,13 +10,15 @@ import binascii
 import json
 from typing import Final
 
+import click
+
 from sync.contract.names import checked_plain
 
 SEED_BYTES: Final = 32
 
 
-class SeedError(ValueError):
-    """The text on stdin is not a seed; `str()` names the remedy."""
+class SeedError(click.ClickException):
+    """The text on stdin is not a seed; the message names the remedy."""
 
 
 def read_seed(text: str) -> bytes:

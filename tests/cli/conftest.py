@@ -2,9 +2,12 @@
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -30,10 +33,38 @@ esac
 
 @dataclass(frozen=True)
 class FakeHost:
-    """The data root of the stack `demo`, and the folder of what `docker` answers."""
+    """The host of the stack `demo`.
+
+    answers: the folder of what `docker` answers. programs: the first on PATH. stacks: stack files.
+    """
 
     root: Path
     answers: Path
+    programs: Path
+    stacks: Path
+
+    def prepare(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make all folders, and files that say that nothing runs."""
+        for folder in (self.answers, self.programs):
+            folder.mkdir()
+        for name in ("listing", "inspected"):
+            (self.answers / name).touch()
+        self.program("docker", _DOCKER)
+        monkeypatch.setenv("PATH", f"{self.programs}:{os.environ['PATH']}")
+        monkeypatch.setenv("FAKE", str(self.answers))
+        loaded = yaml.safe_load((STACKS / "Pulumi.sandbox.yaml").read_text())
+        del loaded["config"]["gridhub:host"]
+        self.config(loaded["config"] | {"gridhub:dataRoot": str(self.root)})
+
+    def program(self, name: str, text: str) -> None:
+        """Put a program on PATH."""
+        (self.programs / name).write_text(text)
+        (self.programs / name).chmod(0o755)
+
+    def config(self, config: dict[str, Any]) -> None:
+        """Write the stack file; the host is this machine unless it says otherwise."""
+        local = {"gridhub:host": {"docker": f"unix://{self.answers}/docker.sock"}}
+        (self.stacks / "Pulumi.demo.yaml").write_text(yaml.safe_dump({"config": local | config}))
 
     def containers(self, *services: str, health: str = "healthy") -> None:
         """Let Docker have these services of the stack, and one that is another stack's."""
@@ -95,25 +126,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def host(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+def host(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHost]:
     """Return the host of the stack `demo`, on which nothing runs yet."""
-    made = FakeHost(tmp_path / "srv", tmp_path / "answers")
-    for folder in (made.root, made.answers, tmp_path / "bin"):
-        folder.mkdir()
-    for name in ("listing", "inspected"):
-        (made.answers / name).touch()
-    program = tmp_path / "bin" / "docker"
-    program.write_text(_DOCKER)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE", str(made.answers))
-    loaded = yaml.safe_load((STACKS / "Pulumi.sandbox.yaml").read_text())
-    loaded["config"] |= {
-        "gridhub:dataRoot": str(made.root),
-        "gridhub:host": {"docker": f"unix://{tmp_path}/docker.sock"},
-    }
-    (project / "stacks" / "Pulumi.demo.yaml").write_text(yaml.safe_dump(loaded))
-    return made
+    # Settings refuse a data root in a folder of the system, such as /dev/shm, where tests' own are.
+    with tempfile.TemporaryDirectory(prefix="gridhub-cli-", dir="/tmp") as root:
+        made = FakeHost(Path(root), tmp_path / "answers", tmp_path / "bin", project / "stacks")
+        made.prepare(monkeypatch)
+        yield made
 
 
 def run(*words: str, stdin: str = "") -> Result:

@@ -10,9 +10,7 @@ from tests.cli.conftest import FakeHost, run
 def agent(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     """Return a host whose containers have an agent that prints its arguments."""
     host.containers("users")
-    program = host.root.parent / "bin" / "python3"
-    program.write_text('#!/bin/sh\necho "$@"\necho trouble >&2\nexit "${AGENT_STATUS:-0}"\n')
-    program.chmod(0o755)
+    host.program("python3", '#!/bin/sh\necho "$@"\necho trouble >&2\nexit "${AGENT_STATUS:-0}"\n')
     return host
 
 
@@ -31,14 +29,15 @@ def test_what_is_wrong_is_exit_code_1(
     agent: FakeHost, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
     monkeypatch.setenv("AGENT_STATUS", status)
-    assert run("verify", "--stack", "demo", "users").exit_code == 1
+    result = run("verify", "--stack", "demo", "users")
+    assert result.exit_code == 1, result.output
 
 
 def test_a_job_without_a_container_is_named(agent: FakeHost) -> None:
     result = run("verify", "--stack", "demo", "kernels")
     assert result.exit_code == 2
     assert "no container of kernels" in result.stderr
-    assert "there are users" in result.stderr
+    assert "there are: users" in result.stderr
 
 
 def test_repair_is_refused_where_nobody_can_be_asked(agent: FakeHost) -> None:

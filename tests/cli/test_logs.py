@@ -102,7 +102,7 @@ def test_what_a_terminal_would_obey_is_shown_as_text(two: FakeHost) -> None:
 
 
 def test_docker_is_asked_for_what_the_options_say(two: FakeHost) -> None:
-    program = two.root.parent / "bin" / "docker"
+    program = two.programs / "docker"
     noted = 'echo "$*" >> "$FAKE/asked"\nshift 2'
     program.write_text(program.read_text().replace("shift 2", noted))
     two.logs("")

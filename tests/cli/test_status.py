@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import yaml
 
 from tests.cli.conftest import FIRST_NAME, FakeHost, run
+from tests.sandbox.host.ports import free_port
 
 SERVICES = ("bootstrap", "caddy", "flists", "hub", "kernels", "users", "zdb")
 
@@ -77,6 +79,20 @@ def test_a_host_that_is_not_reached_is_no_verdict(
     assert not result.stdout
 
 
+def test_so_is_one_whose_ssh_server_does_not_answer(host: FakeHost) -> None:
+    (host.root / "known_hosts").touch()
+    config = yaml.safe_load((host.stacks / "Pulumi.demo.yaml").read_text())["config"]
+    address = {
+        "docker": f"ssh://root@127.0.0.1:{free_port()}",
+        "sshKeyPath": "/nonexistent/key",
+        "knownHostsPath": str(host.root / "known_hosts"),
+    }
+    host.config({**config, "gridhub:host": address})
+    result = run("status", "--stack", "demo")
+    assert result.exit_code == 2
+    assert "connection refused; is sshd running there" in result.stderr
+
+
 def test_a_wrong_stack_file_is_no_verdict_either(host: FakeHost) -> None:
     result = run("status", "--stack", "prod")
     assert result.exit_code == 2
@@ -85,7 +101,7 @@ def test_a_wrong_stack_file_is_no_verdict_either(host: FakeHost) -> None:
 
 
 def test_a_sealed_token_needs_no_passphrase(healthy: FakeHost) -> None:
-    path = healthy.root.parent / "project/stacks/Pulumi.demo.yaml"
+    path = healthy.stacks / "Pulumi.demo.yaml"
     token = "config:\n  gridhub:dnsApiToken:\n    secure: v1:abc=\n"
     path.write_text(path.read_text().replace("config:\n", token))
     assert run("status", "--stack", "demo").exit_code == 0

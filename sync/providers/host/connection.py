@@ -129,8 +129,8 @@ class Running:
     """A command that still runs on the host.
 
     readline: returns the next line of stdout and stderr, merged, or the first so many bytes of it;
-    nothing at the end. status: waits for the end and returns the exit status, NO_STATUS where the
-    connection broke. end: closes its stdin, which `until_stdin_ends` waits for.
+    nothing at the end. status: waits for the end and returns the exit status; HostUnreachableError
+    where the connection broke. end: closes its stdin, which `until_stdin_ends` waits for.
     """
 
     readline: Callable[[int], bytes]
@@ -138,7 +138,6 @@ class Running:
     end: Callable[[], None]
 
 
-NO_STATUS: Final = -1  # paramiko's: the channel closed without one
 _UNTIL_STDIN_ENDS: Final = """
 exec 3<&0
 "$@" 3<&- < /dev/null & command=$!

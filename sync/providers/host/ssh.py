@@ -17,7 +17,6 @@ import paramiko
 import stamina
 
 from sync.providers.host.connection import (
-    NO_STATUS,
     Command,
     Completed,
     HostConnection,
@@ -40,6 +39,7 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 # Sessions of ours at once: sshd's MaxSessions is 10 by default and Docker's client has its own.
 _SESSIONS: Final = 4
 _KEEPALIVE_SECONDS: Final = 15
+_NO_STATUS: Final = -1  # paramiko's: the channel closed without one
 # Their messages would go to stderr, with tracebacks; what they say is in our errors.
 for _name in ("paramiko", "stamina"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
@@ -79,7 +79,13 @@ class SshTransport:
         channel = self._open_session()
         channel.set_combine_stderr(True)
         channel.exec_command(shlex.join(argv))
-        return Running(channel.makefile("rb").readline, channel.recv_exit_status, channel.close)
+
+        def status() -> int:
+            if (number := channel.recv_exit_status()) == _NO_STATUS:
+                raise HostUnreachableError(f"{self._address}: the connection broke")
+            return number
+
+        return Running(channel.makefile("rb").readline, status, channel.close)
 
     def close(self) -> None:
         """End the connection."""
@@ -293,7 +299,7 @@ class _RemoteProgram:
         if not self._channel.status_event.wait(seconds):
             raise TimeoutError
         status = self._channel.recv_exit_status()
-        if status == NO_STATUS and not self._channel.get_transport().is_active():
+        if status == _NO_STATUS and not self._channel.get_transport().is_active():
             raise EOFError("the connection ended before the command did")
         return status
 
