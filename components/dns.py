@@ -3,11 +3,12 @@
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import pulumi
 import stamina
 
+from components.cloudflare import RECORD_KIND, DnsRecord, Provider, dns_records
 from components.dns_records import (
     ExistingRecordsError,
     Found,
@@ -22,11 +23,7 @@ from components.dns_records import (
 from components.naming import Naming
 from components.settings.model import DnsSettings, PublicAddressSettings
 
-if TYPE_CHECKING:
-    import pulumi_cloudflare
-
 _Answer = TypeVar("_Answer")
-RECORD_KIND: Final = "cloudflare:index/dnsRecord:DnsRecord"
 
 
 @dataclass(frozen=True)
@@ -78,13 +75,18 @@ class Dns(pulumi.ComponentResource):
         self._name = name
         self.config = config
         self.records = wanted_records(config)
-        self._cloudflare: pulumi_cloudflare.Provider | None = None
+        self._cloudflare: Provider | None = None
         if config.dns.provider == "cloudflare":
-            self._cloudflare = _provider(name, config, self)
+            self._cloudflare = Provider(
+                f"{name}-cloudflare",
+                config.api_token,
+                config.dns.api_url,
+                pulumi.ResourceOptions(parent=self),
+            )
             self._wanted, self._adopted = self._judged(self._cloudflare)
         self.register_outputs({"records": as_output(self.records)})
 
-    def _judged(self, provider: "pulumi_cloudflare.Provider") -> tuple[Wanted, Mapping[str, str]]:
+    def _judged(self, provider: Provider) -> tuple[Wanted, Mapping[str, str]]:
         """Return the records to set, and the ids of those that are adopted.
 
         Nothing is adopted, and nothing refused, where the state or the zone cannot be read.
@@ -161,21 +163,19 @@ class Dns(pulumi.ComponentResource):
         """Set the records, if Cloudflare is to; after: what must have succeeded before."""
         if self._cloudflare is None:
             return
-        import pulumi_cloudflare as cloudflare
-
         zone = str(self.config.dns.zone_id)
         for resource, record in self._wanted.records.items():
             adopted = self._adopted.get(resource)
-            cloudflare.DnsRecord(
+            inputs = {
+                **asdict(record),
+                "zoneId": zone,
+                "proxied": self.config.dns.proxied,
+                "comment": self._wanted.comment,
+            }
+            DnsRecord(
                 resource,
-                zone_id=zone,
-                name=record.name,
-                type=record.type,
-                content=record.content,
-                ttl=record.ttl,
-                proxied=self.config.dns.proxied,
-                comment=self._wanted.comment,
-                opts=pulumi.ResourceOptions(
+                inputs,
+                pulumi.ResourceOptions(
                     parent=self,
                     provider=self._cloudflare,
                     depends_on=list(after),
@@ -187,18 +187,6 @@ class Dns(pulumi.ComponentResource):
                     aliases=[pulumi.Alias(parent=pulumi.ROOT_STACK_RESOURCE)],
                 ),
             )
-
-
-def _provider(name: str, config: DnsConfig, parent: Dns) -> "pulumi_cloudflare.Provider":
-    # Seconds to load; a stack that sets no records need not wait for it.
-    import pulumi_cloudflare as cloudflare
-
-    return cloudflare.Provider(
-        f"{name}-cloudflare",
-        api_token=config.api_token,
-        base_url=config.dns.api_url,
-        opts=pulumi.ResourceOptions(parent=parent),
-    )
 
 
 def _by_stem(name: str, config: DnsConfig, records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -244,33 +232,21 @@ def _ours(state: Mapping[str, Any], zone: str) -> tuple[dict[str, Ours], list[st
     return ours, partial
 
 
-def _found(
-    provider: "pulumi_cloudflare.Provider", config: DnsConfig, records: Sequence[Record]
-) -> list[Found]:
+def _found(provider: Provider, config: DnsConfig, records: Sequence[Record]) -> list[Found]:
     """Return every record of the zone that has the name of one of ours."""
-    import pulumi_cloudflare as cloudflare
-
-    answers = [
-        cloudflare.get_dns_records(
-            zone_id=config.dns.zone_id,
-            name={"exact": name},
-            opts=pulumi.InvokeOptions(provider=provider),
-        )
-        for name in sorted({record.name for record in records})
-    ]
     return [
         Found(
-            id=entry.id,
-            name=entry.name,
-            type=entry.type,
-            content=entry.content or "",
-            ttl=int(entry.ttl),
-            proxied=bool(entry.proxied),
-            comment=entry.comment or "",
-            tags=tuple(entry.tags or ()),
+            id=entry["id"],
+            name=entry["name"],
+            type=entry["type"],
+            content=entry.get("content") or "",
+            ttl=int(entry["ttl"]),
+            proxied=bool(entry.get("proxied")),
+            comment=entry.get("comment") or "",
+            tags=tuple(entry.get("tags") or ()),
         )
-        for answer in answers
-        for entry in answer.results or ()
+        for name in sorted({record.name for record in records})
+        for entry in dns_records(provider, config.dns.zone_id, name)
     ]
 
 

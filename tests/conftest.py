@@ -107,6 +107,8 @@ def pytest_keyboard_interrupt() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End what is left of the run, and the engine if this run started it; its images stay."""
+    # execnet interrupts a worker that takes its time to end.
+    run.uninterruptible()
     if not _is_worker(session.config):
         engine = dockerd.find()
         run.end(session.config.stash[_RUN], engine.url if engine else None)

@@ -6,11 +6,11 @@ import contextvars
 import json
 import os
 import runpy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import pulumi
@@ -20,6 +20,7 @@ from pulumi.runtime import Mocks, set_all_config, set_mocks
 from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs
 from pulumi.runtime.rpc import deserialize_properties
 
+_Result = TypeVar("_Result")
 PROJECT = Path(__file__).resolve().parents[2]
 STACKS = PROJECT / "stacks"
 CONTAINER = "docker:index/container:Container"
@@ -173,9 +174,22 @@ def declare(
     for the tests after it.
     """
     answers = _Answers(zone, state, first_name)
-    context = contextvars.copy_context()
+    return _apart(lambda: _declare(config, stack, environment or {}, secret_keys, answers))
+
+
+def in_a_program(program: Callable[[], object], monitor: MockMonitor) -> None:
+    """Run what declares resources against a monitor, as `declare` runs the whole program."""
+
+    def run() -> None:
+        set_mocks(monitor.mocks, project="gridhub", stack="sandbox", preview=False, monitor=monitor)
+        pulumi.runtime.test(program)()  # type: ignore[no-untyped-call]
+
+    _apart(run)
+
+
+def _apart(run: Callable[[], _Result]) -> _Result:
     with _event_loop():
-        return context.run(_declare, config, stack, environment or {}, secret_keys, answers)
+        return contextvars.copy_context().run(run)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from tests.sandbox.host import locks, packages
 from tests.sandbox.host.processes import Background, has_ended, wait_until
-from tests.sandbox.host.run import NO_RUN
+from tests.sandbox.host.run import OUTSIDE
 
 PROJECT = Path(__file__).resolve().parents[3]
 SANDBOX = PROJECT / ".sandbox"
@@ -126,7 +126,7 @@ def start_private() -> DockerEngine:
             "--experimental",
             "--ip6tables",
         ],
-        {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", **NO_RUN},
+        {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", **OUTSIDE},
     )
     wait_until(
         lambda: answering(private_url()) is not None,

@@ -20,8 +20,8 @@ import docker
 import psutil
 
 MARK: Final = "GRIDHUB_RUN"
-# What belongs to no run although one started it, as an engine that its end still needs.
-NO_RUN: Final = {MARK: ""}
+# The environment of what outlives the run that started it, as an engine may.
+OUTSIDE: Final = {MARK: "", "TMPDIR": "/tmp"}
 DATA_ROOTS: Final = Path("/srv")
 _MEMORY: Final = Path("/dev/shm")
 _KILLED_SECONDS: Final = 10
@@ -41,12 +41,17 @@ def interruptible() -> None:
     """Let SIGTERM end this process as Ctrl-C does: once, since what cleans up needs its time."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        uninterruptible()
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
+
+
+def uninterruptible() -> None:
+    """Let nothing disturb what cleans up."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def begin() -> str:
@@ -61,6 +66,7 @@ def begin() -> str:
 
 def end(mark: str, engine: str | None) -> None:
     """End and remove what is left of a run. engine: the URL of one that answers."""
+    uninterruptible()
     _end_processes(mark)
     if engine is not None:
         remove_stacks(engine, f"e2e-{mark}")
