@@ -29,5 +29,3 @@ def start() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # One line per connection is noise, and a redirected URL may carry a token.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)

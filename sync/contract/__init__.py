@@ -1,4 +1,5 @@
-"""What the agent on the host and the providers in the stack agree on: spec, status, names, layout.
+"""What the processes agree on: the agent's jobs, the providers in the stack, the command line.
 
-Nothing here imports Pulumi, opens a socket or touches a disk.
+Nothing here imports Pulumi, the agent or the providers, or opens a socket; only state_db and
+pinned_chunks touch a disk.
 """

@@ -100,15 +100,6 @@ class HubStateDb(StateDb):
     def __init__(self, path: Path) -> None:
         super().__init__(path, _SCHEMA, _PRAGMAS)
 
-    def _put(self, table: str, *values: object) -> None:
-        marks = ",".join("?" * len(values))
-        self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES({marks})", values)
-
-    def _delete(self, table: str, **key: str) -> None:
-        where = " AND ".join(f"{column}=?" for column in key)
-        query = f"DELETE FROM {table} WHERE {where}"  # noqa: S608 - constants
-        self._db.execute(query, [*key.values()])
-
     # Flists
 
     def flists(self) -> dict[Name, FlistRow]:

@@ -234,14 +234,12 @@ def repair(spec: UsersSpec, directories: Directories, options: VerifyOptions) ->
     with Verifier(spec, directories, options, control) as verifier:
         with one_at_a_time(directories.state):
             found = [*verifier.findings()]
-            checked = verifier.checked
-            if found and not options.offline:
-                verifier.repair(found)
-        problems = tuple(finding.problem for finding in found)
-        if not found or options.offline:
-            return VerifyReport(checked, problems)
+            problems = tuple(finding.problem for finding in found)
+            report = VerifyReport(verifier.checked, problems)
+            if not found or options.offline:
+                return report
+            verifier.repair(found)
         repair_pass(spec, directories, control)
         with one_at_a_time(directories.state):
             verifier.invalidate()
-    left = set(verify(spec, directories, options).problems)
-    return VerifyReport(checked, problems, len([one for one in problems if one not in left]))
+    return report.after_repair(verify(spec, directories, options))
