@@ -1,7 +1,7 @@
-"""Flists: read what chunks one needs, and make it name this mirror's 0-db.
+"""Flists: read which chunks one needs, and make it name this mirror's 0-db.
 
-A flist is a tar.gz with an SQLite database of capnp messages. All of it is untrusted: whatever is
-wrong raises FlistError, and no input costs more than its size and the limits allow. Nothing here
+A flist is a tar.gz with an SQLite database of capnp messages. All of it is untrusted: any fault
+raises FlistError, and no input costs more than its size and the limits allow. Nothing here
 imports more than the standard library, so that a reader process starts quickly.
 """
 

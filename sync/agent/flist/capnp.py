@@ -1,7 +1,7 @@
 """Chunk keys from the capnp messages of a flist (0-flist: format/flist.capnp, flist_serial.c).
 
-A decoder of just what is needed, for bytes that nobody vouches for: every offset is checked, the
-depth is fixed by the schema, and what is visited cannot exceed what the message has room for, so
+A decoder of the chunk keys alone, for bytes that nobody vouches for: every offset is checked, the
+depth is fixed by the schema, and no more elements are visited than the message has room for, so
 that a small message cannot cost much time or memory.
 
 Layout (words of 8 bytes; pointers after data): Dir 2 data, 5 pointers, contents is pointer 2.
@@ -21,7 +21,7 @@ MAX_SEGMENTS: Final = 512
 # 0-db has no longer ones (libzdb/index.h, MAX_KEY_LENGTH).
 MAX_KEY_BYTES: Final = 255
 _WORD: Final = 8
-# Kinds of pointers, and of what a list pointer leads to (capnproto.org/encoding.html).
+# Kinds of pointers, and of the elements of lists (capnproto.org/encoding.html).
 _STRUCT, _LIST, _FAR = 0, 1, 2
 _BYTES, _COMPOSITE = 2, 7
 _DIR_POINTERS: Final = 5
@@ -56,7 +56,7 @@ class _Structs(NamedTuple):
 
 
 def chunk_keys(message: bytes) -> list[bytes]:
-    """Return the chunk keys that one entry of a flist names; none for what is no directory.
+    """Return the chunk keys that one entry of a flist names; none if it is no directory.
 
     Raises FlistError for bytes that are not a capnp message of this schema.
     """
@@ -103,7 +103,7 @@ def _segment(data: bytes) -> _Segment:
     return _Segment(data, signed, halves, len(data) // _WORD)
 
 
-# A large hub names tens of millions of chunks, so what follows is written flat: a pointer within
+# A large hub names tens of millions of chunks, so the rest is written flat: a pointer within
 # its segment is followed where it stands, any other one by _landing. libflist's segments are of
 # 4 KiB (c-capnproto: lib/capn-malloc.c), so every larger directory has both.
 
@@ -120,7 +120,7 @@ def _file_keys(segments: list[_Segment], inodes: _Structs, budget: int) -> list[
         if file is None or not file.pointers:
             continue
         blocks = _structs(segments, file.segment, file.start + file.data_words)
-        # A null pointer is what zflist writes for an empty file (flist_serial.c).
+        # zflist writes a null pointer for an empty file (flist_serial.c).
         if blocks is None or not blocks.number:
             continue
         if not blocks.pointers:
@@ -185,7 +185,7 @@ def _key(segments: list[_Segment], segment: _Segment, at: int) -> bytes:
 def _landing(
     segments: list[_Segment], segment: _Segment, at: int, kind: int
 ) -> tuple[_Segment, int, int]:
-    """Follow a far pointer; what it leads to must be of the kind that the schema has there.
+    """Follow a far pointer; its target must be of the kind that the schema has there.
 
     Returns segment and first word there, and the high half of the pointer that describes it.
     """

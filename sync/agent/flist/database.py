@@ -3,7 +3,7 @@
 The file comes from a stranger: it is opened read-only and immutable, its schema must be the two
 plain tables and nothing else (no view, trigger, index or virtual table that SQLite would run),
 functions are refused, sizes and steps are limited. The table metadata may be missing: zflist
-writes it since June 2019, and nodes mount what is older.
+writes it since June 2019, and nodes mount older flists.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ def _limited(database: sqlite3.Connection) -> None:
 
 @contextlib.contextmanager
 def _opened(target: str, data: bytes | None = None) -> Iterator[sqlite3.Connection]:
-    """Open what an SQLite URI names, or a copy of `data` in memory."""
+    """Open the file of an SQLite URI, or a copy of `data` in memory."""
     try:
         database = sqlite3.connect(target, uri=True, isolation_level=None)
     except sqlite3.Error as error:
@@ -165,7 +165,7 @@ def _authorize(action: int, *_: object) -> int:
 class DirectoryCache:
     """Chunk keys of directories that were decoded before: versions of a flist share most of them.
 
-    Bounded by the bytes of the keys; what is in it depends on a directory's bytes alone. first: the
+    Bounded by the bytes of the keys. An entry depends on a directory's bytes alone. first: the
     lowest number that a directory in it may have.
     """
 
@@ -212,7 +212,7 @@ def read(database: Path | bytes, cache: DirectoryCache | None = None) -> Content
 def _directories(database: sqlite3.Connection, cache: DirectoryCache) -> tuple[Directory, ...]:
     directories: dict[Directory, None] = {}
     count = 0
-    # A row's key is a hash (flist_tools.c, flist_acl.c); what kind it is of, the value says itself.
+    # A row's key is a hash of a path or an ACI (flist_tools.c, flist_acl.c); the value says which.
     for (value,) in database.execute("SELECT value FROM entries"):
         if not isinstance(value, bytes):
             raise FlistError("sqlite: an entry that is no blob")

@@ -31,8 +31,8 @@ def unpack_keys(packed: bytes) -> list[bytes]:
 class KeyGroup:
     """The chunk keys of one directory; all flists that hold this directory share the object.
 
-    Groups are equal only to themselves, so that a set of them tells at once what is known of
-    thousands of keys: the versions of a flist have most directories in common.
+    Groups are equal only to themselves, so that one look into a set of them stands for thousands of
+    keys: the versions of a flist have most directories in common.
     """
 
     __slots__ = ("__weakref__", "keys", "packed")

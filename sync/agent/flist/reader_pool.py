@@ -27,7 +27,7 @@ _BUFFER_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What a flist shall name as its backend, by what it names now; default None: leave it."""
+    """The backend that a flist shall name, by the one that it names now; None: leave it."""
 
     default: Backend | None = None
     instead: tuple[tuple[Backend, Backend], ...] = ()

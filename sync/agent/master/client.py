@@ -3,7 +3,7 @@
 One `Master` is shared by a job's threads. It keeps at most `connections` connections, all to the
 origin of the name that is in use; a redirect is followed only within that origin. When that name
 dies, every request ends with EndpointLostError until the next pass begins with another one: a pass
-sees one name, so what it puts together was listed and fetched at one place.
+sees one name, so that listing and files come from one service.
 """
 
 import contextlib
@@ -75,9 +75,6 @@ _NOBODY_BEHIND: Final = frozenset({502, 503, 504})
 class HttpMissingError(HttpError):
     """The master has no such page (404, 410)."""
 
-    def __init__(self, path: str, status: int) -> None:
-        super().__init__(f"{path}: {status}", retry=False)
-
 
 class Master:
     """The master's HTTP service, within the limits of the spec.
@@ -148,10 +145,10 @@ class Master:
 
     @contextlib.contextmanager
     def while_listing(self) -> Iterator[None]:
-        """Ask within it for what a pass begins with: a name that cannot give it is of no use.
+        """Fetch the listing of a pass within it: a name that cannot give one is of no use.
 
         The name counts as answering once all of it came; any failure is a reason to skip the name.
-        A single name is judged as ever. Raises EndpointLostError, HttpError.
+        A single name is judged as in any request. Raises EndpointLostError, HttpError.
         """
         if self._endpoints.count == 1:
             yield
@@ -317,7 +314,7 @@ class Master:
             return
         # The connection is given up with the error, so the page need not be read.
         if reply.status in _GONE:
-            raise HttpMissingError(path, reply.status)
+            raise HttpMissingError(f"{path}: {reply.status}", retry=False)
         wait = retry_after(reply)
         if wait:
             with self._lock:

@@ -40,7 +40,7 @@ class _Name(Generic[Endpoint]):
     due: float = 0.0
     not_before: float = 0.0
     next_try_at: datetime | None = None
-    # Failed in what is still to be done: not to be tried again for it before all others.
+    # Failed in the work that is not done yet: not to be tried again for it before all others.
     failed: bool = False
 
     def skip(self, reason: str, now: float, at_least_seconds: float = 0) -> None:

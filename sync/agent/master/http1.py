@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import SplitResult
@@ -73,7 +73,7 @@ class HttpStoppedError(HttpError):
 
 
 class EndpointLostError(HttpStoppedError):
-    """The name by which the master was asked died: what is under way stops, to begin anew.
+    """The name by which the master was asked died: the pass stops, to begin anew.
 
     others: the master has another name that may answer.
     """
@@ -194,7 +194,7 @@ class Reply:
             self._read_framing()
         self.says_its_end = self._chunked or self.length is not None
         self.ended = self.length == 0
-        # HTTP/1.1 keeps the connection unless told to close, 1.0 the reverse (RFC 9112, 9.3).
+        # HTTP/1.1 keeps the connection unless it says close, 1.0 the reverse (RFC 9112, 9.3).
         options = {option.strip() for option in self.header("Connection").lower().split(",")}
         kept = "close" not in options if persistent else "keep-alive" in options
         self.keeps_alive = kept and self.says_its_end
@@ -205,13 +205,10 @@ class Reply:
         return self._fields.get(name.lower(), "")
 
     def _line(self) -> str:
-        try:
-            line = self._source.readline(_LINE_BYTES)
-        except (OSError, ValueError) as error:
-            raise HttpError(f"broke off: {error!r}", retry=True) from error
+        line = self._received(self._source.readline, _LINE_BYTES)
         if not line.endswith(b"\n"):
-            what = f"a line of more than {_LINE_BYTES} bytes" if line else "closed"
-            raise HttpError(f"no reply: {what}", retry=True)
+            fault = f"a line of more than {_LINE_BYTES} bytes" if line else "closed"
+            raise HttpError(f"no reply: {fault}", retry=True)
         # A lone LF ends a line as well (RFC 9112, 2.2).
         return line.rstrip(b"\r\n").decode("latin-1")
 
@@ -260,7 +257,8 @@ class Reply:
             return b""
         if self._chunked:
             return self._read_chunk(amount)
-        data = self._some(amount if self.length is None else min(amount, self.length))
+        most = amount if self.length is None else min(amount, self.length)
+        data = self._received(self._source.read1, most)
         # It ends with the connection, as it also does when cut off (RFC 9112, 8): see says_its_end.
         if self.length is None:
             self.ended = not data
@@ -271,9 +269,9 @@ class Reply:
             self.ended = self.length == 0
         return data
 
-    def _some(self, amount: int) -> bytes:
+    def _received(self, read: Callable[[int], bytes], amount: int) -> bytes:
         try:
-            return self._source.read1(amount)
+            return read(amount)
         except (OSError, ValueError) as error:
             raise HttpError(f"broke off: {error!r}", retry=True) from error
 
@@ -288,7 +286,7 @@ class Reply:
             self._read_fields()  # trailers, which may be thrown away (RFC 9112, 7.1.2)
             self.ended = True
             return b""
-        data = self._some(min(amount, self._chunk_left))
+        data = self._received(self._source.read1, min(amount, self._chunk_left))
         self._chunk_left -= len(data)
         if not data or (not self._chunk_left and self._line()):
             raise HttpError("truncated: in a chunk", retry=True)

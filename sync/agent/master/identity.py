@@ -2,7 +2,7 @@
 
 Neither a hub nor a bootstrap server says who it is, and its name may change. All that is known of
 it are the names and times that were mirrored: a master that lists less than half of them, as new
-or newer, is taken for another one. Below that the deletion guard decides as ever.
+or newer, is taken for another one. Anything less is for the deletion guard.
 """
 
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ _PARTIAL: Final = 206
 
 @dataclass(frozen=True)
 class Page:
-    """A small reply: its body (empty for 304) and the headers that tell one version from another.
+    """A small reply: its body (empty for 304) and the headers that distinguish its versions.
 
     date: the master's clock when it answered, as it says it; None where it did not.
     whole: False where the master did not say how long the body is, so that it may be half.
@@ -71,7 +71,7 @@ class Downloaded:
 
 @dataclass
 class Partial:
-    """A file on its way: what is there already, and the page under which it came."""
+    """A file on its way: how much of it has come, and the page under which it came."""
 
     path: Path
     max_bytes: int
@@ -81,13 +81,13 @@ class Partial:
     digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
 
     def restart(self) -> None:
-        """Begin anew: what is there is overwritten."""
+        """Begin anew: the bytes that came are overwritten."""
         self.size_bytes = 0
         self.page = None
         self.digest = hashlib.md5(usedforsecurity=False)
 
     def headers(self) -> dict[str, str]:
-        """Return what asks for the rest, as long as the file is the same."""
+        """Return the headers that ask for the rest, provided that the file is the same."""
         validator = _validator(self.page) if self.size_bytes and self.page else None
         if validator is None:
             self.restart()
@@ -119,7 +119,7 @@ def retry_after(reply: Reply) -> float:
 
 
 def page_of(reply: Reply, body: bytes, *, whole: bool = True) -> Page:
-    """Return what a reply says of the page that it brings."""
+    """Return the page that a reply carries."""
     length = reply.header("Content-Length")
     return Page(
         status=reply.status,
@@ -133,7 +133,7 @@ def page_of(reply: Reply, body: bytes, *, whole: bool = True) -> Page:
 
 
 def _validator(page: Page) -> str | None:
-    """Return what If-Range may carry: a strong ETag, else a date that is strong enough."""
+    """Return a value for If-Range: a strong ETag, else a date that is strong enough."""
     # A weak ETag must not be sent with it (RFC 9110, 13.1.5); a file as young as its date's
     # resolution may have been written twice under one date (8.8.2.2).
     if page.etag and not page.etag.startswith("W/"):
@@ -164,14 +164,14 @@ def unpacked(reply: Reply, max_bytes: int) -> bytes:
 
 
 def continues(reply: Reply, partial: Partial) -> bool:
-    """Return whether a reply brings what follows the bytes that are there."""
+    """Return whether a reply carries the bytes that follow those that came before."""
     # Only Content-Range says which part it is; a server may send another one (RFC 9110, 15.3.7).
     text = reply.header("Content-Range")
     return reply.status == _PARTIAL and text.startswith(f"bytes {partial.size_bytes}-")
 
 
 def verified(path: str, partial: Partial, page: Page) -> Downloaded:
-    """Return the file where it is whole and what was expected. Raises HttpError."""
+    """Return the file if it is whole and as expected. Raises HttpError."""
     md5, size, expected = partial.digest.hexdigest(), partial.size_bytes, partial.expected
     wrong = ""
     if expected.size_bytes not in {None, size}:

@@ -135,7 +135,8 @@ class ZdbConnection(ZdbTransport):
     def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Payloads of the keys, None for one that is not there."""
         groups = [keys[at : at + _MGET_KEYS] for at in range(0, len(keys), _MGET_KEYS)]
-        return self._payloads(groups, self._all([(b"MGET", *group) for group in groups]))
+        replies = self.pipeline([(b"MGET", *group) for group in groups])
+        return self._payloads(groups, _without_errors(replies))
 
     def _payloads(
         self, groups: Sequence[Sequence[bytes]], replies: Sequence[Reply]
@@ -202,8 +203,8 @@ class ZdbConnection(ZdbTransport):
         """Count the keys of all namespaces of the server."""
         # NSLIST and NSINFO show those that may not be read, too (zdbd/commands_namespace.c).
         names = [name.encode() for name in self.namespaces()]
-        replies = self._all([(b"NSINFO", name) for name in names])
-        return sum(NamespaceInfo.of(reply).entries for reply in replies)
+        replies = self.pipeline([(b"NSINFO", name) for name in names])
+        return sum(NamespaceInfo.of(reply).entries for reply in _without_errors(replies))
 
     def info(self) -> dict[str, str]:
         """Facts about the server, among them instance_id and boot_time."""
@@ -242,7 +243,7 @@ class ZdbConnection(ZdbTransport):
 
         timestamp: unix seconds, for an admin; without it the server's own time.
         """
-        replies = self._all(_set_request(*item) for item in items)
+        replies = _without_errors(self.pipeline(_set_request(*item) for item in items))
         # nil: the namespace has this payload (zdbd/commands_set.c, data_compare_matching).
         return [reply is not None for reply in replies]
 
@@ -258,10 +259,6 @@ class ZdbConnection(ZdbTransport):
         if failed:
             raise failed
         return removed
-
-    def _all(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
-        """Collect a pipeline's replies; the first error reply is raised once all have come."""
-        return _without_errors(self.pipeline(requests))
 
     # Namespaces, as admin
 

@@ -2,7 +2,7 @@
 
 
 class ZdbError(Exception):
-    """A 0-db could not be reached, refused, or answered what it must not; `str()` says which."""
+    """A 0-db could not be reached, refused, or broke the protocol; `str()` says which."""
 
 
 class ZdbConnectionError(ZdbError):

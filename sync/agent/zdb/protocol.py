@@ -1,6 +1,6 @@
 """RESP as 0-db speaks it: requests encoded, replies parsed within limits (0-db: zdbd/redis.c)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
@@ -67,7 +67,7 @@ class ReplyParser:
     def reply(self) -> Reply:
         """Parse one reply; errors of the server are returned, not raised (a pipeline goes on).
 
-        Raises ZdbProtocolError for what is no RESP or passes a limit.
+        Raises ZdbProtocolError for bytes that are no RESP or pass a limit.
         """
         self._budget = self._limits.reply_bytes
         return self._reply(self._limits.depth)
@@ -167,7 +167,7 @@ class ReplyParser:
         return data
 
     def _more(self) -> int:
-        """Receive; return by how much what is buffered moved to the front."""
+        """Receive; return by how many bytes the buffered ones moved to the front."""
         shift = self._taken
         if shift:
             del self._buffer[:shift]
@@ -184,11 +184,6 @@ def expect(reply: Reply, kind: type[_Kind], command: str) -> _Kind:
     if not isinstance(reply, kind):
         raise ZdbProtocolError(f"{command}: expected {kind.__name__}, got {type(reply).__name__}")
     return reply
-
-
-def command_name(arguments: Sequence[bytes]) -> str:
-    """Name the command in messages; never its arguments (they may be secret)."""
-    return arguments[0].decode("ascii", "replace")
 
 
 def check_entry(key: bytes, length_bytes: int) -> None:

@@ -13,7 +13,7 @@ from sync.agent.zdb.errors import (
     ZdbReplyError,
     ZdbTimeoutError,
 )
-from sync.agent.zdb.protocol import Limits, Reply, ReplyParser, Status, command_name, encode
+from sync.agent.zdb.protocol import Limits, Reply, ReplyParser, Status, encode
 from sync.contract.spec import ZdbEndpoint
 
 # zdbd does not drain its edge-triggered socket when a read ends exactly on a request boundary; the
@@ -34,12 +34,12 @@ _RECEIVE_BYTES: Final = 256 << 10
 
 
 def acknowledge(connected: socket.socket) -> None:
-    """Let what came be acknowledged at once; to be called after each read.
+    """Acknowledge received bytes at once; to be called after each read.
 
     zdbd sends its small replies without TCP_NODELAY: each waits until the one before it is
     acknowledged, which a system delays by 40 ms while it has nothing to send itself.
     """
-    # On what is not TCP (a socket pair) nothing is acknowledged.
+    # A socket pair is no TCP, and has nothing to acknowledge.
     with contextlib.suppress(OSError):
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
@@ -111,7 +111,8 @@ class ZdbTransport:
         """Send one request, return its reply; an error reply is raised as ZdbReplyError."""
         (reply,) = self.pipeline([arguments])
         if isinstance(reply, ZdbReplyError):
-            raise ZdbReplyError(reply.reason, command_name(arguments))
+            # Never the arguments, which may be a secret.
+            raise ZdbReplyError(reply.reason, arguments[0].decode("ascii", "replace"))
         return reply
 
     def pipeline(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:

@@ -1,7 +1,6 @@
 """The 0-db client: what a server may do to it, and that it works against one."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -81,11 +80,9 @@ def test_a_reply_that_never_ends_is_given_up() -> None:
     with (
         ScriptedZdb(trickle) as server,
         ZdbConnection.open(server.endpoint, None, 0.5) as connection,
+        pytest.raises(ZdbTimeoutError),
     ):
-        started = time.monotonic()
-        with pytest.raises(ZdbTimeoutError):
-            connection.call(b"GET", b"key")
-        assert time.monotonic() - started < 10
+        connection.call(b"GET", b"key")
 
 
 def test_a_silent_server_is_nudged_once_and_its_pong_swallowed() -> None:
