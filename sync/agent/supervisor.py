@@ -104,22 +104,31 @@ class EngineLoop:
         self._clock = BackoffClock(spec.backoff)
         self._chance = SystemRandom()
         self._engine: Engine | None = None
+        self._opened = contextlib.ExitStack()
 
     def run(self) -> None:
         """Run pass after pass. Raises JobFailed."""
-        with contextlib.ExitStack() as opened:
+        try:
             while not self._control.stopping():
-                wait_seconds = self._one_pass(opened)
+                wait_seconds = self._one_pass()
                 if wait_seconds > 0 and not self._control.stopping():
                     self._wait(wait_seconds)
+        finally:
+            self._close()
 
-    def _one_pass(self, opened: contextlib.ExitStack) -> float:
+    def _close(self) -> None:
+        self._engine = None
+        try:
+            self._opened.close()
+        except Exception:  # noqa: BLE001 - another one is made, or the process ends
+            _LOG.exception("the engine did not close")
+
+    def _one_pass(self) -> float:
         """Run one pass; returns the seconds until the next one."""
         succeeded_at, started = self._status.record.last_success_at, time.monotonic()
         try:
             if self._engine is None:
-                opened.close()  # what is left of one that crashed
-                self._engine = opened.enter_context(self._make_engine())
+                self._engine = self._opened.enter_context(self._make_engine())
             self._note_start()
             by_any_name(self._engine.one_pass)
         except JobFailed:
@@ -169,7 +178,7 @@ class EngineLoop:
                 phase, wait_seconds = "paused", _SPACE_RETRY_SECONDS
             case _:
                 _LOG.exception("the engine stopped", exc_info=error)
-                self._engine = None
+                self._close()
                 message = f"{type(error).__name__}: {error}"
                 wait_seconds = self._clock.after_failure()
         self._status.error(message)

@@ -231,6 +231,17 @@ def test_an_engine_that_crashed_is_closed_and_made_anew(tmp_path: Path) -> None:
     assert max(control.seconds[0], control.seconds[2]) <= 1
 
 
+def test_an_engine_that_does_not_close_hinders_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "I/O error")
+
+    monkeypatch.setattr(EngineOfTest, "__exit__", fail)
+    made, _ = waits_after(make_directories(tmp_path), [RuntimeError("a defect"), None])
+    assert made == 2
+
+
 def test_a_mirror_that_follows_shows_how_it_falls_behind_while_it_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
