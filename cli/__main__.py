@@ -16,7 +16,6 @@ from click.shell_completion import get_completion_class
 from sync.contract.layout import JOBS, Job
 
 _STDIN_LIMIT: Final = 1 << 20
-_WATCH_SECONDS: Final = 2.0
 _COLUMNS: Final = 160  # where no terminal has a width
 Decorator: TypeAlias = Callable[[Any], Any]
 
@@ -220,9 +219,8 @@ def repair(stack: str, job: Job, part: str | None, **flags: bool) -> None:
 
 @gridhub.command("status")
 @_STACK
-@_flag("--json", "Print all that is known, as JSON.")
-@_flag("--watch", "Look again and again, until Ctrl-C.")
-def status(stack: str, **flags: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print all that is known, as JSON.")
+def status(stack: str, *, as_json: bool) -> None:
     """Show where each job and service of a stack stands.
 
     The exit code is 0 when all are healthy, 1 when one is not, 2 when they could not be seen.
@@ -230,18 +228,13 @@ def status(stack: str, **flags: bool) -> None:
     from rich.console import Console
 
     from cli.stack import StackOnHost
-    from cli.status import drawn, look, watched
+    from cli.status import drawn, look
 
-    mirror = StackOnHost.of(stack)
-    console = Console(width=None if sys.stdout.isatty() else _COLUMNS)
-    if flags["watch"]:
-        seen = watched(mirror, console, _WATCH_SECONDS)
-    elif flags["json"]:
-        seen = look(mirror)
+    seen = look(StackOnHost.of(stack))
+    if as_json:
         click.echo(seen.model_dump_json(indent=2))
     else:
-        seen = look(mirror)
-        console.print(drawn(seen))
+        Console(width=None if sys.stdout.isatty() else _COLUMNS).print(drawn(seen))
     sys.exit(0 if seen.healthy else 1)
 
 

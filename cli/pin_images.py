@@ -33,7 +33,7 @@ def pinned(text: str, pin: Callable[[str], str]) -> str:
     """
     if _setting(_root(text), _KEY) is None:
         text = _with_upstream(text)
-    images = _images(_setting(_root(text), _KEY))
+    images = _images(text)
     # From the end, so that the positions before stay right.
     for image, reference in reversed([(image, pin(image.value)) for image in images]):
         quote = image.style or ""
@@ -60,13 +60,15 @@ def _setting(root: yaml.Node | None, key: str) -> yaml.Node | None:
     return found[1] if found else None
 
 
-def _images(block: yaml.Node | None) -> list[yaml.ScalarNode]:
+def _images(text: str) -> list[yaml.ScalarNode]:
     """Return the images as they stand in the file, in order."""
+    block = _setting(_root(text), _KEY)
     if not isinstance(block, yaml.MappingNode):
         raise StackFileError(f"{_KEY} is not a mapping from services to images")
     for service, image in block.value:
-        # A block scalar (| or >) has no end on its line.
-        if not isinstance(image, yaml.ScalarNode) or not image.value or image.style in ("|", ">"):
+        written = text[image.start_mark.index : image.end_mark.index]
+        # Anything but the reference alone, such as an anchor, an alias or a block, stays as it is.
+        if not image.value or written.strip("\"'") != image.value:
             line = service.start_mark.line + 1
             raise StackFileError(f"line {line}: {service.value!r} is not `service: image`")
     return [image for _service, image in block.value]

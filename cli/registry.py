@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 import requests
@@ -18,9 +19,6 @@ _DOCKER_HUB: Final = "docker.io"
 _DOCKER_HUB_API: Final = "registry-1.docker.io"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _PARAMETER: Final = re.compile(r'(\w+)="([^"]*)"')
-_UNAUTHORIZED: Final = 401
-_OK: Final = 200
-_NOT_FOUND: Final = 404
 
 
 class RegistryError(Exception):
@@ -57,16 +55,16 @@ def digest_of(image: ImageName, session: requests.Session) -> str:
     url = f"{_api(image.registry)}/v2/{image.repository}/manifests/{image.tag}"
     try:
         response = _head(session, url, "")
-        if response.status_code == _UNAUTHORIZED:
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
             token = _token(session, image, response.headers.get("WWW-Authenticate", ""))
             response = _head(session, url, token)
     except requests.RequestException as error:
         raise RegistryError(
             f"{image}: {image.registry} cannot be reached ({error}); pin where it can be"
         ) from error
-    if response.status_code == _NOT_FOUND:
+    if response.status_code == HTTPStatus.NOT_FOUND:
         raise RegistryError(f"{image}: the registry has no such tag; check the name")
-    if response.status_code != _OK:
+    if response.status_code != HTTPStatus.OK:
         raise RegistryError(
             f"{image}: the registry answers {response.status_code}; a private image needs its "
             "digest in the stack file by hand"
@@ -100,7 +98,7 @@ def _token(session: requests.Session, image: ImageName, challenge: str) -> str:
         "scope": parameters.get("scope", f"repository:{image.repository}:pull"),
     }
     response = session.get(realm, params=asked, timeout=_SECONDS)
-    if response.status_code != _OK:
+    if response.status_code != HTTPStatus.OK:
         raise RegistryError(f"{image}: no anonymous token ({response.status_code}); is it private?")
     try:
         answer = response.json()

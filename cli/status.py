@@ -1,12 +1,9 @@
 """`gridhub status`: where each job and service of a stack stands, seen on its host right now."""
 
-import contextlib
-import time
 from typing import Final
 
 from pydantic import BaseModel
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -90,14 +87,3 @@ def _progress(record: StatusRecord | None) -> tuple[RenderableType, str]:
     done, total = record.done.items or 0, record.total.items
     bar = ProgressBar(total=total or 1, completed=done if total else 0, width=_BAR_CELLS)
     return bar, f"{done}/{'?' if total is None else total}"
-
-
-def watched(mirror: StackOnHost, console: Console, pause_seconds: float) -> StackStatus:
-    """Show the services until Ctrl-C; returns what was seen last."""
-    seen = look(mirror)
-    with contextlib.suppress(KeyboardInterrupt), Live(drawn(seen), console=console) as live:
-        while True:
-            time.sleep(pause_seconds)
-            seen = look(mirror)
-            live.update(drawn(seen), refresh=True)
-    return seen

@@ -240,6 +240,8 @@ def test_a_digest_without_a_tag_cannot_be_renewed() -> None:
         ("config:\n  gridhub:images:\n    zdb:\n      nested: x\n", "line 3: 'zdb' is not"),
         ("config:\n  gridhub:images:\n    zdb:\n", "line 3: 'zdb' is not"),
         ("config:\n  gridhub:images:\n    zdb: |\n      x\n", "line 3: 'zdb' is not"),
+        ("config:\n  gridhub:images:\n    zdb: &a x\n    hub: *a\n", "line 3: 'zdb' is not"),
+        ("a: &a x\nconfig:\n  gridhub:images:\n    hub: *a\n", "line 4: 'hub' is not"),
         ("config:\n  gridhub:images: [x]\n", "is not a mapping"),
         ("config: {a: b}\n", "write `config` as a block"),
         ("config: [\n", "not YAML"),
