@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import commands
 from tests.e2e.nodes import kernels_are_the_masters, live
 from tests.e2e.stack import Ground, mirror_stack, steps_of
 from tests.sandbox.host import sshd
@@ -41,11 +42,15 @@ def remote(request: pytest.FixtureRequest, place: Ground) -> Iterator[dict[str, 
         }
 
 
-def test_a_remote_host_becomes_a_mirror_that_boots_without_its_master(
+def test_a_remote_host_becomes_a_mirror_that_gridhub_looks_after_and_boots_without_its_master(
     place: Ground, master: Upstream, remote: dict[str, str], tmp_path: Path
 ) -> None:
     with mirror_stack(place, master, tmp_path, host=remote) as stack:
         stack.up()
+        commands.the_status_is_what_the_host_shows(stack)
+        commands.what_is_wrong_is_named_and_repaired(stack)
+        commands.ctrl_c_ends_the_logs_here_and_on_the_host(stack)
+        commands.what_is_cut_off_ends_in_the_container(stack)
         sources = master.model.boot_sources()
         master.stop()
         for address in ("127.0.0.1", "::1"):
