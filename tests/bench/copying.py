@@ -26,7 +26,7 @@ from sync.agent.chunks.copying.copy_loop import (
     CopyLoop,
 )
 from sync.agent.chunks.copying.fetched import Fetched
-from sync.agent.chunks.copying.writer import Stored, Writer
+from sync.agent.chunks.copying.writer import Writer
 from sync.agent.chunks.scan.cut_points import plan, sample_size
 from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.job import Control, Directories
@@ -162,9 +162,9 @@ def _store(spec: FlistsSpec, directories: Directories) -> Run:
     password = directories.zdb_admin_password()
     with contextlib.closing(_Keeping(spec, password)) as loop:
         _fetch_all(spec, directories, loop)
-    stored: list[Stored] = []
+    stored: list[tuple[int, int]] = []
     slave = connect("slave", spec.local_zdb, password, spec.io_timeout_seconds)
-    writer = Writer(slave, stored.append)
+    writer = Writer(slave, lambda _, items, size: stored.append((items, size)))
     started, cpu_started = time.monotonic(), time.process_time()
     with contextlib.closing(writer), selectors.DefaultSelector() as selector:
         selector.register(writer.socket, selectors.EVENT_READ)
@@ -177,7 +177,7 @@ def _store(spec: FlistsSpec, directories: Directories) -> Run:
             writer.on_writable()
             writer.check_time(time.monotonic())
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-    items, size = sum(one.new_items for one in stored), sum(one.new_bytes for one in stored)
+    items, size = sum(items for items, _ in stored), sum(size for _, size in stored)
     return Run(items, size, seconds, _peak_mib(), cpu_seconds)
 
 

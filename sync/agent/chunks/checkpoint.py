@@ -1,7 +1,7 @@
 """The checkpoint of the flists job: one small JSON document, written after what it promises."""
 
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -175,43 +175,21 @@ class Saver:
         self._directory = directory
         self._ledger = ledger
         self._failed = failed
-        self._wanted: Checkpoint | None = None
-        self._condition = threading.Condition()
-        self._closed = False
-        self._busy = False
-        self._thread = threading.Thread(target=self._work, name="saver", daemon=True)
-        self._thread.start()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._last: Future[None] | None = None
 
     @property
     def idle(self) -> bool:
         """Whether the last save is over."""
-        with self._condition:
-            return self._wanted is None and not self._busy
+        return self._last is None or self._last.done()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Save the checkpoint soon, and before it make the ledger durable."""
-        with self._condition:
-            self._wanted = checkpoint
-            self._condition.notify_all()
+        self._last = self._pool.submit(self._write, checkpoint)
 
     def close(self) -> None:
-        """Finish what is wanted and end the thread."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._wanted or self._closed)
-                wanted, self._wanted = self._wanted, None
-                self._busy = wanted is not None
-            if wanted is None:
-                return
-            self._write(wanted)
-            with self._condition:
-                self._busy = False
+        """Finish what is to be saved and end the thread."""
+        self._pool.shutdown()
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:

@@ -85,16 +85,6 @@ class InfoPoller:
         return Answer(number, info, keys, end)
 
 
-def poll_master(spec: FlistsSpec) -> InfoPoller:
-    """Poll the master's namespace."""
-    return InfoPoller(spec.source, None, spec.io_timeout_seconds, slave=False)
-
-
-def poll_slave(spec: FlistsSpec, password: str | None) -> InfoPoller:
-    """Poll the slave's namespace."""
-    return InfoPoller(spec.local_zdb, password, spec.io_timeout_seconds, slave=True)
-
-
 class WriteWaiter:
     """Waits for writes on the master with WAIT; calls `on_write` soon after each.
 

@@ -2,7 +2,6 @@
 
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
 
 from sync.agent.chunks.checkpoint import Checkpoint
@@ -12,41 +11,25 @@ from sync.contract.status import Amount, Lag
 _WINDOW_SECONDS: Final = 10.0
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What was done at a moment (monotonic seconds)."""
-
-    at: float
-    items: int
-    new_bytes: int
-
-
 class Rate:
     """Items and bytes per second over the last ten seconds."""
 
     def __init__(self) -> None:
-        self._samples: deque[Sample] = deque()
+        self._samples: deque[tuple[float, int, int]] = deque()
 
-    def add(self, sample: Sample) -> None:
-        """Note what is done by now."""
-        self._samples.append(sample)
-        while len(self._samples) > 2 and self._samples[0].at < sample.at - _WINDOW_SECONDS:  # noqa: PLR2004
+    def add(self, at: float, items: int, new_bytes: int) -> None:
+        """Note what is done by now (monotonic seconds)."""
+        self._samples.append((at, items, new_bytes))
+        while len(self._samples) > 2 and self._samples[0][0] < at - _WINDOW_SECONDS:  # noqa: PLR2004
             self._samples.popleft()
 
     def per_second(self) -> tuple[float, float] | None:
         """Return (items, bytes) per second; None before the second sample."""
         if len(self._samples) < 2:  # noqa: PLR2004
             return None
-        first, last = self._samples[0], self._samples[-1]
-        seconds = max(1e-6, last.at - first.at)
-        return (last.items - first.items) / seconds, (last.new_bytes - first.new_bytes) / seconds
-
-
-def eta_seconds(lag: Lag, rate: tuple[float, float] | None) -> float | None:
-    """Seconds until the rest is copied at this rate; None where nobody can know."""
-    if lag.items is None or rate is None or rate[0] <= 0:
-        return None
-    return lag.items / rate[0]
+        (began, items, new_bytes), (ended, *done) = self._samples[0], self._samples[-1]
+        seconds = max(1e-6, ended - began)
+        return (done[0] - items) / seconds, (done[1] - new_bytes) / seconds
 
 
 def progress(
@@ -72,11 +55,14 @@ def progress(
         seconds=None if caught_up_at is None else max(0.0, time.monotonic() - caught_up_at),
     )
     per_second = rate.per_second()
+    eta_seconds = None
+    if per_second and per_second[0] > 0:
+        eta_seconds = (master.entries - items) / per_second[0]
     return {
         "done": Amount(items=items, bytes=size_bytes),
         "total": Amount(items=master.entries, bytes=master.data_size_bytes),
         "lag": lag,
         "rate_items_per_second": per_second[0] if per_second else None,
         "rate_bytes_per_second": per_second[1] if per_second else None,
-        "eta_seconds": eta_seconds(lag, per_second),
+        "eta_seconds": eta_seconds,
     }

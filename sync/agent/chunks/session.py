@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,8 +15,8 @@ from sync.agent.chunks.checkpoint import Checkpoint, Saver, SpanState
 from sync.agent.chunks.copying.copy_loop import CopyLoop
 from sync.agent.chunks.failover import Failback
 from sync.agent.chunks.handshake import Handshake, shake_hands
-from sync.agent.chunks.pollers import InfoPoller, WriteWaiter, poll_master, poll_slave
-from sync.agent.chunks.progress import Rate, Sample, progress
+from sync.agent.chunks.pollers import InfoPoller, WriteWaiter
+from sync.agent.chunks.progress import Rate, progress
 from sync.agent.chunks.reconcile.reconciler import Reconciler
 from sync.agent.chunks.scan.cut_points import CutPointFinder
 from sync.agent.chunks.scan.index_source import IndexSource
@@ -69,8 +70,8 @@ def open_session(
     ledger = Ledger(directories.state)
     ledger.repair(checkpoint.ledger_bytes)
     with (
-        contextlib.closing(ledger),
-        contextlib.closing(Saver(directories.state, ledger, status.error)) as saver,
+        closing(ledger),
+        closing(Saver(directories.state, ledger, status.error)) as saver,
         contextlib.ExitStack() as opened,
     ):
         handshake, loop, scanners = _connect(spec, directories, checkpoint, opened)
@@ -82,18 +83,18 @@ def open_session(
         loop.watch(index.scanners)
         loop.probing = handshake.slave.entries > handshake.checkpoint.stored_items
         keep = opened.enter_context
-        keep(contextlib.closing(WriteWaiter(spec, index.look_now, index.look_again)))
-        failback = Failback(sources, spec.io_timeout_seconds)
+        keep(closing(WriteWaiter(spec, index.look_now, index.look_again)))
+        timeout = spec.io_timeout_seconds
         parts = Parts(
             ledger=ledger,
             saver=saver,
             loop=loop,
             index=index,
-            master=keep(contextlib.closing(poll_master(spec))),
-            slave=keep(contextlib.closing(poll_slave(spec, password))),
-            cut_points=keep(contextlib.closing(CutPointFinder(spec, directories.users_state))),
-            reconciler=keep(contextlib.closing(Reconciler(spec, directories, ledger))),
-            failback=keep(contextlib.closing(failback)),
+            master=keep(closing(InfoPoller(spec.source, None, timeout, slave=False))),
+            slave=keep(closing(InfoPoller(spec.local_zdb, password, timeout, slave=True))),
+            cut_points=keep(closing(CutPointFinder(spec, directories.users_state))),
+            reconciler=keep(closing(Reconciler(spec, directories, ledger))),
+            failback=keep(closing(Failback(sources, timeout))),
         )
         session = Session(spec, handshake, parts, status)
         try:
@@ -302,7 +303,7 @@ class Session:
     def _report(self, now: float) -> None:
         parts, checkpoint, counters = self._parts, self._checkpoint, self._parts.loop.counters
         master = parts.master.latest.info if parts.master.latest else self._handshake.master
-        self._rate.add(Sample(now, counters.done_items, counters.new_bytes))
+        self._rate.add(now, counters.done_items, counters.new_bytes)
         changes = progress(
             checkpoint, master, self._rate, self._caught_up_at, following=self._following
         )

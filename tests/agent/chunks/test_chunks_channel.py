@@ -15,7 +15,7 @@ from sync.agent.chunks.copying.batches import Batch, cut
 from sync.agent.chunks.copying.channel import Channel, Connected, connect
 from sync.agent.chunks.copying.fetched import Buffers, Fetched
 from sync.agent.chunks.copying.fetcher import Fetcher
-from sync.agent.chunks.copying.writer import LOOK_SECONDS, Stored, Writer
+from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.zdb.transport import NUDGE_SECONDS
 from sync.contract.spec import ZdbEndpoint
@@ -175,10 +175,10 @@ def test_a_writer_wakes_once_a_batch_is_answered_but_takes_shorter_answers_too()
     entries = [(key, b"1", b"1") for key in payloads]
     (batch,) = cut(Page(None, b"", entries), entries, 100, 1 << 20)
     answer = b"".join(bulk(key) for key in payloads)
-    stored: list[Stored] = []
+    stored: list[int] = []
     ours, theirs = tcp_pair(1 << 20)
     ours.setblocking(False)
-    writer = Writer(Connected(ours, "slave", 5.0), stored.append)
+    writer = Writer(Connected(ours, "slave", 5.0), lambda _, items, __: stored.append(items))
 
     def readable() -> bool:
         return bool(select.select([ours], [], [], 0.1)[0])
@@ -194,7 +194,7 @@ def test_a_writer_wakes_once_a_batch_is_answered_but_takes_shorter_answers_too()
             assert readable() == (known == 0)
             writer.heard_at = time.monotonic() - 2 * LOOK_SECONDS
             writer.look()
-            assert stored.pop().new_items == 100 - known
+            assert stored.pop() == 100 - known
         assert not writer.awaiting()
         writer.store(fetched)
         theirs.close()

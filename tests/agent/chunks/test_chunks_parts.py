@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.copying.batches import cut
-from sync.agent.chunks.progress import Rate, Sample, progress
+from sync.agent.chunks.progress import Rate, progress
 from sync.agent.chunks.reconcile.diff import PARTITIONS, KeyFile, partitions
 from sync.agent.chunks.scan.ledger import Ledger, decode_keys, encode_keys
 from sync.agent.chunks.scan.pages import Page
@@ -112,8 +112,8 @@ def test_rates_eta_and_lag_are_unknown_before_they_are_known() -> None:
     checkpoint = Checkpoint(done_items=40, done_bytes=1)
     master = NamespaceInfo(100, 10, None)
     assert progress(checkpoint, master, rate, None, following=False)["eta_seconds"] is None
-    rate.add(Sample(1.0, 0, 0))
-    rate.add(Sample(3.0, 100, 4000))
+    rate.add(1.0, 0, 0)
+    rate.add(3.0, 100, 4000)
     assert rate.per_second() == (50.0, 2000.0)
     fields = progress(checkpoint, master, rate, None, following=False)
     assert fields["lag"] == Lag(items=60, bytes=9, seconds=None)

@@ -19,7 +19,7 @@ from sync.agent.chunks.copying.channel import Channel, connect, open_all
 from sync.agent.chunks.copying.fetched import Buffers, Fetched
 from sync.agent.chunks.copying.fetcher import Fetcher
 from sync.agent.chunks.copying.prober import Prober
-from sync.agent.chunks.copying.writer import LOOK_SECONDS, Stored, Writer
+from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
 from sync.agent.chunks.scan.pages import Entry, Page
 from sync.agent.rate_limit import batch_bandwidth
 from sync.contract.spec import FlistsSpec
@@ -252,7 +252,7 @@ class CopyLoop:
         counters.refused += fetched.refused
         counters.unreadable += fetched.unreadable
         if self._null_sink or not fetched.keys:
-            self._on_stored(Stored(fetched.batch, len(fetched.keys), fetched.payload_bytes))
+            self._on_stored(fetched.batch, len(fetched.keys), fetched.payload_bytes)
         else:
             self.sent_items += len(fetched.keys)
             self.writer.store(fetched)
@@ -260,14 +260,13 @@ class CopyLoop:
                 # It may have run dry while batches were parsed.
                 self.writer.on_writable()
 
-    def _on_stored(self, stored: Stored) -> None:
-        batch = stored.batch
-        self.counters.new_items += stored.new_items
-        self.counters.new_bytes += stored.new_bytes
+    def _on_stored(self, batch: Batch, new_items: int, new_bytes: int) -> None:
+        self.counters.new_items += new_items
+        self.counters.new_bytes += new_bytes
         self.counters.done_items += len(batch.entries)
         self._open_entries -= len(batch.entries)
         self._open_batches -= 1
-        batch.page.stored_items += stored.new_items
+        batch.page.stored_items += new_items
         batch.page.release()
         self._page_done |= batch.page.done
 

@@ -32,39 +32,27 @@ class SlaveRefusedError(ZdbReplyError):
     """The slave refuses to store: a person has to correct password or namespace."""
 
 
-@dataclass(slots=True)
-class Stored:
-    """What became of one batch on the slave: how much of it is new there."""
-
-    batch: Batch
-    new_items: int
-    new_bytes: int
-
-
+@dataclass(slots=True, eq=False)
 class _Awaited:
     """The replies to one batch; taken_*: how far the slow path has come."""
 
-    __slots__ = ("expected", "fetched", "known_items", "taken_bytes", "taken_items", "wire_bytes")
-
-    def __init__(self, fetched: Fetched, wire_bytes: int) -> None:
-        self.fetched = fetched
-        self.wire_bytes = wire_bytes
-        keys = fetched.keys
-        if fetched.batch.ordered:
-            self.expected = b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in keys])
-        else:
-            self.expected = b"$16\r\n%b\r\n" % b"\r\n$16\r\n".join(keys)
-        self.taken_items = 0
-        self.taken_bytes = 0
-        self.known_items = 0
+    fetched: Fetched
+    wire_bytes: int
+    expected: bytes
+    taken_items: int = 0
+    taken_bytes: int = 0
+    known_items: int = 0
 
 
 class Writer(Pipeline[_Awaited]):
-    """Stores batches in the order they are given; `deliver` is called as each is acknowledged."""
+    """Stores batches in the order they are given.
 
-    def __init__(self, connected: Connected, deliver: Callable[[Stored], None]) -> None:
+    stored: called as each is acknowledged, with how many items and bytes of it are new there.
+    """
+
+    def __init__(self, connected: Connected, stored: Callable[[Batch, int, int], None]) -> None:
         super().__init__(connected)
-        self._deliver = deliver
+        self._stored = stored
         self._received = bytearray()
         # Bytes given and not acknowledged: what bounds the slave's queue and ours.
         self.unacknowledged_bytes = 0
@@ -79,7 +67,11 @@ class Writer(Pipeline[_Awaited]):
             pieces, fetched.pieces = [b"".join(fetched.pieces)], []
         size = sum(map(len, pieces))
         self.send(*pieces)
-        self._awaited.append(_Awaited(fetched, size))
+        if fetched.batch.ordered:
+            expected = b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in fetched.keys])
+        else:
+            expected = b"$16\r\n%b\r\n" % b"\r\n$16\r\n".join(fetched.keys)
+        self._awaited.append(_Awaited(fetched, size, expected))
         self.unacknowledged_bytes += size
         self._sleep_until_answered()
 
@@ -174,4 +166,4 @@ class Writer(Pipeline[_Awaited]):
         new_items = items - head.known_items
         new_bytes = head.fetched.payload_bytes * new_items // max(1, items)
         head.fetched.release()
-        self._deliver(Stored(head.fetched.batch, new_items, new_bytes))
+        self._stored(head.fetched.batch, new_items, new_bytes)

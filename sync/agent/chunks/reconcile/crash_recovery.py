@@ -6,24 +6,15 @@ was written last, by whomever, is what is at risk: it stands at the end of the s
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.chunks.reconcile.refetch import Refetched, bad_keys, refetch
+from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
 from sync.agent.chunks.scan.cut_points import accepts
 from sync.agent.chunks.scan.full_scan import Stopped
 from sync.agent.zdb import Cursor, ZdbConnection
 
 _PLAIN_LOOKS: Final = 4
 _NEWEST_KEYS: Final = 8
-
-
-@dataclass(frozen=True)
-class Proven:
-    """A page of the slave that is right now: where it ends (hex), and what was fetched again."""
-
-    cursor: str
-    refetched: Refetched
 
 
 def newest(connection: ZdbConnection) -> str:
@@ -46,10 +37,11 @@ def earlier(one: str, other: str) -> str:
 
 def prove(
     master: ZdbConnection, slave: ZdbConnection, start: str, stopping: Callable[[], bool]
-) -> Iterator[Proven]:
+) -> Iterator[tuple[str, int]]:
     """Check what the slave has now after `start` (hex), page by page; fetch again what is bad.
 
-    Raises ZdbError, Stopped.
+    Yields where each page ends (hex) and how many of its keys were stored again. Raises ZdbError,
+    Stopped.
     """
     last = newest(slave)
     cursor = Cursor.from_hex(start) if start else None
@@ -63,7 +55,7 @@ def prove(
         if page is None:
             return
         cursor = page.cursor
-        yield Proven(cursor.hex, refetch(master, slave, bad_keys(slave, page.entries)))
+        yield cursor.hex, refetch(master, slave, bad_keys(slave, page.entries)).stored
 
 
 def check_plain_keys(master: ZdbConnection, slave: ZdbConnection, keys: Sequence[bytes]) -> None:

@@ -81,9 +81,8 @@ class Tasks:
     def prove(self, checkpoint: Checkpoint) -> None:
         """Check what the slave got last before it was started anew; a kill goes on from there."""
         with self._connections() as (master, slave):
-            for proven in prove(master, slave, checkpoint.unproven or "", self._stopping):
-                stored = proven.refetched.stored
-                self._report(Finding({"unproven": proven.cursor}, {"mended_items": stored}))
+            for end, stored in prove(master, slave, checkpoint.unproven or "", self._stopping):
+                self._report(Finding({"unproven": end}, {"mended_items": stored}))
         self._report(Finding({"unproven": None}, look_in_seconds=0))
 
     def check_plain_keys(self, checkpoint: Checkpoint) -> None:

@@ -20,12 +20,10 @@ MAX_PAGE_ENTRIES: Final = 65_536
 MAX_PAGE_BYTES: Final = 32 << 20
 _HEADER: Final = re.compile(rb"\*2\r\n\$17\r\n(.{17})\r\n\*(\d{1,6})\r\n", re.DOTALL)
 _ENTRY: Final = re.compile(rb"\*3\r\n\$16\r\n(.{16})\r\n:(\d{1,7})\r\n:(-?\d{1,11})\r\n", re.DOTALL)
-_ENTRIES: Final = re.compile(
-    rb"(?:\*3\r\n\$16\r\n.{16}\r\n:\d{1,7}\r\n:-?\d{1,11}\r\n)*", re.DOTALL
-)
 _ENTRY_HEAD: Final = b"*3\r\n$16\r\n"
 _ENTRY_FRAME_BYTES: Final = len(b"*3\r\n$16\r\n\r\n:\r\n:\r\n") + HASH_BYTES
 _ENTRY_NUMBERS_BYTES: Final = 19
+_ENTRY_LINES: Final = 5
 _SMALLEST_ENTRY_BYTES: Final = len(b"*3\r\n$1\r\nk\r\n:0\r\n:0\r\n")
 # One listed entry as the wire has it: key, then length and timestamp as decimal digits.
 Entry = tuple[bytes, bytes, bytes]
@@ -70,21 +68,19 @@ def parse_page(data: bytearray) -> tuple[Cursor, list[Entry]] | None:
     covered = len(entries) * _ENTRY_FRAME_BYTES
     covered += sum([len(length) + len(timestamp) for _, length, timestamp in entries])
     if len(entries) != count or start + covered != len(data):
-        if len(entries) < count and _is_cut_off(data, start):
+        if len(entries) < count and _is_cut_off(data[start + covered :]):
             raise NeedMoreBytes
         return _parse_odd(data)
     return Cursor(bytes(header[1])), entries
 
 
-def _is_cut_off(data: bytearray, start: int) -> bool:
-    """Return whether all entries are of 16-byte keys but the last, which is incomplete."""
-    regular = _ENTRIES.match(data, start)
-    end = regular.end() if regular else start
-    if len(data) - end >= _ENTRY_FRAME_BYTES + _ENTRY_NUMBERS_BYTES:
-        return False
-    rest = data[end:]
-    numbers = rest[len(_ENTRY_HEAD) + HASH_BYTES :]
-    return _ENTRY_HEAD.startswith(rest[: len(_ENTRY_HEAD)]) and numbers.count(b"\r\n") < 3  # noqa: PLR2004 - of the key and of both numbers
+def _is_cut_off(rest: bytearray) -> bool:
+    """Return whether a page may lack just the end of its last entry, without parsing it slowly."""
+    return (
+        len(rest) < _ENTRY_FRAME_BYTES + _ENTRY_NUMBERS_BYTES
+        and rest.count(b"\r\n") < _ENTRY_LINES
+        and _ENTRY_HEAD.startswith(rest[: len(_ENTRY_HEAD)])
+    )
 
 
 def _parse_odd(data: bytearray) -> tuple[Cursor, list[Entry]] | None:
