@@ -16,6 +16,7 @@ from sync.agent.zdb.replies import Cursor
 
 CHECKPOINT_FILE: Final = "flists.json"
 END_SECONDS: Final = 10.0
+# More than a minute's worth: see safe_cursor.
 _ENDS: Final = 8
 _NAMED_KEPT: Final = 1_000
 # The kernel writes dirty pages back within half a minute (vm.dirty_expire_centisecs, doubled).
@@ -133,6 +134,7 @@ class Checkpoint(BaseModel):
             named=tuple(dict.fromkeys([*self.named, *plain]))[-_NAMED_KEPT:],
         )
 
+    # The anchors stay: it is the same master. So does what may be bad or plain on the slave.
     def anew(self) -> Self:
         """Return a checkpoint from which everything is listed again; nothing is copied twice."""
         return self.changed(spans=(), done_items=0, done_bytes=0, stored_items=0, extra_items=0)

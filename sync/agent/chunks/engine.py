@@ -75,6 +75,7 @@ def _outcomes() -> Iterator[None]:
     """Translate the errors of a session to outcomes of the job."""
     try:
         yield
+    # The job's own files, on another disk than 0-db's perhaps.
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
@@ -100,4 +101,5 @@ def _outcomes() -> Iterator[None]:
                 f"the local 0-db cannot store more ({error}); add space, it goes on by itself",
                 _FULL_RETRY_SECONDS,
             ) from error
+        # Such as a namespace that is frozen for a while (zdbd/commands.c, command_error_frozen).
         raise ZdbConnectionError(str(error)) from error

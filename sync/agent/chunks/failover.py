@@ -18,6 +18,7 @@ def silence(endpoint: ZdbEndpoint, timeout_seconds: float) -> str:
 
     What is wrong with an answer is reported by the session that gets it.
     """
+    # A connect is not enough: a proxy before a dead 0-db accepts it too.
     try:
         with ZdbConnection.open(endpoint, None, timeout_seconds) as connection:
             connection.nsinfo()

@@ -64,6 +64,8 @@ def shake_hands(
 
 def _after_restart(slave: ZdbConnection, checkpoint: Checkpoint) -> Checkpoint:
     """Distrust what the slave got last if it was started anew: it may not be on its disk."""
+    # The kind of stop is not said: a start at another time is all that shows a power loss
+    # (zdbd/commands_system.c, command_info).
     facts = slave.info()
     boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
     if checkpoint.slave_boot not in ("", boot):

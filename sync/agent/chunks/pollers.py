@@ -77,6 +77,7 @@ class InfoPoller:
         number = self.latest.number + 1 if self.latest else 1
         if not self._slave:
             return Answer(number, connection.nsinfo())
+        # All namespaces share one table of keys in memory (libzdb/api.c, zdb_index_init: branches).
         info, keys = connection.nsinfo(), connection.count_keys()
         end = self.latest.end if self.latest else None
         if end is None or time.time() - end[0] >= END_SECONDS:
@@ -107,7 +108,9 @@ class WriteWaiter:
 
     def _wait(self) -> None:
         while not self._stop.is_set():
-            # An error is reported by the copy loop's own connections; polling goes on meanwhile.
+            # WAIT has a connection of its own: it answers nothing else meanwhile (zdbd/redis.c,
+            # redis_client_set_watcher). An error is reported by the copy loop's own connections;
+            # polling goes on meanwhile.
             with contextlib.suppress(ZdbError):
                 self._wait_for_writes()
             self._stop.wait(_AGAIN_SECONDS)

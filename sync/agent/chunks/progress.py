@@ -48,6 +48,7 @@ def progress(
     if following:
         items = max(0, master.entries - checkpoint.lacking_items)
         size_bytes = master.data_size_bytes
+    # The counts are of listed entries, of which the master may have deleted some since.
     items, size_bytes = min(items, master.entries), min(size_bytes, master.data_size_bytes)
     lag = Lag(
         items=master.entries - items,

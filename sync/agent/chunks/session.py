@@ -100,6 +100,7 @@ def open_session(
         try:
             yield session
         finally:
+            # Docker kills ten seconds after SIGTERM, and ending the threads may take as long.
             # At once what is acknowledged; and again with all that a task found until it ended.
             session.save()
             opened.close()
@@ -213,6 +214,7 @@ class Session:
         if now - self._saved_at >= _SAVE_SECONDS and parts.saver.idle:
             self._saved_at = now
             self.save()
+        # The first moment without anything missing is reported at once, not at the next look.
         arrived = parts.index.following and not self._following and not parts.loop.busy
         if arrived or now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
@@ -258,6 +260,8 @@ class Session:
     def _watch_foreign_writes(self, slave_entries: int) -> None:
         """Ask the slave before fetching only while others fill it too: it costs a third."""
         loop, counters = self._parts.loop, self._parts.loop.counters
+        # SET of a payload that is there answers nil, so copying it again is right, only wasteful:
+        # what matters is how much of the last so many entries the slave had.
         if loop.probing:
             listed, new = self._probed_from
             if counters.listed_items - listed > _PROBED_ITEMS:

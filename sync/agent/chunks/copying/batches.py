@@ -54,6 +54,8 @@ def cut(page: Page, entries: list[Entry], batch_keys: int, batch_bytes: int) -> 
 def _cut(
     page: Page, entries: Sequence[Entry], most: tuple[int, int], *, ordered: bool
 ) -> list[Batch]:
+    # zdbd refuses more than 1,024 arguments and closes (zdbd/redis.c, redis_handle_resp_empty):
+    # the spec allows no more keys than fit.
     batch_keys, batch_bytes = most
     lengths = page.lengths if entries is page.entries else [int(entry[1]) for entry in entries]
     if lengths and max(lengths) > MAX_PAYLOAD_BYTES:
@@ -64,6 +66,7 @@ def _cut(
     taken = 0
     while start < len(entries):
         end = min(bisect_right(ends, taken + batch_bytes), start + batch_keys)
+        # A chunk larger than a batch goes alone.
         end = max(end, start + 1)
         batches.append(Batch(page, list(entries[start:end]), lengths[start:end], ordered))
         start, taken = end, ends[end - 1]

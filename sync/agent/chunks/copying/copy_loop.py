@@ -28,6 +28,7 @@ TICK_SECONDS: Final = 0.05
 _OPEN_ENTRIES: Final = 12_000
 WINDOW_LOOK_SECONDS: Final = 0.001
 _PROBED_PAGES: Final = 8
+# zdbd takes what a client sends at its own pace, and a full disk shows only in its replies.
 UNACKNOWLEDGED_BYTES: Final = 4 << 20
 # Looks at the master's connections before the others have their turn, if no batch completes.
 _TURNS: Final = 8
@@ -237,6 +238,8 @@ class CopyLoop:
         if paused == self._paused:
             return
         self._paused = paused
+        # What is not read piles up in the master's queue of replies, which has no bound
+        # (zdbd/redis.c, redis_response_push): so no more is asked for meanwhile, see `step`.
         if paused:
             self._poll.unregister(self._fetching)
         else:

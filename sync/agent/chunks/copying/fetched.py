@@ -37,6 +37,7 @@ class Buffers:
         size = len(buffer)
         spare = self._spare.setdefault(size, [])
         kept_bytes = sum(map(len, chain.from_iterable(self._spare.values())))
+        # Chunks of 8 MiB (zdbd/redis.h, REDIS_MAX_PAYLOAD) are rare: their buffers are let go.
         if (
             size <= _LARGEST_SPARE_BYTES
             and len(spare) < _SPARE_BUFFERS

@@ -110,6 +110,7 @@ class Fetcher(Pipeline[Batch]):
         if head is None:
             self._expect_bytes(len(PONG))
             return
+        # SCAN listed each length, so all headers and ends are known before a byte has come.
         start = len(b"*%d\r\n" % len(head.entries))
         sizes = [len(entry[1]) + 5 for entry in head.entries]
         ends = list(accumulate(map(add, sizes, head.lengths), initial=start))
@@ -242,6 +243,7 @@ class Fetcher(Pipeline[Batch]):
             self._at += len(header) + 2
             self._index += 1
             return True
+        # Nothing is allocated for a length that no 0-db can have (zdbd/redis.h, REDIS_MAX_PAYLOAD).
         length = int(said) if said.isdigit() else -1
         if kind != b"$" or length > MAX_PAYLOAD_BYTES or b"%d" % length != said:
             raise self._wrong(f"MGET element {header[:32]!r}")

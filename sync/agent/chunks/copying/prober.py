@@ -42,6 +42,7 @@ class Prober(Pipeline[Page]):
             self._received = lines.pop()
             self._lines -= wanted
             self._awaited.popleft()
+            # One line a reply: LENGTH answers a number or nil, and a PING its PONG.
             if head:
                 self._deliver(head, self._lacking(head, lines))
 

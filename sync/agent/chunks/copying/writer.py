@@ -157,6 +157,8 @@ class Writer(Pipeline[_Awaited]):
             return 0
         if not isinstance(answer, ZdbReplyError):
             raise self._wrong("SET answered something else than the key")
+        # Anything else is for a person, as "Permission denied" for a timestamp from who is no admin
+        # (zdbd/commands.c, command_admin_authorized).
         kind = ZdbReplyError if answer.reason in FULL else SlaveRefusedError
         raise kind(answer.reason, f"{self.where}: SET")
 

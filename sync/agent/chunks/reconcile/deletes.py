@@ -61,6 +61,7 @@ class Dropped:
         if keys.count == 0:
             self.clear()
             return
+        # The keys under a new name first, then the observation that names them.
         name = f"dropped-{os.urandom(6).hex()}.keys"
         durable.publish(keys.path, self._directory / name)
         self._write(

@@ -59,6 +59,7 @@ class Partitions:
             buffers[0] += keys
         else:
             for key in keys:
+                # The last byte: the first ones of plain keys, which are names, are alike.
                 buffers[key[-1]].append(key)
                 self._buffered += 1
         if self._buffered >= _BUFFERED_KEYS or len(buffers[0]) >= _BUFFERED_KEYS:

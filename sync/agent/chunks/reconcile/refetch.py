@@ -9,6 +9,7 @@ from typing import Final
 from sync.agent.chunks.scan.pages import HASH_BYTES
 from sync.agent.zdb import Entry, ZdbConnection
 
+# An MGET is answered as a whole: so many payloads are in memory together, here and in zdbd.
 _ASKED_KEYS: Final = 500
 _FETCHED_KEYS: Final = 50
 _FETCHED_BYTES: Final = 8 << 20

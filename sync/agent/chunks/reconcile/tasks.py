@@ -104,6 +104,7 @@ class Tasks:
         self._report(Finding(look_in_seconds=wait_seconds))
 
     def _refetch(self, missing: KeyFile) -> None:
+        # The slave was listed first: some of these were copied meanwhile.
         lacking_items = missing.count
         refused: list[str] = []
         with self._connections() as (master, slave):

@@ -21,6 +21,7 @@ from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
 _KEYS_ASKED: Final = 512
+# Less is listed by two scanners before cut points are found.
 _LEAST_ENTRIES: Final = 20_000
 _DIVIDE_SECONDS: Final = 5.0
 

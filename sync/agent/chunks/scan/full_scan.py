@@ -23,6 +23,7 @@ def full_scan(
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[list[Entry]]:
     """Yield the pages of a whole namespace, in index order. Raises ZdbError, Stopped."""
+    # Pages cannot be asked for ahead: each names the cursor of the next.
     role = "master" if password is None else "slave"
     with contextlib.closing(Scanner(connect(role, endpoint, password, timeout_seconds))) as scanner:
         span = Span(Edge(None))
@@ -34,6 +35,7 @@ def full_scan(
                 yield page.entries
             if at_end:
                 return
+            # Nothing is acknowledged here, and a whole namespace is not to stay in memory.
             span.up.pages.clear()
 
 

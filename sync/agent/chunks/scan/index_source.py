@@ -26,6 +26,7 @@ class IndexSource:
         self, spec: FlistsSpec, spans: Sequence[Span], scanners: Sequence[Scanner] = ()
     ) -> None:
         self.spans = list(spans)
+        # One scan at a time goes on from each cursor, so two connections are all a span can use.
         # A closed span may be divided later: then there is work for all.
         wanted = spec.scanners if len(self.spans) > 1 else 1
         for scanner in scanners[wanted:]:

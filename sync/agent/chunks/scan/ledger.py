@@ -22,6 +22,7 @@ def encode_keys(keys: list[bytes]) -> bytes:
         return b""
     if {*map(len, keys)} == {16}:  # the size of nearly all keys
         return b"\x10" + b"\x10".join(keys)
+    # A byte is enough: 0-db's keys have at most 255 (libzdb/index.h, MAX_KEY_LENGTH).
     return b"".join([bytes((len(key),)) + key for key in keys])
 
 

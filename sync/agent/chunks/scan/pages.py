@@ -16,9 +16,12 @@ from sync.agent.zdb.replies import CURSOR_BYTES, NO_MORE_DATA, Cursor
 # A chunk's key is the BLAKE2b-128 of its payload (0-flist: libflist/zero_chunk.c); a key of any
 # other size proves nothing.
 HASH_BYTES: Final = 16
+# zdbd lists for 2 ms a page (zdbd/commands_scan.h, SCAN_TIMESLICE_US): some hundred to a thousand
+# entries. More than these is no page.
 MAX_PAGE_ENTRIES: Final = 65_536
 MAX_PAGE_BYTES: Final = 32 << 20
 _HEADER: Final = re.compile(rb"\*2\r\n\$17\r\n(.{17})\r\n\*(\d{1,6})\r\n", re.DOTALL)
+# Length and timestamp are printed signed: a time after 2038 comes as a negative number.
 _ENTRY: Final = re.compile(rb"\*3\r\n\$16\r\n(.{16})\r\n:(\d{1,7})\r\n:(-?\d{1,11})\r\n", re.DOTALL)
 _ENTRY_HEAD: Final = b"*3\r\n$16\r\n"
 _ENTRY_FRAME_BYTES: Final = len(b"*3\r\n$16\r\n\r\n:\r\n:\r\n") + HASH_BYTES
@@ -67,6 +70,7 @@ def parse_page(data: bytearray) -> tuple[Cursor, list[Entry]] | None:
     entries = _ENTRY.findall(data, start)
     covered = len(entries) * _ENTRY_FRAME_BYTES
     covered += sum([len(length) + len(timestamp) for _, length, timestamp in entries])
+    # findall passes over what does not match: only the lengths show that there was nothing else.
     if len(entries) != count or start + covered != len(data):
         if len(entries) < count and _is_cut_off(data[start + covered :]):
             raise NeedMoreBytes
@@ -121,7 +125,7 @@ class Page:
     lengths: list[int] = field(init=False)
     plain_keys: list[bytes] = field(init=False)
     # The first hold is the listing's own, until all batches are cut: a page is never done before.
-    _holds: int = 1
+    _holds: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
         self.lengths = [int(entry[1]) for entry in self.entries]

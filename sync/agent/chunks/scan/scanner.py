@@ -49,6 +49,8 @@ class Scanner(Channel):
     def ask(self, span: Span, scan: Scan) -> None:
         """List the next page of a scan."""
         self.span, self.scan = span, scan
+        # Without a cursor SCAN begins at the first entry and RSCAN at the last; with one, at the
+        # next to it (zdbd/commands_scan.c, scan_initial_get).
         command = b"RSCAN" if scan is span.down else b"SCAN"
         cursor = scan.asked.cursor
         request = b"*%d\r\n$%d\r\n%b\r\n" % (2 if cursor else 1, len(command), command)
@@ -67,7 +69,7 @@ class Scanner(Channel):
         self._received += data
         if len(self._received) > MAX_PAGE_BYTES:
             raise self._wrong(f"a page of more than {MAX_PAGE_BYTES} bytes passes the limit")
-        # Parsing starts anew each time: not before the page may be complete.
+        # Parsing starts anew each time, as a page has no length: not before it may be complete.
         if not data.endswith(_LINE_END):
             return
         try:

@@ -129,6 +129,7 @@ class Span:
 
     def take_up(self, cursor: Cursor, entries: list[Entry]) -> Page:
         """Take a page of SCAN; returns the part that is to be copied. Raises ZdbProtocolError."""
+        # The cursor is the master's word alone: one that stays would list the same page for ever.
         if cursor.position <= self.up.asked.position():
             raise ZdbProtocolError("SCAN: the cursor does not advance")
         if self.down is None or cursor.position < self.down.asked.position():
@@ -152,6 +153,8 @@ class Span:
 
     def _meet(self, scan: Scan, other: Scan, entries: list[Entry]) -> Page:
         """End both scans: copy the part that the other one has not listed."""
+        # An answer goes on past the other scan's edge, as zdbd knows of no end but the index's own;
+        # if that entry was deleted meanwhile, some are listed twice, which does no harm.
         kept = entries
         for index, entry in enumerate(entries):
             if entry[0] == other.asked.key:
