@@ -21,7 +21,7 @@ from tests.golden.replay_zdb import Json, Player, Step, recorded
 from tests.sandbox.host.ports import free_port
 from tests.sandbox.services.zdb import ZdbServer
 from tests.sandbox.services.zdb.__main__ import opened
-from tests.sandbox.tests.zdb_wire import ended, started
+from tests.sandbox.tests.servers import ended, started
 
 ZDBD: Final = os.environ.get("ZDBD")
 SCENARIOS: Final = {scenario["name"]: scenario for scenario in recorded()["scenarios"]}

@@ -60,6 +60,7 @@ def flists_job(mirror: UsersMirror, folder: Path) -> Job:
         sources=[ZdbEndpoint(host=zdb.address, port=zdb.port)],
         local_zdb=ZdbEndpoint(host=mirror.zdb.address, port=mirror.zdb.port),
         backoff=QUICK,
+        poll_seconds=0.5,
         free_space_floor_bytes=0,
     )
     return Job(spec, make_directories(folder / "flists-job"))

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from socketserver import BaseServer
-from types import TracebackType
 from typing import Self
 
 from tests.sandbox.dns.api import PREFIX, ApiServer
@@ -46,12 +45,7 @@ class DnsSandbox:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:

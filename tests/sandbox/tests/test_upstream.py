@@ -15,7 +15,7 @@ import requests
 from tests.sandbox.flist import Flist, pack_directory
 from tests.sandbox.services.bootstrap_api import BootstrapOptions
 from tests.sandbox.services.hub_api import HubOptions
-from tests.sandbox.tests.zdb_wire import ErrorReply, Wire
+from tests.sandbox.services.zdb_client import ErrorReply, Wire
 from tests.sandbox.upstream import Fault, Upstream, UpstreamModel, standard_world
 from tests.sandbox.upstream.nodes import File, Link
 

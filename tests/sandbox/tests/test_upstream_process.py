@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.sandbox.host.ports import free_port
-from tests.sandbox.tests.zdb_wire import ended, started
+from tests.sandbox.tests.servers import ended, started
 
 PROJECT = Path(__file__).parents[3]
 MODULE = [sys.executable, "-m", "tests.sandbox.upstream"]

@@ -22,7 +22,7 @@ from tests.sandbox.services.hub import Hub
 from tests.sandbox.services.hub_api import HubApi, HubOptions
 from tests.sandbox.services.pyconfig import ConfigError, load
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
-from tests.sandbox.tests.zdb_wire import ended, started
+from tests.sandbox.tests.servers import ended, started
 from tests.sandbox.upstream import UpstreamModel, standard_world
 from tests.sandbox.upstream.nodes import Link, Node, Tag
 

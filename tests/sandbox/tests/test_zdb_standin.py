@@ -17,7 +17,8 @@ from tests.sandbox.host.ports import free_port
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
 from tests.sandbox.services.zdb.__main__ import arguments
 from tests.sandbox.services.zdb.resp import Command, Fetch, Parser, Sets
-from tests.sandbox.tests.zdb_wire import ErrorReply, Wire, encoded, ended, started
+from tests.sandbox.services.zdb_client import ErrorReply, Wire, encoded
+from tests.sandbox.tests.servers import ended, started
 
 PROJECT = Path(__file__).parents[3]
 

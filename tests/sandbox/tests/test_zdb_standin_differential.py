@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.sandbox.host.ports import free_port
-from tests.sandbox.tests.zdb_wire import ErrorReply, Wire, ended, real_zdbd, started
+from tests.sandbox.services.zdb_client import ErrorReply, Wire
+from tests.sandbox.tests.servers import ended, real_zdbd, started
 
 ZDBD = real_zdbd(os.environ.get("ZDBD"))
 pytestmark = pytest.mark.skipif(

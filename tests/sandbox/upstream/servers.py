@@ -1,7 +1,6 @@
 """The master's three services over one model, on given addresses."""
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from tests.sandbox.services.bootstrap_api import BootstrapApi, BootstrapOptions
@@ -114,10 +113,5 @@ class Upstream:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
