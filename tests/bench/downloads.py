@@ -1,12 +1,17 @@
 """What the mirror's passes are measured against: upstream's way, and the plain limit."""
 
+import contextlib
 import http.client
-import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import requests
+
+_Asked = TypeVar("_Asked")
 
 
 def sequential(base: str, paths: list[str], target: Path) -> float:
@@ -19,32 +24,13 @@ def sequential(base: str, paths: list[str], target: Path) -> float:
 
 def parallel(port: int, paths: list[str], target: Path, connections: int) -> float:
     """Fetch over kept connections and write to files, nothing else; returns seconds."""
-    left = deque(enumerate(paths))
-    failed: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            while left:
-                try:
-                    number, path = left.popleft()
-                except IndexError:
-                    break
-                line.request("GET", path)
-                (target / f"p{number}").write_bytes(line.getresponse().read())
-            line.close()
-        except BaseException as error:  # noqa: BLE001 - raised by the caller
-            failed.append(error)
+    def fetch(line: http.client.HTTPConnection, asked: tuple[int, str]) -> None:
+        number, path = asked
+        line.request("GET", path)
+        (target / f"p{number}").write_bytes(line.getresponse().read())
 
-    started = time.monotonic()
-    threads = [threading.Thread(target=work) for _ in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
-    return time.monotonic() - started
+    return _over_kept_connections(port, deque(enumerate(paths)), connections, fetch)
 
 
 def ranged(
@@ -58,31 +44,37 @@ def ranged(
     )
     for number in range(len(files)):
         (target / f"r{number}").touch()
-    failed: list[BaseException] = []
+
+    def fetch(line: http.client.HTTPConnection, asked: tuple[int, str, int, int]) -> None:
+        number, path, start, end = asked
+        line.request("GET", path, headers={"Range": f"bytes={start}-{end - 1}"})
+        data = line.getresponse().read()
+        with (target / f"r{number}").open("r+b") as file:
+            file.seek(start)
+            file.write(data)
+
+    return _over_kept_connections(port, pieces, connections, fetch)
+
+
+def _over_kept_connections(
+    port: int,
+    left: deque[_Asked],
+    connections: int,
+    fetch: Callable[[http.client.HTTPConnection, _Asked], None],
+) -> float:
+    """Fetch what is left on so many threads, a connection each; returns seconds."""
 
     def work() -> None:
-        try:
-            line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            while pieces:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as line:
+            while left:
                 try:
-                    number, path, start, end = pieces.popleft()
+                    asked = left.popleft()
                 except IndexError:
-                    break
-                line.request("GET", path, headers={"Range": f"bytes={start}-{end - 1}"})
-                data = line.getresponse().read()
-                with (target / f"r{number}").open("r+b") as file:
-                    file.seek(start)
-                    file.write(data)
-            line.close()
-        except BaseException as error:  # noqa: BLE001 - raised by the caller
-            failed.append(error)
+                    return
+                fetch(line, asked)
 
     started = time.monotonic()
-    threads = [threading.Thread(target=work) for _ in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
+    with ThreadPoolExecutor(connections) as pool:
+        for done in [pool.submit(work) for _ in range(connections)]:
+            done.result()
     return time.monotonic() - started
