@@ -144,6 +144,7 @@ class StatusWriter:
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._dirty or self._closed, WRITE_SECONDS)
+                # Many updates come together: one write serves all of them.
                 pause = written_at + LEAST_INTERVAL_SECONDS - time.monotonic()
                 if pause > 0:
                     self._condition.wait_for(lambda: self._closed, pause)

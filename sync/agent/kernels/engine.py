@@ -23,7 +23,8 @@ from sync.contract.spec import KernelsSpec
 from sync.contract.status import Amount, Lag
 
 _DAY_SECONDS: Final = 86_400.0
-# A file that changed so shortly before the listing may have changed again within that second.
+# A file that changed so shortly before the listing may have changed again within that second:
+# bootstrap.py (kernel_list) gives times in whole seconds.
 _RECHECK_SECONDS: Final = 2.0
 _CONFIRMED: Final = "removal_confirmation"
 
@@ -192,6 +193,7 @@ class KernelsEngine:
         newly = {name for name in dropped if work.known[name].missing_since is None}
         self._guard(work, len(newly) + len(lost))
         replaced = [name for name in dropped if work.targets.get(name) in on_disk]
+        # bootstrap.py (api_symlink) removes a link before it makes it anew: 404 for a moment.
         unconfirmed = self._unconfirmed(work, lost | newly.difference(replaced))
         self._links.remove(links_gone - unconfirmed)
         for name in replaced:

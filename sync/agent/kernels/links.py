@@ -98,6 +98,7 @@ class Links:
                 pass
 
     def _ask(self, work: Pass, path: str) -> None:
+        # What is listed is a regular file: kernel_list of bootstrap.py leaves links out.
         if path in work.listed:
             work.gone.add(path)
             work.broken.append(f"{named(path)}: the master has a kernel of that name, which wins")
@@ -108,6 +109,8 @@ class Links:
             except HttpMissingError:
                 _note_missing(work, path)
                 return
+            # The headers are those of the kernel behind the link (send_from_directory opens it),
+            # and have no digest: one flipped byte must not move what nodes boot from.
             row = work.links.get(path)
             if row is not None and not _is_alike(row, file) and self._fetcher.head(path) != file:
                 raise HttpError("two answers of the master differ: it stays as it is", retry=True)
@@ -121,6 +124,7 @@ class Links:
         for path in work.unresolved:
             file = work.heads[path]
             rows = [work.current(kernel) for kernel in work.candidates(path)]
+            # Without a date there is nothing to tell kernels of one size apart by.
             if file.modified_seconds is None or None in rows:
                 continue  # it may be one that is not here yet
             same = [

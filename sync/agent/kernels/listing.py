@@ -98,6 +98,7 @@ def _parsed_date(text: str) -> float | None:
 
 def _page_rows(page: Page) -> Iterator[tuple[object, float | None]]:
     """Yield each kernel that a link of the page names, with the date in the cell that follows."""
+    # Unlike JSON, HTML that is cut off still reads as a page: with fewer kernels.
     if not page.whole:
         raise HttpError("/images: the master does not say how long it is", retry=True)
     text = page.body.decode("utf-8", "replace")
