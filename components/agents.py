@@ -9,23 +9,8 @@ import pulumi
 from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
 from components.naming import DockerNames
 from components.settings.model import Ready
-from sync.contract.layout import (
-    AGENT_MOUNT,
-    HUB_PUBLIC,
-    JOB_UIDS,
-    KERNELS,
-    KERNELS_MOUNT,
-    PUBLIC_MOUNT,
-    SECRETS_MOUNT,
-    SPEC_MOUNT,
-    STATE_MOUNT,
-    USERS_STATE_MOUNT,
-    ZDB_ADMIN_FILE,
-    Job,
-    job_secrets_dir,
-    job_spec_dir,
-    job_state_dir,
-)
+from sync.contract import layout
+from sync.contract.layout import Job
 from sync.contract.spec import JobSpec
 from sync.providers import AgentBundle, FlistsSync, KernelsSync, UsersSync
 from sync.providers.agent_bundle import bundle_path
@@ -106,8 +91,8 @@ class SyncJob(pulumi.ComponentResource):
         placement = agents.placement
         needed: list[pulumi.Resource] = [config.bundle]
         if job in _ZDB_ADMINS:
-            path = f"{job_secrets_dir(job)}/{ZDB_ADMIN_FILE}"
-            file = HostFile(path, JOB_UIDS[job], agents.admin_password)
+            path = f"{layout.job_secrets_dir(job)}/{layout.ZDB_ADMIN_FILE}"
+            file = HostFile(path, layout.JOB_UIDS[job], agents.admin_password)
             needed.append(write_files(f"{name}-secrets", placement, [file], self))
         self.container = declare(f"{name}-container", placement, _container(config), self, *needed)
         self.sync = _RESOURCES[job](
@@ -135,14 +120,14 @@ def _container(config: SyncJobConfig) -> ContainerConfig:
     return ContainerConfig(
         service=job,
         image="python",
-        uid=JOB_UIDS[job],
-        health=("CMD", "python3", f"{AGENT_MOUNT}/src/sync/agent/health.py", job),
+        uid=layout.JOB_UIDS[job],
+        health=("CMD", "python3", f"{layout.AGENT_MOUNT}/src/sync/agent/health.py", job),
         command=("python3", "-m", "sync.agent", "run", job),
         mounts=_mounts(agents, job),
         environment={
             "GRIDHUB_AGENT_VERSION": agents.digest,
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": f"{AGENT_MOUNT}/src:{AGENT_MOUNT}/site-packages",
+            "PYTHONPATH": f"{layout.AGENT_MOUNT}/src:{layout.AGENT_MOUNT}/site-packages",
         },
         revision={"zdbAdmin": str(agents.rotation)} if job in _ZDB_ADMINS else {},
     )
@@ -151,23 +136,23 @@ def _container(config: SyncJobConfig) -> ContainerConfig:
 def _mounts(agents: AgentsConfig, job: Job) -> list[Mount]:
     path = agents.placement.path
     mounts = [
-        Mount(bundle_path(agents.placement.root, agents.digest), AGENT_MOUNT),
-        Mount(path(job_spec_dir(job)), SPEC_MOUNT),
-        Mount(path(job_state_dir(job)), STATE_MOUNT, read_only=False),
+        Mount(bundle_path(agents.placement.root, agents.digest), layout.AGENT_MOUNT),
+        Mount(path(layout.job_spec_dir(job)), layout.SPEC_MOUNT),
+        Mount(path(layout.job_state_dir(job)), layout.STATE_MOUNT, read_only=False),
     ]
     if job in _ZDB_ADMINS:
-        mounts.append(Mount(path(job_secrets_dir(job)), SECRETS_MOUNT))
+        mounts.append(Mount(path(layout.job_secrets_dir(job)), layout.SECRETS_MOUNT))
     if job == "users":
-        mounts.append(Mount(path(HUB_PUBLIC), PUBLIC_MOUNT, read_only=False))
+        mounts.append(Mount(path(layout.HUB_PUBLIC), layout.PUBLIC_MOUNT, read_only=False))
     elif job == "kernels":
-        mounts.append(Mount(path(KERNELS), KERNELS_MOUNT, read_only=False))
+        mounts.append(Mount(path(layout.KERNELS), layout.KERNELS_MOUNT, read_only=False))
     else:
-        mounts.append(Mount(path(job_state_dir("users")), USERS_STATE_MOUNT))
+        mounts.append(Mount(path(layout.job_state_dir("users")), layout.USERS_STATE_MOUNT))
     return mounts
 
 
 def sync_outputs(sync: Sync) -> dict[str, Any]:
-    """Return what a stack tells of one job."""
+    """Return what a stack's output shows of one job."""
     return {
         "healthy": sync.healthy,
         "reason": sync.reason,

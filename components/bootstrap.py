@@ -1,12 +1,19 @@
 """0-bootstrap: serves kernels, net links and boot scripts."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pulumi
 
-from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
+from components.container import (
+    ContainerConfig,
+    HostFile,
+    Mount,
+    Placement,
+    declare,
+    digest,
+    write_files,
+)
 from components.pyconfig import render
 from components.settings.model import BootstrapSettings
 from sync.contract.layout import KERNELS, SECRETS, UID_BOOTSTRAP
@@ -92,6 +99,6 @@ def _container(config: BootstrapConfig) -> ContainerConfig:
         tmpfs={"/tmp": "size=512m,mode=1777,exec"},  # noqa: S108
         revision={
             "bootstrapToken": str(config.rotation),
-            "config": hashlib.sha256(shown.encode()).hexdigest()[:16],
+            "config": digest(shown),
         },
     )

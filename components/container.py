@@ -3,6 +3,7 @@
 What `docs/containers.md` promises of every container is done here, once.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -87,6 +88,11 @@ class HostFile:
     uid: int
     content: pulumi.Input[str]
     mode: int = 0o400
+
+
+def digest(text: str) -> str:
+    """Return what stands for a text in a container's revision: a new one replaces the container."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_files(

@@ -72,7 +72,6 @@ class Dns(pulumi.ComponentResource):
         self, name: str, config: DnsConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("gridhub:index:Dns", name, None, opts)
-        self._name = name
         self.config = config
         self.records = wanted_records(config)
         self._cloudflare: Provider | None = None
@@ -98,7 +97,7 @@ class Dns(pulumi.ComponentResource):
             "own: `pulumi up` may stop at one that is there already",
         )
         ours, partial = _ours(state or {}, str(config.dns.zone_id))
-        records = assigned(_by_stem(self._name, config, self.records), ours)
+        records = assigned(_by_stem(self.pulumi_resource_name, config, self.records), ours)
         wanted = Wanted(config.naming.stack, records, config.dns.proxied)
         if partial:
             self._warn(
@@ -117,7 +116,7 @@ class Dns(pulumi.ComponentResource):
         verdict = judge(wanted, found, ours)
         # First: an obstacle ends the program, and may be there because a record is gone.
         self._report_gone(wanted, {resource: ours[resource] for resource in verdict.gone})
-        self._refuse(verdict.obstacles, _Importing(self._name, config, state))
+        self._refuse(verdict.obstacles, _Importing(self.pulumi_resource_name, config, state))
         for resource in verdict.adopted:
             record = records[resource]
             pulumi.log.info(

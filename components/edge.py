@@ -1,6 +1,5 @@
 """The edge: Caddy in front of hub and bootstrap, with certificates, logs and metrics."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from components.container import (
     Placement,
     PublishedPort,
     declare,
+    digest,
     write_files,
 )
 from components.settings.model import PortSettings
@@ -89,7 +89,7 @@ def _container(config: EdgeConfig, text: str) -> ContainerConfig:
         ports=_published(config),
         environment={"HOME": "/data", "XDG_CONFIG_HOME": "/config", "XDG_DATA_HOME": "/data"},
         # Low ports need none here; but the official image's binary carries this one as a file
-        # capability, and the kernel refuses to run it where it can not be had.
+        # capability, and the kernel refuses to run it where it cannot be had.
         capabilities=("CAP_NET_BIND_SERVICE",),
-        revision={"config": hashlib.sha256(text.encode()).hexdigest()[:16]},
+        revision={"config": digest(text)},
     )

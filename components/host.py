@@ -135,7 +135,12 @@ class Network(pulumi.ComponentResource):
                 docker.NetworkIpamConfigArgs(subnet=subnet)
                 for subnet in (self.ipv4_subnet, self.ipv6_subnet)
             ],
-            labels=names.apply(_network_labels),
+            labels=names.apply(
+                lambda own: [
+                    docker.NetworkLabelArgs(label=label, value=value)
+                    for label, value in sorted(own.labels().items())
+                ]
+            ),
             # The name is taken until the old one is gone.
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=list(config.after), delete_before_replace=True
@@ -143,13 +148,6 @@ class Network(pulumi.ComponentResource):
         )
         self.network_name = self.network.name
         self.register_outputs({"networkName": self.network_name})
-
-
-def _network_labels(names: DockerNames) -> list[docker.NetworkLabelArgs]:
-    return [
-        docker.NetworkLabelArgs(label=label, value=value)
-        for label, value in sorted(names.labels().items())
-    ]
 
 
 @dataclass(frozen=True)

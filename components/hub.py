@@ -6,7 +6,6 @@ archives, is the packer: a second container of the hub's image, in the writable 
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,24 +14,23 @@ from typing import Any, Final
 
 import pulumi
 
-from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
+from components.container import (
+    ContainerConfig,
+    HostFile,
+    Mount,
+    Placement,
+    declare,
+    digest,
+    write_files,
+)
 from components.pyconfig import render
 from components.settings.model import HubSettings, Mode
-from sync.contract.layout import (
-    HUB_PACKING,
-    HUB_PUBLIC,
-    HUB_TOOLS,
-    HUB_WORKDIR,
-    SECRETS,
-    UID_HUB,
-    UID_PACKER,
-    ZDB_ADMIN_FILE,
-)
+from sync.contract import layout
 from sync.providers import StackSecrets
 
 PORT: Final = 5555
-CONFIG_PATH: Final = f"{SECRETS}/hub/config.py"
-PACKER_SECRET_PATH: Final = f"{SECRETS}/packer/{ZDB_ADMIN_FILE}"
+CONFIG_PATH: Final = f"{layout.SECRETS}/hub/config.py"
+PACKER_SECRET_PATH: Final = f"{layout.SECRETS}/packer/{layout.ZDB_ADMIN_FILE}"
 _HIDDEN: Final = "hidden"
 _PROBE: Final = (
     "import urllib.request as r; "
@@ -104,7 +102,7 @@ class Hub(pulumi.ComponentResource):
         content = pulumi.Output.all(secrets.hub_private_key, secrets.hub_seed, guest).apply(
             lambda values: render(hub_config(config, *values))
         )
-        files = [HostFile(CONFIG_PATH, UID_HUB, content)]
+        files = [HostFile(CONFIG_PATH, layout.UID_HUB, content)]
         self.files = write_files(f"{name}-config", config.placement, files, self)
         self.tools = write_files(f"{name}-tools", config.placement, _tools(), self)
         # At start the hub asks 0-db, and ends if it gets no answer.
@@ -117,7 +115,9 @@ class Hub(pulumi.ComponentResource):
         self.register_outputs({"container": self.container.name})
 
     def _packer(self, config: HubConfig) -> pulumi.Resource:
-        password = HostFile(PACKER_SECRET_PATH, UID_PACKER, config.secrets.zdb_admin_password)
+        password = HostFile(
+            PACKER_SECRET_PATH, layout.UID_PACKER, config.secrets.zdb_admin_password
+        )
         secrets = write_files("packer-secrets", config.placement, [password], self)
         needed = (secrets, self.tools, config.zdb)
         return declare(
@@ -130,14 +130,13 @@ def _tools() -> list[HostFile]:
     front, packer = ((_TOOLS / name).read_text() for name in ("front.py", "packer.py"))
     contents = {"packer.py": packer, "tar": front, "zflist": front}
     return [
-        HostFile(f"{HUB_TOOLS}/{name}", 0, content, 0o555)
+        HostFile(f"{layout.HUB_TOOLS}/{name}", 0, content, 0o555)
         for name, content in sorted(contents.items())
     ]
 
 
 def _tools_digest() -> str:
-    text = "".join(str(file.content) for file in _tools())
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest("".join(str(file.content) for file in _tools()))
 
 
 def hub_config(config: HubConfig, private_key: str, seed: str, guest_token: str) -> dict[str, Any]:
@@ -186,9 +185,8 @@ def _revision(config: HubConfig) -> dict[str, str]:
     shown = hub_config(config, _HIDDEN, "", _HIDDEN)
     counters = ["hubKey", "hubSeed"]
     counters += ["guestToken"] if config.guests else []
-    digest = hashlib.sha256(render(shown).encode()).hexdigest()[:16]
     return {
-        "config": digest,
+        "config": digest(render(shown)),
         "tools": _tools_digest(),
         **{name: str(config.rotation[name]) for name in counters},
     }
@@ -197,10 +195,10 @@ def _revision(config: HubConfig) -> dict[str, str]:
 def _container(config: HubConfig) -> ContainerConfig:
     path = config.placement.path
     mounts = (
-        Mount(path(HUB_PUBLIC), "/public", read_only=not config.writable),
-        Mount(path(HUB_WORKDIR), "/workdir", read_only=False),
+        Mount(path(layout.HUB_PUBLIC), "/public", read_only=not config.writable),
+        Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
         Mount(path(CONFIG_PATH), "/hub/src/config.py"),
-        Mount(path(HUB_TOOLS), _TOOLS_MOUNT),
+        Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
     )
     # Uploads are spooled where there is space, not in the memory that /tmp is made of.
     environment = {
@@ -217,7 +215,7 @@ def _container(config: HubConfig) -> ContainerConfig:
     return ContainerConfig(
         service="hub",
         image="hub",
-        uid=UID_HUB,
+        uid=layout.UID_HUB,
         health=HEALTH,
         mounts=mounts,
         environment=environment,
@@ -231,21 +229,21 @@ def _packer_container(config: HubConfig) -> ContainerConfig:
     return ContainerConfig(
         service="packer",
         image="hub",
-        uid=UID_PACKER,
+        uid=layout.UID_PACKER,
         health=PACKER_HEALTH,
         entrypoint=("python3", f"{_TOOLS_MOUNT}/packer.py"),
         mounts=(
-            Mount(path(HUB_PUBLIC), "/public", read_only=False),
-            Mount(path(HUB_WORKDIR), "/workdir", read_only=False),
-            Mount(path(HUB_PACKING), "/packing", read_only=False),
-            Mount(path(HUB_TOOLS), _TOOLS_MOUNT),
-            Mount(path(f"{SECRETS}/packer"), _PACKER_SECRETS),
+            Mount(path(layout.HUB_PUBLIC), "/public", read_only=False),
+            Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
+            Mount(path(layout.HUB_PACKING), "/packing", read_only=False),
+            Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
+            Mount(path(f"{layout.SECRETS}/packer"), _PACKER_SECRETS),
         ),
         environment={
             "GRIDHUB_BACKEND": json.dumps(_BACKEND, sort_keys=True),
-            "GRIDHUB_HUB_UID": str(UID_HUB),
+            "GRIDHUB_HUB_UID": str(layout.UID_HUB),
             "GRIDHUB_PACKER": _PACKER_SOCKET,
-            "GRIDHUB_PASSWORD_FILE": f"{_PACKER_SECRETS}/{ZDB_ADMIN_FILE}",
+            "GRIDHUB_PASSWORD_FILE": f"{_PACKER_SECRETS}/{layout.ZDB_ADMIN_FILE}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
         },

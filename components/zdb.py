@@ -98,6 +98,6 @@ def _container(config: ZdbConfig) -> ContainerConfig:
         mounts=mounts,
         ports=[PublishedPort(PORT, config.port, address) for address in config.addresses],
         revision={"zdbAdmin": str(config.rotation)},
-        # zdbd flushes its index when told to end.
+        # zdbd flushes its index when it is asked to end.
         stop_seconds=60,
     )

@@ -323,7 +323,7 @@ class _JobSwitch(Section):
 
 
 class UsersSettings(UsersOptions, _JobSwitch):
-    """The users job: what its spec takes from here, whether it runs, and what flists name."""
+    """The users job: its options, whether it runs, and which 0-db flists name."""
 
     rewrite_backend: bool = Field(
         default=True,
@@ -332,11 +332,11 @@ class UsersSettings(UsersOptions, _JobSwitch):
 
 
 class KernelsSettings(KernelsOptions, _JobSwitch):
-    """The kernels job: what its spec takes from here, and whether it runs."""
+    """The kernels job: its options, and whether it runs."""
 
 
 class FlistsSettings(FlistsOptions, _JobSwitch):
-    """The flists job: what its spec takes from here, and whether it runs."""
+    """The flists job: its options, and whether it runs."""
 
 
 class Settings(Section):

@@ -18,7 +18,7 @@ class Problem:
 
 
 class SettingsError(ValueError):
-    """The stack's settings can not be used; `problems` holds every reason, sorted by key."""
+    """The stack's settings cannot be used; `problems` holds every reason, sorted by key."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(problems))

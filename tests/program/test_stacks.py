@@ -155,12 +155,12 @@ def test_a_single_name_of_the_master_is_a_list_of_one() -> None:
     assert [endpoint.port for endpoint in given[0].source.zdb] == [9901]
 
 
-def test_what_a_mirror_tells_of_itself_is_another_ones_source() -> None:
-    told = declare(stack_file("sandbox"), "sandbox", TOKEN).outputs["asSource"]
+def test_the_output_as_source_is_another_mirrors_source() -> None:
+    shown = declare(stack_file("sandbox"), "sandbox", TOKEN).outputs["asSource"]
     domain = {"gridhub:domain": "grid.example.org"}
-    source = parse(as_pulumi_gives({**_required(), **domain, "gridhub:source": told})).source
-    assert (source.hub, source.bootstrap) == (told["hub"], told["bootstrap"])
-    assert [endpoint.model_dump() for endpoint in source.zdb] == told["zdb"]
+    source = parse(as_pulumi_gives({**_required(), **domain, "gridhub:source": shown})).source
+    assert (source.hub, source.bootstrap) == (shown["hub"], shown["bootstrap"])
+    assert [endpoint.model_dump() for endpoint in source.zdb] == shown["zdb"]
 
 
 def test_preflight_looks_at_every_name_of_the_master() -> None:
@@ -200,7 +200,7 @@ def test_a_part_of_a_section_that_is_set_leaves_the_others_at_their_own_defaults
     assert parse(as_pulumi_gives(edit)).kernels.http.connections == 8
 
 
-def test_the_page_tells_each_services_own_memory() -> None:
+def test_the_page_shows_each_services_own_memory() -> None:
     shown = {option.path: option.default for option in options()}
     assert shown["limits.zdb.memoryMb"] == "4096"
     assert shown["limits.kernels.memoryMb"] == "256"

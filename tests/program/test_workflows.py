@@ -81,7 +81,7 @@ def actionlint(tmp_path: Path) -> str:
         timeout=300,
     )
     if built.returncode != 0:
-        pytest.skip(f"actionlint is not on PATH and can not be built: {built.stderr[-300:]}")
+        pytest.skip(f"actionlint is not on PATH and cannot be built: {built.stderr[-300:]}")
     return str(tmp_path / "actionlint")
 
 
