@@ -5,15 +5,7 @@ from typing import Any, Final
 
 import pulumi
 
-from components.container import (
-    ContainerConfig,
-    HostFile,
-    Mount,
-    Placement,
-    declare,
-    digest,
-    write_files,
-)
+from components import container
 from components.pyconfig import render
 from components.settings.model import BootstrapSettings
 from sync.contract.layout import KERNELS, SECRETS, UID_BOOTSTRAP
@@ -33,7 +25,7 @@ HEALTH: Final = ("CMD", "python3", "-c", _PROBE)
 class BootstrapConfig:
     """public_url: of the bootstrap server. rotation: counter of its API token."""
 
-    placement: Placement
+    placement: container.Placement
     settings: BootstrapSettings
     public_url: str
     api_token: pulumi.Output[str]
@@ -52,13 +44,13 @@ class Bootstrap(pulumi.ComponentResource):
     ) -> None:
         super().__init__("gridhub:index:Bootstrap", name, None, opts)
         content = config.api_token.apply(lambda token: render(bootstrap_config(config, token)))
-        self.files = write_files(
+        self.files = container.write_files(
             f"{name}-config",
             config.placement,
-            [HostFile(CONFIG_PATH, UID_BOOTSTRAP, content)],
+            [container.HostFile(CONFIG_PATH, UID_BOOTSTRAP, content)],
             self,
         )
-        self.container = declare(
+        self.container = container.declare(
             f"{name}-container", config.placement, _container(config), self, self.files
         )
         self.register_outputs({"container": self.container.name})
@@ -82,23 +74,23 @@ def bootstrap_config(config: BootstrapConfig, api_token: str) -> dict[str, Any]:
     }
 
 
-def _container(config: BootstrapConfig) -> ContainerConfig:
+def _container(config: BootstrapConfig) -> container.ContainerConfig:
     path = config.placement.path
     shown = render(bootstrap_config(config, "hidden"))
-    return ContainerConfig(
+    return container.ContainerConfig(
         service="bootstrap",
         image="bootstrap",
         uid=UID_BOOTSTRAP,
         health=HEALTH,
         mounts=(
-            Mount(path(KERNELS), "/opt/kernels"),
-            Mount(path(CONFIG_PATH), "/bootstrap/config.py"),
+            container.Mount(path(KERNELS), "/opt/kernels"),
+            container.Mount(path(CONFIG_PATH), "/bootstrap/config.py"),
         ),
         environment={"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
         # Boot media are compiled there, by tools that are compiled there first.
         tmpfs={"/tmp": "size=512m,mode=1777,exec"},  # noqa: S108
         revision={
             "bootstrapToken": str(config.rotation),
-            "config": digest(shown),
+            "config": container.digest(shown),
         },
     )

@@ -6,17 +6,8 @@ from typing import Final
 
 import pulumi
 
+from components import container
 from components.caddyfile import LOG_MOUNT, METRICS_PORT, CaddyfileConfig, caddyfile
-from components.container import (
-    ContainerConfig,
-    HostFile,
-    Mount,
-    Placement,
-    PublishedPort,
-    declare,
-    digest,
-    write_files,
-)
 from components.settings.model import PortSettings
 from sync.contract.layout import CADDY_CONFIG, CADDY_DATA, CADDY_LOG, CONFIG, UID_CADDY
 
@@ -35,7 +26,7 @@ HEALTH: Final = (
 class EdgeConfig:
     """addresses: of the host, both families. ports: of the host."""
 
-    placement: Placement
+    placement: container.Placement
     addresses: Sequence[str]
     ports: PortSettings
     caddyfile: CaddyfileConfig
@@ -52,44 +43,46 @@ class Edge(pulumi.ComponentResource):
     ) -> None:
         super().__init__("gridhub:index:Edge", name, None, opts)
         text = caddyfile(config.caddyfile)
-        file = HostFile(f"{CONFIG_DIRECTORY}/Caddyfile", UID_CADDY, text)
-        self.files = write_files(f"{name}-config", config.placement, [file], self)
-        self.container = declare(
+        file = container.HostFile(f"{CONFIG_DIRECTORY}/Caddyfile", UID_CADDY, text)
+        self.files = container.write_files(f"{name}-config", config.placement, [file], self)
+        self.container = container.declare(
             f"{name}-container", config.placement, _container(config, text), self, self.files
         )
         self.register_outputs({"container": self.container.name})
 
 
-def _published(config: EdgeConfig) -> list[PublishedPort]:
+def _published(config: EdgeConfig) -> list[container.PublishedPort]:
     pairs = ((config.ports.http, HTTP_PORT), (config.ports.https, HTTPS_PORT))
     ports = [
-        PublishedPort(internal, external, address)
+        container.PublishedPort(internal, external, address)
         for address in config.addresses
         for external, internal in pairs
     ]
     if (metrics := config.ports.metrics) is not None:
-        ports += [PublishedPort(METRICS_PORT, metrics, host) for host in ("127.0.0.1", "::1")]
+        ports += [
+            container.PublishedPort(METRICS_PORT, metrics, host) for host in ("127.0.0.1", "::1")
+        ]
     return ports
 
 
-def _container(config: EdgeConfig, text: str) -> ContainerConfig:
+def _container(config: EdgeConfig, text: str) -> container.ContainerConfig:
     path = config.placement.path
-    return ContainerConfig(
+    return container.ContainerConfig(
         service="caddy",
         image="caddy",
         uid=UID_CADDY,
         health=HEALTH,
         command=("caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"),
         mounts=(
-            Mount(path(CONFIG_DIRECTORY), "/etc/caddy"),
-            Mount(path(CADDY_DATA), "/data", read_only=False),
-            Mount(path(CADDY_CONFIG), "/config", read_only=False),
-            Mount(path(CADDY_LOG), LOG_MOUNT, read_only=False),
+            container.Mount(path(CONFIG_DIRECTORY), "/etc/caddy"),
+            container.Mount(path(CADDY_DATA), "/data", read_only=False),
+            container.Mount(path(CADDY_CONFIG), "/config", read_only=False),
+            container.Mount(path(CADDY_LOG), LOG_MOUNT, read_only=False),
         ),
         ports=_published(config),
         environment={"HOME": "/data", "XDG_CONFIG_HOME": "/config", "XDG_DATA_HOME": "/data"},
         # Low ports need none here; but the official image's binary carries this one as a file
         # capability, and the kernel refuses to run it where it cannot be had.
         capabilities=("CAP_NET_BIND_SERVICE",),
-        revision={"config": digest(text)},
+        revision={"config": container.digest(text)},
     )

@@ -14,15 +14,7 @@ from typing import Any, Final
 
 import pulumi
 
-from components.container import (
-    ContainerConfig,
-    HostFile,
-    Mount,
-    Placement,
-    declare,
-    digest,
-    write_files,
-)
+from components import container
 from components.pyconfig import render
 from components.settings.model import HubSettings, Mode
 from sync.contract import layout
@@ -65,7 +57,7 @@ class HubConfig:
     zdb: the 0-db container, which must run first.
     """
 
-    placement: Placement
+    placement: container.Placement
     settings: HubSettings
     mode: Mode
     public_url: str
@@ -102,41 +94,41 @@ class Hub(pulumi.ComponentResource):
         content = pulumi.Output.all(secrets.hub_private_key, secrets.hub_seed, guest).apply(
             lambda values: render(hub_config(config, *values))
         )
-        files = [HostFile(CONFIG_PATH, layout.UID_HUB, content)]
-        self.files = write_files(f"{name}-config", config.placement, files, self)
-        self.tools = write_files(f"{name}-tools", config.placement, _tools(), self)
+        files = [container.HostFile(CONFIG_PATH, layout.UID_HUB, content)]
+        self.files = container.write_files(f"{name}-config", config.placement, files, self)
+        self.tools = container.write_files(f"{name}-tools", config.placement, _tools(), self)
         # At start the hub asks 0-db, and ends if it gets no answer.
         needed = [self.files, self.tools, config.zdb]
         if config.writable:
             needed.append(self._packer(config))
-        self.container = declare(
+        self.container = container.declare(
             f"{name}-container", config.placement, _container(config), self, *needed
         )
         self.register_outputs({"container": self.container.name})
 
     def _packer(self, config: HubConfig) -> pulumi.Resource:
-        password = HostFile(
+        password = container.HostFile(
             PACKER_SECRET_PATH, layout.UID_PACKER, config.secrets.zdb_admin_password
         )
-        secrets = write_files("packer-secrets", config.placement, [password], self)
+        secrets = container.write_files("packer-secrets", config.placement, [password], self)
         needed = (secrets, self.tools, config.zdb)
-        return declare(
+        return container.declare(
             "packer-container", config.placement, _packer_container(config), self, *needed
         )
 
 
-def _tools() -> list[HostFile]:
+def _tools() -> list[container.HostFile]:
     """Return the programs that stand between the hub and its tools; readable by all uids."""
     front, packer = ((_TOOLS / name).read_text() for name in ("front.py", "packer.py"))
     contents = {"packer.py": packer, "tar": front, "zflist": front}
     return [
-        HostFile(f"{layout.HUB_TOOLS}/{name}", 0, content, 0o555)
+        container.HostFile(f"{layout.HUB_TOOLS}/{name}", 0, content, 0o555)
         for name, content in sorted(contents.items())
     ]
 
 
 def _tools_digest() -> str:
-    return digest("".join(str(file.content) for file in _tools()))
+    return container.digest("".join(str(file.content) for file in _tools()))
 
 
 def hub_config(config: HubConfig, private_key: str, seed: str, guest_token: str) -> dict[str, Any]:
@@ -186,19 +178,19 @@ def _revision(config: HubConfig) -> dict[str, str]:
     counters = ["hubKey", "hubSeed"]
     counters += ["guestToken"] if config.guests else []
     return {
-        "config": digest(render(shown)),
+        "config": container.digest(render(shown)),
         "tools": _tools_digest(),
         **{name: str(config.rotation[name]) for name in counters},
     }
 
 
-def _container(config: HubConfig) -> ContainerConfig:
+def _container(config: HubConfig) -> container.ContainerConfig:
     path = config.placement.path
     mounts = (
-        Mount(path(layout.HUB_PUBLIC), "/public", read_only=not config.writable),
-        Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
-        Mount(path(CONFIG_PATH), "/hub/src/config.py"),
-        Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
+        container.Mount(path(layout.HUB_PUBLIC), "/public", read_only=not config.writable),
+        container.Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
+        container.Mount(path(CONFIG_PATH), "/hub/src/config.py"),
+        container.Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
     )
     # Uploads are spooled where there is space, not in the memory that /tmp is made of.
     environment = {
@@ -212,7 +204,7 @@ def _container(config: HubConfig) -> ContainerConfig:
             # Before the image's own: the hub calls `tar` by its name.
             "PATH": f"{_TOOLS_MOUNT}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         }
-    return ContainerConfig(
+    return container.ContainerConfig(
         service="hub",
         image="hub",
         uid=layout.UID_HUB,
@@ -224,20 +216,20 @@ def _container(config: HubConfig) -> ContainerConfig:
     )
 
 
-def _packer_container(config: HubConfig) -> ContainerConfig:
+def _packer_container(config: HubConfig) -> container.ContainerConfig:
     path = config.placement.path
-    return ContainerConfig(
+    return container.ContainerConfig(
         service="packer",
         image="hub",
         uid=layout.UID_PACKER,
         health=PACKER_HEALTH,
         entrypoint=("python3", f"{_TOOLS_MOUNT}/packer.py"),
         mounts=(
-            Mount(path(layout.HUB_PUBLIC), "/public", read_only=False),
-            Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
-            Mount(path(layout.HUB_PACKING), "/packing", read_only=False),
-            Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
-            Mount(path(f"{layout.SECRETS}/packer"), _PACKER_SECRETS),
+            container.Mount(path(layout.HUB_PUBLIC), "/public", read_only=False),
+            container.Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
+            container.Mount(path(layout.HUB_PACKING), "/packing", read_only=False),
+            container.Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
+            container.Mount(path(f"{layout.SECRETS}/packer"), _PACKER_SECRETS),
         ),
         environment={
             "GRIDHUB_BACKEND": json.dumps(_BACKEND, sort_keys=True),

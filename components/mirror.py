@@ -6,22 +6,13 @@ from urllib.parse import urlsplit
 
 import pulumi
 
+from components import host
 from components.agents import Agents, AgentsConfig
 from components.bootstrap import Bootstrap, BootstrapConfig
 from components.caddyfile import CaddyfileConfig
 from components.container import Placement
 from components.dns import Dns, DnsConfig
 from components.edge import Edge, EdgeConfig
-from components.host import (
-    DataRoot,
-    DataRootConfig,
-    Images,
-    ImagesConfig,
-    Network,
-    NetworkConfig,
-    connection,
-    docker_provider,
-)
 from components.hub import Hub, HubConfig
 from components.naming import DockerNames, Naming
 from components.settings import Settings
@@ -65,7 +56,7 @@ class Mirror(pulumi.ComponentResource):
         self, name: str, config: MirrorConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         settings = config.settings
-        provider = docker_provider("docker", settings.host)
+        provider = host.docker_provider("docker", settings.host)
         providers = pulumi.ResourceOptions(providers=[provider])
         super().__init__(
             "gridhub:index:Mirror", name, None, pulumi.ResourceOptions.merge(opts, providers)
@@ -73,7 +64,7 @@ class Mirror(pulumi.ComponentResource):
         self.config = config
         self._settings = settings
         self._naming = config.naming
-        self._connection = connection(settings.host, settings.images.python)
+        self._connection = host.connection(settings.host, settings.images.python)
         self._child = pulumi.ResourceOptions(parent=self)
         # First of all: a record of others in the way ends the program before anything is changed.
         self.dns = self._dns()
@@ -140,14 +131,14 @@ class Mirror(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[self.guard]),
         )
 
-    def _images(self) -> Images:
+    def _images(self) -> host.Images:
         enabled = self._settings.bootstrap.enabled
-        config = ImagesConfig(self._settings.images, bootstrap=enabled, after=self._checked)
-        return Images("images", config, self._child)
+        config = host.ImagesConfig(self._settings.images, bootstrap=enabled, after=self._checked)
+        return host.Images("images", config, self._child)
 
-    def _data_root(self) -> DataRoot:
+    def _data_root(self) -> host.DataRoot:
         settings = self._settings
-        config = DataRootConfig(
+        config = host.DataRootConfig(
             connection=self._connection,
             root=settings.data_root,
             hub_writes=settings.mode != "mirror",
@@ -156,11 +147,11 @@ class Mirror(pulumi.ComponentResource):
             protect=settings.production,
             after=self._checked,
         )
-        return DataRoot("data-root", config, self._child)
+        return host.DataRoot("data-root", config, self._child)
 
-    def _network(self) -> Network:
-        config = NetworkConfig(self.names, self._settings.network, self._checked)
-        return Network("network", config, self._child)
+    def _network(self) -> host.Network:
+        config = host.NetworkConfig(self.names, self._settings.network, self._checked)
+        return host.Network("network", config, self._child)
 
     def _placement(self) -> Placement:
         return Placement(

@@ -6,15 +6,7 @@ from typing import Final
 
 import pulumi
 
-from components.container import (
-    ContainerConfig,
-    HostFile,
-    Mount,
-    Placement,
-    PublishedPort,
-    declare,
-    write_files,
-)
+from components import container
 from components.settings.model import ZdbSettings
 from sync.contract.layout import SECRETS, UID_ZDB, ZDB_ADMIN_FILE, ZDB_DATA, ZDB_INDEX
 
@@ -38,7 +30,7 @@ HEALTH: Final = (
 class ZdbConfig:
     """addresses, port: of the host. rotation: counter of the admin password."""
 
-    placement: Placement
+    placement: container.Placement
     settings: ZdbSettings
     addresses: Sequence[str]
     port: int
@@ -71,32 +63,32 @@ class Zdb(pulumi.ComponentResource):
         self, name: str, config: ZdbConfig, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("gridhub:index:Zdb", name, None, opts)
-        self.secrets = write_files(
+        self.secrets = container.write_files(
             f"{name}-secrets",
             config.placement,
-            [HostFile(SECRET_PATH, UID_ZDB, config.admin_password)],
+            [container.HostFile(SECRET_PATH, UID_ZDB, config.admin_password)],
             self,
         )
-        self.container = declare(
+        self.container = container.declare(
             f"{name}-container", config.placement, _container(config), self, self.secrets
         )
         self.register_outputs({"container": self.container.name})
 
 
-def _container(config: ZdbConfig) -> ContainerConfig:
+def _container(config: ZdbConfig) -> container.ContainerConfig:
     mounts = (
-        Mount(config.placement.path(ZDB_DATA), "/zdb/data", read_only=False),
-        Mount(config.placement.path(ZDB_INDEX), "/zdb/index", read_only=False),
-        Mount(config.placement.path(f"{SECRETS}/zdb"), _SECRETS_MOUNT),
+        container.Mount(config.placement.path(ZDB_DATA), "/zdb/data", read_only=False),
+        container.Mount(config.placement.path(ZDB_INDEX), "/zdb/index", read_only=False),
+        container.Mount(config.placement.path(f"{SECRETS}/zdb"), _SECRETS_MOUNT),
     )
-    return ContainerConfig(
+    return container.ContainerConfig(
         service="zdb",
         image="zdb",
         uid=UID_ZDB,
         health=HEALTH,
         entrypoint=("/bin/sh", "-c", start_script(config.settings)),
         mounts=mounts,
-        ports=[PublishedPort(PORT, config.port, address) for address in config.addresses],
+        ports=[container.PublishedPort(PORT, config.port, address) for address in config.addresses],
         revision={"zdbAdmin": str(config.rotation)},
         # zdbd flushes its index when it is asked to end.
         stop_seconds=60,

@@ -5,12 +5,14 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from components.settings import SettingsError, parse
 from components.settings.describe import PAGE, options, page
 from components.settings.model import FlistsSettings, KernelsSettings, UsersSettings
 from components.specs import job_specs
-from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
+from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec, canonical
+from sync.contract.spec import parse as parse_spec
 from tests.program.declared import (
     PROJECT,
     STACKS,
@@ -139,6 +141,13 @@ def test_the_defaults_of_a_job_are_its_specs_own() -> None:
     names = ["hub.threefold.me:9900/default", "hub.grid.tf:9900/default"]
     assert [str(endpoint) for endpoint in flists.sources] == names
     assert users.sources_zdb == flists.sources
+
+
+def test_a_spec_is_read_by_its_own_names_and_not_by_a_stack_files() -> None:
+    values = {"job": "kernels", "stack": "s", "sources": ["http://b.example"]}
+    assert b'"retention_days":3.0' in canonical(parse_spec({**values, "retention_days": 3}))
+    with pytest.raises(ValidationError, match="retentionDays"):
+        parse_spec({**values, "retentionDays": 3})
 
 
 def test_a_single_name_of_the_master_is_a_list_of_one() -> None:

@@ -23,6 +23,7 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "unknown key": ({"donain": "x.example.org"}, {"donain"}),
     "unknown nested key": ({"ports": {"htps": 443}}, {"ports.htps"}),
     "two unknown keys": ({"a": "1", "acme.mail": "x"}, {"a", "acme.mail"}),
+    "key as a spec names it": ({"users": {"retention_days": 3}}, {"users.retention_days"}),
     "port as text": ({"ports": {"http": "80"}}, {"ports.http"}),
     "port too high": ({"ports": {"zdb": 99999}}, {"ports.zdb"}),
     "ports equal": ({"ports": {"http": 443}}, {"ports.https"}),
