@@ -39,11 +39,7 @@ class UsersEngine:
     """
 
     def __init__(
-        self,
-        spec: UsersSpec,
-        directories: Directories,
-        status: StatusWriter,
-        control: Control,
+        self, spec: UsersSpec, directories: Directories, status: StatusWriter, control: Control
     ) -> None:
         self._spec = spec
         self._directories = directories

@@ -9,6 +9,7 @@ from sync.agent.hub.plan import end_of
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
 
+# A tag may wait for hundreds of flists, and the status record is read by people.
 _REASONS: Final = 3
 _CHARACTERS: Final = 200
 

@@ -41,11 +41,7 @@ class Pipeline:
     """
 
     def __init__(
-        self,
-        preparer: Preparer,
-        connections: int,
-        control: Control,
-        entries: Sequence[Regular],
+        self, preparer: Preparer, connections: int, control: Control, entries: Sequence[Regular]
     ) -> None:
         self._preparer = preparer
         self._control = control

@@ -13,6 +13,7 @@ from sync.agent.hub.state_db import FlistRow, Withheld
 from sync.agent.selecting import selects
 from sync.contract.spec import UsersSpec
 
+# Linux follows 40 (path_resolution(7)), for all the links of a path together.
 LONGEST_CHAIN: Final = 16
 
 # Flists
@@ -59,6 +60,7 @@ def as_listed(known: FlistRow | Withheld | None, entry: Regular | None) -> bool:
 
 def in_order(entries: Iterable[Regular], spec: UsersSpec) -> list[Regular]:
     """Sort into the order of work: official repositories, then most recently updated."""
+    # Nodes boot and upgrade from the official ones.
     rank = {repository: number for number, repository in enumerate(spec.official)}
 
     def key(entry: Regular) -> tuple[int, int, Name]:

@@ -14,6 +14,7 @@ from sync.agent.master.client import Master
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.status import Amount, Lag
 
+# Each report counts all flists: that must not slow down the job.
 _REPORT_SECONDS: Final = 0.5
 
 
@@ -105,6 +106,7 @@ class Progress:
 
     def _details(self, work: Pass) -> dict[str, int | float | str]:
         flists = self._publisher.flists.values()
+        # Names that dashboards read: a contract with stacks of the release before.
         return {
             "chunks_fetched": self._chunks.fetched_chunks,
             "chunk_bytes_fetched": self._chunks.fetched_bytes,
