@@ -58,7 +58,7 @@ def content(connection: ZdbConnection) -> dict[bytes, tuple[bytes | None, int]]:
 
 
 def write_published(directory: Path, keys: list[bytes], started_at: float) -> None:
-    """Write what the users job tells: the chunks that flists name, and when its pass began."""
+    """Write the users job's table: the chunks that flists name, and when its pass began."""
     (directory / pinned_chunks.FILE).unlink(missing_ok=True)
     with PinnedChunks(directory) as table:
         table.add(keys)
@@ -92,7 +92,7 @@ class Job:
             self.ended = error
 
     def stop(self) -> None:
-        """Tell it to stop and wait for it."""
+        """Stop it and wait for it."""
         self.control.stop()
         self._thread.join(LONGEST_WAIT_SECONDS)
         assert not self._thread.is_alive(), "the job did not stop"
@@ -181,7 +181,7 @@ class FlistsMirror:
         write_published(self.directories.users_state, keys, begun)
 
     def same(self) -> bool:
-        """Tell whether both sides hold the same keys, payloads and timestamps."""
+        """Return whether both sides have the same keys, payloads and timestamps."""
         return self.contents()[0] == self.contents()[1]
 
     def contents(self) -> tuple[dict[bytes, tuple[bytes | None, int]], ...]:
@@ -201,13 +201,13 @@ class FlistsMirror:
             if not lacking and not extra and all(_same_name(master, slave, key) for key in wrong):
                 return
             shown = [(key, master[key], slave[key]) for key in wrong[:3]]
-            told = f"{lacking} lacking, {extra} extra, wrong: {shown}; {job.record}"
-            assert time.monotonic() < deadline, told
+            seen = f"{lacking} lacking, {extra} extra, wrong: {shown}; {job.record}"
+            assert time.monotonic() < deadline, seen
             time.sleep(0.1)
 
 
 def _same_name(master: Content, slave: Content, key: bytes) -> bool:
-    """Tell whether a key that proves nothing has the same payload on both sides.
+    """Return whether a plain key has the same payload on both sides.
 
     When it is overwritten between listing and MGET, the payload comes with the listed timestamp,
     and 0-db keeps that when the same payload is set again with the right one.

@@ -1,4 +1,4 @@
-"""A 0-db that answers what a test tells it to: for replies that no real server gives."""
+"""A 0-db that answers by a test's script: for replies that no real server gives."""
 
 import contextlib
 import socket

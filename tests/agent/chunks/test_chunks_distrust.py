@@ -21,7 +21,7 @@ Answer = Callable[[list[bytes]], bytes | None]
 
 
 def listing(answer: bytes) -> Answer:
-    """Answer the first SCAN of a walk with this."""
+    """Answer the first SCAN of a listing with this."""
 
     def script(request: list[bytes]) -> bytes | None:
         return answer if request == [b"SCAN"] or request[0] == b"RSCAN" else None
@@ -266,8 +266,8 @@ def test_verify_names_what_is_bad_or_missing_and_repair_fetches_just_that(
     assert report.checked == len(keys) - 1
     offline = verify(spec, mirror.directories, VerifyOptions(offline=True))
     assert [problem.name for problem in offline.problems] == [keys[3].hex()]
-    mended = repair(spec, mirror.directories, VerifyOptions())
-    assert mended.repaired == 2
+    repaired = repair(spec, mirror.directories, VerifyOptions())
+    assert repaired.repaired == 2
     assert verify(spec, mirror.directories, VerifyOptions()).problems == ()
     assert mirror.same()
 

@@ -154,7 +154,7 @@ def test_a_slave_that_is_away_is_no_reason_to_leave_the_master(mirror: FlistsMir
     assert mirror.same()
 
 
-def test_repair_mends_by_the_name_that_answers(mirror: FlistsMirror) -> None:
+def test_repair_fetches_from_the_name_that_answers(mirror: FlistsMirror) -> None:
     mirror.fill(400)
     with mirror.job() as job:
         job.wait(following, "following")

@@ -152,11 +152,11 @@ def test_what_came_is_stored_and_what_did_not_is_told(
         one.key: (one.payload(), timestamps[one.key]) for one in stored if one.payload() is not None
     }
     assert requests == expected
-    told = {
+    reported = {
         "gone": {key for one in delivered for key in one.missing},
         "unreadable": {key for one in delivered for key in one.unreadable},
     }
-    for answer, keys in told.items():
+    for answer, keys in reported.items():
         assert keys == {one.key for one in stored if one.answer == answer}
     refused = {key for one in delivered for key in one.refused}
     assert refused == {

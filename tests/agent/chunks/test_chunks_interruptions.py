@@ -90,7 +90,7 @@ def test_a_killed_agent_goes_on_where_it_was(mirror: FlistsMirror) -> None:
     assert int(restarted.details["listed_items"]) < 6000
 
 
-def test_a_power_loss_of_the_slave_is_noticed_and_mended(
+def test_a_power_loss_of_the_slave_is_noticed_and_repaired(
     mirror: FlistsMirror, tmp_path: Path
 ) -> None:
     """What was written last did not reach the disk, though the cursor is far ahead."""

@@ -63,7 +63,7 @@ def give(span: Span, answer: tuple[Cursor, list[Entry]] | None, *, down: bool) -
 
 
 def cut_at(index: Index, spans: list[Span], place: int, *, late: bool) -> list[Page]:
-    """Divide the span that encloses a place; late: both scans had asked for a page before."""
+    """Divide the span that encloses a position; late: both scans had asked for a page before."""
     for number, span in enumerate(spans):
         if span.down and span.encloses(cursor_at(place).position):
             answers = (index.page(span.up, down=False), index.page(span.down, down=True))
@@ -151,7 +151,7 @@ class Copying:
             self.open += first_pages([span]) + list_once(self.index, span, down=down)
 
     def divide(self, place: int, *, late: bool) -> None:
-        """Divide the span around a place, where a key of the index is."""
+        """Divide the span around a position, where a key of the index is."""
         if self.index.live[place]:
             self.open += cut_at(self.index, self.spans, place, late=late)
 
