@@ -39,7 +39,7 @@ fi
 date +%s
 for job in {" ".join(layout.JOBS)}; do
   for file in spec/{layout.SPEC_FILE} state/{layout.STATUS_FILE}; do
-    base64 < "$root/{layout.SYNC}/$job/$file" 2>/dev/null | tr -d '\\n'
+    base64 "$root/{layout.SYNC}/$job/$file" 2>/dev/null | tr -d '\\n'
     echo
   done
 done
