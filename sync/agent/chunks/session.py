@@ -237,6 +237,7 @@ class Session:
             self._caught_up_at = now
             self.progressed = True
         self._checkpoint = parts.reconciler.take(self._checkpoint)
+        parts.reconciler.check()
         if master and slave:
             self._require_content(master.info)
             if self._following:
@@ -247,7 +248,6 @@ class Session:
             parts.reconciler.consider(
                 self._checkpoint, parts.master, parts.slave, following=self._following
             )
-        parts.reconciler.check()
         parts.index.divide(parts.cut_points.poll(wanted=parts.index.divisible))
 
     def _require_content(self, master: NamespaceInfo) -> None:
