@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.stack import Ground, ground
+from tests.e2e.stack import Ground, MirrorStack, ground, running_mirror
 from tests.sandbox.upstream import Upstream, standard_world
 
 
@@ -20,3 +20,13 @@ def master(place: Ground) -> Iterator[Upstream]:
     standard_world(upstream.model)
     with upstream:
         yield upstream
+
+
+@pytest.fixture(scope="module")
+def running(
+    place: Ground, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[MirrorStack, Upstream]]:
+    """Provide a mirror that a file's tests share, and its master; it is probed seldom."""
+    directory = tmp_path_factory.mktemp("running")
+    with running_mirror(place, directory, healthIntervalSeconds=5) as found:
+        yield found

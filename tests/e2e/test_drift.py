@@ -1,24 +1,15 @@
 """Whatever is broken on the host: refresh tells, up repairs, nothing is copied twice."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.e2e.nodes import chunk_requests, live
-from tests.e2e.stack import Ground, MirrorStack, running_mirror, steps_of
+from tests.e2e.stack import MirrorStack, steps_of
 from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def drifting(
-    place: Ground, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[MirrorStack, Upstream]]:
-    directory = tmp_path_factory.mktemp("drift")
-    with running_mirror(place, directory) as found:
-        yield found
 
 
 def stop_container(stack: MirrorStack) -> None:
@@ -58,10 +49,10 @@ def remove_spec(stack: MirrorStack) -> None:
     ids=lambda damages: " + ".join(damage.__name__ for damage in damages),
 )
 def test_refresh_tells_and_up_repairs(
-    drifting: tuple[MirrorStack, Upstream],
+    running: tuple[MirrorStack, Upstream],
     damages: dict[Callable[[MirrorStack], None], str],
 ) -> None:
-    stack, master = drifting
+    stack, master = running
     copied = chunk_requests(master)
     for damage in damages:
         damage(stack)

@@ -5,12 +5,11 @@ and the docker plugin decide between update and replacement.
 """
 
 import copy
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 
-from tests.e2e.stack import Ground, MirrorStack, running_mirror, steps_of
+from tests.e2e.stack import MirrorStack, steps_of
 from tests.sandbox.host.ports import free_port
 from tests.sandbox.upstream import Upstream
 
@@ -192,16 +191,6 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
         {"data-root-directories": "update", **_all(_SYNCS, "update")},
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def running(
-    place: Ground, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[MirrorStack, Upstream]]:
-    # Dozens of previews: health checks every second would take half of a small machine meanwhile.
-    directory = tmp_path_factory.mktemp("previews")
-    with running_mirror(place, directory, healthIntervalSeconds=5) as found:
-        yield found
 
 
 def merged(settings: dict[str, Any], edit: dict[str, Any]) -> dict[str, Any]:

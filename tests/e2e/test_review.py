@@ -1,12 +1,11 @@
 """What `preview --diff` prints of our own resources: what changed, not what merely moved."""
 
 import re
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 
-from tests.e2e.stack import Ground, MirrorStack, running_mirror
+from tests.e2e.stack import MirrorStack
 from tests.e2e.test_previews import merged
 from tests.sandbox.host.processes import wait_until
 from tests.sandbox.upstream import Upstream
@@ -36,15 +35,6 @@ def changed_lines(printed: str) -> dict[str, list[str]]:
         elif line.startswith("Resources:"):
             return found
     raise AssertionError(f"no summary was printed:\n{printed}")
-
-
-@pytest.fixture(scope="module")
-def running(
-    place: Ground, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[MirrorStack, Upstream]]:
-    directory = tmp_path_factory.mktemp("review")
-    with running_mirror(place, directory) as found:
-        yield found
 
 
 def test_an_unchanged_stack_shows_no_line(running: tuple[MirrorStack, Upstream]) -> None:
