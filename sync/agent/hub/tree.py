@@ -182,8 +182,10 @@ class Tree:
 
     def set_tag_time(self, tag: TagName, updated: int) -> None:
         """Give a tag's folder the master's time, so that a chained mirror sees its changes."""
+        folder = self.path(tag)
         with contextlib.suppress(OSError):
-            durable.set_time(self.path(tag), updated)
+            if folder.stat().st_mtime != durable.served_seconds(updated):
+                durable.set_time(folder, updated)
 
     def repair_times(self) -> None:
         """Give whatever has a time that nodes cannot read one that they can."""
