@@ -176,9 +176,10 @@ def test_wrong_key(root_host: dict[str, str], tmp_path: Path) -> None:
         _transport({**root_host, "sshKeyPath": str(key)}).run(Command(["true"]))
 
 
-def test_missing_key(root_host: dict[str, str]) -> None:
-    with pytest.raises(HostLoginError, match=r"host\.sshKeyPath /nonexistent does not exist"):
-        _transport({**root_host, "sshKeyPath": "/nonexistent"}).run(Command(["true"]))
+def test_missing_key(root_host: dict[str, str], tmp_path: Path) -> None:
+    key = tmp_path / "missing"
+    with pytest.raises(HostLoginError, match=r"host\.sshKeyPath .*/missing does not exist"):
+        _transport({**root_host, "sshKeyPath": str(key)}).run(Command(["true"]))
 
 
 def test_encrypted_key(root_host: dict[str, str], tmp_path: Path) -> None:
