@@ -28,7 +28,9 @@ _LARGEST_SURPLUS_BYTES: Final = 16 << 20
 # SET with the listed timestamp, which only an admin may give (zdbd/commands_set.c, command_set).
 _HEAD: Final = b"*4\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%b\r\n"
 _TAIL: Final = b"\r\n$%d\r\n%b\r\n"
-_TAIL_AND_HEAD: Final = _TAIL + _HEAD
+# A number less to format for each of 100k chunks a second.
+_HASH_HEAD: Final = _HEAD.replace(b"$%d", b"$16", 1)
+_TAIL_AND_HEAD: Final = _TAIL + _HASH_HEAD
 _blake2b: Final = hashlib.blake2b
 
 
@@ -208,9 +210,9 @@ class Fetcher(Pipeline[Batch]):
         if [_blake2b(data, digest_size=HASH_BYTES).digest() for data in payloads] != keys:
             return False
         first_key, first_digits, last = batch.entries[0]
-        heads = [_HEAD % (HASH_BYTES, first_key, first_digits)]
+        heads = [_HASH_HEAD % (first_key, first_digits)]
         for key, digits, timestamp in batch.entries[1:]:
-            heads.append(_TAIL_AND_HEAD % (len(last), last, HASH_BYTES, key, digits))
+            heads.append(_TAIL_AND_HEAD % (len(last), last, key, digits))
             last = timestamp
         pieces: list[bytes | memoryview] = [b""] * (2 * len(keys))
         pieces[0::2] = heads
