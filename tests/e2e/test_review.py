@@ -39,6 +39,7 @@ def changed_lines(printed: str) -> dict[str, list[str]]:
 
 def test_an_unchanged_stack_shows_no_line(running: tuple[MirrorStack, Upstream]) -> None:
     stack, _ = running
+    stack.refresh()
     told = stack.outputs()["mirror"]["users"]
     assert told["done"] == told["total"] != {}
     before = stack.recorded("users")["__record"]["updatedAt"]
