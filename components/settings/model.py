@@ -207,7 +207,7 @@ class SourceSettings(Section):
     hub: SourceUrls = Field(
         ["https://hub.threefold.me", "https://hub.grid.tf"],
         description="Base URLs of the master's hub, the preferred one first; a single one may be "
-        "given without a list. All are names of one master: one that dies is passed over and tried "
+        "given without a list. All are names of one master: one that dies is skipped and tried "
         "again later; one that turns out to lead to another master stops the job.",
     )
     bootstrap: SourceUrls = Field(

@@ -111,13 +111,13 @@ class StatusWriter:
         self.update(master=master, **changes)
 
     def sources(self, service: Service, uses: list[SourceUse]) -> None:
-        """Record how the names of a service stand; one that is newly passed over is an error."""
+        """Record how the names of a service stand; one that is newly skipped is an error."""
         with self._condition:
             before = self._record.sources
             known = {use.name for use in before if use.service == service and use.reason}
             for use in uses:
                 if use.reason and use.name not in known:
-                    self.error(f"{service} {use.name} is passed over: {use.reason}")
+                    self.error(f"{service} {use.name} is skipped: {use.reason}")
             self.update(sources=[*(use for use in before if use.service != service), *uses])
 
     def flush(self) -> None:

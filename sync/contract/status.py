@@ -67,10 +67,10 @@ class MasterIdentity(_Record):
 
 
 class SourceUse(_Record):
-    """One of a master's names, as the job sees it: in use, passed over, or not needed so far.
+    """One of a master's names, as the job sees it: in use, skipped, or not needed so far.
 
-    since: since when it is in use or passed over. reason: why it is passed over, else empty.
-    next_try_at: a name that is passed over is not tried before, unless all others die.
+    since: since when it is in use or skipped. reason: why it is skipped, else empty.
+    next_try_at: a name that is skipped is not tried before, unless all others die.
     """
 
     service: Service

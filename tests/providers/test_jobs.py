@@ -311,7 +311,7 @@ def test_outputs_say_in_one_line_where_the_mirror_stands() -> None:
         SourceUse(service="hub", name="https://b.example", in_use=True, since=NOW),
     ]
     assert summary("users", _record(sources=names)).endswith(
-        "in sync, hub https://a.example passed over"
+        "in sync, hub https://a.example skipped"
     )
     assert summary("flists", _record(done=Amount(), lag=Lag())) == "idle, no chunks yet"
     assert [bytes_in_words(n) for n in (0, 999, 1000, 5 * 10**15)] == [

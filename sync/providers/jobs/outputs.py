@@ -73,7 +73,7 @@ def summary(job: Job, record: StatusRecord) -> str:
         if names.count:
             words.append(f"{names.count} {kind}")
     over = [use for use in record.sources if use.reason and not use.in_use]
-    words += [f"{use.service} {use.name} passed over" for use in over]
+    words += [f"{use.service} {use.name} skipped" for use in over]
     return ", ".join(words)
 
 

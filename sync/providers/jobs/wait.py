@@ -72,10 +72,8 @@ def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
         container = seen.containers.get(wanted.container_name)
         wrong = trouble(seen.files[job], container, seen.now)
         if wrong is None and record is not None and reached(wanted, record):
-            passed_over = wanted.spec.paused and ready != "started"
-            return f"{ready}: " + (
-                "not waited for, the job is paused" if passed_over else "reached"
-            )
+            skipped = wanted.spec.paused and ready != "started"
+            return f"{ready}: " + ("not waited for, the job is paused" if skipped else "reached")
         words = wrong.words if wrong is not None else _state(wanted, record)
         now = time.monotonic()
         hopeless = container is None or (record is not None and record.phase == "failed")

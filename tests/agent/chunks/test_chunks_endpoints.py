@@ -84,7 +84,7 @@ def test_the_preferred_name_is_gone_back_to_once_everything_is_copied(
                 "back",
             )
             assert skipped(record) == {}
-            assert record.errors[-1].message.startswith(f"zdb {preferred} is passed over")
+            assert record.errors[-1].message.startswith(f"zdb {preferred} is skipped")
             mirror.fill(50, seed=2)
             mirror.await_same(job)
 

@@ -81,7 +81,7 @@ def test_a_pass_completes_by_the_second_name(
     assert (record.master.source, record.lag.items) == (second, 0)
     assert second in in_use(record)
     (told,) = [error.message for error in record.errors]
-    assert told.startswith(f"hub {dead.url} is passed over: ")
+    assert told.startswith(f"hub {dead.url} is skipped: ")
 
 
 @pytest.mark.parametrize("how", ["reset", "hang"])
