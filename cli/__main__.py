@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import shell_complete
 
 from sync.contract.layout import JOBS, Job
 
@@ -33,16 +33,15 @@ class Gridhub(click.Group):
         """Run the command; click prints what it raises."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
         except Exception as error:
             from components.settings import SettingsError
             from sync.contract.names import RefusedNameError
             from sync.providers.host.connection import HostError
 
-            if isinstance(error, HostError | SettingsError | RefusedNameError | OSError):
-                raise NotSeenError(str(error)) from error
-            raise
+            seen = HostError | SettingsError | RefusedNameError | OSError
+            if isinstance(error, BrokenPipeError) or not isinstance(error, seen):
+                raise
+            raise NotSeenError(str(error)) from error
 
 
 def _stacks(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
@@ -273,9 +272,7 @@ def completion(shell: str) -> None:
 
     For bash, in ~/.bashrc: eval "$(gridhub completion bash)"
     """
-    kind = get_completion_class(shell)
-    if kind is not None:
-        click.echo(kind(gridhub, {}, "gridhub", "_GRIDHUB_COMPLETE").source())
+    sys.exit(shell_complete(gridhub, {}, "gridhub", "_GRIDHUB_COMPLETE", f"{shell}_source"))
 
 
 if __name__ == "__main__":

@@ -19,4 +19,4 @@ def check(mirror: StackOnHost, command: str, job: Job, options: list[str]) -> in
     with mirror.running(argv) as running:
         while line := running.readline(LINE_BYTES):
             click.echo(line.decode(errors="replace"), nl=False)
-        return min(running.status(), 1)
+        return int(running.status() != 0)

@@ -67,6 +67,6 @@ def pin_offered(host: str, path: Path, expected: str | None, *, yes: bool, repla
 def _confirmed() -> bool:
     question = "Is this the host's own fingerprint? Type yes to pin it"
     try:
-        return bool(click.prompt(question, default="", show_default=False).strip() == "yes")
+        return bool(click.prompt(question, default="", show_default=False).strip().lower() == "yes")
     except click.Abort:
         return False

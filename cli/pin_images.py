@@ -1,12 +1,12 @@
 """`gridhub pin-images`: every image of a stack file by the digest that its tag names now.
 
-The file is read by a YAML parser and edited at the positions of the images alone: a round trip
-through a writer would also indent anew, and lose `~`, what an operator or Pulumi wrote elsewhere.
+The file is read by a YAML parser and edited at the positions of the images alone: a writer would
+also change what an operator or Pulumi wrote elsewhere (docs/adr/0013).
 Images of localhost/ are built on the host and stay. A file without `images` gets upstream's.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 import click
 import requests
@@ -24,6 +24,8 @@ UPSTREAM: Final[Mapping[str, str]] = {
     "python": "docker.io/library/python:3.11-slim",
 }
 _KEY: Final = f"{PROJECT}:images"
+_SHORT: Final = "images"  # Pulumi adds the project's name (sdk/go/common/workspace/loaders.go)
+_Pair: TypeAlias = tuple[yaml.Node, yaml.Node]
 
 
 def pinned(text: str, pin: Callable[[str], str]) -> str:
@@ -31,55 +33,54 @@ def pinned(text: str, pin: Callable[[str], str]) -> str:
 
     pin: from an image reference as written to the pinned one. Raises StackFileError.
     """
-    if _setting(_root(text), _KEY) is None:
-        text = _with_upstream(text)
     images = _images(text)
+    if images is None:
+        text = _with_upstream(text)
+        images = _images(text) or []
     # From the end, so that the positions before stay right.
-    for image, reference in reversed([(image, pin(image.value)) for image in images]):
+    for image, reference in reversed([(image, pin(image.value)) for _service, image in images]):
         quote = image.style or ""
         before, after = text[: image.start_mark.index], text[image.end_mark.index :]
         text = f"{before}{quote}{reference}{quote}{after}"
     return text
 
 
-def _root(text: str) -> yaml.Node | None:
+def _found(text: str, *path: str) -> _Pair | None:
+    """Return the last key of a path into the file, with its value."""
     try:
-        return yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise StackFileError(f"it is not YAML: {error}") from error
+    pair: _Pair | None = None
+    for key in path:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        pair = next((entry for entry in pairs if entry[0].value == key), None)
+        node = pair[1] if pair else None
+    return pair
 
 
-def _pair(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | None:
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return next((pair for pair in pairs if pair[0].value == key), None)
-
-
-def _setting(root: yaml.Node | None, key: str) -> yaml.Node | None:
-    config = _pair(root, "config")
-    found = _pair(config[1], key) if config else None
-    return found[1] if found else None
-
-
-def _images(text: str) -> list[yaml.ScalarNode]:
-    """Return the images as they stand in the file, in order."""
-    block = _setting(_root(text), _KEY)
-    if not isinstance(block, yaml.MappingNode):
+def _images(text: str) -> list[tuple[yaml.Node, yaml.ScalarNode]] | None:
+    """Return services and images as they stand in the file, in order; None where it has none."""
+    found = _found(text, "config", _KEY) or _found(text, "config", _SHORT)
+    if found is None:
+        return None
+    if not isinstance(found[1], yaml.MappingNode):
         raise StackFileError(f"{_KEY} is not a mapping from services to images")
-    for service, image in block.value:
+    for service, image in found[1].value:
         written = text[image.start_mark.index : image.end_mark.index]
         # Anything but the reference alone, such as an anchor, an alias or a block, stays as it is.
         if not image.value or written.strip("\"'") != image.value:
             line = service.start_mark.line + 1
             raise StackFileError(f"line {line}: {service.value!r} is not `service: image`")
-    return [image for _service, image in block.value]
+    return list(found[1].value)
 
 
 def _with_upstream(text: str) -> str:
     """Add upstream's images as the first setting."""
-    found = _pair(_root(text), "config")
+    found = _found(text, "config")
     if found is None:
         return _with_upstream(f"{text.rstrip()}\nconfig:\n".lstrip())
-    _key, config = found
+    key, config = found
     column = 2
     if config.value and isinstance(config, yaml.MappingNode) and not config.flow_style:
         column = config.value[0][0].start_mark.column
@@ -89,7 +90,7 @@ def _with_upstream(text: str) -> str:
         raise StackFileError("write `config` as a block of lines, a setting each")
     entries = [f"{_KEY}:", *(f"  {name}: {reference}" for name, reference in UPSTREAM.items())]
     lines = text.splitlines(keepends=True)
-    at = _key.start_mark.line + 1
+    at = key.start_mark.line + 1
     return "".join([*lines[:at], *(f"{' ' * column}{entry}\n" for entry in entries), *lines[at:]])
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 import yaml
 
-from components.settings import Settings, parse
+from components.settings import PROJECT, Settings, parse
 from sync.contract.layout import directories, under
 from sync.providers.host.connection import HostConnection, HostError, Running
 from sync.providers.host.host import DataRoot, Host
@@ -52,11 +52,15 @@ def settings_of(stack: str) -> Settings:
     """Return a stack's settings; raises StackFileError, or SettingsError as `pulumi up` does."""
     path = stack_file(stack)
     try:
-        config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["config"]
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))["config"]
+        # As Pulumi does (sdk/go/common/workspace/loaders.go: stackConfigNamespacedWithProject).
+        config: dict[str, Any] = {
+            key if ":" in key else f"{PROJECT}:{key}": value for key, value in written.items()
+        }
         sealed = {
             key for key, value in config.items() if isinstance(value, dict) and "secure" in value
         }
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise StackFileError(f"{path}: not a stack file of Pulumi: {error}") from error
     # `up` needs a token of Cloudflare; nothing here does.
     environment = {"CLOUDFLARE_API_TOKEN": _SEALED, **os.environ}

@@ -88,7 +88,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 engine = dockerd.ensure(console)
                 if os.geteuid() == 0:
                     # The tests start one of their own; the machine's must not begin to listen.
-                    packages.ensure(sshd.PROGRAMS, console, services=False)
+                    programs = sshd.PROGRAMS | {"tmux": "tmux"}  # panes of `gridhub logs`
+                    packages.ensure(programs, console, services=False)
                 images.ensure(engine.url, console)
                 program()
     session.stash[_OURS] = engine is not None and before is None and engine.private

@@ -32,7 +32,7 @@ def test_show_and_pin_a_host_key(server: sshd.Sshd, tmp_path: Path) -> None:
         assert "not confirmed; nothing was pinned" in refused.stderr
     assert run("known-hosts", "pin", *arguments, "--yes", "--dry-run").exit_code == 0
     assert not path.exists()
-    assert run("known-hosts", "pin", *arguments, stdin="yes\n").exit_code == 0
+    assert run("known-hosts", "pin", *arguments, stdin="Yes\n").exit_code == 0
     assert run("known-hosts", "pin", *arguments, "--yes").exit_code == 0
     assert len(path.read_text().splitlines()) == 1
     here = server.connection("root", "", "::1")

@@ -151,7 +151,7 @@ def _pause(host: FakeHost) -> bool:
     return states(host, str(host.answers / "logs")) == [psutil.STATUS_SLEEPING] * 2
 
 
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs Debian's tmux")
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux, as `make test` installs")
 @pytest.mark.parametrize("end", ["Ctrl-C", "the terminal goes away"])
 def test_the_panes_end_together(two: FakeHost, end: str) -> None:
     two.logs(QUIET)

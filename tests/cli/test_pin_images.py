@@ -112,7 +112,7 @@ def test_each_refusal_names_its_remedy(registry: Registry) -> None:
         digest_of(missing, session)
 
 
-def test_a_registry_that_is_down_is_told() -> None:
+def test_a_registry_that_is_down_is_reported() -> None:
     with pytest.raises(RegistryError, match="cannot be reached"):
         digest_of(ImageName("127.0.0.1:1", "grid/hub", "master"), requests.Session())
 
@@ -227,6 +227,12 @@ def test_upstreams_images_come_first_and_nothing_else_moves(before: str, kept: l
     lines = after.splitlines()
     first = next(number for number, line in enumerate(lines) if "gridhub:images:" in line)
     assert [*lines[:first], "IMAGES", *lines[first + 6 :]] == kept
+
+
+def test_a_key_without_the_projects_name_is_pulumis_too() -> None:
+    before = "config:\n  domain: x.org\n  images:\n    hub: x:1\n"
+    after = pin_images.pinned(before, lambda reference: f"{reference}@pinned")
+    assert after == before.replace("x:1", "x:1@pinned")
 
 
 def test_a_digest_without_a_tag_cannot_be_renewed() -> None:

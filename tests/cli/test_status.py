@@ -107,6 +107,22 @@ def test_a_sealed_token_needs_no_passphrase(healthy: FakeHost) -> None:
     assert run("status", "--stack", "demo").exit_code == 0
 
 
+def test_keys_without_the_projects_name_are_pulumis_too(healthy: FakeHost) -> None:
+    path = healthy.stacks / "Pulumi.demo.yaml"
+    path.write_text(path.read_text().replace("gridhub:", ""))
+    result = run("status", "--stack", "demo")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("text", ["", "config:\n", "config: x\n", "config:\n  1: x\n", "- x\n"])
+def test_a_file_that_is_none_of_pulumis_is_named(host: FakeHost, text: str) -> None:
+    path = host.stacks / "Pulumi.demo.yaml"
+    path.write_text(text)
+    result = run("status", "--stack", "demo")
+    assert result.exit_code == 2
+    assert f"{path}: not a stack file of Pulumi" in result.stderr
+
+
 def test_a_renamed_stack_is_found_by_its_data_root(healthy: FakeHost) -> None:
     assert "gridhub-demo-zdb" not in (healthy.answers / "listing").read_text()
     assert f"gridhub-{FIRST_NAME}-zdb" in (healthy.answers / "listing").read_text()

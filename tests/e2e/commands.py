@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import subprocess
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import psutil
 
@@ -18,6 +19,7 @@ from tests.sandbox.host.processes import wait_until
 
 GRIDHUB = str(PROJECT / "cli" / "gridhub")
 SECONDS = 60
+Check: TypeAlias = Callable[[MirrorStack], None]
 
 
 def gridhub(stack: MirrorStack, command: str, *words: str) -> subprocess.CompletedProcess[str]:

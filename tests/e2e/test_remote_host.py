@@ -17,7 +17,7 @@ from tests.sandbox.upstream import Upstream
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(params=["root", "member-of-docker"])
+@pytest.fixture
 def remote(request: pytest.FixtureRequest, place: Ground) -> Iterator[dict[str, str]]:
     """Return the setting `host` of a stack: an sshd on loopback, a key and a pinned host key."""
     if reason := sshd.missing():
@@ -42,16 +42,33 @@ def remote(request: pytest.FixtureRequest, place: Ground) -> Iterator[dict[str, 
         }
 
 
+# Each user tries a part, as each part costs seconds.
+@pytest.mark.parametrize(
+    ("remote", "checks"),
+    [
+        ("root", [commands.ctrl_c_ends_the_logs_here_and_on_the_host]),
+        (
+            "member-of-docker",
+            [
+                commands.what_is_wrong_is_named_and_repaired,
+                commands.what_is_cut_off_ends_in_the_container,
+            ],
+        ),
+    ],
+    indirect=["remote"],
+    ids=["root", "member-of-docker"],
+)
 def test_a_remote_host_becomes_a_mirror_that_gridhub_looks_after_and_boots_without_its_master(
-    place: Ground, master: Upstream, remote: dict[str, str], tmp_path: Path
+    place: Ground,
+    master: Upstream,
+    remote: dict[str, str],
+    tmp_path: Path,
+    checks: list[commands.Check],
 ) -> None:
     with mirror_stack(place, master, tmp_path, host=remote) as stack:
         stack.up()
-        if remote["docker"].startswith("ssh://root@"):  # once; it costs half a minute
-            commands.the_status_is_what_the_host_shows(stack)
-            commands.what_is_wrong_is_named_and_repaired(stack)
-            commands.ctrl_c_ends_the_logs_here_and_on_the_host(stack)
-            commands.what_is_cut_off_ends_in_the_container(stack)
+        for check in (commands.the_status_is_what_the_host_shows, *checks):
+            check(stack)
         sources = master.model.boot_sources()
         master.stop()
         for address in ("127.0.0.1", "::1"):
