@@ -90,17 +90,14 @@ def _segments(message: bytes) -> list[_Segment]:
         end = at + words * _WORD
         if end > len(message):
             raise FlistError("capnp: truncated segment")
-        segments.append(_segment(message[at:end]))
+        data = message[at:end]
+        signed, halves = array("i", data), array("I", data)
+        if sys.byteorder != "little":
+            signed.byteswap()
+            halves.byteswap()
+        segments.append(_Segment(data, signed, halves, words))
         at = end
     return segments
-
-
-def _segment(data: bytes) -> _Segment:
-    signed, halves = array("i", data), array("I", data)
-    if sys.byteorder != "little":
-        signed.byteswap()
-        halves.byteswap()
-    return _Segment(data, signed, halves, len(data) // _WORD)
 
 
 # A large hub names tens of millions of chunks, so the rest is written flat: a pointer within

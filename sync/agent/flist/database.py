@@ -110,15 +110,17 @@ def _limited(database: sqlite3.Connection) -> None:
 
 
 @contextlib.contextmanager
-def _opened(target: str, data: bytes | None = None) -> Iterator[sqlite3.Connection]:
-    """Open the file of an SQLite URI, or a copy of `data` in memory."""
+def _opened(source: Path | bytes, mode: str) -> Iterator[sqlite3.Connection]:
+    """Open a file in a mode of SQLite's URIs, or a copy of bytes in memory."""
+    is_file = isinstance(source, Path)
+    target = f"file:{quote(str(source))}?mode={mode}" if is_file else ":memory:"
     try:
         database = sqlite3.connect(target, uri=True, isolation_level=None)
     except sqlite3.Error as error:
         raise FlistError(f"sqlite: {error}") from error
     try:
-        if data is not None:
-            database.deserialize(_without_wal(data))
+        if isinstance(source, bytes):
+            database.deserialize(_without_wal(source))
         _limited(database)
         _check_schema(database)
         yield database
@@ -129,10 +131,6 @@ def _opened(target: str, data: bytes | None = None) -> Iterator[sqlite3.Connecti
         raise FlistError(f"sqlite: {error}") from error
     finally:
         database.close()
-
-
-def _uri(path: Path, mode: str) -> str:
-    return f"file:{quote(str(path))}?{mode}"
 
 
 def _without_wal(data: bytes) -> bytes:
@@ -182,28 +180,20 @@ class DirectoryCache:
         directory = self._directories.get(digest)
         if directory is None:
             directory = Directory(self._count, chunk_keys(message))
-            self._keep(digest, directory)
+            size = _ENTRY_BYTES + _KEY_BYTES * len(directory.keys)
+            if self._bytes + size > self._max_bytes:
+                self._directories.clear()
+                self._bytes = 0
+                self.first = self._count
+            self._count += 1
+            self._bytes += size
+            self._directories[digest] = directory
         return directory
-
-    def _keep(self, digest: bytes, directory: Directory) -> None:
-        size = _ENTRY_BYTES + _KEY_BYTES * len(directory.keys)
-        if self._bytes + size > self._max_bytes:
-            self._directories.clear()
-            self._bytes = 0
-            self.first = self._count
-        self._count += 1
-        self._bytes += size
-        self._directories[digest] = directory
 
 
 def read(database: Path | bytes, cache: DirectoryCache | None = None) -> Contents:
     """Read a flist's database, a file or its bytes. Raises FlistError."""
-    opened = (
-        _opened(":memory:", database)
-        if isinstance(database, bytes)
-        else _opened(_uri(database, "mode=ro&immutable=1"))
-    )
-    with opened as connection:
+    with _opened(database, "ro&immutable=1") as connection:
         connection.set_authorizer(_authorize)
         directories = _directories(connection, cache or DirectoryCache())
         return Contents(_backend(connection), directories)
@@ -253,7 +243,7 @@ def rewrite_backend(path: Path, backend: Backend) -> None:
         {"host": backend.host, "namespace": backend.namespace, "port": backend.port},
         sort_keys=True,
     )
-    with _opened(_uri(path, "mode=rw")) as database:
+    with _opened(path, "rw") as database:
         # A scratch copy that a crash may leave half written; no journal beside it, and no fsync.
         database.execute("PRAGMA journal_mode=OFF")
         database.execute("PRAGMA synchronous=OFF")

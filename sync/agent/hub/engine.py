@@ -21,7 +21,7 @@ from sync.agent.hub.state_db import DATABASE, GENERATION, HubStateDb, Withheld
 from sync.agent.hub.tree import Tree
 from sync.agent.job import Control, Directories, PassIncompleteError, one_at_a_time
 from sync.agent.master.client import HttpError, HttpStoppedError, Master
-from sync.agent.master.identity import Evidence, follow
+from sync.agent.master.identity import follow
 from sync.agent.rate_limit import bandwidth
 from sync.agent.status_writer import StatusWriter
 from sync.contract.pinned_chunks import PinnedChunks
@@ -169,8 +169,7 @@ class UsersEngine:
             and not plan.deselected(self._spec, name)
         }
         listed = {name: float(entry.updated) for name, entry in listing.regulars.items()}
-        evidence = Evidence(mirrored, listed)
-        identity = follow(self._spec, self._directories.state, source, evidence)
+        identity = follow(self._spec, self._directories.state, source, mirrored, listed)
         self._status.seen_master(source, identity)
 
     def _judged(self, listing: Listing) -> Pass:

@@ -143,7 +143,7 @@ class Preparer:
             return expected
 
         try:
-            _, download = self._master.download_described(
+            download = self._master.download_described(
                 light_path(entry.name),
                 page_path(entry.name),
                 target,

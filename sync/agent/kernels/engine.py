@@ -17,7 +17,7 @@ from sync.agent.kernels.listing import Kernel
 from sync.agent.kernels.plan import LinkedFile, is_net, named, wanted
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb
 from sync.agent.master.client import HttpStoppedError
-from sync.agent.master.identity import Evidence, follow
+from sync.agent.master.identity import follow
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import Amount, Lag
@@ -115,7 +115,7 @@ class KernelsEngine:
         }
         listed = {name: kernel.updated_seconds for name, kernel in work.listed.items()}
         source = self._master.source
-        identity = follow(self._spec, self._state, source, Evidence(mirrored, listed))
+        identity = follow(self._spec, self._state, source, mirrored, listed)
         self._status.seen_master(source, identity)
         removes = not served.keys() <= work.listed.keys()
         confirm_listing(found, lambda: listing.fetch(self._master), removes=removes)

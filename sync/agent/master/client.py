@@ -30,7 +30,6 @@ from sync.agent.master.replies import (
     Expected,
     Page,
     Partial,
-    continues,
     page_of,
     retry_after,
     unpacked,
@@ -80,7 +79,7 @@ class Master:
     """The master's HTTP service, within the limits of the spec.
 
     sources: base URLs, the names of one and the same service in order of preference.
-    report: gets every change of the names' state.
+    report: gets every change of the names' state. Its `source` is the base URL in use.
     """
 
     def __init__(
@@ -117,23 +116,18 @@ class Master:
         self.bytes_received = 0
         self._begin_at(self._endpoints.current)
 
-    @property
-    def source(self) -> str:
-        """The name in use: the base URL that is asked."""
-        return self._endpoints.current
-
     def begin_pass(self) -> None:
         """Go on with the most preferred name that may answer; nothing may be under way."""
         if self._lost is None:
             self._endpoints.settle()
         source = self._endpoints.choose()
-        if self._lost is not None or source != self._source:
+        if self._lost is not None or source != self.source:
             self.close()
             self._begin_at(source)
 
     def _begin_at(self, source: str) -> None:
         url = urlsplit(source)
-        self._source = source
+        self.source = source
         self._origin = Origin.of(url)
         self._prefix = url.path.rstrip("/")
         self._lost: EndpointLostError | None = None
@@ -178,10 +172,9 @@ class Master:
         def read(reply: Reply) -> Page:
             # Without a body, and with the headers that may have changed (RFC 9110, 15.4.5).
             if reply.status == _NOT_MODIFIED:
-                return page_of(reply, b"")
+                return page_of(reply)
             self._raise_for(path, reply)
-            whole = reply.says_its_end
-            return page_of(reply, unpacked(reply, max_bytes), whole=whole)
+            return page_of(reply, unpacked(reply, max_bytes))
 
         return self._retried("GET", path, lambda: asked, read)
 
@@ -217,7 +210,7 @@ class Master:
         target: Path,
         max_bytes: int,
         describe: Callable[[Page], Expected],
-    ) -> tuple[Page, Downloaded]:
+    ) -> Downloaded:
         """Fetch a small page that describes a file, and the file, in one round trip.
 
         describe: reads from the page what the file must be. Where the master does not keep
@@ -227,17 +220,17 @@ class Master:
             with contextlib.suppress(HttpError), self._connection() as connection:
                 self._send(connection, "GET", [description_path, path], {})
                 first = connection.reply("GET")
-                self._pipelines = first.keeps_alive
-                if self._pipelines:
+                if first.keeps_alive:
                     self._raise_for(description_path, first)
                     page = page_of(first, first.read_all(_ERROR_PAGE_BYTES))
                     partial = Partial(target, max_bytes, describe(page))
-                    return page, self._receive(path, connection.reply("GET"), partial)
+                    return self._receive(path, connection.reply("GET"), partial)
+                self._pipelines = False
             target.unlink(missing_ok=True)
             if self._control.stopping():
                 raise HttpStoppedError
         page = self.get(description_path, _ERROR_PAGE_BYTES)
-        return page, self.download(path, target, max_bytes, describe(page))
+        return self.download(path, target, max_bytes, describe(page))
 
     def _receive(self, path: str, reply: Reply, partial: Partial) -> Downloaded:
         # The file is shorter by now than what came of it (RFC 9110, 15.5.17).
@@ -245,12 +238,13 @@ class Master:
             partial.restart()
             raise HttpError(f"{path}: cannot be resumed", retry=True)
         self._raise_for(path, reply)
-        page = page_of(reply, b"", whole=reply.says_its_end)
+        page = page_of(reply)
         if reply.status == _OK:
             # Also to a request with Range: If-Range did not match (RFC 9110, 13.1.5).
             partial.restart()
             partial.page = page
-        elif not continues(reply, partial):
+        # Only Content-Range says which part it is; a server may send another (RFC 9110, 15.3.7).
+        elif not reply.header("Content-Range").startswith(f"bytes {partial.size_bytes}-"):
             partial.restart()
             raise HttpError(f"{path}: answered with another range", retry=True)
         if partial.size_bytes + (reply.length or 0) > partial.max_bytes:
@@ -279,7 +273,7 @@ class Master:
     def _redirected(self, path: str, reply: Reply) -> str:
         here = f"{self._origin.scheme}://{self._origin.host_header}{self._prefix}{path}"
         reply.read_all(_ERROR_PAGE_BYTES)
-        # It may be relative, and is often absolute: Werkzeug's are (RFC 9110, 10.2.2).
+        # Relative or absolute (RFC 9110, 10.2.2), as Werkzeug's are before its release 2.1.
         location = reply.header("Location")
         try:
             url = urlsplit(urljoin(here, location))
@@ -392,7 +386,7 @@ class Master:
 
     def _skipped(self, error: HttpError) -> EndpointLostError:
         asked = error.retry_after_seconds
-        others = self._endpoints.skip(self._source, str(error), asked)
+        others = self._endpoints.skip(self.source, str(error), asked)
         message = str(error) if others or self._endpoints.count == 1 else self._endpoints.reasons()
         lost = EndpointLostError(message, others=others)
         lost.retry_after_seconds = self._endpoints.patience_seconds()

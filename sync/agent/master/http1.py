@@ -122,8 +122,6 @@ class _Reader(io.RawIOBase):
     def __init__(self, sock: socket.socket, limits: ConnectionLimits) -> None:
         self._sock = sock
         self._limits = limits
-        self._window_ends = 0.0
-        self._window_bytes = 0
         self.restart()
 
     def restart(self) -> None:
@@ -315,14 +313,13 @@ class Connection:
         self._buffer = io.BufferedReader(self._reader, _READ_BYTES)
         self._unread = 0
         self.replies = 0
-        self._keeps_alive = True
         self._last: Reply | None = None
 
     @property
     def reusable(self) -> bool:
         """Whether every reply was read to its end and the master keeps the connection open."""
-        ended = self._last is None or self._last.ended
-        return ended and self._keeps_alive and self._unread == 0
+        last = self._last
+        return self._unread == 0 and (last is None or (last.ended and last.keeps_alive))
 
     def send(self, method: str, targets: Sequence[str], headers: Mapping[str, str]) -> None:
         """Write requests as one piece; `reply` reads their replies in their order."""
@@ -349,7 +346,6 @@ class Connection:
             raise
         self._unread -= 1
         self.replies += 1
-        self._keeps_alive = self._last.keeps_alive
         return self._last
 
     def close(self) -> None:

@@ -15,14 +15,13 @@ from sync.agent.master.http1 import HttpError, Reply
 # One second would do by the RFC (9110, 8.8.2.2); file systems and servers round differently.
 _STRONG_DATE_SECONDS: Final = 2.0
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
-_PARTIAL: Final = 206
 
 
 @dataclass(frozen=True)
 class Page:
     """A small reply: its body (empty for 304) and the headers that distinguish its versions.
 
-    date: the master's clock when it answered, as it says it; None where it did not.
+    date_seconds: the master's clock when it answered (unix); None where it did not say it.
     whole: False where the master did not say how long the body is, so that it may be half.
     """
 
@@ -31,18 +30,13 @@ class Page:
     etag: str | None = None
     last_modified: str | None = None
     length: int | None = None
-    date: str | None = None
+    date_seconds: float | None = None
     whole: bool = True
 
     @property
     def modified_seconds(self) -> float | None:
         """Last-Modified as unix seconds."""
         return http_seconds(self.last_modified)
-
-    @property
-    def date_seconds(self) -> float | None:
-        """Date as unix seconds; None where the master did not say it."""
-        return http_seconds(self.date)
 
     def json(self) -> object:
         """Return the body as JSON. Raises HttpError where it is none."""
@@ -118,7 +112,7 @@ def retry_after(reply: Reply) -> float:
     return 0.0 if at is None else min(max(0.0, at - time.time()), _LONGEST_RETRY_AFTER_SECONDS)
 
 
-def page_of(reply: Reply, body: bytes, *, whole: bool = True) -> Page:
+def page_of(reply: Reply, body: bytes = b"") -> Page:
     """Return the page that a reply carries."""
     length = reply.header("Content-Length")
     return Page(
@@ -127,8 +121,8 @@ def page_of(reply: Reply, body: bytes, *, whole: bool = True) -> Page:
         etag=reply.header("ETag") or None,
         last_modified=reply.header("Last-Modified") or None,
         length=int(length) if length.isascii() and length.isdigit() else None,
-        date=reply.header("Date") or None,
-        whole=whole,
+        date_seconds=http_seconds(reply.header("Date")),
+        whole=reply.says_its_end,
     )
 
 
@@ -161,13 +155,6 @@ def unpacked(reply: Reply, max_bytes: int) -> bytes:
     if len(body) > max_bytes or not inflate.eof:
         raise HttpError(f"gzip is broken or longer than {max_bytes} bytes", retry=True)
     return body
-
-
-def continues(reply: Reply, partial: Partial) -> bool:
-    """Return whether a reply carries the bytes that follow those that came before."""
-    # Only Content-Range says which part it is; a server may send another one (RFC 9110, 15.3.7).
-    text = reply.header("Content-Range")
-    return reply.status == _PARTIAL and text.startswith(f"bytes {partial.size_bytes}-")
 
 
 def verified(path: str, partial: Partial, page: Page) -> Downloaded:

@@ -166,18 +166,13 @@ class ZdbConnection(ZdbTransport):
             for payload, time in zip(payloads, replies[: len(keys)], strict=True)
         ]
 
-    def scan(self, cursor: Cursor | None = None) -> ScanPage | None:
+    def scan(self, cursor: Cursor | None = None, *, backwards: bool = False) -> ScanPage | None:
         """Entries after the cursor (None: from the first) in index order; None at the end.
 
+        backwards: entries before the cursor (None: from the last); None at the start.
         Raises ZdbReplyError ("Invalid key format") for a cursor that is not this namespace's.
         """
-        return self._scan(b"SCAN", cursor)
-
-    def rscan(self, cursor: Cursor | None = None) -> ScanPage | None:
-        """Entries before the cursor (None: from the last), backwards; None at the start."""
-        return self._scan(b"RSCAN", cursor)
-
-    def _scan(self, command: bytes, cursor: Cursor | None) -> ScanPage | None:
+        command = b"RSCAN" if backwards else b"SCAN"
         try:
             reply = self.call(command, cursor.raw) if cursor else self.call(command)
         except ZdbReplyError as error:

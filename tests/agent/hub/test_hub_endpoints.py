@@ -10,7 +10,7 @@ import pytest
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.verification import verify
 from sync.agent.job import JobFailed, VerifyOptions
-from sync.agent.master.identity import Evidence
+from sync.agent.master.identity import agrees
 from sync.agent.supervisor import by_any_name
 from sync.agent.zdb import ZdbConnection, ZdbConnectionError
 from sync.contract.spec import ZdbEndpoint
@@ -293,7 +293,7 @@ def test_a_master_that_merely_went_on_is_not_taken_for_another_one(
 
 
 @pytest.mark.parametrize(
-    ("mirrored", "listed", "agrees"),
+    ("mirrored", "listed", "same"),
     [
         ({}, {}, True),
         ({}, {"a": 1.0}, True),
@@ -309,6 +309,6 @@ def test_a_master_that_merely_went_on_is_not_taken_for_another_one(
     ],
 )
 def test_half_of_what_is_mirrored_tells_a_master(
-    mirrored: dict[str, float | None], listed: dict[str, float | None], *, agrees: bool
+    mirrored: dict[str, float | None], listed: dict[str, float | None], *, same: bool
 ) -> None:
-    assert Evidence(mirrored, listed).agrees() is agrees
+    assert agrees(mirrored, listed) is same

@@ -281,9 +281,7 @@ def test_description_and_file_cost_one_round_trip(server: ScriptedServer, tmp_pa
 
     master = make_master(server)
     for number in range(3):
-        _, done = master.download_described(
-            "/light", "/file", tmp_path / str(number), MAX, describe
-        )
+        done = master.download_described("/light", "/file", tmp_path / str(number), MAX, describe)
         assert done.md5 == MD5
     assert [asked.path for asked in server.asked] == ["/light", "/file"] * 3
     assert len(master._idle) == 1
@@ -296,7 +294,7 @@ def test_master_without_keep_alive_is_asked_one_by_one(
     server.pages["/file"] = Answer(BODY, fault="no-length")
     master = make_master(server)
     for number in range(2):
-        _, done = master.download_described(
+        done = master.download_described(
             "/light",
             "/file",
             tmp_path / str(number),

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from sync.agent.job import JobFailed
-from sync.agent.master.identity import FILE, Evidence, Followed, follow
+from sync.agent.master.identity import FILE, Followed, follow
 from sync.contract.spec import KernelsSpec
 
-SAME = Evidence({"a": 1.0}, {"a": 1.0})
-OTHER = Evidence({"a": 1.0}, {"b": 1.0})
+MIRRORED: dict[str, float | None] = {"a": 1.0}
+OTHER: dict[str, float | None] = {"b": 1.0}
 FOLLOWED = Followed(source="http://a", sources=["http://a"], identity="http://a", confirmation=1)
 
 
@@ -47,20 +47,23 @@ def test_another_master_is_followed_only_by_a_new_word_of_the_operator(
         (tmp_path / FILE).write_bytes(record)
     wanted = spec(confirmation, sources)
     if goes_on:
-        assert follow(wanted, tmp_path, "http://b", OTHER) == "http://b"
+        assert follow(wanted, tmp_path, "http://b", MIRRORED, OTHER) == "http://b"
         return
     for _ in range(2):
         with pytest.raises(JobFailed, match="removalConfirmation"):
-            follow(wanted, tmp_path, "http://b", OTHER)
+            follow(wanted, tmp_path, "http://b", MIRRORED, OTHER)
     # What the message asks for helps.
-    assert follow(spec(2, sources), tmp_path, "http://b", OTHER) == "http://b"
+    assert follow(spec(2, sources), tmp_path, "http://b", MIRRORED, OTHER) == "http://b"
     with pytest.raises(JobFailed):
-        follow(spec(2, [*sources, "http://c"]), tmp_path, "http://c", OTHER)
+        follow(spec(2, [*sources, "http://c"]), tmp_path, "http://c", MIRRORED, OTHER)
 
 
 @pytest.mark.parametrize("confirmation", [0, 3])
 def test_the_first_pass_after_an_upgrade_goes_on_with_what_it_has(
     confirmation: int, tmp_path: Path
 ) -> None:
-    assert follow(spec(confirmation, ["http://a"]), tmp_path, "http://a", SAME) == "http://a"
+    assert (
+        follow(spec(confirmation, ["http://a"]), tmp_path, "http://a", MIRRORED, MIRRORED)
+        == "http://a"
+    )
     assert Followed.load(tmp_path) == FOLLOWED.model_copy(update={"confirmation": confirmation})

@@ -161,7 +161,7 @@ def test_flags_are_parsed_together_and_anything_else_one_by_one(piece: int) -> N
 def _listed(connection: ZdbConnection, *, backwards: bool) -> list[tuple[bytes, int, int]]:
     found: list[tuple[bytes, int, int]] = []
     cursor: Cursor | None = None
-    while listed := (connection.rscan if backwards else connection.scan)(cursor):
+    while listed := connection.scan(cursor, backwards=backwards):
         found += [tuple(entry) for entry in listed.entries]  # type: ignore[misc]
         cursor = listed.cursor
     return found

@@ -19,7 +19,7 @@ _NEWEST_KEYS: Final = 8
 
 def newest(connection: ZdbConnection) -> str:
     """Return the cursor (hex) of a namespace's newest entry; empty where it has none."""
-    page = connection.rscan()
+    page = connection.scan(backwards=True)
     if page is None:
         return ""
     # The page's own cursor stands on its oldest entry (zdbd/commands_scan.c); and the newest entry
