@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -115,7 +116,11 @@ def test_findings_are_applied_in_their_order_between_what_the_owner_does(
     events: list[int | None],
 ) -> None:
     """A number: a task found so many extra keys. None: the owner takes, counts a page, saves."""
-    reconciler = reconciler_of(FlistsMirror(Path("/nonexistent")))
+    with TemporaryDirectory() as folder:
+        _apply_in_order(reconciler_of(FlistsMirror(Path(folder))), events)
+
+
+def _apply_in_order(reconciler: Reconciler, events: list[int | None]) -> None:
     checkpoint, extra_items, counted = Checkpoint(), 0, 0
     for event in [*events, None]:
         if event is not None:
