@@ -16,7 +16,6 @@ MAX_DATABASE_BYTES: Final = 512 << 20
 MAX_IN_MEMORY_BYTES: Final = 16 << 20
 # Members other than the database that are skipped (directories, pax headers).
 _MAX_MEMBERS: Final = 64
-_BLOCK: Final = 512
 _READ: Final = 1 << 18
 
 
@@ -92,14 +91,14 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
     with flist.open("rb") as source:
         plain = io.BufferedReader(_Inflated(source), _READ)
         for _ in range(_MAX_MEMBERS):
-            header = plain.read(_BLOCK)
+            header = plain.read(tarfile.BLOCKSIZE)
             # A block of zeros ends the archive.
-            if len(header) < _BLOCK or not header.strip(b"\0"):
+            if len(header) < tarfile.BLOCKSIZE or not header.strip(b"\0"):
                 break
             member = _member(header)
             if not _is_database(member):
                 # Directories, and pax headers, which libtar writes none of and others may.
-                _copy(plain, member.size + -member.size % _BLOCK, None)
+                _copy(plain, member.size + -member.size % tarfile.BLOCKSIZE, None)
                 continue
             data = None
             if not keep and member.size <= MAX_IN_MEMORY_BYTES:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from sync.agent.flist.errors import FlistError
 
-# rfs, on the nodes, reads no more (Rust crate capnp, serialize: SEGMENTS_COUNT_LIMIT).
+# rfs, on the nodes, reads up to one less (Rust crate capnp, serialize: SEGMENTS_COUNT_LIMIT).
 MAX_SEGMENTS: Final = 512
 # 0-db has no longer ones (libzdb/index.h, MAX_KEY_LENGTH).
 MAX_KEY_BYTES: Final = 255

@@ -30,10 +30,6 @@ _KEY_BYTES: Final = 64
 _ENTRY_BYTES: Final = 256
 _STEPS_PER_CALL: Final = 100_000
 _HEADER_BYTES: Final = 100
-# Write and read version in an SQLite header.
-_FORMATS: Final = slice(18, 20)
-_WAL_FORMATS: Final = b"\2\2"
-_ROLLBACK_FORMATS: Final = b"\1\1"
 _MAX_CALLS: Final = 20_000
 # What a write fails with when the disk does: no fault of the flist.
 _DISK_ERRORS: Final = {
@@ -134,12 +130,11 @@ def _opened(source: Path | bytes, mode: str) -> Iterator[sqlite3.Connection]:
 
 
 def _without_wal(data: bytes) -> bytes:
-    """Return a database that may be opened in memory: one in WAL mode may not (file format 1.3)."""
+    """Return a database that may be opened in memory: one in WAL mode may not."""
     if len(data) < _HEADER_BYTES:
         raise FlistError(f"sqlite: {len(data)} bytes are no database")
-    if data[_FORMATS] == _WAL_FORMATS:
-        return data[: _FORMATS.start] + _ROLLBACK_FORMATS + data[_FORMATS.stop :]
-    return data
+    # Write and read version: 2 is WAL, 1 the rollback journal (sqlite.org/fileformat2.html, 1.3.3).
+    return data[:18] + b"\1\1" + data[20:] if data[18:20] == b"\2\2" else data
 
 
 def _check_schema(database: sqlite3.Connection) -> None:
@@ -154,10 +149,6 @@ def _check_schema(database: sqlite3.Connection) -> None:
         tables.add(found.group(1).lower())
     if "entries" not in tables:
         raise FlistError("sqlite: needs the table entries")
-
-
-def _authorize(action: int, *_: object) -> int:
-    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
 
 
 class DirectoryCache:
@@ -194,7 +185,9 @@ class DirectoryCache:
 def read(database: Path | bytes, cache: DirectoryCache | None = None) -> Contents:
     """Read a flist's database, a file or its bytes. Raises FlistError."""
     with _opened(database, "ro&immutable=1") as connection:
-        connection.set_authorizer(_authorize)
+        connection.set_authorizer(
+            lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+        )
         directories = _directories(connection, cache or DirectoryCache())
         return Contents(_backend(connection), directories)
 

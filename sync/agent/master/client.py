@@ -18,7 +18,6 @@ from sync.agent.job import Control
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.master.http1 import (
     Connection,
-    ConnectionLimits,
     EndpointLostError,
     HttpError,
     HttpStoppedError,
@@ -98,12 +97,8 @@ class Master:
         self._control = control
         self._backoff = backoff or Backoff()
         self._endpoints = MasterEndpoints(service, sources, self._backoff, report)
-        self._limits = ConnectionLimits(
-            limits.connect_timeout_seconds,
-            limits.read_timeout_seconds,
-            bandwidth,
-            control,
-        )
+        self._limits = limits
+        self._bandwidth = bandwidth
         # A quarter of a second's requests may leave at once.
         rate = limits.requests_per_second
         self._requests = TokenBucket(rate, max(1.0, rate / 4)) if rate else None
@@ -434,7 +429,9 @@ class Master:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             kept_replies = connection.replies if connection else 0
-            connection = connection or Connection(self._origin, self._limits)
+            connection = connection or Connection(
+                self._origin, self._limits, self._control, self._bandwidth
+            )
             yield connection
             if connection.reusable and self._lost is None and connection.origin == self._origin:
                 with self._lock:

@@ -19,6 +19,7 @@ import certifi
 
 from sync.agent.job import Control
 from sync.agent.rate_limit import TokenBucket
+from sync.contract.spec import HttpLimits
 
 _SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
 _READ_BYTES: Final = 1 << 18
@@ -106,27 +107,25 @@ class Origin:
         return host if self.port == default else f"{host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """Timeouts in seconds; bandwidth: the job's bucket of bytes, or None."""
-
-    connect_timeout_seconds: float
-    read_timeout_seconds: float
-    bandwidth: TokenBucket | None
-    control: Control
-
-
 class _Reader(io.RawIOBase):
     """The socket's bytes, under a deadline that moves on while enough of them come."""
 
-    def __init__(self, sock: socket.socket, limits: ConnectionLimits) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        timeout_seconds: float,
+        control: Control,
+        bandwidth: TokenBucket | None,
+    ) -> None:
         self._sock = sock
-        self._limits = limits
+        self._timeout_seconds = timeout_seconds
+        self._control = control
+        self._bandwidth = bandwidth
         self.restart()
 
     def restart(self) -> None:
         """Start a new window of patience (a new reply)."""
-        self._window_ends = time.monotonic() + self._limits.read_timeout_seconds
+        self._window_ends = time.monotonic() + self._timeout_seconds
         self._window_bytes = 0
 
     def readable(self) -> bool:
@@ -135,13 +134,12 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
         while True:
-            if self._limits.control.stopping():
+            if self._control.stopping():
                 raise HttpStoppedError
             left = self._window_ends - time.monotonic()
             if left <= 0:
                 raise HttpError(
-                    f"hung: {self._window_bytes} bytes in {self._limits.read_timeout_seconds:g} s",
-                    retry=True,
+                    f"hung: {self._window_bytes} bytes in {self._timeout_seconds:g} s", retry=True
                 )
             # Short, as nothing else wakes a blocked read when the job stops.
             self._sock.settimeout(min(_SLICE_SECONDS, left))
@@ -156,12 +154,10 @@ class _Reader(io.RawIOBase):
         self._window_bytes += count
         if self._window_bytes >= LEAST_BYTES:
             self.restart()
-        if self._limits.bandwidth is not None and count:
-            wait = self._limits.bandwidth.take(count)
-            if wait:
-                if self._limits.control.wait(wait):
-                    raise HttpStoppedError
-                self.restart()
+        if self._bandwidth is not None and count and (wait := self._bandwidth.take(count)):
+            if self._control.wait(wait):
+                raise HttpStoppedError
+            self.restart()
 
 
 class Reply:
@@ -303,13 +299,18 @@ class Reply:
 
 
 class Connection:
-    """One connection. After any HttpError it must be closed, not used again."""
+    """One connection. After any HttpError it must be closed, not used again.
 
-    def __init__(self, origin: Origin, limits: ConnectionLimits) -> None:
+    bandwidth: the job's bucket of bytes, or None.
+    """
+
+    def __init__(
+        self, origin: Origin, limits: HttpLimits, control: Control, bandwidth: TokenBucket | None
+    ) -> None:
         self.origin = origin
-        self._limits = limits
-        self._sock = _connect(origin, limits)
-        self._reader = _Reader(self._sock, limits)
+        self._timeout_seconds = limits.read_timeout_seconds
+        self._sock = _connect(origin, limits.connect_timeout_seconds)
+        self._reader = _Reader(self._sock, self._timeout_seconds, control, bandwidth)
         self._buffer = io.BufferedReader(self._reader, _READ_BYTES)
         self._unread = 0
         self.replies = 0
@@ -329,7 +330,7 @@ class Connection:
         requests = [f"{method} {target} HTTP/1.1\r\n{head}\r\n" for target in targets]
         data = "".join(requests).encode("ascii")
         try:
-            self._sock.settimeout(self._limits.read_timeout_seconds)
+            self._sock.settimeout(self._timeout_seconds)
             self._sock.sendall(data)
         except OSError as error:
             message = f"connection lost: {error!r}"
@@ -353,10 +354,9 @@ class Connection:
         self._sock.close()
 
 
-def _connect(origin: Origin, limits: ConnectionLimits) -> socket.socket:
-    address = (origin.host, origin.port)
+def _connect(origin: Origin, timeout_seconds: float) -> socket.socket:
     try:
-        sock = socket.create_connection(address, limits.connect_timeout_seconds)
+        sock = socket.create_connection((origin.host, origin.port), timeout_seconds)
     except OSError as error:
         message = f"{origin.host_header}: cannot connect: {error}"
         raise HttpError(message, retry=True, unreachable=True) from error

@@ -74,11 +74,10 @@ class ScanPage:
 def scan_page(reply: Reply) -> ScanPage:
     """Read a reply of SCAN or RSCAN; raise ZdbProtocolError where it is not shaped as one."""
     # *2 <cursor of the last entry> *N [*3 key length timestamp] (zdbd/commands_scan.c).
-    parts = expect(reply, list, "SCAN")
-    if len(parts) != 2:  # noqa: PLR2004
-        raise ZdbProtocolError(f"SCAN: expected a cursor and a list, got {len(parts)} parts")
-    entries = [_entry(item) for item in expect(parts[1], list, "SCAN")]
-    return ScanPage(Cursor(expect(parts[0], bytes, "SCAN cursor")), entries)
+    match reply:
+        case [bytes(cursor), list(items)]:
+            return ScanPage(Cursor(cursor), [_entry(item) for item in items])
+    raise ZdbProtocolError("SCAN: a page that is not a cursor and a list")
 
 
 def _entry(item: Reply) -> Entry:

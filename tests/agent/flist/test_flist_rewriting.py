@@ -241,7 +241,7 @@ def test_no_rewriting_renumbers_drops_or_reorders_a_row(
 def test_what_is_more_than_the_two_tables_is_refused_and_left_as_it_is(
     shape: Shape, more: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A flist that zflist can not have made is not rewritten in part."""
+    """A flist that zflist cannot have made is not rewritten in part."""
     place = tmp_path_factory.mktemp("refusing")
     written(shape, place / "made.db")
     with closing(sqlite3.connect(place / "made.db")) as made:

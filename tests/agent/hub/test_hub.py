@@ -218,7 +218,7 @@ def test_deselected_names_go_without_asking(mirror: UsersMirror) -> None:
 def test_flists_and_chunks_share_one_bandwidth_limit(mirror: UsersMirror) -> None:
     mirror.settings["bandwidth_bytes_per_second"] = 1 << 30
     with mirror.engine() as (engine, _):
-        shared = engine._master._limits.bandwidth
+        shared = engine._master._bandwidth
         assert shared is not None
         assert engine._chunks._bandwidth is shared
 

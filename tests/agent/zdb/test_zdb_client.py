@@ -86,15 +86,15 @@ def test_a_reply_that_never_ends_is_given_up() -> None:
 
 
 def test_a_silent_server_is_nudged_once_and_its_pong_swallowed() -> None:
-    held: list[bytes] = []
+    asked: list[bytes] = []
 
     def stall(request: list[bytes]) -> bytes | None:
         if request[0] == b"GET":
-            held.append(request[1])
+            asked.append(request[1])
             return b""
         if request[0] == b"PING":
-            answers = b"".join(bulk(key) for key in held)
-            held.clear()
+            answers = b"".join(bulk(key) for key in asked)
+            asked.clear()
             return answers + b"+PONG\r\n"
         return None
 
@@ -184,7 +184,7 @@ def test_a_foreign_namespace_is_public_to_read_and_protected_to_write(tmp_path: 
                 reader.delete_many([b"key"])
 
 
-def test_wait_wakes_on_a_write_and_tells_a_time_out(tmp_path: Path) -> None:
+def test_wait_wakes_on_a_write_and_returns_false_at_a_time_out(tmp_path: Path) -> None:
     with ZdbProcess(tmp_path, admin="right") as server, server.connect() as connection:
         assert not connection.wait_for("SET", 0.1)
 
@@ -238,7 +238,7 @@ def test_requests_are_read_back_as_they_were_encoded(arguments: list[bytes]) -> 
     assert parse_reply(encode(*arguments)) == (arguments, len(encode(*arguments)))
 
 
-def test_a_cursor_tells_its_place_and_survives_hex() -> None:
+def test_a_cursor_has_its_position_and_survives_hex() -> None:
     file_id, offset = (3).to_bytes(4, "little"), (29).to_bytes(4, "little")
     cursor = Cursor(b"\x10" + file_id + os.urandom(4) + offset + os.urandom(4))
     assert cursor.position == (3, 29)

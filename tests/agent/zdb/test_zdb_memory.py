@@ -37,22 +37,24 @@ def test_a_terabyte_of_chunks_fits_the_default_limit() -> None:
 def test_the_pause_names_keys_limit_and_remedy() -> None:
     with pytest.raises(JobPaused) as paused:
         require_key_room(1_000_001, bytes_for(1_000_000), wanted_keys=26_000_000)
-    told = str(paused.value)
-    assert "1000001" in told
-    assert f"limits.zdb.memoryMb to {mib_for(26_000_000)} or more" in told
+    message = str(paused.value)
+    assert "1000001" in message
+    assert f"limits.zdb.memoryMb to {mib_for(26_000_000)} or more" in message
     require_key_room(1_000_000, bytes_for(1_000_000))
     require_key_room(10**12, None)
 
 
-def test_the_most_keys_that_a_master_can_tell_pause_the_job() -> None:
+def test_the_most_keys_that_a_master_can_count_pause_the_job() -> None:
     keys = NamespaceInfo.of(NSINFO.format(MOST_KEYS, MOST_KEYS).encode()).entries
     with pytest.raises(JobPaused, match=f"would hold {MOST_KEYS}"):
         require_key_room(keys, bytes_for(1000), wanted_keys=keys)
 
 
-@pytest.mark.parametrize("told", [str(MOST_KEYS + 1), "9" * 400, "9" * 5000, "-1", "", "1_0", "٣"])
-def test_a_number_that_no_0_db_tells_is_named_in_short(told: str) -> None:
-    for numbers, field in (((told, 1), "entries"), ((1, told), "data_size_bytes")):
+@pytest.mark.parametrize(
+    "number", [str(MOST_KEYS + 1), "9" * 400, "9" * 5000, "-1", "", "1_0", "٣"]
+)
+def test_a_number_that_no_0_db_counts_to_is_named_in_short(number: str) -> None:
+    for numbers, field in (((number, 1), "entries"), ((1, number), "data_size_bytes")):
         with pytest.raises(ZdbError, match=f"NSINFO: {field} is no unsigned 64-bit") as refused:
             NamespaceInfo.of(NSINFO.format(*numbers).encode())
         assert len(str(refused.value)) < 100
