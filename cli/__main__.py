@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import click
 from click.shell_completion import shell_complete
@@ -17,7 +17,6 @@ from sync.contract.layout import JOBS, Job
 
 _STDIN_LIMIT: Final = 1 << 20
 _COLUMNS: Final = 160  # where no terminal has a width
-Decorator: TypeAlias = Callable[[Any], Any]
 
 
 class NotSeenError(click.ClickException):
@@ -56,7 +55,7 @@ def _services(_context: click.Context, _parameter: click.Parameter, typed: str) 
     return [name for name in (*SERVICES, *JOBS) if name.startswith(typed)]
 
 
-def _flag(name: str, text: str) -> Decorator:
+def _flag(name: str, text: str) -> Callable[[Any], Any]:
     return click.option(name, is_flag=True, help=text)
 
 
@@ -78,10 +77,18 @@ _KNOWN_HOSTS: Final = click.option(
     show_default=True,
     help="The file that pins host keys: the stack's host.knownHostsPath.",
 )
-_JOB: Final = click.argument("job", type=click.Choice(JOBS))
-_PART: Final = click.option("--part", metavar="N/M", help="Scan the N-th of M parts, such as 1/7.")
-_CHUNKS: Final = _flag("--chunks", "Read every chunk (users).")
-_OFFLINE: Final = _flag("--offline", "Ask the master nothing.")
+
+
+def _of_a_job(command: Any) -> Any:
+    for parameter in (  # the last is the first that --help shows
+        _flag("--offline", "Ask the master nothing."),
+        _flag("--chunks", "Read every chunk (users)."),
+        click.option("--part", metavar="N/M", help="Scan the N-th of M parts, such as 1/7."),
+        click.argument("job", type=click.Choice(JOBS)),
+        _STACK,
+    ):
+        command = parameter(command)
+    return command
 
 
 @click.group(cls=Gridhub, context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,11 +190,7 @@ def _check(command: str, stack: str, job: Job, part: str | None, flags: dict[str
 
 
 @gridhub.command("verify")
-@_STACK
-@_JOB
-@_PART
-@_CHUNKS
-@_OFFLINE
+@_of_a_job
 def verify(stack: str, job: Job, part: str | None, **flags: bool) -> None:
     """Compare a job's mirror with its master.
 
@@ -197,11 +200,7 @@ def verify(stack: str, job: Job, part: str | None, **flags: bool) -> None:
 
 
 @gridhub.command("repair")
-@_STACK
-@_JOB
-@_PART
-@_CHUNKS
-@_OFFLINE
+@_of_a_job
 @_flag("--dry-run", "Verify only.")
 @_flag("--yes", "Ask nothing.")
 def repair(stack: str, job: Job, part: str | None, **flags: bool) -> None:
@@ -226,10 +225,9 @@ def status(stack: str, *, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from cli.stack import StackOnHost
     from cli.status import drawn, look
 
-    seen = look(StackOnHost.of(stack))
+    seen = look(stack)
     if as_json:
         click.echo(seen.model_dump_json(indent=2))
     else:

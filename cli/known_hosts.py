@@ -11,8 +11,8 @@ from sync.providers.host.host_keys import fingerprint, pin, pinned
 from sync.providers.host.ssh import CONNECT_SECONDS, dial
 
 
-def offered_key(address: SshAddress) -> paramiko.PKey:
-    """Ask the host for its key (ed25519 before others); nothing of ours is sent."""
+def _offered_key(address: SshAddress) -> paramiko.PKey:
+    """Ask the host for its key (ed25519 before others), and print it; nothing of ours is sent."""
     transport = paramiko.Transport(dial(address))
     with contextlib.closing(transport):
         options = transport.get_security_options()
@@ -20,16 +20,17 @@ def offered_key(address: SshAddress) -> paramiko.PKey:
         options.key_types = [*first, *(name for name in options.key_types if name not in first)]
         try:
             transport.start_client(timeout=CONNECT_SECONDS)
-            return transport.get_remote_server_key()
+            key = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise HostUnreachableError(f"{address}: SSH failed: {error}") from error
+    click.echo(f"{address} offers {fingerprint(key)}")
+    return key
 
 
 def show(host: str, path: Path) -> int:
     """Print what the host offers and whether the file has it; 1 where it has another key."""
     address = SshAddress.parse(host)
-    key = offered_key(address)
-    click.echo(f"{address} offers {fingerprint(key)}")
+    key = _offered_key(address)
     known = pinned(path, address)
     if any(entry.asbytes() == key.asbytes() for entry in known):
         click.echo(f"pinned in {path}: the same key")
@@ -50,10 +51,8 @@ def pin_offered(host: str, path: Path, expected: str | None, *, yes: bool, repla
     Raises click.ClickException where nothing was pinned.
     """
     address = SshAddress.parse(host)
-    key = offered_key(address)
-    shown = fingerprint(key)
-    click.echo(f"{address} offers {shown}")
-    if expected and expected not in (shown, shown.split(" ")[1]):
+    key = _offered_key(address)
+    if expected and expected not in (fingerprint(key), fingerprint(key).split(" ")[1]):
         raise click.ClickException(f"expected {expected}; nothing was pinned")
     if not (expected or yes or _confirmed()):
         raise click.ClickException("not confirmed; nothing was pinned")

@@ -71,7 +71,6 @@ def settings_of(stack: str) -> Settings:
 class StackOnHost:
     """A stack's mirror, where it runs; the host is connected on first use."""
 
-    stack: str
     settings: Settings
     root: DataRoot
 
@@ -81,7 +80,7 @@ class StackOnHost:
         settings = settings_of(stack)
         host = settings.host
         way = HostConnection(host.docker, host.ssh_key_path or "", host.known_hosts_path or "")
-        return cls(stack, settings, DataRoot(way, settings.data_root))
+        return cls(settings, DataRoot(way, settings.data_root))
 
     @property
     def host(self) -> Host:

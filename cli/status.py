@@ -1,7 +1,5 @@
 """`gridhub status`: where each job and service of a stack stands, seen on its host right now."""
 
-from typing import Final
-
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -16,8 +14,6 @@ from sync.contract.names import shown
 from sync.contract.status import StatusRecord
 from sync.providers.jobs.outputs import container_words, summary, trouble
 from sync.providers.jobs.view import ContainerState, JobsView, view
-
-_BAR_CELLS: Final = 30
 
 
 class ServiceStatus(BaseModel):
@@ -38,17 +34,18 @@ class StackStatus(BaseModel):
     services: dict[str, ServiceStatus]
 
 
-def look(mirror: StackOnHost) -> StackStatus:
+def look(stack: str) -> StackStatus:
     """Look at every service that the stack file asks for; HostError where the host cannot be."""
+    mirror = StackOnHost.of(stack)
     settings = mirror.settings
     seen = view(mirror.root, kept_seconds=0)
     names = mirror.containers()
-    wanted = services(Naming(mirror.stack, settings.domain), settings)
+    wanted = services(Naming(stack, settings.domain), settings)
     containers = {name: seen.containers.get(names.get(name, "")) for name in wanted}
     found = {name: _of_service(container) for name, container in containers.items()}
     found |= {job: _of_job(job, containers[job], seen) for job in JOBS if job in containers}
     return StackStatus(
-        stack=mirror.stack,
+        stack=stack,
         host=settings.host.docker,
         healthy=all(service.healthy for service in found.values()),
         services=found,
@@ -85,5 +82,5 @@ def _progress(record: StatusRecord | None) -> tuple[RenderableType, str]:
     if record is None:
         return "", ""
     done, total = record.done.items or 0, record.total.items
-    bar = ProgressBar(total=total or 1, completed=done if total else 0, width=_BAR_CELLS)
+    bar = ProgressBar(total=total or 1, completed=done if total else 0, width=30)
     return bar, f"{done}/{'?' if total is None else total}"

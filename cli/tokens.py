@@ -11,10 +11,12 @@ import json
 from typing import Final
 
 import click
+from nacl.encoding import URLSafeBase64Encoder
+from nacl.signing import SigningKey
 
 from sync.contract.names import checked_plain
 
-SEED_BYTES: Final = 32
+_SEED_BYTES: Final = 32
 
 
 class SeedError(click.ClickException):
@@ -33,7 +35,7 @@ def read_seed(text: str) -> bytes:
         seed = base64.b64decode(str(value), validate=True)
     except binascii.Error:
         seed = b""
-    if len(seed) != SEED_BYTES:
+    if len(seed) != _SEED_BYTES:
         raise SeedError(
             "no hub seed on stdin; feed it with: pulumi stack output hubSeed --show-secrets"
         )
@@ -42,8 +44,5 @@ def read_seed(text: str) -> bytes:
 
 def mint(seed: bytes, user: str, now_seconds: int) -> str:
     """Return the token of `user`, issued at now_seconds (unix time)."""
-    from nacl.encoding import URLSafeBase64Encoder
-    from nacl.signing import SigningKey
-
     payload = json.dumps([checked_plain(user, "user"), now_seconds]).encode()
     return str(SigningKey(seed).sign(payload, URLSafeBase64Encoder).decode())
