@@ -81,11 +81,6 @@ class Contents(NamedTuple):
     backend: Backend | None
     directories: tuple[Directory, ...]
 
-    @property
-    def keys(self) -> frozenset[bytes]:
-        """The keys of all chunks."""
-        return frozenset[bytes]().union(*(directory.keys for directory in self.directories))
-
 
 def _limited(database: sqlite3.Connection) -> None:
     limits = {

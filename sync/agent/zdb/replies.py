@@ -104,14 +104,11 @@ class NamespaceInfo:
         """Read NSINFO's `name: value` lines; raise ZdbProtocolError for one missing or wrong."""
         fields = text_fields(reply, "NSINFO")
         free = "data_disk_freespace_bytes"
-        try:
-            return cls(
-                entries=_number(fields, "entries"),
-                data_size_bytes=_number(fields, "data_size_bytes"),
-                free_bytes=_number(fields, free) if free in fields else None,
-            )
-        except KeyError as error:
-            raise ZdbProtocolError(f"NSINFO without a usable field: {error}") from error
+        return cls(
+            entries=_number(fields, "entries"),
+            data_size_bytes=_number(fields, "data_size_bytes"),
+            free_bytes=_number(fields, free) if free in fields else None,
+        )
 
 
 def text_fields(reply: Reply, command: str) -> dict[str, str]:
@@ -121,7 +118,7 @@ def text_fields(reply: Reply, command: str) -> dict[str, str]:
 
 
 def _number(fields: dict[str, str], name: str) -> int:
-    text = fields[name]
+    text = fields.get(name, "")
     if not _NUMBER.fullmatch(text) or int(text) > _LARGEST:
         raise ZdbProtocolError(f"NSINFO: {name} is no unsigned 64-bit number: {text[:40]!r}")
     return int(text)

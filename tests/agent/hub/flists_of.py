@@ -1,10 +1,11 @@
-"""Small flists of random files, packed in the true format."""
+"""Small flists of random files, packed in the true format, and the keys of one that was read."""
 
 import random
 import tempfile
 from functools import cache
 from pathlib import Path
 
+from sync.agent.flist import Contents
 from tests.sandbox.flist import Packed, pack_directory
 
 
@@ -18,3 +19,8 @@ def small(seed: int, files: int = 3, file_bytes: int = 900) -> Packed:
             part.mkdir(exist_ok=True)
             (part / f"file{number}").write_bytes(chance.randbytes(file_bytes))
         return pack_directory(Path(folder))
+
+
+def keys_in(contents: Contents) -> frozenset[bytes]:
+    """Return the keys of all chunks that a flist names."""
+    return frozenset[bytes]().union(*(directory.keys for directory in contents.directories))
