@@ -33,6 +33,11 @@ def test_what_is_wrong_is_exit_code_1(
     assert result.exit_code == 1, result.output
 
 
+def test_so_is_one_whose_docker_is_killed(agent: FakeHost) -> None:
+    agent.program("python3", "#!/bin/sh\nkill -9 $PPID\n")
+    assert run("verify", "--stack", "demo", "users").exit_code == 1
+
+
 def test_a_job_without_a_container_is_named(agent: FakeHost) -> None:
     result = run("verify", "--stack", "demo", "kernels")
     assert result.exit_code == 2
