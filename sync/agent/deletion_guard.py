@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from sync.agent.job import AnySpec, JobPaused
+from sync.agent.job import JobPaused
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
+from sync.contract.spec import JobSpec
 
 # A master in trouble is not asked for thousands of names: after so many failures the rest waits.
 _MOST_FAILURES: Final = 64
@@ -92,7 +93,7 @@ class Vanished:
     kind: str = "names"
 
 
-def guard(spec: AnySpec, vanished: Vanished, confirmations_used: int, retry_seconds: float) -> bool:
+def guard(spec: JobSpec, vanished: Vanished, confirmations_used: int, retry_seconds: float) -> bool:
     """Allow removals, or raise JobPaused.
 
     Returns True when they are allowed only by a removalConfirmation that was not used yet: then

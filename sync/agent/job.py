@@ -12,12 +12,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol, Self, TypeAlias
+from typing import Final, Protocol, Self
 
 from sync.contract import layout
-from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec
 
-AnySpec: TypeAlias = UsersSpec | KernelsSpec | FlistsSpec
 LOCK: Final = "pass.lock"
 
 

@@ -23,7 +23,6 @@ from pydantic import ValidationError
 
 from sync.agent.durable import NoSpaceError
 from sync.agent.job import (
-    AnySpec,
     Control,
     Directories,
     Engine,
@@ -39,7 +38,7 @@ from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
 from sync.contract.names import RefusedNameError
-from sync.contract.spec import MOST_SOURCES, FlistsSpec
+from sync.contract.spec import MOST_SOURCES, FlistsSpec, JobSpec
 from sync.contract.status import MasterIdentity, Phase, Service, SourceUse, StatusRecord
 
 _LOG = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ _KEPT_OVER_A_RESTART: Final = (
 )
 
 
-def load_spec(directory: Path, job: Job) -> AnySpec | None:
+def load_spec(directory: Path, job: Job) -> JobSpec | None:
     """Return the job's spec, or None while there is none. Raises JobFailed for a wrong one."""
     path = directory / layout.SPEC_FILE
     try:
@@ -92,7 +91,7 @@ class EngineLoop:
     def __init__(
         self,
         make_engine: Callable[[], Engine],
-        spec: AnySpec,
+        spec: JobSpec,
         status: StatusWriter,
         control: Control,
     ) -> None:
@@ -205,7 +204,7 @@ class EngineLoop:
 
 
 def make_engine(
-    spec: AnySpec, directories: Directories, status: StatusWriter, control: Control
+    spec: JobSpec, directories: Directories, status: StatusWriter, control: Control
 ) -> Engine:
     """Return the engine of the job that a spec is for."""
     made: Engine = importlib.import_module(layout.ENGINES[spec.job]).Engine(
@@ -215,13 +214,13 @@ def make_engine(
 
 
 def run_engine(
-    spec: AnySpec, directories: Directories, status: StatusWriter, control: Control
+    spec: JobSpec, directories: Directories, status: StatusWriter, control: Control
 ) -> None:
     """Run the engine of a job pass after pass until stopping. Raises JobFailed."""
     EngineLoop(lambda: make_engine(spec, directories, status, control), spec, status, control).run()
 
 
-def repair_pass(spec: AnySpec, directories: Directories, control: Control) -> None:
+def repair_pass(spec: JobSpec, directories: Directories, control: Control) -> None:
     """Run one pass for `repair`, beside a job that may run; what it lacks, verify finds."""
     record = first_record(spec.job, str(spec.source), "repair", "snapshot")
     status = StatusWriter(directories.state / _REPAIR_STATUS, record)
@@ -269,7 +268,7 @@ class _Process:
                 self._control.stop()
 
     def _read_stamp(self) -> tuple[int, ...]:
-        """Return what tells one version of the spec file from another; empty: there is none."""
+        """Return what differs between versions of the spec file; empty: there is none."""
         try:
             stat = (self._directories.spec / layout.SPEC_FILE).stat()
         except OSError:
@@ -298,7 +297,7 @@ class _Process:
             self._status.update(phase="failed", reason=reason, waiting_for=None, next_at=None)
             control.wait(threading.TIMEOUT_MAX)  # until the spec changes
 
-    def _accept(self, spec: AnySpec) -> None:
+    def _accept(self, spec: JobSpec) -> None:
         names = [str(source) for source in spec.sources]
         record = self._status.record
         known = {use.name: use for use in record.sources}
@@ -332,11 +331,11 @@ def _first_record(job: Job, directories: Directories) -> StatusRecord:
 
 def _install_signals(stop: Callable[..., None]) -> None:
     def on_signal(*_: object) -> None:
-        stop()
         # The state is durable at every moment, so a thread that hangs may be left behind.
         deadline = threading.Timer(STOP_SECONDS, os._exit, (0,))
         deadline.daemon = True
         deadline.start()
+        stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

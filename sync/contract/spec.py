@@ -9,6 +9,7 @@ file inherit it, and so does the spec, which adds what derives from the rest of 
 
 import hashlib
 import json
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
@@ -26,7 +27,6 @@ from sync.contract.sections import (
     Section,
 )
 
-SPEC_VERSION: Final = 1
 MOST_SOURCES: Final = 8
 # What a spec of an earlier release named with one value, and where that stands now.
 _ONCE_SINGLE: Final = {"source": "sources", "source_zdb": "sources_zdb"}
@@ -67,6 +67,11 @@ class Selection(Section):
 
     include: list[str] = Field(["*"], description="Patterns of what is taken.")
     exclude: list[str] = Field([], description="Patterns of what is left out of it.")
+
+    def takes(self, name: str) -> bool:
+        """Return whether a name of the master is mirrored."""
+        included = any(fnmatchcase(name, pattern) for pattern in self.include)
+        return included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
 
 
 class Schedule(Section):
@@ -218,7 +223,7 @@ class FlistsOptions(_Options):
 
 
 class _Spec(Section):
-    version: Literal[1] = SPEC_VERSION
+    version: Literal[1] = 1
     stack: str
 
     @model_validator(mode="before")

@@ -15,13 +15,13 @@ _META: Final = "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WI
 
 
 class StateDb:
-    """An open database. Used by one thread at a time.
+    """An open database; only the thread that opened it may use it (sqlite3.ProgrammingError).
 
     schema: statements that leave tables as they are where these exist. pragmas: NAME=VALUE each.
     """
 
     def __init__(self, path: Path, schema: str, pragmas: tuple[str, ...] = WAL) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(path, isolation_level=None)
         for pragma in pragmas:
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(_META + schema)

@@ -13,7 +13,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sync.contract.freshness import STALE_SECONDS
 from sync.contract.layout import Job
 
-STATUS_VERSION: Final = 1
 Service: TypeAlias = Literal["hub", "bootstrap", "zdb"]
 Phase: TypeAlias = Literal["starting", "snapshot", "following", "idle", "paused", "failed"]
 _ONCE_WAITING_FOR_SPEC: Final = "waiting for spec.json"
@@ -95,7 +94,7 @@ class StatusRecord(_Record):
     service, in order of preference.
     """
 
-    version: Literal[1] = STATUS_VERSION
+    version: Literal[1] = 1
     job: Job
     spec_digest: str | None
     agent_version: str

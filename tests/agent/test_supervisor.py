@@ -17,13 +17,13 @@ import pytest
 
 from sync.agent import health, schedule, supervisor
 from sync.agent.__main__ import main
-from sync.agent.job import AnySpec, Control, Directories, JobFailed, JobPaused, PassIncompleteError
+from sync.agent.job import Control, Directories, JobFailed, JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.status_writer import StatusWriter, name_list, read_status, utc_now
 from sync.agent.zdb import ZdbConnectionError
 from sync.contract import spec as contract
-from sync.contract.spec import Backoff, FlistsSpec, KernelsSpec, Schedule, ZdbEndpoint
+from sync.contract.spec import Backoff, FlistsSpec, JobSpec, KernelsSpec, Schedule, ZdbEndpoint
 from sync.contract.status import StatusRecord
 from tests.agent.mirrors import make_directories, make_status
 
@@ -48,7 +48,7 @@ class EngineOfTest:
     def __init__(
         self,
         run: Callable[..., None],
-        spec: AnySpec,
+        spec: JobSpec,
         directories: Directories,
         status: StatusWriter,
         control: Control,

@@ -11,7 +11,6 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
-from sync.agent.selecting import selects
 from sync.contract import names
 from sync.contract.names import FLIST_SUFFIX, RefusedNameError
 from sync.contract.spec import UsersSpec
@@ -119,7 +118,7 @@ class Listing:
     def _put(self, entry: Entry, spec: UsersSpec) -> None:
         if isinstance(entry, Tag):
             self.tags[entry.name] = entry
-        elif not selects(spec.flists, str(entry.name)):
+        elif not spec.flists.takes(str(entry.name)):
             return
         # No folder has a name twice: whoever puts it there wants one of the two to pass a check.
         elif entry.name in self.regulars or entry.name in self.links:
@@ -297,7 +296,7 @@ class Source:
             except RefusedNameError as error:
                 listing.refused.append(str(error))
                 continue
-            if selects(self.spec.repositories, repository):
+            if self.spec.repositories.takes(repository):
                 listing.add(repository, rows_of(repository), self.spec)
             if len(listing.repositories) > MAX_REPOSITORIES:
                 raise HttpError(f"lists more than {MAX_REPOSITORIES} repositories", retry=False)

@@ -10,7 +10,6 @@ from typing import Final
 from sync.agent.flist import ACCEPTED
 from sync.agent.hub.listing import Link, Listing, Name, Regular, TagName, Target
 from sync.agent.hub.state_db import FlistRow, Withheld
-from sync.agent.selecting import selects
 from sync.contract.spec import UsersSpec
 
 # Linux follows 40 (path_resolution(7)), for all the links of a path together.
@@ -79,9 +78,9 @@ def publishable_by(spec: UsersSpec) -> str:
 
 def deselected(spec: UsersSpec, name: Target) -> bool:
     """Return whether the operator, not the master, is why a name is not listed."""
-    if not selects(spec.repositories, name.repository):
+    if not spec.repositories.takes(name.repository):
         return True
-    return isinstance(name, Name) and not name.tag and not selects(spec.flists, str(name))
+    return isinstance(name, Name) and not name.tag and not spec.flists.takes(str(name))
 
 
 # Links

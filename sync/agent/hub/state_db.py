@@ -95,7 +95,7 @@ class TagRow:
 
 
 class HubStateDb(StateDb):
-    """The database. Opened by one thread at a time; `transaction` groups changes."""
+    """The database; `transaction` groups changes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, _SCHEMA, _PRAGMAS)

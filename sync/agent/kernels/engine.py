@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Final, Self
 from urllib.parse import quote
 
+from sync.agent import durable
 from sync.agent.deletion_guard import Absences, Vanished, confirm_listing, guard
 from sync.agent.job import Control, Directories, PassIncompleteError, one_at_a_time
 from sync.agent.kernels import listing
-from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder, master_of
+from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder, head, master_of
 from sync.agent.kernels.links import Links, Pass
 from sync.agent.kernels.listing import Kernel
 from sync.agent.kernels.plan import LinkedFile, is_net, named, wanted
@@ -65,12 +66,14 @@ class KernelsEngine:
 
     def _adopt(self) -> None:
         """Take over the files that an earlier mirror left, and drop the rows of lost ones."""
-        known = self._db.kernels()
-        for name in self._folder.names() - known.keys():
-            self._db.put(KernelRow(name, None, None, None, None))
-        for name, row in known.items():
-            if not self._folder.holds(name, row.size_bytes):
+        names, rows = self._folder.names(), self._db.kernels()
+        for name, row in rows.items():
+            # The row of a file that was taken over earlier has no size: it stays with the file.
+            taken_over = row.size_bytes is None and name in names
+            if not taken_over and not self._folder.holds(name, row.size_bytes):
                 self._db.delete(name)
+        for name in names - rows.keys():
+            self._db.put(KernelRow(name, None, None, None, None))
 
     def one_pass(self) -> None:
         """Copy into the folder what the master has by now.
@@ -162,7 +165,7 @@ class KernelsEngine:
         if not row.recheck and kernel.updated_seconds is not None:
             return False
         with work.noting(f"kernel {kernel.name}"):
-            if self._fetcher.head(kernel.name) != LinkedFile(row.size_bytes, row.modified_seconds):
+            if head(self._master, kernel.name) != LinkedFile(row.size_bytes, row.modified_seconds):
                 return True
             self._db.put(replace(row, recheck=False))
         return False
@@ -202,7 +205,7 @@ class KernelsEngine:
             self._delete_row(work, name)
         going = [name for name in dropped if name not in replaced and name not in unconfirmed]
         for name in [*deselected, *self._expired(work, going)]:
-            self._folder.remove(name)
+            durable.remove(self._folder.root / name)
             self._delete_row(work, name)
         for path in work.targets.keys() & self._folder.names():
             work.broken.append(f"{named(path)}: the kernel of that name is still needed here")

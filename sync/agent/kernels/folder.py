@@ -89,10 +89,6 @@ class KernelFolder:
         if is_net(path) or (self.root / path).is_symlink():
             durable.remove(self.root / path)
 
-    def remove(self, name: str) -> None:
-        """Remove a kernel."""
-        durable.remove(self.root / name)
-
 
 def _text(path: str, kernel: str) -> str:
     return f"../{kernel}" if is_net(path) else kernel
@@ -112,7 +108,7 @@ def master_of(spec: KernelsSpec, control: Control, report: EndpointReport = no_r
 
 
 def head(master: Master, path: str) -> LinkedFile:
-    """Ask a master for the size and date of a kernel, or of the file at a link."""
+    """Ask for the size and date of a kernel, or of the file at a link. Raises HttpError."""
     page = master.head(f"/kernel/{quote(path)}")
     return LinkedFile(page.length, page.modified_seconds)
 
@@ -123,20 +119,16 @@ class Fetcher:
     def __init__(
         self, master: Master, spec: KernelsSpec, folder: KernelFolder, control: Control
     ) -> None:
-        self._master = master
+        self.master = master
         self._spec = spec
         self._folder = folder
         self._control = control
-
-    def head(self, path: str) -> LinkedFile:
-        """Ask for the size and date of a kernel, or of the file at a link. Raises HttpError."""
-        return head(self._master, path)
 
     def fetch(self, path: str, updated_seconds: float | None = None) -> Fetched:
         """Fetch a kernel, or the file at a link. Raises HttpError, NoSpaceError."""
         durable.require_free_space(self._folder.root, self._spec.free_space_floor_bytes)
         url, target = f"/kernel/{quote(path)}", durable.temporary_in(self._folder.staging)
-        done = self._master.download(url, target, self._spec.max_kernel_bytes, Expected())
+        done = self.master.download(url, target, self._spec.max_kernel_bytes, Expected())
         try:
             durable.sync(target)
             self._require_whole(path, done)
@@ -155,5 +147,5 @@ class Fetcher:
         if modified is None or now is None or now - modified >= SETTLE_SECONDS:
             return
         self._control.wait(SETTLE_SECONDS)
-        if self.head(path) != LinkedFile(done.page.length, modified):
+        if head(self.master, path) != LinkedFile(done.page.length, modified):
             raise HttpError(f"/kernel/{path}: changed while it was fetched", retry=True)

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sync.agent.job import Control
-from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder
-from sync.agent.kernels.listing import Kernel, Listing
-from sync.agent.kernels.plan import LinkedFile, candidates, is_net, named, net_link, top_link
+from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder, head
+from sync.agent.kernels.listing import Kernel, Listing, checked_kernel
+from sync.agent.kernels.plan import LinkedFile, is_net, named, net_link
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError
 from sync.contract.names import RefusedNameError
@@ -47,8 +47,19 @@ class Pass:
         return row if is_current else None
 
     def candidates(self, path: str) -> list[Kernel]:
-        """Return the kernels that a link may name, by the date of the file there."""
-        return candidates(self.heads[path], self.listing.kernels)
+        """Return the kernels that a link may name, judged by time alone.
+
+        The listing and Last-Modified both come from the file's mtime (0-bootstrap: kernel_list,
+        and send_from_directory), so they agree to the second; an unknown one agrees with all.
+        """
+        modified = self.heads[path].modified_seconds
+        return [
+            kernel
+            for kernel in self.listing.kernels
+            if modified is None
+            or kernel.updated_seconds is None
+            or int(kernel.updated_seconds) == int(modified)
+        ]
 
     @property
     def unresolved(self) -> list[str]:
@@ -88,7 +99,7 @@ class Links:
         fixed = self._spec.net_links
         modes = _paths(work, net_link, self._spec.run_modes)
         asked = [path for mode, path in modes.items() if mode not in fixed]
-        asked += _paths(work, top_link, self._spec.links).values()
+        asked += _paths(work, checked_kernel, self._spec.links).values()
         work.gone = work.links.keys() - {*modes.values(), *asked}
         for mode, path in modes.items():
             if mode in fixed:
@@ -105,14 +116,21 @@ class Links:
             return
         with work.noting(named(path)):
             try:
-                file = self._fetcher.head(path)
+                file = head(self._fetcher.master, path)
             except HttpMissingError:
-                _note_missing(work, path)
+                kept = ", the mirror keeps its own" if is_net(path) and path in work.links else ""
+                work.broken.append(f"{named(path)}: the master has none{kept}")
+                if not is_net(path):  # nodes boot from a net link: it stays
+                    work.gone.add(path)
                 return
             # The headers are those of the kernel behind the link (send_from_directory opens it),
             # and have no digest: one flipped byte must not move what nodes boot from.
             row = work.links.get(path)
-            if row is not None and not _is_alike(row, file) and self._fetcher.head(path) != file:
+            if (
+                row is not None
+                and not _is_alike(row, file)
+                and head(self._fetcher.master, path) != file
+            ):
                 raise HttpError("two answers of the master differ: it stays as it is", retry=True)
             work.heads[path] = file
             kernel = work.listed.get(row.target) if row and row.target is not None else None
@@ -124,7 +142,7 @@ class Links:
         for path in work.unresolved:
             file = work.heads[path]
             rows = [work.current(kernel) for kernel in work.candidates(path)]
-            # Without a date there is nothing to tell kernels of one size apart by.
+            # Without a date, kernels of one size look alike.
             if file.modified_seconds is None or None in rows:
                 continue  # it may be one that is not here yet
             same = [
@@ -145,7 +163,9 @@ class Links:
 
     def _find_by_content(self, work: Pass, path: str) -> None:
         row, file = work.links.get(path), work.heads[path]
-        if row and row.md5 and _is_alike(row, file) and self._serves(row):
+        # A net file of its own must be here still; at the top nothing is kept.
+        served = row and (not is_net(path) or self._folder.holds(path, row.size_bytes))
+        if row and row.md5 and served and _is_alike(row, file):
             self._take_content(work, path, row.md5, None)
             return
         fetched = self._fetcher.fetch(path)
@@ -153,10 +173,6 @@ class Links:
             self._take_content(work, path, fetched.row.md5 or "", fetched)
         finally:
             fetched.path.unlink(missing_ok=True)
-
-    def _serves(self, row: LinkRow) -> bool:
-        """Return whether the file that an earlier pass found at a link need not be fetched."""
-        return not is_net(row.path) or self._folder.holds(row.path, row.size_bytes)
 
     def _take_content(self, work: Pass, path: str, md5: str, fetched: Fetched | None) -> None:
         same = sorted(name for name, row in work.known.items() if row.md5 == md5 and name != path)
@@ -224,14 +240,6 @@ def _set_by_hand(work: Pass, path: str, kernel: str) -> None:
         work.targets[path] = kernel
     else:
         work.broken.append(f"{named(path)}: the master has no kernel {kernel}")
-
-
-def _note_missing(work: Pass, path: str) -> None:
-    """Keep a net link that the master lost, as nodes boot from it; let one at the top go."""
-    kept = ", the mirror keeps its own" if is_net(path) and path in work.links else ""
-    work.broken.append(f"{named(path)}: the master has none{kept}")
-    if not is_net(path):
-        work.gone.add(path)
 
 
 def _is_alike(row: LinkRow, file: LinkedFile) -> bool:

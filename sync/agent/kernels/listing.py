@@ -17,6 +17,7 @@ _DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d, \d\d:\d\d:\d\d) \(UTC\)", re.ASCII
 # As templates/kernels.html has them.
 _HREF: Final = re.compile(r'href="/kernel/([^"]*)"')
 NET: Final = "net"
+_YEAR_10000: Final = 253_402_300_800
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def _rows(data: object) -> Iterator[tuple[object, float | None]]:
 def _seconds(row: dict[str, object]) -> float | None:
     timestamp = row.get("timestamp")
     if isinstance(timestamp, int | float) and not isinstance(timestamp, bool):
-        return float(timestamp)
+        # Python reads NaN and Infinity in JSON, and integers that no float holds.
+        return float(timestamp) if abs(timestamp) < _YEAR_10000 else None
     return _parsed_date(str(row.get("updated", "")))
 
 

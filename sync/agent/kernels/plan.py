@@ -1,4 +1,4 @@
-"""Which of the listed kernels are wanted, and which of them each link may name.
+"""Which of the listed kernels are wanted, and how links are named.
 
 A link is named by its path below the kernel folder, which is also its path below `/kernel/`:
 `net/MODE.efi` for a run mode's net link, `NAME` for one at the top (0-bootstrap: api_symlink).
@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.kernels.listing import NET, Kernel, checked_kernel
-from sync.agent.selecting import selects
+from sync.agent.kernels.listing import NET, Kernel
 from sync.contract import names
 from sync.contract.spec import KernelsSpec
 
@@ -29,11 +28,6 @@ def net_link(mode: str) -> str:
     return f"{NET}/{names.checked_plain(mode, 'run mode')}.efi"
 
 
-def top_link(name: str) -> str:
-    """Path of a link at the top. Raises RefusedNameError for a bad name."""
-    return checked_kernel(name)
-
-
 def is_net(path: str) -> bool:
     """Return whether a link is a net link, not one at the top."""
     return path.startswith(f"{NET}/")
@@ -49,26 +43,10 @@ def wanted(
 ) -> list[Kernel]:
     """Return the kernels to mirror: those that links name first, then the newest first."""
     by_age = sorted(kernels, key=lambda kernel: (-(kernel.updated_seconds or 0.0), kernel.name))
-    chosen = [kernel for kernel in by_age if selects(spec.kernels, kernel.name)]
+    chosen = [kernel for kernel in by_age if spec.kernels.takes(kernel.name)]
     if spec.max_age_days is not None:
         oldest = now_seconds - spec.max_age_days * _DAY_SECONDS
         chosen = [kernel for kernel in chosen if (kernel.updated_seconds or 0.0) >= oldest]
     keep = {kernel.name for kernel in chosen[: spec.newest]}
     first = [kernel for kernel in by_age if kernel.name in linked]
     return first + [kernel for kernel in by_age if kernel.name in keep - linked]
-
-
-def candidates(file: LinkedFile, kernels: Iterable[Kernel]) -> list[Kernel]:
-    """Return the kernels that may be what a link points to, judged by time alone.
-
-    The listing and Last-Modified both come from the file's mtime (0-bootstrap: kernel_list, and
-    send_from_directory), so they agree to the second; where either is unknown a kernel stays one.
-    """
-    if file.modified_seconds is None:
-        return list(kernels)
-    return [
-        kernel
-        for kernel in kernels
-        if kernel.updated_seconds is None
-        or int(kernel.updated_seconds) == int(file.modified_seconds)
-    ]

@@ -62,7 +62,7 @@ class LinkRow:
 
 
 class KernelStateDb(StateDb):
-    """The database in a job's state directory. Used by one thread at a time."""
+    """The database in a job's state directory."""
 
     def __init__(self, state: Path) -> None:
         super().__init__(state / DATABASE, _SCHEMA)

@@ -1,6 +1,7 @@
 """The table of chunks that may not be deleted has just the keys that it should."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,13 @@ def test_keys_of_any_size_are_added_and_let_go(
 def test_groups_are_packed_with_all_their_keys(lists: list[list[bytes]]) -> None:
     packed = pack_groups([KeyGroup(pack_keys(keys)) for keys in lists])
     assert set(unpack_keys(packed)) == {key for keys in lists for key in keys}
+
+
+def test_table_refuses_every_thread_but_its_own(tmp_path: Path) -> None:
+    with (
+        PinnedChunks(tmp_path) as table,
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(sqlite3.ProgrammingError, match="same thread"),
+    ):
+        pool.submit(table.add, [b"key"]).result()
+    assert stored(tmp_path) == set()

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from sync.agent.job import Directories, PassIncompleteError
+from sync.agent.kernels import listing
 from tests.agent.kernels.kernels_mirror import (
     DAY,
     OLD,
@@ -188,3 +189,19 @@ def test_status_record_is_json_with_the_job_s_counters(
     record = json.loads((directories.state / "status.json").read_text())
     assert record["details"]["net_links"] == 4
     assert record["master"]["seen_at"] is not None
+
+
+@pytest.mark.parametrize("odd", ["Infinity", "NaN", "1e999", "-1e999", "1" + "0" * 400])
+def test_listed_time_that_is_none_is_not_known(odd: str) -> None:
+    assert listing._seconds({"timestamp": json.loads(odd)}) is None
+
+
+def test_file_taken_over_from_an_earlier_mirror_goes_after_its_retention_over_restarts(
+    upstream: Upstream, directories: Directories
+) -> None:
+    (directories.kernels / "dropped.efi").write_bytes(b"of an earlier mirror")
+    kept = kernels_spec(upstream, retention_days=1)
+    for _ in range(3):
+        assert one_pass(kept, directories).details["retained"] == 1
+    one_pass(kernels_spec(upstream, retention_days=0), directories)
+    assert served(directories) == kernels(upstream)
