@@ -30,10 +30,10 @@ lint: $(STAMP) ## ruff (rules and format) and strict types
 
 .PHONY: test
 test: $(STAMP) ## Run every test (starts a private Docker Engine where none answers)
-	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest -n 3 --durations 10
+	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest -n 3 --durations 10 -p no:randomly
 
 .PHONY: test-fast
-test-fast: $(STAMP) ## Run what needs no Docker Engine, in a few minutes
+test-fast: $(STAMP) ## Run what needs no Docker Engine, in random order, in a few minutes
 	$(PY) -m pytest -n 3 --durations 10 -m "not docker and not soak" \
 		tests/agent tests/cli tests/golden/test_zdb.py tests/hub_tools tests/program tests/providers
 

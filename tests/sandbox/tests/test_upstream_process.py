@@ -62,7 +62,7 @@ def test_edits_reach_those_who_are_served(ports: tuple[int, int], tmp_path: Path
     first = requests.get(f"{hub}/bob/x.flist.md5", timeout=10).text
     _edit(ports, "change-flist", *flist, "--source", str(tmp_path))
     assert requests.get(f"{hub}/bob/x.flist.md5", timeout=10).text != first
-    assert _show(ports)["sources"] == {"bob/x.flist": str(tmp_path)}
+    assert _show(ports)["sources"]["bob/x.flist"] == str(tmp_path)
 
 
 def test_every_kind_of_edit_is_made(ports: tuple[int, int]) -> None:
