@@ -7,7 +7,6 @@ from typing import Any, Final
 import pulumi
 
 from components.container import ContainerConfig, HostFile, Mount, Placement, declare, write_files
-from components.naming import DockerNames
 from components.settings.model import Ready
 from sync.contract import layout
 from sync.contract.layout import Job
@@ -95,11 +94,13 @@ class SyncJob(pulumi.ComponentResource):
             file = HostFile(path, layout.JOB_UIDS[job], agents.admin_password)
             needed.append(write_files(f"{name}-secrets", placement, [file], self))
         self.container = declare(f"{name}-container", placement, _container(config), self, *needed)
+        spec = config.spec.model_dump(mode="json")
         self.sync = _RESOURCES[job](
             f"{name}-sync",
             host=dict(placement.connection),
             root=placement.root,
-            spec=placement.names.apply(lambda names: _spec(config, names)),
+            # A renamed stack asks for nothing else, so its spec stays as well.
+            spec=placement.names.apply(lambda names: {**spec, "stack": names.stack}),
             agent_version=agents.digest,
             container_name=placement.container_name(job),
             ready=agents.ready,
@@ -108,11 +109,6 @@ class SyncJob(pulumi.ComponentResource):
             opts=placement.options(self, self.container, agents.zdb),
         )
         self.register_outputs({"healthy": self.sync.healthy})
-
-
-def _spec(config: SyncJobConfig, names: DockerNames) -> dict[str, Any]:
-    # A renamed stack asks for nothing else, so its spec stays as well.
-    return {**config.spec.model_dump(mode="json"), "stack": names.stack}
 
 
 def _container(config: SyncJobConfig) -> ContainerConfig:
@@ -142,13 +138,12 @@ def _mounts(agents: AgentsConfig, job: Job) -> list[Mount]:
     ]
     if job in _ZDB_ADMINS:
         mounts.append(Mount(path(layout.job_secrets_dir(job)), layout.SECRETS_MOUNT))
-    if job == "users":
-        mounts.append(Mount(path(layout.HUB_PUBLIC), layout.PUBLIC_MOUNT, read_only=False))
-    elif job == "kernels":
-        mounts.append(Mount(path(layout.KERNELS), layout.KERNELS_MOUNT, read_only=False))
-    else:
-        mounts.append(Mount(path(layout.job_state_dir("users")), layout.USERS_STATE_MOUNT))
-    return mounts
+    own: dict[Job, Mount] = {
+        "users": Mount(path(layout.HUB_PUBLIC), layout.PUBLIC_MOUNT, read_only=False),
+        "kernels": Mount(path(layout.KERNELS), layout.KERNELS_MOUNT, read_only=False),
+        "flists": Mount(path(layout.job_state_dir("users")), layout.USERS_STATE_MOUNT),
+    }
+    return [*mounts, own[job]]
 
 
 def sync_outputs(sync: Sync) -> dict[str, Any]:
