@@ -10,8 +10,8 @@ A hub that accepts uploads unpacks and packs what strangers send. That needs rig
 nodes) and the right to write chunks, which the hub itself shall not have: with GRIDHUB_PACKER set,
 the command runs in the packer's container (packer.py), with this process' output as its own.
 
-0-hub asks for no exit status: a zflist that says nothing has succeeded, and the uploader reads
-so. Only output that is no JSON makes it answer 500, so what goes wrong between the hub and its
+0-hub asks for no exit status: a zflist that says nothing has succeeded, and so the uploader is
+told. Only output that is no JSON makes it answer 500, so what goes wrong between the hub and its
 tools is said on the standard output too.
 """
 

@@ -296,14 +296,14 @@ class _Handler(socketserver.BaseRequestHandler):
         try:
             return self.server.packer.carry_out(request, self.request), words
         except RefusedError as error:
-            _say(request, f"packer: {error}\n")
+            _tell(request, f"packer: {error}\n")
             return REFUSED, f"refused: {error}"
         except EndedError as error:
-            _say(request, f"packer: {error}\n")
+            _tell(request, f"packer: {error}\n")
             return ENDED, f"{words}: {error}"
 
 
-def _say(request: Request, sentence: str) -> None:
+def _tell(request: Request, sentence: str) -> None:
     """Say it on both outputs: 0-hub takes a zflist that puts out nothing for one that succeeded."""
     for descriptor in (request.output, request.errors):
         with contextlib.suppress(OSError):
