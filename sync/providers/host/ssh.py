@@ -10,7 +10,7 @@ import logging
 import shlex
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import paramiko
@@ -34,8 +34,7 @@ from sync.providers.host.host_keys import fingerprint
 
 CONNECT_SECONDS: Final = 15.0
 _WINDOW_BYTES: Final = 1 << 22
-_ATTEMPTS: Final = 4
-_FIRST_PAUSE_SECONDS: Final = 0.5
+_RETRYING: Final = stamina.RetryingCaller(attempts=4, timeout=None, wait_initial=0.5, wait_jitter=0)
 # Sessions of ours at once: sshd's MaxSessions is 10 by default and Docker's client has its own.
 _SESSIONS: Final = 4
 _KEEPALIVE_SECONDS: Final = 15
@@ -44,10 +43,7 @@ _NO_STATUS: Final = -1  # paramiko's: the channel closed without one
 for _name in ("paramiko", "stamina"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
 _PIN: Final = "gridhub known-hosts pin"
-
-
-class _BrokenConnectionError(HostUnreachableError):
-    """The connection ended while it was idle."""
+_BREAKS: Final = (paramiko.SSHException, EOFError, OSError)
 
 
 class SshTransport:
@@ -62,23 +58,16 @@ class SshTransport:
 
     def run(self, command: Command) -> Completed:
         """Run to the end; HostError for everything that kept it from running."""
-        with self._sessions:
-            channel = self._open_session()
-            with contextlib.closing(channel):
-                try:
-                    channel.exec_command(shlex.join(command.argv))
-                    return exchange(_RemoteProgram(channel), command)
-                except (OSError, paramiko.SSHException, EOFError) as error:
-                    raise HostUnreachableError(
-                        f"{self._address}: the connection broke in mid-command ({error}); "
-                        "run pulumi up again, every operation is safe to repeat"
-                    ) from error
+        with self._sessions, contextlib.closing(self._open_session()) as channel, self._named():
+            channel.exec_command(shlex.join(command.argv))
+            return exchange(_RemoteProgram(channel), command)
 
     def start(self, argv: Sequence[str]) -> Running:
         """Start a command whose output is read while it runs; the caller ends it."""
         channel = self._open_session()
-        channel.set_combine_stderr(True)
-        channel.exec_command(shlex.join(argv))
+        with self._named():
+            channel.set_combine_stderr(True)
+            channel.exec_command(shlex.join(argv))
 
         def status() -> int:
             if (number := channel.recv_exit_status()) == _NO_STATUS:
@@ -87,6 +76,16 @@ class SshTransport:
 
         return Running(channel.makefile("rb").readline, status, channel.close)
 
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except _BREAKS as error:
+            raise HostUnreachableError(
+                f"{self._address}: the connection broke in mid-command ({error}); "
+                "run pulumi up again, every operation is safe to repeat"
+            ) from error
+
     def close(self) -> None:
         """End the connection."""
         with self._lock:
@@ -94,34 +93,38 @@ class SshTransport:
                 self._client.close()
                 self._client = None
 
-    @stamina.retry(
-        on=(HostSessionsError, _BrokenConnectionError),
-        attempts=_ATTEMPTS,
-        timeout=None,
-        wait_initial=_FIRST_PAUSE_SECONDS,
-        wait_jitter=0,
-    )
     def _open_session(self) -> paramiko.Channel:
-        """Open a session; a server that is too busy, or a connection that broke, is tried again."""
-        transport = self._transport()
+        """Open a session; a server that has none left, or a connection that broke, is retried."""
         try:
-            return transport.open_session(window_size=_WINDOW_BYTES, timeout=CONNECT_SECONDS)
+            return _RETRYING(_BREAKS, self._try_session)
         except paramiko.ChannelException as error:
             raise HostSessionsError(
                 f"{self._address}: too many sessions ({error.text}): run pulumi with "
                 "--parallel 4, or raise MaxSessions in the host's sshd_config"
             ) from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            self.close()  # it broke while idle: the next attempt connects anew
-            raise _BrokenConnectionError(
+        except _BREAKS as error:
+            raise HostUnreachableError(
                 f"{self._address}: the connection breaks again and again"
             ) from error
+
+    def _try_session(self) -> paramiko.Channel:
+        transport = self._transport()
+        try:
+            return transport.open_session(window_size=_WINDOW_BYTES, timeout=CONNECT_SECONDS)
+        except _BREAKS as error:
+            if not isinstance(error, paramiko.ChannelException):
+                self.close()  # it broke while idle: the next attempt connects anew
+            raise
 
     def _transport(self) -> paramiko.Transport:
         with self._lock:
             transport = self._client.get_transport() if self._client is not None else None
             if transport is None or not transport.is_active():
-                self._client = connect(self._connection, self._address)
+                # Attempts of its own: a server too busy to greet us (MaxStartups) takes none of
+                # those that a session has.
+                self._client = _RETRYING(
+                    HostSessionsError, connect, self._connection, self._address
+                )
                 transport = self._client.get_transport()
             if transport is None:
                 raise HostUnreachableError(f"{self._address}: the connection ended at once")

@@ -1,0 +1,112 @@
+"""A busy server and a broken connection have attempts of their own, and a bound."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import paramiko
+import pytest
+import stamina
+
+from sync.providers.host import ssh
+from sync.providers.host.connection import (
+    HostConnection,
+    HostError,
+    HostLoginError,
+    HostSessionsError,
+    HostUnreachableError,
+)
+from sync.providers.host.ssh import SshTransport
+
+BUSY = HostSessionsError("does not greet")
+FULL = paramiko.ChannelException(4, "Administratively prohibited")
+BROKEN = EOFError("ended while idle")
+
+
+class Server:
+    """An SSH server, and the client of it: each step is what it answers, or raises."""
+
+    def __init__(self, *steps: Exception | str) -> None:
+        self.steps = list(steps)
+
+    def step(self, *_arguments: Any, **_options: Any) -> Any:
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return self
+
+    connect = open_session = step
+
+    def get_transport(self) -> "Server":
+        return self
+
+    def is_active(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """End nothing."""
+
+
+@pytest.fixture(autouse=True)
+def without_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=100, cap=True):
+        yield
+
+
+def _open(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "connect", server.connect)
+    SshTransport(HostConnection("ssh://root@203.0.113.10"))._open_session()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [BUSY, BUSY, BUSY, "connected", "open"],
+        ["connected", FULL, FULL, FULL, "open"],
+        # A server that greets at last may still have no session left: neither takes the other's.
+        [BUSY, BUSY, BUSY, "connected", FULL, FULL, FULL, "open"],
+        ["connected", BROKEN, BUSY, BUSY, BUSY, "connected", FULL, BROKEN, "connected", "open"],
+    ],
+)
+def test_a_session_is_opened_at_the_last_attempt(
+    steps: list[Exception | str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(*steps)
+    _open(server, monkeypatch)
+    assert server.steps == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind", "words"),
+    [
+        ([BUSY] * 4, HostSessionsError, "does not greet"),
+        (["connected", *[FULL] * 4], HostSessionsError, "too many sessions .* MaxSessions"),
+        (["connected", BROKEN] * 4, HostUnreachableError, "breaks again and again"),
+        ([HostLoginError("not let in")], HostLoginError, "not let in"),
+        (["connected", BROKEN, HostLoginError("not let in")], HostLoginError, "not let in"),
+    ],
+)
+def test_attempts_are_bounded_and_the_last_failure_is_named(
+    steps: list[Exception | str],
+    kind: type[HostError],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server(*steps)
+    with pytest.raises(kind, match=words):
+        _open(server, monkeypatch)
+    assert server.steps == []
+
+
+def test_a_stream_of_a_connection_that_breaks_at_its_start_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken(Server):
+        def set_combine_stderr(self, combine: bool) -> None:
+            pass
+
+        def exec_command(self, _line: str) -> None:
+            raise paramiko.SSHException("Channel closed.")
+
+    monkeypatch.setattr(ssh, "connect", Broken("connected", "open").connect)
+    with pytest.raises(HostUnreachableError, match=r"in mid-command \(Channel closed"):
+        SshTransport(HostConnection("ssh://root@203.0.113.10")).start(["true"])
