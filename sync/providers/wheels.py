@@ -1,7 +1,7 @@
 """The agent's site-packages: its locked wheels for the container's Python and the host's processor.
 
 pip fetches them from the operator's package registry and unpacks them, only binaries, each with a
-hash of the lock. They are kept in a cache that pip holds against the lock again at each use.
+hash of the lock. They are kept in a cache that pip compares with the lock again at each use.
 """
 
 import contextlib
@@ -52,10 +52,8 @@ def site_packages(lock: Path, architecture: str, cache: Path) -> dict[str, bytes
     machine = PLATFORMS[architecture]
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     folder = cache / f"wheels-{digest}-{architecture}"
-    with contextlib.suppress(WheelError):
-        return _unpacked(lock, machine, folder)
-    with _alone(cache):
-        # Another run may have filled it while this one waited.
+    # Of runs that find the cache empty one fetches, and none removes what another unpacks.
+    with _locked(cache):
         with contextlib.suppress(WheelError):
             return _unpacked(lock, machine, folder)
         _download(lock, machine, folder)
@@ -81,8 +79,7 @@ def _unpacked(lock: Path, machine: str, folder: Path) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Hold the cache's lock: of runs that find it empty one fetches, and none removes another's."""
+def _locked(cache: Path) -> Iterator[None]:
     cache.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -30,7 +30,6 @@ from tests.sandbox.host.ports import free_port
 from tests.sandbox.services.zdb import ZdbServer
 
 GOOD_ROOT = Root(
-    exists=True,
     is_directory=True,
     is_link=False,
     is_mount=True,

@@ -2,9 +2,11 @@
 
 import fcntl
 import hashlib
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,16 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.fixture
-def lock(tmp_path: Path) -> Path:
-    digest = _digest(_wheel(tmp_path / "origin"))
-    path = tmp_path / "requirements.lock"
+def _lock(folder: Path) -> Path:
+    digest = _digest(_wheel(folder / "origin"))
+    path = folder / "requirements.lock"
     path.write_text(f"thing==1.0 \\\n    --hash=sha256:{digest} \\\n    --hash=sha256:{'0' * 64}\n")
     return path
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return _lock(tmp_path)
 
 
 def _scripted(
@@ -83,19 +89,47 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return calls
 
 
-def _cached(cache: Path) -> Path:
-    (found,) = cache.glob("wheels-*/thing-1.0-py3-none-any.whl")
-    return found
+@dataclass(frozen=True)
+class Fetched:
+    """A cache that one run has filled, what that run returned, and what it asked pip for."""
+
+    lock: Path
+    cache: Path
+    files: dict[str, bytes]
+    asked: tuple[str, ...]
+
+    @property
+    def wheel(self) -> Path:
+        (found,) = self.cache.glob("wheels-*/thing-1.0-py3-none-any.whl")
+        return found
 
 
-def test_wheels_are_fetched_once_for_the_hosts_processor_with_hashes(
-    lock: Path, tmp_path: Path, downloads: list[tuple[str, ...]]
-) -> None:
-    cache = tmp_path / "cache"
-    found = wheels.site_packages(lock, "arm64", cache)
-    assert wheels.site_packages(lock, "arm64", cache) == found
-    assert len(downloads) == 1
-    words = set(downloads[0])
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Fetched:
+    """Fill a cache by one run of pip, which tests share; none of them changes it."""
+    folder = tmp_path_factory.mktemp("wheels")
+    lock, asked = _lock(folder), []
+
+    def fetch(to: Path, arguments: tuple[str, ...]) -> None:
+        asked.append(arguments)
+        _wheel(to)
+
+    with pytest.MonkeyPatch.context() as patched:
+        _scripted(patched, fetch)
+        files = wheels.site_packages(lock, "arm64", folder / "cache")
+    (arguments,) = asked
+    return Fetched(lock, folder / "cache", files, arguments)
+
+
+@pytest.fixture
+def fetched(first_run: Fetched, tmp_path: Path) -> Fetched:
+    """Copy the filled cache."""
+    shutil.copytree(first_run.cache, tmp_path / "filled")
+    return replace(first_run, cache=tmp_path / "filled")
+
+
+def test_wheels_are_fetched_for_the_hosts_processor_with_hashes(first_run: Fetched) -> None:
+    words = set(first_run.asked)
     assert {"--require-hashes", "--only-binary=:all:", "--python-version=3.11"} <= words
     assert "--platform=manylinux2014_aarch64" in words
     assert not any("x86_64" in word for word in words)
@@ -117,26 +151,22 @@ def _remove(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [_flip_last_byte, _truncate, _remove])
 def test_a_harmed_cache_is_noticed_and_fetched_anew(
-    lock: Path, tmp_path: Path, downloads: list[tuple[str, ...]], harm: Callable[[Path], None]
+    fetched: Fetched, downloads: list[tuple[str, ...]], harm: Callable[[Path], None]
 ) -> None:
-    cache = tmp_path / "cache"
-    before = wheels.site_packages(lock, "amd64", cache)
-    harm(_cached(cache))
-    assert wheels.site_packages(lock, "amd64", cache) == before
-    assert len(downloads) == 2
-    assert _digest(_cached(cache)) == _digest(tmp_path / "origin" / _cached(cache).name)
-    assert [path.name for path in cache.iterdir()] == [_cached(cache).parent.name]
-
-
-def test_a_foreign_wheel_in_the_cache_gets_nowhere(
-    lock: Path, tmp_path: Path, downloads: list[tuple[str, ...]]
-) -> None:
-    cache = tmp_path / "cache"
-    before = wheels.site_packages(lock, "amd64", cache)
-    _wheel(_cached(cache).parent, "foreign-1.0-py3-none-any.whl")
-    _wheel(_cached(cache).parent, "thing-1.1-py3-none-any.whl")
-    assert wheels.site_packages(lock, "amd64", cache) == before
+    harm(fetched.wheel)
+    assert wheels.site_packages(fetched.lock, "arm64", fetched.cache) == fetched.files
     assert len(downloads) == 1
+    assert f"sha256:{_digest(fetched.wheel)}" in fetched.lock.read_text()
+    assert [path.name for path in fetched.cache.iterdir()] == [fetched.wheel.parent.name]
+
+
+def test_a_filled_cache_is_not_fetched_again_and_a_foreign_wheel_in_it_gets_nowhere(
+    fetched: Fetched, downloads: list[tuple[str, ...]]
+) -> None:
+    _wheel(fetched.wheel.parent, "foreign-1.0-py3-none-any.whl")
+    _wheel(fetched.wheel.parent, "thing-1.1-py3-none-any.whl")
+    assert wheels.site_packages(fetched.lock, "arm64", fetched.cache) == fetched.files
+    assert downloads == []
 
 
 def test_of_two_first_runs_at_once_one_fetches_and_both_have_the_same_files(
@@ -206,11 +236,10 @@ def test_a_lock_without_hashes_is_refused(
 
 
 def test_a_wheels_library_is_unpacked_and_neither_scripts_nor_pips_notes(
-    lock: Path, tmp_path: Path, downloads: list[tuple[str, ...]]
+    first_run: Fetched,
 ) -> None:
-    files = wheels.site_packages(lock, "amd64", tmp_path / "cache")
-    assert sorted(files) == INSTALLED
-    assert files["extra.py"] == b"y = 2\n"
+    assert sorted(first_run.files) == INSTALLED
+    assert first_run.files["extra.py"] == b"y = 2\n"
 
 
 def test_the_digest_is_of_sources_and_lock_and_needs_no_network(

@@ -74,7 +74,6 @@ class Container:
 class Root:
     """The data root on the host; read_only: of the file system that it is on."""
 
-    exists: bool
     is_directory: bool
     is_link: bool
     is_mount: bool

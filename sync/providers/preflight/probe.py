@@ -38,9 +38,8 @@ def facts(
     """Gather everything at once; names and masters are asked in parallel."""
     with ThreadPoolExecutor(16) as pool:
         reaching, resolving = pool.map(_reach, upstream), pool.map(_resolve, names)
-        reached = dict(zip([one["name"] for one in upstream], reaching, strict=True))
+        reached = list(zip(upstream, reaching, strict=True))
         resolved = dict(zip(names, resolving, strict=True))
-    asked = [one["name"] for one in upstream if "namespace" in one]
     return {
         "cores": os.cpu_count() or 1,
         "memory_bytes": _memory_bytes(),
@@ -48,8 +47,12 @@ def facts(
         "listening": [*_listening("tcp"), *_listening("tcp6")],
         "foreign_addresses": [a for a in addresses if not _is_local(a)],
         "resolved": resolved,
-        "unreachable": {name: problem for name, (problem, _keys) in reached.items() if problem},
-        "keys": {name: reached[name][1] for name in asked if not reached[name][0]},
+        "unreachable": {one["name"]: problem for one, (problem, _keys) in reached if problem},
+        "keys": {
+            one["name"]: keys
+            for one, (problem, keys) in reached
+            if "namespace" in one and not problem
+        },
     }
 
 
@@ -67,7 +70,6 @@ def _root(root: str) -> dict[str, bool | int]:
         existing = existing.parent
     space = os.statvfs(existing)
     return {
-        "exists": path.exists(),
         "is_directory": path.is_dir() or not path.exists(),
         "is_link": path.is_symlink(),
         "is_mount": path.is_mount(),
@@ -152,9 +154,9 @@ def _keys(connected: socket.socket, namespace: str) -> int | None:
                 return None
             connected.settimeout(left)
             received = connected.recv(_REPLY_BYTES - len(reply))
+            reply += received
             if not received or reply.startswith(b"-"):
                 return None
-            reply += received
     except OSError:
         return None
     return None
