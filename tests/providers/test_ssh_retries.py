@@ -1,6 +1,6 @@
 """A busy server and a broken connection have attempts of their own, and a bound."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import paramiko
@@ -9,6 +9,7 @@ import stamina
 
 from sync.providers.host import ssh
 from sync.providers.host.connection import (
+    Command,
     HostConnection,
     HostError,
     HostLoginError,
@@ -97,16 +98,25 @@ def test_attempts_are_bounded_and_the_last_failure_is_named(
     assert server.steps == []
 
 
-def test_a_stream_of_a_connection_that_breaks_at_its_start_is_named(
-    monkeypatch: pytest.MonkeyPatch,
+class Broken(Server):
+    """A connection that breaks when a command starts, and again when its channel is closed."""
+
+    def set_combine_stderr(self, combine: bool) -> None:
+        pass
+
+    def exec_command(self, _line: str) -> None:
+        raise paramiko.SSHException("Channel closed.")
+
+    def close(self) -> None:
+        raise EOFError
+
+
+@pytest.mark.parametrize("ask", [SshTransport.run, SshTransport.start])
+def test_a_connection_that_breaks_at_a_commands_start_is_named_with_its_remedy(
+    ask: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(Server):
-        def set_combine_stderr(self, combine: bool) -> None:
-            pass
-
-        def exec_command(self, _line: str) -> None:
-            raise paramiko.SSHException("Channel closed.")
-
     monkeypatch.setattr(ssh, "connect", Broken("connected", "open").connect)
-    with pytest.raises(HostUnreachableError, match=r"in mid-command \(Channel closed"):
-        SshTransport(HostConnection("ssh://root@203.0.113.10")).start(["true"])
+    transport = SshTransport(HostConnection("ssh://root@203.0.113.10"))
+    command = Command(["true"]) if ask is SshTransport.run else ["true"]
+    with pytest.raises(HostUnreachableError, match=r"in mid-command .* run pulumi up again"):
+        ask(transport, command)

@@ -58,7 +58,8 @@ class SshTransport:
 
     def run(self, command: Command) -> Completed:
         """Run to the end; HostError for everything that kept it from running."""
-        with self._sessions, contextlib.closing(self._open_session()) as channel, self._named():
+        # Closing a channel of a connection that is gone raises too: it is named likewise.
+        with self._sessions, self._named(), contextlib.closing(self._open_session()) as channel:
             channel.exec_command(shlex.join(command.argv))
             return exchange(_RemoteProgram(channel), command)
 
