@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -118,11 +118,6 @@ class Binding(Model):
     address: str
     port: Whole
 
-    @property
-    def pair(self) -> tuple[str, int]:
-        """As listening sockets are listed."""
-        return self.address, self.port
-
 
 class DnsName(Model):
     """A name and the addresses it should resolve to; boot_media: asked over IPv4 only."""
@@ -172,8 +167,8 @@ def judge(facts: Facts, needs: Needs) -> list[Finding]:
     return sorted(weighed, key=lambda finding: finding.level)
 
 
-def _size(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    limits = needs.limits
+def _limits(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    limits, free_bytes = needs.limits, facts.root.free_bytes
     if facts.cores < limits.cores:
         yield _error(
             "cores",
@@ -187,29 +182,47 @@ def _size(facts: Facts, needs: Needs) -> Iterator[Finding]:
             f"{bytes_in_words(limits.memory_bytes)} are needed",
             "add memory, or lower preflight.memoryMb",
         )
+    if free_bytes < limits.free_bytes:
+        yield Finding(
+            # What is missing later on may be what this very mirror has filled.
+            "error" if facts.first else "warning",
+            "space",
+            f"{needs.root} has {bytes_in_words(free_bytes)} free, "
+            f"{bytes_in_words(limits.free_bytes)} are needed",
+            "mount larger storage at the data root, or lower preflight.freeSpaceGb",
+        )
+    if _version(facts.docker_version) < _version(limits.docker_version):
+        yield _error(
+            "docker",
+            f"Docker Engine is {facts.docker_version}, {limits.docker_version} is needed",
+            "upgrade it on the host (apt install docker.io, or Docker's own packages)",
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    plain = re.split(r"[^\d.]", text, maxsplit=1)[0]
+    return tuple(int(number) for number in re.findall(r"\d+", plain))
 
 
 def _zdb_memory(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    """0-db is killed when its index passes the limit, and then again at each start."""
     counts = [keys for keys in facts.keys.values() if keys is not None]
-    if counts and needs.limits.zdb_memory_bytes:
-        # However many names it has, it is one 0-db.
-        yield from _room_for(max(counts), facts, needs.limits.zdb_memory_bytes)
     for endpoint in sorted(facts.keys) if not counts else ():
         yield _warning(
             "zdb-memory",
             f"{endpoint} does not say how many keys it holds",
             "see that limits.zdb.memoryMb has room for them (130 bytes a key)",
         )
-
-
-def _room_for(keys: int, facts: Facts, limit_bytes: int) -> Iterator[Finding]:
-    """0-db is killed when its index passes the limit, and then again at each start."""
-    wanted, limit = zdb_memory.mib_for(keys), limit_bytes // zdb_memory.MIB
+    limit_bytes = needs.limits.zdb_memory_bytes
+    if not counts or not limit_bytes:
+        return
+    keys = max(counts)  # however many names it has, it is one 0-db
+    wanted = zdb_memory.mib_for(keys)
     if zdb_memory.keys_within(limit_bytes) < keys:
         yield _error(
             "zdb-memory",
             f"the master's 0-db holds {keys} keys, for which 0-db needs {wanted} MB of memory; "
-            f"limits.zdb.memoryMb is {limit}",
+            f"limits.zdb.memoryMb is {limit_bytes // zdb_memory.MIB}",
             f"set limits.zdb.memoryMb to {wanted} or more, with room for what comes",
         )
     whole = zdb_memory.bytes_for(keys) + zdb_memory.REST_OF_HOST_BYTES
@@ -219,18 +232,6 @@ def _room_for(keys: int, facts: Facts, limit_bytes: int) -> Iterator[Finding]:
             f"the host has {bytes_in_words(facts.memory_bytes)}, {bytes_in_words(whole)} are "
             f"needed for the master's {keys} keys ({wanted} MB for 0-db, 1 GB for all else)",
             "add memory, or take a larger host",
-        )
-
-
-def _space(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    free, wanted = facts.root.free_bytes, needs.limits.free_bytes
-    if free < wanted:
-        yield Finding(
-            # What is missing later on may be what this very mirror has filled.
-            "error" if facts.first else "warning",
-            "space",
-            f"{needs.root} has {bytes_in_words(free)} free, {bytes_in_words(wanted)} are needed",
-            "mount larger storage at the data root, or lower preflight.freeSpaceGb",
         )
 
 
@@ -256,45 +257,11 @@ def _data_root(facts: Facts, needs: Needs) -> Iterator[Finding]:
         )
 
 
-def _neighbours(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    for container in facts.containers:
-        if container.name in needs.own_containers or _STACK_LABEL not in container.labels:
-            continue
-        if any(_in_our_folders(mount, needs.root) for mount in container.mounts):
-            yield _error(
-                "data-root",
-                f"{needs.root} is used by container {container.name} of another stack",
-                "give each stack a dataRoot of its own, or remove that container",
-            )
-
-
-def _in_our_folders(mount: str, root: str) -> bool:
-    path = PurePosixPath(mount)
-    if not path.is_relative_to(root) or path == PurePosixPath(root):
-        return False
-    return path.relative_to(root).parts[0] in _OUR_FOLDERS
-
-
-def _docker(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    wanted = needs.limits.docker_version
-    if _version(facts.docker_version) < _version(wanted):
-        yield _error(
-            "docker",
-            f"Docker Engine is {facts.docker_version}, {wanted} is needed",
-            "upgrade it on the host (apt install docker.io, or Docker's own packages)",
-        )
-
-
-def _version(text: str) -> tuple[int, ...]:
-    plain = re.match(r"[\d.]+", text)
-    return tuple(int(number) for number in re.findall(r"\d+", plain[0] if plain else ""))
-
-
 def _ports(facts: Facts, needs: Needs) -> Iterator[Finding]:
     ours = [c for c in facts.containers if c.name in needs.own_containers]
     others = [c for c in facts.containers if c.name not in needs.own_containers and c.running]
     own = [pair for container in ours for pair in container.published]
-    for wanted in (binding.pair for binding in needs.ports):
+    for wanted in ((binding.address, binding.port) for binding in needs.ports):
         users = [
             f"container {c.name}" for c in others if any(_overlap(wanted, p) for p in c.published)
         ]
@@ -368,7 +335,7 @@ def _resolution(wanted: DnsName, resolved: Iterable[str]) -> Iterator[Finding]:
         )
     elif not found:
         yield _warning("dns", f"{name} does not resolve", remedy("records"))
-    elif wanted.boot_media and not _any_ipv4(found):
+    elif wanted.boot_media and all(":" in address for address in found):
         yield _error(
             "dns",
             f"{name} has no A record, and boot media load their kernel over IPv4 only",
@@ -378,55 +345,51 @@ def _resolution(wanted: DnsName, resolved: Iterable[str]) -> Iterator[Finding]:
         yield _warning("dns", f"{name} does not lead to {', '.join(missing)}", remedy("records"))
 
 
-def _any_ipv4(addresses: Iterable[str]) -> bool:
-    return any(ipaddress.ip_address(address).version == 4 for address in addresses)  # noqa: PLR2004
-
-
-def _compose(facts: Facts, needs: Needs) -> Iterator[Finding]:
+def _containers(facts: Facts, needs: Needs) -> Iterator[Finding]:
     for container in facts.containers:
-        if container.name not in needs.own_containers and _is_upstream(container):
+        name, by_compose = container.name, _COMPOSE_LABEL in container.labels
+        if name in needs.own_containers:
+            if facts.first:
+                yield _leftover(container, needs.root)
+            continue
+        mounts = container.mounts if _STACK_LABEL in container.labels else ()
+        if any(_in_our_folders(mount, needs.root) for mount in mounts):
+            yield _error(
+                "data-root",
+                f"{needs.root} is used by container {name} of another stack",
+                "give each stack a dataRoot of its own, or remove that container",
+            )
+        if name in _UPSTREAM_NAMES and (by_compose or container.image.startswith(_UPSTREAM_IMAGES)):
             yield Finding(
                 "error" if container.running else "warning",
                 "compose",
-                f"container {container.name} of an upstream deployment is in the way",
+                f"container {name} of an upstream deployment is in the way",
                 "end that deployment with `docker compose down` in its folder (its data stay)",
             )
 
 
-def _is_upstream(container: Container) -> bool:
-    by_compose = _COMPOSE_LABEL in container.labels
-    by_image = container.image.startswith(_UPSTREAM_IMAGES)
-    return container.name in _UPSTREAM_NAMES and (by_compose or by_image)
+def _in_our_folders(mount: str, root: str) -> bool:
+    path = PurePosixPath(mount)
+    return path.is_relative_to(root) and not _OUR_FOLDERS.isdisjoint(
+        path.relative_to(root).parts[:1]
+    )
 
 
-def _leftovers(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    for container in facts.containers:
-        if not facts.first or container.name not in needs.own_containers:
-            continue
-        if _data_elsewhere(container, needs.root):
-            yield _error(
-                "containers",
-                f"container {container.name} belongs to another stack, whose data are not in "
-                f"{needs.root}: it is called as this one, or was before a `pulumi stack rename`",
-                "give this stack another name; where it has brought up nothing yet: `pulumi "
-                "destroy`, `pulumi stack rm --preserve-config`, move its stack file, `pulumi stack "
-                "init`",
-            )
-        else:
-            yield _warning(
-                "containers",
-                f"container {container.name} exists already, and the stack does not know it",
-                f"if its creation fails: docker rm --force {container.name} (the data stay)",
-            )
-
-
-def _data_elsewhere(container: Container, root: str) -> bool:
-    """Whether it is a stack's container that works on another data root."""
+def _leftover(container: Container, root: str) -> Finding:
     paths = [PurePosixPath(mount) for mount in container.mounts if mount.startswith("/")]
-    return (
-        _STACK_LABEL in container.labels
-        and bool(paths)
-        and not any(path.is_relative_to(root) for path in paths)
+    elsewhere = bool(paths) and not any(path.is_relative_to(root) for path in paths)
+    if elsewhere and _STACK_LABEL in container.labels:
+        return _error(
+            "containers",
+            f"container {container.name} belongs to another stack, whose data are not in "
+            f"{root}: it is called as this one, or was before a `pulumi stack rename`",
+            "give this stack another name; where it has brought up nothing yet: `pulumi destroy`, "
+            "`pulumi stack rm --preserve-config`, move its stack file, `pulumi stack init`",
+        )
+    return _warning(
+        "containers",
+        f"container {container.name} exists already, and the stack does not know it",
+        f"if its creation fails: docker rm --force {container.name} (the data stay)",
     )
 
 
@@ -445,17 +408,6 @@ def _upstream(facts: Facts, needs: Needs) -> Iterator[Finding]:
             )
 
 
-_CHECKS: Final[tuple[Callable[[Facts, Needs], Iterator[Finding]], ...]] = (
-    _size,
-    _zdb_memory,
-    _space,
-    _data_root,
-    _neighbours,
-    _docker,
-    _ports,
-    _addresses,
-    _names,
-    _compose,
-    _leftovers,
-    _upstream,
+_CHECKS: Final = (
+    *(_limits, _zdb_memory, _data_root, _ports, _addresses, _names, _containers, _upstream),
 )
