@@ -332,7 +332,7 @@ class HereHost:
         return "20.10.24" if arguments[0] == "version" else ""
 
     def run_script(
-        self, _source: bytes, _options: tuple[str, ...], request: Any
+        self, _script: Path, _options: tuple[str, ...], request: Any
     ) -> dict[str, object]:
         return probe.facts(**request)
 

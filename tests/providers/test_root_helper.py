@@ -99,6 +99,8 @@ def test_a_path_that_leaves_the_data_root_is_refused(tmp_path: Path, path: str) 
         _make(root, _directory(path))
     with refused:
         _write(root, _file(path))
+    with refused:
+        root_helper.facts(str(root), [path], trees=[], agents="agent")
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 

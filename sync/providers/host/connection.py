@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict
 from pydantic.alias_generators import to_camel
 
-OUTPUT_LIMIT_BYTES: Final = 8 << 20
-
 
 class HostError(Exception):
     """The host, or the way to it, refused; `str()` says what, where, and the remedy."""
@@ -107,7 +105,7 @@ class Command:
     argv: Sequence[str]
     stdin: Iterable[bytes] = ()
     timeout_seconds: float = 60
-    output_limit_bytes: int = OUTPUT_LIMIT_BYTES
+    output_limit_bytes: int = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -165,9 +163,6 @@ class Transport(Protocol):
 
     def start(self, argv: Sequence[str]) -> Running:
         """Start a command whose output is read while it runs; the caller ends it."""
-
-    def close(self) -> None:
-        """End the connection."""
 
 
 def expand(path: str) -> Path:

@@ -1,19 +1,15 @@
 """The data root and its directories on the host."""
 
-from typing import Final
-
 from sync.providers.base import Drift, HostInputs, HostProvider, Whole
 from sync.providers.host import facts
 from sync.providers.host.connection import Command, HostError
-from sync.providers.host.facts import OwnedPath, PathState
-
-_DEFAULT_MODE: Final = 0o755
+from sync.providers.host.facts import OwnedPath
 
 
 class OwnedDirectory(OwnedPath):
     """A directory below the data root."""
 
-    mode: Whole = _DEFAULT_MODE
+    mode: Whole = 0o755
 
 
 class DirectoriesInputs(HostInputs):
@@ -57,11 +53,7 @@ class HostDirectoriesProvider(HostProvider[DirectoriesInputs, Drift]):
         seen = facts.gather(inputs.data_root, inputs.paths).paths
         if not any(path in seen for path in inputs.paths):
             return None
-        return Drift(drift=facts.drift(inputs.directories, seen, _not_a_directory))
-
-    def repairs(self, before: Drift, _inputs: DirectoriesInputs | None) -> tuple[str, ...]:
-        """Repair every drift."""
-        return before.drift
+        return Drift(drift=facts.drift(inputs.directories, seen))
 
     def remove(self, inputs: DirectoriesInputs, _before: Drift) -> None:
         """Keep everything, unless the stack says purge."""
@@ -70,7 +62,3 @@ class HostDirectoriesProvider(HostProvider[DirectoriesInputs, Drift]):
         facts.change(inputs.data_root, "purge", {"paths": inputs.paths})
         # The root itself, where it is empty, no mount point, and ours to remove.
         inputs.data_root.on_host().run(Command(["rmdir", inputs.root]))
-
-
-def _not_a_directory(_entry: OwnedPath, state: PathState) -> str:
-    return "" if state.kind == "directory" else "not a directory"

@@ -1,6 +1,6 @@
 """Facts about a data root: its directories, files and agent bundles, gathered by one command."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,9 +73,7 @@ def gather(root: DataRoot, paths: Iterable[str] = ()) -> Facts:
     return Facts({**shared.paths, **_ask(root, further).paths}, shared.bundles)
 
 
-def invalidate() -> None:
-    """Drop what was seen."""
-    _FACTS.invalidate()
+invalidate: Final = _FACTS.invalidate
 
 
 def change(
@@ -96,16 +94,24 @@ def change(
 def drift(
     wanted: Sequence[OwnedPath],
     found: Mapping[str, PathState],
-    wrong: Callable[[OwnedPath, PathState], str],
+    digests: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Return a line for each path that is missing, wrong in itself, or owned otherwise."""
+    """Return a line for each path that is missing, changed, or owned otherwise.
+
+    digests: of the contents by path, where files are wanted; directories otherwise.
+    """
     lines = []
     for entry in wanted:
         state = found.get(entry.path)
         if state is None:
             lines.append(f"{entry.path}: missing")
-        elif words := wrong(entry, state):
-            lines.append(f"{entry.path}: {words}")
+        elif digests is None and state.kind != "directory":
+            lines.append(f"{entry.path}: not a directory")
+        elif digests is not None and (state.kind, state.sha256) != (
+            "file",
+            digests.get(entry.path),
+        ):
+            lines.append(f"{entry.path}: changed on the host")
         elif (state.uid, state.mode) != (entry.uid, entry.mode):
             lines.append(
                 f"{entry.path}: belongs to {state.uid}, mode {state.mode:o} instead of "

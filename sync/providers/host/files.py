@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sync.providers.base import Drift, HostInputs, HostProvider, Whole
 from sync.providers.host import facts
-from sync.providers.host.facts import OwnedPath, PathState
+from sync.providers.host.facts import OwnedPath
 
 
 class File(OwnedPath):
@@ -15,11 +15,6 @@ class File(OwnedPath):
 
     mode: Whole = 0o600
     content: str
-
-    @property
-    def sha256(self) -> str:
-        """Digest (hex) of the content."""
-        return hashlib.sha256(self.content.encode()).hexdigest()
 
 
 class FilesInputs(HostInputs):
@@ -39,8 +34,8 @@ class FilesInputs(HostInputs):
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digest of each content by the file's path."""
-        return {file.path: file.sha256 for file in self.files}
+        """Digest (hex) of each content by the file's path."""
+        return {f.path: hashlib.sha256(f.content.encode()).hexdigest() for f in self.files}
 
 
 class FilesOutputs(Drift):
@@ -77,12 +72,7 @@ class HostFilesProvider(HostProvider[FilesInputs, FilesOutputs]):
         seen = facts.gather(inputs.data_root, [file.path for file in before.written]).paths
         if not any(file.path in seen for file in before.written):
             return None
-
-        def changed(entry: OwnedPath, state: PathState) -> str:
-            same = state.kind == "file" and state.sha256 == before.digests.get(entry.path, "")
-            return "" if same else "changed on the host"
-
-        drift = facts.drift(before.written, seen, changed)
+        drift = facts.drift(before.written, seen, before.digests)
         return before.model_copy(update={"drift": drift})
 
     def differ(self, before: FilesOutputs, olds: FilesInputs, news: FilesInputs) -> bool:
@@ -90,7 +80,7 @@ class HostFilesProvider(HostProvider[FilesInputs, FilesOutputs]):
         return (
             (olds.host, olds.root) != (news.host, news.root)
             or before.digests != news.digests
-            or _by_path(before.written) != _by_path(news.written)
+            or set(before.written) != set(news.written)
         )
 
     def remove(self, inputs: FilesInputs, before: FilesOutputs) -> None:
@@ -100,7 +90,3 @@ class HostFilesProvider(HostProvider[FilesInputs, FilesOutputs]):
     def _remove(self, inputs: FilesInputs, paths: list[str]) -> None:
         if paths:
             facts.change(inputs.data_root, "remove_files", {"paths": paths})
-
-
-def _by_path(files: tuple[OwnedPath, ...]) -> list[OwnedPath]:
-    return sorted(files, key=lambda file: file.path)

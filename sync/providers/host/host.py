@@ -8,7 +8,6 @@ import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +27,7 @@ from sync.providers.host.local import LocalTransport
 
 _CONTAINER_SECONDS: Final = 600
 _BOOT: Final = "import sys;i=sys.stdin.buffer;exec(i.read(int(i.readline())))"
+_ROOT_HELPER: Final = Path(__file__).with_name("root_helper.py")
 _CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 
 # What a failing docker CLI prints, and what to do about it.
@@ -111,11 +111,11 @@ class Host:
             if create_root
             else ["--mount", f"type=bind,source={root},target={root}"]
         )
-        return self.run_script(root_helper_source(), ["--network=none", *mount], request, stream)
+        return self.run_script(_ROOT_HELPER, ["--network=none", *mount], request, stream)
 
     def run_script(
         self,
-        source: bytes,
+        script: Path,
         options: Iterable[str],
         request: Mapping[str, object],
         stream: Iterable[bytes] = (),
@@ -135,7 +135,7 @@ class Host:
             *("--log-driver=none", "--entrypoint=python3"),
             *(*options, self.connection.helper_image, "-I", "-B", "-c", _BOOT),
         )
-        stdin = _framed([source, json.dumps(request).encode()], stream)
+        stdin = _framed([script.read_bytes(), json.dumps(request).encode()], stream)
         completed = self.run(Command(argv, stdin, timeout_seconds=_CONTAINER_SECONDS))
         return self._result(completed)
 
@@ -157,12 +157,6 @@ def _framed(messages: Iterable[bytes], stream: Iterable[bytes]) -> Iterator[byte
     for message in messages:
         yield f"{len(message)}\n".encode() + message
     yield from stream
-
-
-@cache
-def root_helper_source() -> bytes:
-    """Source of root_helper.py, as it is sent to the host."""
-    return Path(__file__).with_name("root_helper.py").read_bytes()
 
 
 def docker_failure(where: str, completed: Completed) -> HostError:

@@ -39,9 +39,6 @@ class LocalTransport:
             raise HostError("no pipes to the process")
         return Running(process.stdout.readline, process.wait, process.stdin.close)
 
-    def close(self) -> None:
-        """Nothing to end."""
-
 
 def _started(argv: Sequence[str], stderr: int) -> subprocess.Popen[bytes]:
     """Start a process group of its own: it can be ended as one, and Ctrl-C is ours to answer."""

@@ -90,10 +90,12 @@ def opened(root: str, relative: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def split(relative: str) -> tuple[str, str]:
-    """Directory and last component of a relative path."""
+@contextlib.contextmanager
+def _entry(root: str, relative: str) -> Iterator[tuple[int, str]]:
+    """Yield a descriptor of the directory that a path is in, and the path's last component."""
     *parents, name = _parts(relative)
-    return "/".join(parents), name
+    with opened(root, "/".join(parents)) as directory:
+        yield directory, name
 
 
 def make_directories(root: str, directories: list[Owned]) -> list[str]:
@@ -101,15 +103,14 @@ def make_directories(root: str, directories: list[Owned]) -> list[str]:
     changed = []
     listed = {entry["path"] for entry in directories}
     for entry in directories:
-        parent, name = split(entry["path"])
-        with opened(root, parent) as descriptor, contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=descriptor)
+        with _entry(root, entry["path"]) as (parent, name), contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
             changed.append(entry["path"])
         with opened(root, entry["path"]) as descriptor:
             if _own(root, descriptor, entry, listed):
                 changed.append(entry["path"])
-    for parent in sorted({split(path)[0] for path in changed}):
-        with opened(root, parent) as descriptor:
+    for folder in sorted({path.rpartition("/")[0] for path in changed}):
+        with opened(root, folder) as descriptor:
             os.fsync(descriptor)
     return sorted(set(changed))
 
@@ -151,10 +152,9 @@ def write_files(root: str, files: list[File]) -> list[str]:
 
 
 def _write_file(root: str, entry: File) -> None:
-    parent, name = split(entry["path"])
-    # A name of its own: one whose connection was cut off may still be writing the same file.
-    temporary = f".{name}.{secrets.token_hex(8)}.tmp"
-    with opened(root, parent) as directory:
+    with _entry(root, entry["path"]) as (directory, name):
+        # A name of its own: one whose connection was cut off may still be writing the same file.
+        temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         _remove_leftovers(directory, name)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
@@ -187,8 +187,7 @@ def remove_files(root: str, paths: list[str]) -> list[str]:
     """Remove the files that are there; returns their paths."""
     removed = []
     for path in paths:
-        parent, name = split(path)
-        with contextlib.suppress(FileNotFoundError), opened(root, parent) as directory:
+        with contextlib.suppress(FileNotFoundError), _entry(root, path) as (directory, name):
             os.unlink(name, dir_fd=directory)
             os.fsync(directory)
             removed.append(path)
@@ -199,8 +198,7 @@ def empty(root: str, paths: list[str]) -> list[str]:
     """Remove what directories hold; they stay, as containers have them mounted."""
     emptied = []
     for path in reversed(paths):
-        parent, name = split(path)
-        with contextlib.suppress(FileNotFoundError), opened(root, parent) as directory:
+        with contextlib.suppress(FileNotFoundError), _entry(root, path) as (directory, name):
             _empty(directory, name)
             emptied.append(path)
     return emptied
@@ -210,9 +208,8 @@ def purge(root: str, paths: list[str]) -> list[str]:
     """Remove directories with all they hold, the last listed first; mount points are emptied."""
     emptied = empty(root, paths)
     for path in emptied:
-        parent, name = split(path)
         # A mount point stays, empty.
-        with contextlib.suppress(OSError), opened(root, parent) as directory:
+        with contextlib.suppress(OSError), _entry(root, path) as (directory, name):
             os.rmdir(name, dir_fd=directory)
     return emptied
 
@@ -243,9 +240,9 @@ def facts(root: str, paths: list[str], trees: list[str], agents: str) -> dict[st
 
 
 def _look(root: str, relative: str) -> Described | None:
-    parent, name = split(relative)
+    *parents, name = _parts(relative)
     try:
-        with opened(root, parent) as directory:
+        with opened(root, "/".join(parents)) as directory:
             return _describe(directory, name)
     except FileNotFoundError:
         return None
@@ -276,8 +273,6 @@ def _kind(mode: int) -> str:
 
 def _look_below(root: str, tree: str) -> dict[str, Described]:
     found: dict[str, Described] = {}
-    if not (Path(root) / tree).is_dir():
-        return found
     # Files come and go meanwhile (another resource's temporary ones); even the tree itself may.
     with contextlib.suppress(FileNotFoundError):
         for folder, names, files, descriptor in os.fwalk(f"{root}/{tree}", follow_symlinks=False):

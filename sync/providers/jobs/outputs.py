@@ -45,12 +45,10 @@ class JobOutputs(Model):
 
 def bytes_in_words(count: float) -> str:
     """1234567 is `1.2 MB` (decimal units)."""
-    amount = float(count)
-    for unit in _UNITS:
-        if amount < _THOUSAND or unit == _UNITS[-1]:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= _THOUSAND
-    return f"{count} B"
+    thousands = 0
+    while count >= _THOUSAND and thousands < len(_UNITS) - 1:
+        count, thousands = count / _THOUSAND, thousands + 1
+    return f"{count:.{min(thousands, 1)}f} {_UNITS[thousands]}"
 
 
 def _amount(done: int | None, total: int | None, unit: str) -> str:

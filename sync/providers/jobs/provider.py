@@ -1,7 +1,7 @@
 """The three sync jobs in the stack: spec out, status record back.
 
 One provider serves users, kernels and flists. It copies no data: it writes the job's spec to the
-host, where the agent's container picks it up, and brings the status record back as outputs.
+host, where the agent's container picks it up, and reads the status record back as outputs.
 """
 
 import base64

@@ -125,6 +125,5 @@ def view(root: DataRoot, kept_seconds: float = KEPT_SECONDS) -> JobsView:
     return _VIEWS.get(root, kept_seconds)
 
 
-def invalidate() -> None:
-    """Drop what was seen: call it after every change on the host."""
-    _VIEWS.invalidate()
+# To be called after every change on the host.
+invalidate: Final = _VIEWS.invalidate

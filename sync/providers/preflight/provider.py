@@ -1,7 +1,6 @@
 """The host is looked at before the first change: all findings at once, each with its remedy."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from sync.providers.host.connection import HostError
 from sync.providers.host.host import Host, connect
 from sync.providers.preflight.checks import Container, Facts, Needs, judge
 
+_PROBE: Final = Path(__file__).with_name("probe.py")
 _PROBE_OPTIONS: Final = ("--network=host", "--mount=type=bind,source=/,target=/host,readonly")
 _SEEN: Final = TypeAdapter(dict[str, object])
 _FACTS: Final = TypeAdapter(Facts)
@@ -43,16 +43,10 @@ def gather(host: Host, needs: Needs, *, first: bool) -> Facts:
         "names": [name.name for name in needs.names],
         "upstream": masters,
     }
-    seen = _SEEN.validate_python(host.run_script(probe_source(), _PROBE_OPTIONS, request))
+    seen = _SEEN.validate_python(host.run_script(_PROBE, _PROBE_OPTIONS, request))
     containers = [Container.from_listing(json.loads(line)) for line in listing.splitlines() if line]
     more = {"docker_version": version, "containers": containers, "first": first}
     return _FACTS.validate_python({**seen, **more})
-
-
-@cache
-def probe_source() -> bytes:
-    """Source of probe.py, as it is sent to the host."""
-    return Path(__file__).with_name("probe.py").read_bytes()
 
 
 class PreflightProvider(Provider[Needs, PreflightOutputs]):
