@@ -13,6 +13,7 @@ diffResource); where it answers "yes", `preview --diff` prints every input of th
 
 import contextlib
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Final, Generic, ParamSpec, TypeAlias, TypeVar
 
@@ -95,7 +96,7 @@ def unknown(value: object) -> bool:
     return isinstance(value, Unknown) or (isinstance(value, str) and value == rpc.UNKNOWN)
 
 
-class Provider(ResourceProvider, Generic[InputsT, OutputsT]):
+class Provider(ResourceProvider, ABC, Generic[InputsT, OutputsT]):
     """Base of all: a resource that is remembered in the state, and nowhere else."""
 
     # Nothing secret is captured in a provider, so the state may show which class it is.
@@ -111,9 +112,9 @@ class Provider(ResourceProvider, Generic[InputsT, OutputsT]):
     # Whether a refresh gives the inputs anew, with the reasons for a repair among them.
     refreshes_inputs: ClassVar[bool] = False
 
+    @abstractmethod
     def apply(self, inputs: InputsT, before: OutputsT | None, /) -> OutputsT:
         """Make it so, safe to repeat. before: as the state has it, None for a new resource."""
-        raise NotImplementedError
 
     def observe(self, _inputs: InputsT, before: OutputsT, /) -> OutputsT | None:
         """Return the outputs as they are now; None where the resource is gone."""
@@ -218,9 +219,9 @@ class HostProvider(Provider[HostInputsT, DriftT]):
         """Repair every drift."""
         return before.drift
 
+    @abstractmethod
     def remove(self, inputs: HostInputsT, before: DriftT, /) -> None:
         """Remove it from the host."""
-        raise NotImplementedError
 
     @plainly
     def delete(self, _id: str, _props: Bag) -> None:

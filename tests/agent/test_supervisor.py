@@ -26,6 +26,7 @@ from sync.contract import spec as contract
 from sync.contract.spec import Backoff, FlistsSpec, JobSpec, KernelsSpec, Schedule, ZdbEndpoint
 from sync.contract.status import StatusRecord
 from tests.agent.mirrors import make_directories, make_status
+from tests.sandbox.host.processes import wait_until
 
 Run = Callable[[KernelsSpec, Directories, StatusWriter, Control], None]
 PATIENCE_SECONDS = 10
@@ -74,14 +75,16 @@ def running(
     thread.start()
 
     def until(satisfied: Callable[[StatusRecord], bool]) -> StatusRecord:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        record = None
-        while time.monotonic() < deadline:
+        seen: list[StatusRecord] = []
+
+        def is_reached() -> bool:
             record = read_status(directories.state / "status.json")
-            if record is not None and satisfied(record):
-                return record
-            time.sleep(0.01)
-        raise AssertionError(f"not reached; last record: {record}")
+            if record is not None:
+                seen.append(record)
+            return record is not None and satisfied(record)
+
+        wait_until(is_reached, "the record", PATIENCE_SECONDS, poll_seconds=0.01)
+        return seen[-1]
 
     try:
         yield until
@@ -259,10 +262,7 @@ def test_a_mirror_that_follows_shows_how_it_falls_behind_while_it_waits(
     with running_loop(
         lambda: EngineOfTest(fail, spec, directories, status, control), spec, status, control
     ):
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (status.record.lag.seconds or 0) < 500:
-            assert time.monotonic() < deadline, status.record
-            time.sleep(0.01)
+        wait_until(lambda: (status.record.lag.seconds or 0) >= 500, "the lag", PATIENCE_SECONDS)
     assert status.record.phase == "following"
     assert status.record.reason == "refused"
 

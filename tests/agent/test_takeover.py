@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sync.contract.status import StatusRecord
 from tests.agent.chunks.chunks_mirror import PASSWORD, content
 from tests.agent.mirrors import Served, served_tree
 from tests.bench.servers import ZdbProcess
+from tests.sandbox.host.processes import wait_until
 from tests.sandbox.services.http import Connection, HttpServer, Request, Response
 from tests.sandbox.upstream import Upstream, UpstreamModel
 from tests.sandbox.upstream.nodes import File, Link, Node, Tag
@@ -85,11 +85,12 @@ class Stack:
                 process.terminate()
 
     def _await_pass(self, job: Job, before: object) -> StatusRecord:
-        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-        while (record := self.record(job)).last_success_at == before:
-            assert time.monotonic() < deadline, record
-            time.sleep(0.05)
-        return record
+        wait_until(
+            lambda: self.record(job).last_success_at != before,
+            f"a pass of {job}",
+            LONGEST_WAIT_SECONDS,
+        )
+        return self.record(job)
 
 
 def node_at(path: Path) -> Node:

@@ -108,14 +108,18 @@ def _end(process: psutil.Process, grace_seconds: float) -> None:
 
 
 def wait_until(
-    ready: Callable[[], bool], what: str, seconds: float, log: Path | None = None
+    ready: Callable[[], bool],
+    what: str,
+    seconds: float,
+    log: Path | None = None,
+    poll_seconds: float = 0.1,
 ) -> None:
     """Poll `ready` until it is true, else raise TimeoutError with the end of `log`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if ready():
             return
-        time.sleep(0.1)
+        time.sleep(poll_seconds)
     tail = ""
     if log is not None and log.exists():
         tail = "\n" + "\n".join(log.read_text(errors="replace").splitlines()[-10:])
