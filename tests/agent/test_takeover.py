@@ -3,10 +3,10 @@
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -124,8 +124,7 @@ def master_of(root: Path) -> UpstreamModel:
 
 
 def unpack(archive: Path, root: Path) -> None:
-    with tarfile.open(archive) as packed:
-        packed.extractall(root, filter="data")
+    shutil.unpack_archive(archive, root)
     for path in root.rglob("*"):
         if path.is_symlink():
             os.utime(path, (LINKED_AT, LINKED_AT), follow_symlinks=False)
