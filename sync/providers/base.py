@@ -129,8 +129,8 @@ class Provider(ResourceProvider, ABC, Generic[InputsT, OutputsT]):
         skipped = set(self.not_compared)
         return olds.model_dump(exclude=skipped) != news.model_dump(exclude=skipped)
 
-    def replacements(self, _olds: InputsT, _news: InputsT, /) -> dict[str, str]:
-        """Return further inputs that make it another resource, and why."""
+    def replacements(self, _olds: Bag, _news: Bag, /) -> dict[str, str]:
+        """Return further inputs that make it another resource, and why; some may be unknown."""
         return {}
 
     @plainly
@@ -172,11 +172,8 @@ class Provider(ResourceProvider, ABC, Generic[InputsT, OutputsT]):
         olds = None
         with contextlib.suppress(ValidationError):  # the form of an earlier release
             olds = self.inputs_type.model_validate(_olds)
-        replaces: dict[str, str] = {}
-        changed = True
-        if olds is not None and news is not None:
-            replaces = self.replacements(olds, news)
-            changed = self.differ(before, olds, news)
+        changed = olds is None or news is None or self.differ(before, olds, news)
+        replaces = self.replacements(_olds, _news)
         reasons = self.repairs(before, news)
         _log(_id, [*replaces.values(), *reasons])
         if _olds.get(self.replaced_by) != _news.get(self.replaced_by):

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import stamina
+
 # Docker's name of a processor to the wheel tags that run there (any glibc since 2.28 at most).
 PLATFORMS: Final[Mapping[str, str]] = {"amd64": "x86_64", "arm64": "aarch64"}
 _MANYLINUX: Final = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
@@ -25,6 +27,8 @@ _OPTIONS: Final = (
     *("--abi=cp311", "--abi=abi3", "--abi=none"),
 )
 _PIP_SECONDS: Final = 300
+# Who has the cache runs pip three times at most: it finds a wheel harmed, fetches, and unpacks.
+_CACHE_SECONDS: Final = 3 * _PIP_SECONDS
 # What pip notes about an installation: it differs between versions of pip, and nobody reads it.
 _PIPS_NOTES: Final = frozenset({"INSTALLER", "RECORD", "REQUESTED"})
 
@@ -82,8 +86,15 @@ def _unpacked(lock: Path, machine: str, folder: Path) -> dict[str, bytes]:
 def _locked(cache: Path) -> Iterator[None]:
     cache.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(cache, os.O_RDONLY | os.O_DIRECTORY)
+    waiting = stamina.RetryingCaller(attempts=None, timeout=_CACHE_SECONDS, wait_max=1)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            waiting(BlockingIOError, fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WheelError(
+                f"{cache}: in use by another run for {_CACHE_SECONDS:g} s; end that one, or name "
+                "another folder in $GRIDHUB_CACHE"
+            ) from error
         yield
     finally:
         os.close(descriptor)

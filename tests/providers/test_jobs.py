@@ -272,6 +272,36 @@ def test_another_master_is_a_replacement_that_says_what_happens_to_the_data(
     assert "what was mirrored stays and is served" in logged
 
 
+@pytest.mark.parametrize(
+    ("in_the_state", "in_the_program"),
+    [
+        ({"spec": {**SPEC.model_dump(mode="json"), "a_key_of_then": 1}}, {}),
+        ({"spec": {**SPEC.model_dump(mode="json"), "retention_days": -1}, "ready": "then"}, {}),
+        ({}, {"agentVersion": UNKNOWN}),
+        ({}, {"host": {"dockerHost": UNKNOWN}}),
+    ],
+)
+@pytest.mark.parametrize("same", [True, False])
+def test_another_master_is_a_replacement_beside_inputs_that_are_unknown_or_of_another_release(
+    in_the_state: dict[str, Any], in_the_program: dict[str, Any], *, same: bool
+) -> None:
+    sources = SPEC.sources if same else ["https://other.example.org"]
+    spec = {**SPEC.model_dump(mode="json"), "sources": sources}
+    diff = PROVIDER.diff("id", {**HEALTHY, **in_the_state}, _inputs(spec=spec, **in_the_program))
+    assert (diff.changes, diff.replaces) == (ENGINE_COMPARES, [] if same else ["spec"])
+
+
+def test_another_0_db_is_a_replacement_whichever_release_named_the_one_before() -> None:
+    one, two = ({"host": host, "port": 9900.0} for host in ("203.0.113.1", "203.0.113.2"))
+    for before in ({"sources": [one]}, {"source": one}):
+        olds = {**HEALTHY, "job": "flists", "spec": {"job": "flists", "a_key_of_then": 1} | before}
+        spec = contract.FlistsSpec(stack="test", sources=[ZDB], local_zdb=ZDB).model_dump()
+        news = _inputs(job="flists", spec=spec)
+        assert PROVIDER.diff("id", olds, news).replaces == []
+        other = _inputs(job="flists", spec={**spec, "sources": [two]})
+        assert PROVIDER.diff("id", olds, other).replaces == ["spec"]
+
+
 def test_the_spec_of_the_release_before_is_updated_in_place() -> None:
     old = SPEC.model_dump(mode="json")
     old |= {"source": old.pop("sources")[1], "source_zdb": old.pop("sources_zdb")[0]}

@@ -1,5 +1,6 @@
 """A busy server and a broken connection have attempts of their own, and a bound."""
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,6 +97,46 @@ def test_attempts_are_bounded_and_the_last_failure_is_named(
     with pytest.raises(kind, match=words):
         _open(server, monkeypatch)
     assert server.steps == []
+
+
+class Shell(Server):
+    """A connection whose one command ends without a status: its channel is closed."""
+
+    def __init__(self, *, broken: bool) -> None:
+        super().__init__("connected", "open")
+        # One that breaks is inactive only when its thread has ended.
+        self._broken, self._ended = broken, False
+
+    def set_combine_stderr(self, combine: bool) -> None:
+        pass
+
+    def exec_command(self, _line: str) -> None:
+        pass
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO()
+
+    def recv_exit_status(self) -> int:
+        return -1
+
+    def join(self, _seconds: float) -> None:
+        self._ended = self._broken
+
+    def is_active(self) -> bool:
+        return not self._ended
+
+
+def test_a_command_killed_by_a_signal_is_no_broken_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for broken in (False, True):
+        monkeypatch.setattr(ssh, "connect", Shell(broken=broken).connect)
+        running = SshTransport(HostConnection("ssh://root@203.0.113.10")).start(["true"])
+        if broken:
+            with pytest.raises(HostUnreachableError, match="the connection broke"):
+                running.status()
+        else:
+            assert running.status() == -1
 
 
 class Broken(Server):

@@ -202,6 +202,14 @@ def test_of_two_first_runs_at_once_one_fetches_and_both_have_the_same_files(
     assert got[0] == got[1]
 
 
+def test_a_cache_that_another_run_never_gives_back_is_named(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheels, "_CACHE_SECONDS", 0.01)
+    with wheels._locked(tmp_path), pytest.raises(wheels.WheelError, match=r"in use .* another run"):
+        wheels.site_packages(lock, "amd64", tmp_path)
+
+
 def test_a_registry_that_serves_something_else_is_refused(
     lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

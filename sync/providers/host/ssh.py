@@ -6,7 +6,6 @@ stops before our key is offered.
 
 import contextlib
 import errno
-import logging
 import shlex
 import socket
 import threading
@@ -39,9 +38,7 @@ _RETRYING: Final = stamina.RetryingCaller(attempts=4, timeout=None, wait_initial
 _SESSIONS: Final = 4
 _KEEPALIVE_SECONDS: Final = 15
 _NO_STATUS: Final = -1  # paramiko's: the channel closed without one
-# Their messages would go to stderr, with tracebacks; what they say is in our errors.
-for _name in ("paramiko", "stamina"):
-    logging.getLogger(_name).addHandler(logging.NullHandler())
+_ENDING_SECONDS: Final = 2.0
 _PIN: Final = "gridhub known-hosts pin"
 _BREAKS: Final = (paramiko.SSHException, EOFError, OSError)
 
@@ -71,9 +68,10 @@ class SshTransport:
             channel.exec_command(shlex.join(argv))
 
         def status() -> int:
-            if (number := channel.recv_exit_status()) == _NO_STATUS:
-                raise HostUnreachableError(f"{self._address}: the connection broke")
-            return number
+            try:
+                return _status(channel)
+            except EOFError as error:
+                raise HostUnreachableError(f"{self._address}: the connection broke") from error
 
         return Running(channel.makefile("rb").readline, status, channel.close)
 
@@ -276,6 +274,20 @@ def _too_busy(error: Exception, text: str) -> bool:
     )
 
 
+def _status(channel: paramiko.Channel) -> int:
+    """Wait for the exit status; EOFError where the connection ended before the command did.
+
+    A command that a signal has killed has none (RFC 4254, 6.10), and paramiko drops the signal.
+    """
+    status, connection = channel.recv_exit_status(), channel.get_transport()
+    if status == _NO_STATUS:
+        # One that breaks closes its channels, and is inactive after that (paramiko: Transport.run).
+        connection.join(_ENDING_SECONDS)
+        if not connection.is_active():
+            raise EOFError("the connection ended before the command did")
+    return status
+
+
 class _RemoteProgram:
     """A command over an SSH channel."""
 
@@ -302,10 +314,7 @@ class _RemoteProgram:
     def wait(self, seconds: float) -> int:
         if not self._channel.status_event.wait(seconds):
             raise TimeoutError
-        status = self._channel.recv_exit_status()
-        if status == _NO_STATUS and not self._channel.get_transport().is_active():
-            raise EOFError("the connection ended before the command did")
-        return status
+        return _status(self._channel)
 
     def end(self) -> None:
         # Over a connection that is gone, close() raises what its sending meets.

@@ -12,11 +12,12 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
+from sync.contract.sections import HttpUrl
 from sync.providers.base import Bag, HostInputs, Provider, plainly, unknown
 from sync.providers.host.host import DataRootGoneError
 from sync.providers.jobs.outputs import JobOutputs, outputs, trouble
@@ -26,8 +27,11 @@ from sync.providers.jobs.wait import Wanted, wait_until_ready, wait_until_stoppe
 Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
 _RESTART_SECONDS: Final = 60
 _SHARED_SECONDS: Final = 0.4
+_NAMES: Final[TypeAdapter[list[str | contract.ZdbEndpoint]]] = TypeAdapter(
+    list[HttpUrl | contract.ZdbEndpoint]
+)
 # What happens to the data when a job follows another master.
-_KEPT_DATA: Final[Mapping[Job, str]] = {
+_KEPT_DATA: Final[Mapping[str, str]] = {
     "users": "what was mirrored stays and is served; the first pass over the new master removes "
     "what that one does not have, as far as the removal limit lets it",
     "kernels": "the kernels stay and are served; the first pass over the new master removes those "
@@ -127,14 +131,14 @@ class JobProvider(Provider[JobInputs, JobOutputs]):
             reasons.append(f"agent {running} runs, {inputs.agent_version} is wanted")
         return reasons
 
-    def replacements(self, olds: JobInputs, news: JobInputs) -> dict[str, str]:
+    def replacements(self, olds: Bag, news: Bag) -> dict[str, str]:
         """Replace a job that follows another master: none of the names stays."""
-        before, after = _masters(olds.spec), _masters(news.spec)
-        if not set(before).isdisjoint(after):
+        before, after = _masters(olds), _masters(news)
+        if not before or not after or not set(before).isdisjoint(after):
             return {}
         return {
             "spec": f"another master, {before[0]} becomes {after[0]}: the job is replaced; "
-            + _KEPT_DATA[news.job]
+            + _KEPT_DATA[str(news["job"])]
         }
 
     @plainly
@@ -176,5 +180,13 @@ def _outputs(inputs: JobInputs, seen: JobsView, ready_state: str | None) -> JobO
     return found.model_copy(update={"ready_state": ready_state, "spec_drift": drift})
 
 
-def _masters(spec: contract.JobSpec) -> list[str]:
-    return [str(source) for source in spec.sources]
+def _masters(props: Bag) -> list[str]:
+    """Return the master's names in a spec of any release; none where they are not all known."""
+    spec = props.get("spec")
+    if not isinstance(spec, Mapping):
+        return []
+    try:
+        named = _NAMES.validate_python(spec.get("sources") or [spec.get("source")])
+    except ValidationError:
+        return []
+    return [str(name) for name in named]
