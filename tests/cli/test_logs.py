@@ -20,7 +20,8 @@ from tests.sandbox.host.processes import wait_until
 
 # Prints a line, then nothing, for ever: as the log of a service that has nothing to say.
 QUIET = 'echo "$1 is up"\nexec sleep 1000\n'
-COMMAND = [sys.executable, "-m", "cli", "logs", "--stack", "demo"]
+# Where the tests run under nohup, SIGHUP is ignored, which a program would inherit.
+COMMAND = ["env", "--default-signal", sys.executable, "-m", "cli", "logs", "--stack", "demo"]
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_the_panes_end_together(two: FakeHost, end: str) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TERM": "xterm", "TMUX": "nested"}
-        os.execve(COMMAND[0], COMMAND, environment)
+        os.execvpe(COMMAND[0], COMMAND, environment)
     screen = _Screen(terminal)
     try:
         wait_until(lambda: quiet(two) == 2, "two panes", 30)
