@@ -9,13 +9,17 @@ import contextlib
 import fcntl
 import threading
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, Generic, Self, TypeVar
 
+from sync.agent.status_writer import StatusWriter
 from sync.contract import layout
+from sync.contract.spec import JobSpec
 
+AnySpec = TypeVar("AnySpec", bound=JobSpec)
 LOCK: Final = "pass.lock"
 
 
@@ -73,22 +77,33 @@ class Control:
         return self._stop.wait(max(0.0, seconds))
 
 
-class Engine(Protocol):
+class Engine(ABC, Generic[AnySpec]):
     """The work of a job under one spec; made anew after an error that nobody foresaw.
 
-    Each package of layout.ENGINES has one as `Engine(spec, directories, status, control)`.
+    Each package of layout.ENGINES has one as `Engine`. What it puts on its stack is closed with it.
     """
 
-    def __enter__(self) -> Self: ...
+    def __init__(
+        self, spec: AnySpec, directories: Directories, status: StatusWriter, control: Control
+    ) -> None:
+        self._spec = spec
+        self._directories = directories
+        self._status = status
+        self._control = control
+        self._stack = contextlib.ExitStack()
 
-    def __exit__(self, *_: object) -> None: ...
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @abstractmethod
     def one_pass(self) -> None:
         """Do one pass or session; return early when `control.stopping()`.
 
         Raises JobFailed, JobPaused, PassIncompleteError, HttpError, ZdbError, OSError.
         """
-        ...
 
 
 @contextlib.contextmanager

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from sync.agent.backoff import BackoffClock
 from sync.agent.durable import NoSpaceError
 from sync.agent.job import (
     Control,
@@ -31,15 +32,14 @@ from sync.agent.job import (
     PassIncompleteError,
 )
 from sync.agent.master.client import EndpointLostError, HttpError, HttpStoppedError
-from sync.agent.schedule import BackoffClock, seconds_to_next
 from sync.agent.status_writer import StatusWriter, first_record, read_status, utc_now
 from sync.agent.zdb import ZdbError
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
 from sync.contract.names import RefusedNameError
-from sync.contract.spec import MOST_SOURCES, FlistsSpec, JobSpec
-from sync.contract.status import MasterIdentity, Phase, Service, SourceUse, StatusRecord
+from sync.contract.spec import MOST_SOURCES, FlistsSpec, JobSpec, Schedule
+from sync.contract.status import MasterIdentity, Service, SourceUse, StatusRecord
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -85,28 +85,41 @@ def by_any_name(work: Callable[[], _T]) -> _T:
     return work()
 
 
+def seconds_to_next(schedule: Schedule, elapsed_seconds: float, chance: float) -> float:
+    """Seconds from now to the next start, given how long the pass took.
+
+    chance: in [0, 1), spreads a fleet of mirrors over `jitter` of the interval.
+    """
+    interval = schedule.interval_seconds * (1 + schedule.jitter * chance)
+    return max(0.0, interval - elapsed_seconds)
+
+
 class EngineLoop:
     """Runs the engine of one spec until stopping: nothing else waits and tries again."""
 
     def __init__(
-        self,
-        make_engine: Callable[[], Engine],
-        spec: JobSpec,
-        status: StatusWriter,
-        control: Control,
+        self, spec: JobSpec, directories: Directories, status: StatusWriter, control: Control
     ) -> None:
-        self._make_engine = make_engine
+        self._spec = spec
+        self._directories = directories
         # The flists job follows its master without a schedule and reports its phases by itself.
         self._schedule = None if isinstance(spec, FlistsSpec) else spec.schedule
         self._status = status
         self._control = control
         self._clock = BackoffClock(spec.backoff)
         self._chance = SystemRandom()
-        self._engine: Engine | None = None
+        self._engine: Engine[Any] | None = None
         self._opened = contextlib.ExitStack()
 
+    def make_engine(self) -> Engine[Any]:
+        """Return a new engine of the job that the spec is for."""
+        made: Engine[Any] = importlib.import_module(layout.ENGINES[self._spec.job]).Engine(
+            self._spec, self._directories, self._status, self._control
+        )
+        return made
+
     def run(self) -> None:
-        """Run pass after pass. Raises JobFailed."""
+        """Run pass after pass until stopping. Raises JobFailed."""
         try:
             while not self._control.stopping():
                 wait_seconds = self._one_pass()
@@ -127,8 +140,10 @@ class EngineLoop:
         succeeded_at, started = self._status.record.last_success_at, time.monotonic()
         try:
             if self._engine is None:
-                self._engine = self._opened.enter_context(self._make_engine())
-            self._note_start()
+                self._engine = self._opened.enter_context(self.make_engine())
+            self._status.update(started_at=utc_now(), next_at=None)
+            if self._schedule is not None and self._status.record.first_pass_at is None:
+                self._status.update(phase="snapshot")
             by_any_name(self._engine.one_pass)
         except JobFailed:
             raise
@@ -138,11 +153,6 @@ class EngineLoop:
             return self._failed(error)
         self._clock.after_success()
         return self._succeeded(time.monotonic() - started)
-
-    def _note_start(self) -> None:
-        self._status.update(started_at=utc_now(), next_at=None)
-        if self._schedule is not None and self._status.record.first_pass_at is None:
-            self._status.update(phase="snapshot")
 
     def _succeeded(self, elapsed_seconds: float) -> float:
         if self._schedule is None:
@@ -161,10 +171,11 @@ class EngineLoop:
     def _failed(self, error: Exception) -> float:
         """Record an error; returns the seconds until the next pass."""
         reason = message = str(error)
-        phase: Phase | None = None
+        record = self._status.record
+        phase, retries = record.phase, record.retries + 1
         match error:
             case JobPaused():
-                phase, wait_seconds = "paused", error.retry_seconds
+                phase, retries, wait_seconds = "paused", record.retries, error.retry_seconds
             case HttpStoppedError() if not isinstance(error, EndpointLostError):
                 return 0
             case HttpError():
@@ -174,17 +185,14 @@ class EngineLoop:
                 wait_seconds = self._clock.after_failure()
             case OSError() if isinstance(error, NoSpaceError) or error.errno in _FULL:
                 reason = message = f"no space: {error}"
-                phase, wait_seconds = "paused", _SPACE_RETRY_SECONDS
+                phase, retries, wait_seconds = "paused", record.retries, _SPACE_RETRY_SECONDS
             case _:
                 _LOG.exception("the engine stopped", exc_info=error)
                 self._close()
                 message = f"{type(error).__name__}: {error}"
                 wait_seconds = self._clock.after_failure()
         self._status.error(message)
-        if phase is None:
-            self._status.update(reason=reason, retries=self._status.record.retries + 1)
-        else:
-            self._status.update(reason=reason, phase=phase)
+        self._status.update(reason=reason, phase=phase, retries=retries)
         return wait_seconds
 
     def _wait(self, seconds: float) -> None:
@@ -203,29 +211,12 @@ class EngineLoop:
                 self._status.update(lag=record.lag.model_copy(update={"seconds": behind}))
 
 
-def make_engine(
-    spec: JobSpec, directories: Directories, status: StatusWriter, control: Control
-) -> Engine:
-    """Return the engine of the job that a spec is for."""
-    made: Engine = importlib.import_module(layout.ENGINES[spec.job]).Engine(
-        spec, directories, status, control
-    )
-    return made
-
-
-def run_engine(
-    spec: JobSpec, directories: Directories, status: StatusWriter, control: Control
-) -> None:
-    """Run the engine of a job pass after pass until stopping. Raises JobFailed."""
-    EngineLoop(lambda: make_engine(spec, directories, status, control), spec, status, control).run()
-
-
 def repair_pass(spec: JobSpec, directories: Directories, control: Control) -> None:
     """Run one pass for `repair`, beside a job that may run; what it lacks, verify finds."""
     record = first_record(spec.job, str(spec.source), "repair", "snapshot")
     status = StatusWriter(directories.state / _REPAIR_STATUS, record)
     try:
-        with make_engine(spec, directories, status, control) as engine:
+        with EngineLoop(spec, directories, status, control).make_engine() as engine:
             by_any_name(engine.one_pass)
     except (HttpError, ZdbError, PassIncompleteError, JobPaused, RefusedNameError) as error:
         status.error(str(error))
@@ -290,7 +281,7 @@ class _Process:
                 self._status.update(phase="paused", reason="paused by the operator", next_at=None)
                 control.wait(threading.TIMEOUT_MAX)  # until the spec changes
                 return
-            run_engine(spec, self._directories, self._status, control)
+            EngineLoop(spec, self._directories, self._status, control).run()
         except JobFailed as failure:
             self._status.error(str(failure))
             reason = str(failure)
@@ -350,8 +341,7 @@ def collect_garbage_seldom() -> None:
 def run_job(job: Job, directories: Directories) -> None:
     """Run `job` until SIGTERM or SIGINT."""
     collect_garbage_seldom()
-    with contextlib.suppress(FileExistsError):
-        directories.state.mkdir(parents=True)
+    directories.state.mkdir(parents=True, exist_ok=True)
     process = _Process(job, directories)
     if threading.current_thread() is threading.main_thread():
         _install_signals(process.terminate)

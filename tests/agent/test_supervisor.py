@@ -9,26 +9,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import pytest
 
-from sync.agent import health, schedule, supervisor
+from sync.agent import health, supervisor
 from sync.agent.__main__ import main
-from sync.agent.job import Control, Directories, JobFailed, JobPaused, PassIncompleteError
+from sync.agent.backoff import BackoffClock
+from sync.agent.job import Control, Directories, Engine, JobFailed, JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.status_writer import StatusWriter, name_list, read_status, utc_now
+from sync.agent.supervisor import EngineLoop
 from sync.agent.zdb import ZdbConnectionError
 from sync.contract import spec as contract
-from sync.contract.spec import Backoff, FlistsSpec, JobSpec, KernelsSpec, Schedule, ZdbEndpoint
+from sync.contract.spec import Backoff, FlistsSpec, KernelsSpec, Schedule, ZdbEndpoint
 from sync.contract.status import StatusRecord
 from tests.agent.mirrors import make_directories, make_status
 from tests.sandbox.host.processes import wait_until
 
-Run = Callable[[KernelsSpec, Directories, StatusWriter, Control], None]
+Run = Callable[[Any, Directories, StatusWriter, Control], None]
 PATIENCE_SECONDS = 10
 
 
@@ -45,22 +46,13 @@ def write_spec(directories: Directories, **settings: object) -> KernelsSpec:
     return spec
 
 
-class EngineOfTest:
-    def __init__(
-        self,
-        run: Callable[..., None],
-        spec: JobSpec,
-        directories: Directories,
-        status: StatusWriter,
-        control: Control,
-    ) -> None:
-        self.one_pass = partial(run, spec, directories, status, control)
+class EngineOfTest(Engine[Any]):
+    def __init__(self, run: Run, loop: EngineLoop) -> None:
+        super().__init__(loop._spec, loop._directories, loop._status, loop._control)
+        self._run = run
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    def one_pass(self) -> None:
+        self._run(self._spec, self._directories, self._status, self._control)
 
 
 @contextmanager
@@ -69,7 +61,7 @@ def running(
 ) -> Iterator[Callable[[Callable[[StatusRecord], bool]], StatusRecord]]:
     """Run a job with an engine of the test; yields a wait for a record that satisfies."""
     monkeypatch.setattr(supervisor, "SPEC_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(supervisor, "make_engine", partial(EngineOfTest, run))
+    monkeypatch.setattr(EngineLoop, "make_engine", lambda loop: EngineOfTest(run, loop))
     process = supervisor._Process("kernels", directories)
     thread = threading.Thread(target=process.run)
     thread.start()
@@ -198,22 +190,22 @@ def waits_after(
     status = make_status("kernels", directories, spec.source)
     control = Waits(len(outcomes))
     left = iter(outcomes)
-    made = 0
+    made: list[EngineOfTest] = []
 
     def one_pass(*_: object) -> None:
         if (outcome := next(left)) is not None:
             raise outcome
 
-    def make() -> EngineOfTest:
-        nonlocal made
-        made += 1
-        return EngineOfTest(one_pass, spec, directories, status, control)
+    class Loop(EngineLoop):
+        def make_engine(self) -> EngineOfTest:
+            made.append(EngineOfTest(one_pass, self))
+            return made[-1]
 
     try:
-        supervisor.EngineLoop(make, spec, status, control).run()
+        Loop(spec, directories, status, control).run()
     finally:
         status.close()
-    return made, control
+    return len(made), control
 
 
 def test_waits_grow_with_every_failure_and_start_anew_after_a_success(tmp_path: Path) -> None:
@@ -259,19 +251,18 @@ def test_a_mirror_that_follows_shows_how_it_falls_behind_while_it_waits(
     def fail(*_: object) -> None:
         raise ZdbConnectionError("refused")
 
-    with running_loop(
-        lambda: EngineOfTest(fail, spec, directories, status, control), spec, status, control
-    ):
+    class Loop(EngineLoop):
+        def make_engine(self) -> EngineOfTest:
+            return EngineOfTest(fail, self)
+
+    with running_loop(Loop(spec, directories, status, control), status, control):
         wait_until(lambda: (status.record.lag.seconds or 0) >= 500, "the lag", PATIENCE_SECONDS)
     assert status.record.phase == "following"
     assert status.record.reason == "refused"
 
 
 @contextmanager
-def running_loop(
-    make: Callable[[], EngineOfTest], spec: FlistsSpec, status: StatusWriter, control: Control
-) -> Iterator[None]:
-    loop = supervisor.EngineLoop(make, spec, status, control)
+def running_loop(loop: EngineLoop, status: StatusWriter, control: Control) -> Iterator[None]:
     thread = threading.Thread(target=loop.run)
     thread.start()
     try:
@@ -405,13 +396,13 @@ def test_command_line_without_a_spec_names_the_remedy(
 
 def test_passes_are_spread_by_jitter_and_never_negative() -> None:
     plan = Schedule(interval_seconds=100, jitter=0.1)
-    assert schedule.seconds_to_next(plan, 0, 0) == 100
-    assert schedule.seconds_to_next(plan, 0, 0.5) == pytest.approx(105)
-    assert schedule.seconds_to_next(plan, 500, 0.9) == 0
+    assert supervisor.seconds_to_next(plan, 0, 0) == 100
+    assert supervisor.seconds_to_next(plan, 0, 0.5) == pytest.approx(105)
+    assert supervisor.seconds_to_next(plan, 500, 0.9) == 0
 
 
 def test_backoff_doubles_to_its_longest_obeys_the_master_and_starts_anew() -> None:
-    clock = schedule.BackoffClock(Backoff(first_seconds=1, longest_seconds=8))
+    clock = BackoffClock(Backoff(first_seconds=1, longest_seconds=8))
     waits = [clock.after_failure() for _ in range(60)]
     for wait, longest in zip(waits, [1, 2, 4, 8, 8], strict=False):
         assert longest / 2 <= wait <= longest

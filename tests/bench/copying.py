@@ -31,7 +31,7 @@ from sync.agent.chunks.scan.cut_points import plan, sample_size
 from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.job import Control, Directories
 from sync.agent.status_writer import StatusWriter, first_record
-from sync.agent.supervisor import collect_garbage_seldom, run_engine
+from sync.agent.supervisor import EngineLoop, collect_garbage_seldom
 from sync.agent.zdb import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
@@ -98,7 +98,7 @@ def _copy(spec: FlistsSpec, directories: Directories) -> Run:
 
     def run() -> None:
         try:
-            run_engine(spec, directories, status, control)
+            EngineLoop(spec, directories, status, control).run()
         except Exception as error:  # noqa: BLE001 - told below
             failures.append(error)
 

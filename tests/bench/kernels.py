@@ -46,9 +46,9 @@ def first_and_unchanged(root: Path, port: int) -> tuple[float, float, int]:
         started = time.monotonic()
         made.one_pass()
         first = time.monotonic() - started
-        before, started = made.requests_sent, time.monotonic()
+        before, started = made._master.requests_sent, time.monotonic()
         made.one_pass()
-        return first, time.monotonic() - started, made.requests_sent - before
+        return first, time.monotonic() - started, made._master.requests_sent - before
 
 
 def measure_link(hub: Hub, name: str, link: Link, rounds: int) -> dict[str, float]:

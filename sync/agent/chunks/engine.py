@@ -4,12 +4,12 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Final, Self
+from typing import Final
 
 from sync.agent.chunks.copying.writer import FULL, SlaveRefusedError
 from sync.agent.chunks.failover import silence
 from sync.agent.chunks.session import Session, open_session
-from sync.agent.job import Control, Directories, JobFailed, JobPaused
+from sync.agent.job import Control, Directories, Engine, JobFailed, JobPaused
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter
 from sync.agent.zdb.errors import (
@@ -24,23 +24,14 @@ _FULL_RETRY_SECONDS: Final = 10.0
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-class ChunksEngine:
+class ChunksEngine(Engine[FlistsSpec]):
     """The flists job of one spec: a session of copying and following after the other."""
 
     def __init__(
         self, spec: FlistsSpec, directories: Directories, status: StatusWriter, control: Control
     ) -> None:
-        self._spec = spec
-        self._directories = directories
-        self._status = status
-        self._control = control
+        super().__init__(spec, directories, status, control)
         self._sources = MasterEndpoints("zdb", spec.sources, spec.backoff, status.sources)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is open between two sessions."""
 
     def one_pass(self) -> None:
         """Copy the master's namespace and follow it, by one of its names after the other.

@@ -4,9 +4,8 @@ import logging
 import sqlite3
 import time
 from collections.abc import Collection
-from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final, Self
+from typing import Final
 
 from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub import confirming, pending, plan, tags
@@ -19,7 +18,7 @@ from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.removal import Removals
 from sync.agent.hub.state_db import DATABASE, GENERATION, HubStateDb, Withheld
 from sync.agent.hub.tree import Tree
-from sync.agent.job import Control, Directories, PassIncompleteError, one_at_a_time
+from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
 from sync.agent.master.client import HttpError, HttpStoppedError, Master
 from sync.agent.master.identity import follow
 from sync.agent.rate_limit import bandwidth
@@ -31,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 _UNKNOWN_GENERATION: Final = -1.0
 
 
-class UsersEngine:
+class UsersEngine(Engine[UsersSpec]):
     """The users job of one spec; `one_pass` is called again and again by one thread.
 
     That thread owns all that is served and known of it. Others fetch and prepare (Pipeline), read
@@ -41,11 +40,7 @@ class UsersEngine:
     def __init__(
         self, spec: UsersSpec, directories: Directories, status: StatusWriter, control: Control
     ) -> None:
-        self._spec = spec
-        self._directories = directories
-        self._status = status
-        self._control = control
-        self._stack = ExitStack()
+        super().__init__(spec, directories, status, control)
         with one_at_a_time(directories.state):
             self._open(spec, directories, control)
         self._generation = _UNKNOWN_GENERATION
@@ -77,17 +72,6 @@ class UsersEngine:
         self._tags = tags.TagReader(self._source, self._db, spec.http.connections)
         self._removals = Removals(spec, self._master, self._db, self._publisher)
         self._progress = Progress(self._status, self._master, self._chunks, self._publisher)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def requests_sent(self) -> int:
-        """How many HTTP requests the master was asked so far."""
-        return self._master.requests_sent
 
     def one_pass(self) -> None:
         """Make the hub's folder what the master has.

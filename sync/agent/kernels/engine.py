@@ -3,14 +3,13 @@
 import time
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final, Self
+from typing import Final
 from urllib.parse import quote
 
 from sync.agent import durable
 from sync.agent.deletion_guard import Absences, Vanished, confirm_listing, guard
-from sync.agent.job import Control, Directories, PassIncompleteError, one_at_a_time
+from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
 from sync.agent.kernels import listing
 from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder, head, master_of
 from sync.agent.kernels.links import Links, Pass
@@ -30,17 +29,13 @@ _RECHECK_SECONDS: Final = 2.0
 _CONFIRMED: Final = "removal_confirmation"
 
 
-class KernelsEngine:
+class KernelsEngine(Engine[KernelsSpec]):
     """The kernels job of one spec; `one_pass` is called again and again by one thread."""
 
     def __init__(
         self, spec: KernelsSpec, directories: Directories, status: StatusWriter, control: Control
     ) -> None:
-        self._spec = spec
-        self._state = directories.state
-        self._status = status
-        self._control = control
-        self._stack = ExitStack()
+        super().__init__(spec, directories, status, control)
         self._db = self._stack.enter_context(KernelStateDb(directories.state))
         self._master = master_of(spec, control, status.sources)
         self._stack.callback(self._master.close)
@@ -52,17 +47,6 @@ class KernelsEngine:
         self._absences: Absences[str] = Absences(
             self._master, spec.http.connections, lambda path: f"/kernel/{quote(path)}"
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def requests_sent(self) -> int:
-        """How many HTTP requests the master was asked so far."""
-        return self._master.requests_sent
 
     def _adopt(self) -> None:
         """Take over the files that an earlier mirror left, and drop the rows of lost ones."""
@@ -81,7 +65,7 @@ class KernelsEngine:
         Raises HttpError when the master cannot be listed, PassIncompleteError when some kernel
         could not be had, JobPaused when too much vanished.
         """
-        with one_at_a_time(self._state):
+        with one_at_a_time(self._directories.state):
             self._one_pass()
 
     def _one_pass(self) -> None:
@@ -118,7 +102,7 @@ class KernelsEngine:
         }
         listed = {name: kernel.updated_seconds for name, kernel in work.listed.items()}
         source = self._master.source
-        identity = follow(self._spec, self._state, source, mirrored, listed)
+        identity = follow(self._spec, self._directories.state, source, mirrored, listed)
         self._status.seen_master(source, identity)
         removes = not served.keys() <= work.listed.keys()
         confirm_listing(found, lambda: listing.fetch(self._master), removes=removes)

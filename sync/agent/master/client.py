@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from sync.agent.backoff import BackoffClock
 from sync.agent.job import Control
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.master.http1 import (
@@ -35,7 +36,6 @@ from sync.agent.master.replies import (
     verified,
 )
 from sync.agent.rate_limit import TokenBucket
-from sync.agent.schedule import BackoffClock
 from sync.contract.spec import Backoff, HttpLimits
 from sync.contract.status import Service
 

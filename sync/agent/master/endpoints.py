@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from sync.agent.schedule import BackoffClock
+from sync.agent.backoff import BackoffClock
 from sync.agent.status_writer import utc_now
 from sync.contract.spec import Backoff
 from sync.contract.status import Service, SourceUse

@@ -85,9 +85,7 @@ class Job:
 
     def _run(self) -> None:
         try:
-            EngineLoop(
-                lambda: _Impatient(self, self._directories), self.spec, self.status, self.control
-            ).run()
+            _Loop(self, self._directories).run()
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.ended = error
 
@@ -123,6 +121,15 @@ class Job:
         self._thread.join(LONGEST_WAIT_SECONDS)
         assert isinstance(self.ended, JobFailed), f"ended with {self.ended!r}; {self.record}"
         return self.ended
+
+
+class _Loop(EngineLoop):
+    def __init__(self, job: Job, directories: Directories) -> None:
+        super().__init__(job.spec, directories, job.status, job.control)
+        self._job = job
+
+    def make_engine(self) -> "_Impatient":
+        return _Impatient(self._job, self._directories)
 
 
 class _Impatient(ChunksEngine):

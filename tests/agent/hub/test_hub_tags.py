@@ -236,9 +236,9 @@ def test_entry_that_the_master_itself_answers_404_for_does_not_count(
         assert reporter.record.broken.names == [
             "tf-zos/tags/2/net.flist -> tf-auto/net.flist: no such flist",
         ]
-        before = engine.requests_sent
+        before = engine._master.requests_sent
         engine.one_pass()
-        assert engine.requests_sent - before == 1, "it is remembered"
+        assert engine._master.requests_sent - before == 1, "it is remembered"
     model.add_flist("tf-auto", "net.flist", small(1), OLD)
     mirror.one_pass()
     assert mirror.served() == model_tree(model)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from sync.agent.job import Control, Directories
 from sync.agent.status_writer import StatusWriter
-from sync.agent.supervisor import run_engine
+from sync.agent.supervisor import EngineLoop
 from sync.contract.spec import KernelsHttpLimits, KernelsSpec, Schedule, UsersSpec
 from sync.contract.status import StatusRecord
 from tests.agent.hub.flists_of import small
@@ -75,7 +75,7 @@ class RunningJob:
 
     def _run(self) -> None:
         try:
-            run_engine(self._spec, self._directories, self.status, self.control)
+            EngineLoop(self._spec, self._directories, self.status, self.control).run()
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.ended = error
 

@@ -1,18 +1,9 @@
-"""When to start the next pass, and how long to wait after a failure."""
+"""How long to wait after a failure."""
 
 import random
 from dataclasses import dataclass, field
 
-from sync.contract.spec import Backoff, Schedule
-
-
-def seconds_to_next(schedule: Schedule, elapsed_seconds: float, chance: float) -> float:
-    """Seconds from now to the next start, given how long the pass took.
-
-    chance: in [0, 1), spreads a fleet of mirrors over `jitter` of the interval.
-    """
-    interval = schedule.interval_seconds * (1 + schedule.jitter * chance)
-    return max(0.0, interval - elapsed_seconds)
+from sync.contract.spec import Backoff
 
 
 @dataclass
