@@ -1,20 +1,19 @@
 """One pass of the kernels job: list, resolve links, fetch, link, remove."""
 
 import time
-from collections.abc import Collection, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Final
-from urllib.parse import quote
 
 from sync.agent import durable
 from sync.agent.deletion_guard import Absences, Vanished, confirm_listing, guard
 from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
 from sync.agent.kernels import listing
-from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder, head, master_of
-from sync.agent.kernels.links import Links, Pass
-from sync.agent.kernels.listing import Kernel
-from sync.agent.kernels.plan import LinkedFile, is_net, named, wanted
+from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, master_of, url_of
+from sync.agent.kernels.folder import KernelFolder
+from sync.agent.kernels.links import Links, Pass, is_net, linked, named
+from sync.agent.kernels.listing import DAY_SECONDS, Kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb
 from sync.agent.master.client import HttpStoppedError
 from sync.agent.master.identity import follow
@@ -22,7 +21,6 @@ from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import Amount, Lag
 
-_DAY_SECONDS: Final = 86_400.0
 # A file that changed so shortly before the listing may have changed again within that second:
 # bootstrap.py (kernel_list) gives times in whole seconds.
 _RECHECK_SECONDS: Final = 2.0
@@ -42,11 +40,9 @@ class KernelsEngine(Engine[KernelsSpec]):
         with one_at_a_time(directories.state):
             self._folder = KernelFolder(directories.kernels)
             self._adopt()
-        self._fetcher = Fetcher(self._master, spec, self._folder, control)
-        self._links = Links(spec, self._folder, self._fetcher, self._db, control)
-        self._absences: Absences[str] = Absences(
-            self._master, spec.http.connections, lambda path: f"/kernel/{quote(path)}"
-        )
+        self._fetcher = Fetcher(self._master, spec, self._folder.staging, control)
+        self._links = Links(self._fetcher, self._folder, self._db)
+        self._absences: Absences[str] = Absences(self._master, spec.http.connections, url_of)
 
     def _adopt(self) -> None:
         """Take over the files that an earlier mirror left, and drop the rows of lost ones."""
@@ -66,28 +62,25 @@ class KernelsEngine(Engine[KernelsSpec]):
         could not be had, JobPaused when too much vanished.
         """
         with one_at_a_time(self._directories.state):
-            self._one_pass()
-
-    def _one_pass(self) -> None:
-        self._master.begin_pass()
-        work = self._listed()
-        self._links.ask(work)
-        self._links.find(work)
-        chosen = self._wanted(work)
-        self._report(work, chosen)
-        self._fetch(work, chosen)
-        self._links.find(work)
-        self._links.find_by_content(work)
-        self._apply_links(work)
-        self._report(work, chosen)
-        if self._control.stopping():
-            raise HttpStoppedError
-        self._remove(work, {kernel.name for kernel in chosen})
-        self._report(work, chosen)
-        if work.failed:
-            for message in work.failed[:10]:
-                self._status.error(message)
-            raise PassIncompleteError(f"{len(work.failed)} failed, the first: {work.failed[0]}")
+            self._master.begin_pass()
+            work = self._listed()
+            self._links.ask(work)
+            self._links.find(work)
+            chosen = self._wanted(work)
+            self._report(work, chosen)
+            self._fetch(work, chosen)
+            self._links.find(work)
+            self._links.find_by_content(work)
+            self._apply_links(work)
+            self._report(work, chosen)
+            if self._control.stopping():
+                raise HttpStoppedError
+            self._remove(work, {kernel.name for kernel in chosen})
+            self._report(work, chosen)
+            if work.failed:
+                for message in work.failed[:10]:
+                    self._status.error(message)
+                raise PassIncompleteError(f"{len(work.failed)} failed, the first: {work.failed[0]}")
 
     def _listed(self) -> Pass:
         """Begin a pass with the listing of a master that is the one that was followed before.
@@ -109,10 +102,10 @@ class KernelsEngine(Engine[KernelsSpec]):
         return work
 
     def _wanted(self, work: Pass) -> list[Kernel]:
-        linked = set(work.targets.values())
+        needed = set(work.targets.values())
         for path in work.unresolved:
-            linked |= {kernel.name for kernel in work.candidates(path)}
-        return wanted(work.listing.kernels, self._spec, linked, time.time())
+            needed |= {kernel.name for kernel in work.candidates(path)}
+        return listing.wanted(work.listing.kernels, self._spec, needed, time.time())
 
     def _apply_links(self, work: Pass) -> None:
         if self._links.apply(work) and self._status.record.bootable_at is None:
@@ -131,12 +124,10 @@ class KernelsEngine(Engine[KernelsSpec]):
             try:
                 for future in as_completed(futures):
                     with work.noting(f"kernel {futures[future].name}"):
-                        self._publish(work, futures[future], future)
+                        self._publish(work, futures[future], future.result())
                     self._report(work, chosen)
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _is_due(self, work: Pass, kernel: Kernel) -> bool:
         """Return whether a kernel is to be fetched; where its date does not say, it is asked for.
@@ -149,13 +140,12 @@ class KernelsEngine(Engine[KernelsSpec]):
         if not row.recheck and kernel.updated_seconds is not None:
             return False
         with work.noting(f"kernel {kernel.name}"):
-            if head(self._master, kernel.name) != LinkedFile(row.size_bytes, row.modified_seconds):
+            if head(self._master, kernel.name) != Head.of(row):
                 return True
             self._db.put(replace(row, recheck=False))
         return False
 
-    def _publish(self, work: Pass, kernel: Kernel, future: Future[Fetched]) -> None:
-        fetched = future.result()
+    def _publish(self, work: Pass, kernel: Kernel, fetched: Fetched) -> None:
         date, updated = work.listing.date_seconds, kernel.updated_seconds
         recheck = date is not None and updated is not None and date - updated < _RECHECK_SECONDS
         self._folder.publish(kernel.name, fetched)
@@ -172,8 +162,8 @@ class KernelsEngine(Engine[KernelsSpec]):
         # A kernel that takes a link's name and could not be had yet leaves the link served.
         links_gone = (work.gone & work.links.keys()) - (keep - on_disk)
         lost = {path for path in links_gone if path in self._spec.links and path not in listed}
-        linked = self._folder.linked().items()
-        keep |= {target for path, target in linked if path not in links_gone}
+        served = linked(self._folder.root).items()
+        keep |= {target for path, target in served if path not in links_gone}
         keep |= set(work.targets.values())
         dropped = [name for name in work.known if name not in listed and name not in keep]
         deselected = [name for name in work.known if name in listed and name not in keep]
@@ -181,8 +171,9 @@ class KernelsEngine(Engine[KernelsSpec]):
         self._guard(work, len(newly) + len(lost))
         replaced = [name for name in dropped if work.targets.get(name) in on_disk]
         # bootstrap.py (api_symlink) removes a link before it makes it anew: 404 for a moment.
-        unconfirmed = self._unconfirmed(work, lost | newly.difference(replaced))
-        self._links.remove(links_gone - unconfirmed)
+        unconfirmed = self._absences.unconfirmed(lost | newly.difference(replaced))
+        work.broken += [f"{path}: {reason}" for path, reason in unconfirmed.items()]
+        self._links.remove(links_gone - unconfirmed.keys())
         for name in replaced:
             # A link at the top takes the name that a kernel had.
             self._links.link(work, name)
@@ -193,12 +184,6 @@ class KernelsEngine(Engine[KernelsSpec]):
             self._delete_row(work, name)
         for path in work.targets.keys() & self._folder.names():
             work.broken.append(f"{named(path)}: the kernel of that name is still needed here")
-
-    def _unconfirmed(self, work: Pass, paths: Collection[str]) -> set[str]:
-        """Ask for kernels and links by their names; returns those that may be there still."""
-        reasons = self._absences.unconfirmed(paths)
-        work.broken += [f"{path}: {reason}" for path, reason in reasons.items()]
-        return set(reasons)
 
     def _delete_row(self, work: Pass, name: str) -> None:
         self._db.delete(name)
@@ -217,7 +202,7 @@ class KernelsEngine(Engine[KernelsSpec]):
         for name in dropped:
             row = work.known[name]
             since = row.missing_since if row.missing_since is not None else now
-            if now - since >= self._spec.retention_days * _DAY_SECONDS:
+            if now - since >= self._spec.retention_days * DAY_SECONDS:
                 expired.append(name)
             elif row.missing_since is None:
                 work.known[name] = replace(row, missing_since=now)
@@ -230,11 +215,13 @@ class KernelsEngine(Engine[KernelsSpec]):
         done = [row for kernel in chosen if (row := work.current(kernel)) is not None]
         done_bytes = sum(row.size_bytes or 0 for row in done)
         missing = len(chosen) - len(done)
-        net = [is_net(path) for path in self._folder.linked()]
+        last = self._status.record.last_success_at
+        behind = None if last is None else (utc_now() - last).total_seconds()
+        net = [is_net(path) for path in linked(self._folder.root)]
         self._status.update(
             done=Amount(items=len(done), bytes=done_bytes),
             total=Amount(items=len(chosen), bytes=None if missing else done_bytes),
-            lag=Lag(items=missing, bytes=0 if not missing else None, seconds=self._lag(missing)),
+            lag=Lag(items=missing, seconds=behind) if missing else Lag(items=0, bytes=0, seconds=0),
             refused=name_list(work.listing.refused),
             broken=name_list(work.broken),
             details={
@@ -245,9 +232,3 @@ class KernelsEngine(Engine[KernelsSpec]):
                 "retained": sum(1 for row in work.known.values() if row.missing_since),
             },
         )
-
-    def _lag(self, missing: int) -> float | None:
-        if not missing:
-            return 0.0
-        last = self._status.record.last_success_at
-        return None if last is None else (utc_now() - last).total_seconds()

@@ -1,22 +1,25 @@
 """Which kernel each link of the master names, and the links that are served here.
 
+A link is named by its path below the kernel folder, which is also its path below `/kernel/`:
+`net/MODE.efi` for a run mode's net link, `NAME` for one at the top (0-bootstrap: api_symlink).
 Nothing on a bootstrap server says where a link points. So each is asked for by its name, and the
 kernel behind it is the one with the same size and date, else the one with the same content.
 """
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from sync.agent.job import Control
-from sync.agent.kernels.folder import Fetched, Fetcher, KernelFolder, head
-from sync.agent.kernels.listing import Kernel, Listing, checked_kernel
-from sync.agent.kernels.plan import LinkedFile, is_net, named, net_link
+from sync.agent import durable
+from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head
+from sync.agent.kernels.folder import KernelFolder
+from sync.agent.kernels.listing import NET, Kernel, Listing, checked_kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError
-from sync.contract.names import RefusedNameError
-from sync.contract.spec import KernelsSpec
+from sync.contract.names import RefusedNameError, checked_plain
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Pass:
     listing: Listing
     known: dict[str, KernelRow]
     links: dict[str, LinkRow]
-    heads: dict[str, LinkedFile] = field(default_factory=dict)
+    heads: dict[str, Head] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
@@ -77,34 +80,28 @@ class Pass:
             self.failed.append(f"{what}: {error}")
 
 
+@dataclass(frozen=True)
 class Links:
     """Resolves the links of a pass and serves them; `ask`, `find`, `find_by_content`, `apply`."""
 
-    def __init__(
-        self,
-        spec: KernelsSpec,
-        folder: KernelFolder,
-        fetcher: Fetcher,
-        db: KernelStateDb,
-        control: Control,
-    ) -> None:
-        self._spec = spec
-        self._folder = folder
-        self._fetcher = fetcher
-        self._db = db
-        self._control = control
+    fetcher: Fetcher
+    folder: KernelFolder
+    db: KernelStateDb
 
     def ask(self, work: Pass) -> None:
         """Ask for every link by its name; one that is as it was names what it named."""
-        fixed = self._spec.net_links
-        modes = _paths(work, net_link, self._spec.run_modes)
+        fixed = self.fetcher.spec.net_links
+        modes = _paths(work, net_link, self.fetcher.spec.run_modes)
         asked = [path for mode, path in modes.items() if mode not in fixed]
-        asked += _paths(work, checked_kernel, self._spec.links).values()
+        asked += _paths(work, checked_kernel, self.fetcher.spec.links).values()
         work.gone = work.links.keys() - {*modes.values(), *asked}
         for mode, path in modes.items():
-            if mode in fixed:
-                _set_by_hand(work, path, fixed[mode])
-        with ThreadPoolExecutor(self._spec.http.connections) as pool:
+            if kernel := fixed.get(mode):
+                if kernel in work.listed or kernel in work.known:
+                    work.targets[path] = kernel
+                else:
+                    work.broken.append(f"{named(path)}: the master has no kernel {kernel}")
+        with ThreadPoolExecutor(self.fetcher.spec.http.connections) as pool:
             for _ in pool.map(lambda path: self._ask(work, path), asked):
                 pass
 
@@ -116,7 +113,7 @@ class Links:
             return
         with work.noting(named(path)):
             try:
-                file = head(self._fetcher.master, path)
+                file = head(self.fetcher.master, path)
             except HttpMissingError:
                 kept = ", the mirror keeps its own" if is_net(path) and path in work.links else ""
                 work.broken.append(f"{named(path)}: the master has none{kept}")
@@ -126,15 +123,12 @@ class Links:
             # The headers are those of the kernel behind the link (send_from_directory opens it),
             # and have no digest: one flipped byte must not move what nodes boot from.
             row = work.links.get(path)
-            if (
-                row is not None
-                and not _is_alike(row, file)
-                and head(self._fetcher.master, path) != file
-            ):
+            as_before = row is not None and Head.of(row) == file
+            if row and not as_before and head(self.fetcher.master, path) != file:
                 raise HttpError("two answers of the master differ: it stays as it is", retry=True)
             work.heads[path] = file
             kernel = work.listed.get(row.target) if row and row.target is not None else None
-            if row and kernel and _is_alike(row, file) and work.current(kernel):
+            if kernel and as_before and work.current(kernel):
                 work.targets[path] = kernel.name
 
     def find(self, work: Pass) -> None:
@@ -145,34 +139,27 @@ class Links:
             # Without a date, kernels of one size look alike.
             if file.modified_seconds is None or None in rows:
                 continue  # it may be one that is not here yet
-            same = [
-                row.name
-                for row in rows
-                if row and LinkedFile(row.size_bytes, row.modified_seconds) == file
-            ]
+            same = [row.name for row in rows if row and Head.of(row) == file]
             if len(same) == 1:
                 work.targets[path] = same[0]
 
     def find_by_content(self, work: Pass) -> None:
         """Find the rest by their bytes: what is at the link is fetched and compared by MD5."""
         for path in work.unresolved:
-            if self._control.stopping():
+            if self.fetcher.control.stopping():
                 return
+            row, file = work.links.get(path), work.heads[path]
+            # A net file of its own must be here still; at the top nothing is kept.
+            served = row and (not is_net(path) or self.folder.holds(path, row.size_bytes))
             with work.noting(named(path)):
-                self._find_by_content(work, path)
-
-    def _find_by_content(self, work: Pass, path: str) -> None:
-        row, file = work.links.get(path), work.heads[path]
-        # A net file of its own must be here still; at the top nothing is kept.
-        served = row and (not is_net(path) or self._folder.holds(path, row.size_bytes))
-        if row and row.md5 and served and _is_alike(row, file):
-            self._take_content(work, path, row.md5, None)
-            return
-        fetched = self._fetcher.fetch(path)
-        try:
-            self._take_content(work, path, fetched.row.md5 or "", fetched)
-        finally:
-            fetched.path.unlink(missing_ok=True)
+                if row and row.md5 and served and Head.of(row) == file:
+                    self._take_content(work, path, row.md5, None)
+                    continue
+                fetched = self.fetcher.fetch(path)
+                try:
+                    self._take_content(work, path, fetched.row.md5 or "", fetched)
+                finally:
+                    fetched.path.unlink(missing_ok=True)
 
     def _take_content(self, work: Pass, path: str, md5: str, fetched: Fetched | None) -> None:
         same = sorted(name for name, row in work.known.items() if row.md5 == md5 and name != path)
@@ -189,19 +176,19 @@ class Links:
             work.broken.append(f"{named(path)}: leads to no kernel that the master lists")
         elif fetched is not None:
             # No kernel of that content is listed: the master keeps a file of its own there.
-            self._folder.publish(path, fetched)
+            self.folder.publish(path, fetched)
         self._put(work, path, None, md5)
 
     def _put(self, work: Pass, path: str, target: str | None, md5: str | None = None) -> None:
-        file = work.heads.get(path, LinkedFile())
-        self._db.put_link(LinkRow(path, file.size_bytes, file.modified_seconds, target, md5))
+        file = work.heads.get(path, Head())
+        self.db.put_link(LinkRow(path, file.size_bytes, file.modified_seconds, target, md5))
 
     def apply(self, work: Pass) -> bool:
         """Point every link whose kernel is served at it; returns whether a net link leads to one.
 
         A kernel that the master had under the name of a link stays until the removals.
         """
-        on_disk = self._folder.names()
+        on_disk = self.folder.names()
         ready = [
             path
             for path, target in work.targets.items()
@@ -214,15 +201,54 @@ class Links:
     def link(self, work: Pass, path: str) -> None:
         """Point a link at the kernel that it names."""
         target = work.targets[path]
-        if not self._folder.points_to(path, target):
-            self._folder.link(path, target)
+        if not points_to(self.folder.root, path, target):
+            durable.publish_link(_text(path, target), self.folder.root / path, self.folder.staging)
         self._put(work, path, target)
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Remove links, and net files of their own."""
+        """Remove links, and net files of their own; never a kernel at the top."""
         for path in paths:
-            self._folder.unlink(path)
-            self._db.delete_link(path)
+            served = self.folder.root / path
+            if is_net(path) or served.is_symlink():
+                durable.remove(served)
+            self.db.delete_link(path)
+
+
+def net_link(mode: str) -> str:
+    """Path of a run mode's net link. Raises RefusedNameError for a bad mode."""
+    return f"{NET}/{checked_plain(mode, 'run mode')}.efi"
+
+
+def is_net(path: str) -> bool:
+    """Return whether a link is a net link, not one at the top."""
+    return path.startswith(f"{NET}/")
+
+
+def named(path: str) -> str:
+    """Name a link in messages: `net link prod`, `link zos.efi`."""
+    return f"net link {path[len(NET) + 1 : -len('.efi')]}" if is_net(path) else f"link {path}"
+
+
+def _text(path: str, kernel: str) -> str:
+    """Return the text of a link to a kernel: relative to the link's own folder."""
+    return f"../{kernel}" if is_net(path) else kernel
+
+
+def points_to(root: Path, path: str, kernel: str) -> bool:
+    """Return whether a link is in the kernel folder and names that kernel."""
+    link = root / path
+    return link.is_symlink() and str(link.readlink()) == _text(path, kernel)
+
+
+def linked(root: Path) -> dict[str, str]:
+    """Return, for each link in the kernel folder by its path, the kernel that it names now."""
+    links: dict[str, str] = {}
+    for prefix in ("", f"{NET}/"):
+        with os.scandir(root / prefix) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    links[prefix + entry.name] = Path(entry.path).readlink().name
+    return links
 
 
 def _paths(work: Pass, path_of: Callable[[str], str], of_names: Iterable[str]) -> dict[str, str]:
@@ -233,15 +259,3 @@ def _paths(work: Pass, path_of: Callable[[str], str], of_names: Iterable[str]) -
         except RefusedNameError as error:
             work.broken.append(str(error))
     return paths
-
-
-def _set_by_hand(work: Pass, path: str, kernel: str) -> None:
-    if kernel in work.listed or kernel in work.known:
-        work.targets[path] = kernel
-    else:
-        work.broken.append(f"{named(path)}: the master has no kernel {kernel}")
-
-
-def _is_alike(row: LinkRow, file: LinkedFile) -> bool:
-    """Return whether the master's file at a link is as it was in an earlier pass."""
-    return LinkedFile(row.size_bytes, row.modified_seconds) == file

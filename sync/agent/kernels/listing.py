@@ -1,15 +1,16 @@
-"""What the master's bootstrap service says it has (0-bootstrap: bootstrap.py, templates)."""
+"""The kernels that the master lists (0-bootstrap: bootstrap.py, templates), and those wanted."""
 
 import contextlib
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
 from sync.contract import names
+from sync.contract.spec import KernelsSpec
 
 MAX_LISTING_BYTES: Final = 16 << 20
 # As kernel_list of bootstrap.py formats it.
@@ -17,6 +18,7 @@ _DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d, \d\d:\d\d:\d\d) \(UTC\)", re.ASCII
 # As templates/kernels.html has them.
 _HREF: Final = re.compile(r'href="/kernel/([^"]*)"')
 NET: Final = "net"
+DAY_SECONDS: Final = 86_400.0
 _YEAR_10000: Final = 253_402_300_800
 
 
@@ -42,6 +44,8 @@ class Listing:
 
 def fetch(master: Master) -> Listing:
     """Ask /api/images, or read the page /images of older revisions. Raises HttpError."""
+    kernels: dict[str, Kernel] = {}
+    refused: list[str] = []
     with master.while_listing():
         try:
             page = master.get("/api/images", MAX_LISTING_BYTES)
@@ -49,7 +53,28 @@ def fetch(master: Master) -> Listing:
         except HttpMissingError:
             page = master.get("/images", MAX_LISTING_BYTES)
             rows = _page_rows(page)
-        return _checked(rows, page.date_seconds)
+        for name, updated in rows:
+            try:
+                kernel = Kernel(checked_kernel(name), updated)
+            except names.RefusedNameError as error:
+                refused.append(str(error))
+            else:
+                kernels[kernel.name] = kernel
+    return Listing(tuple(kernels.values()), tuple(refused), page.date_seconds)
+
+
+def wanted(
+    kernels: Iterable[Kernel], spec: KernelsSpec, linked: set[str], now_seconds: float
+) -> list[Kernel]:
+    """Return the kernels to mirror: those that links name first, then the newest first."""
+    by_age = sorted(kernels, key=lambda kernel: (-(kernel.updated_seconds or 0.0), kernel.name))
+    chosen = [kernel for kernel in by_age if spec.kernels.takes(kernel.name)]
+    if spec.max_age_days is not None:
+        oldest = now_seconds - spec.max_age_days * DAY_SECONDS
+        chosen = [kernel for kernel in chosen if (kernel.updated_seconds or 0.0) >= oldest]
+    keep = {kernel.name for kernel in chosen[: spec.newest]}
+    first = [kernel for kernel in by_age if kernel.name in linked]
+    return first + [kernel for kernel in by_age if kernel.name in keep - linked]
 
 
 def checked_kernel(name: object) -> str:
@@ -58,19 +83,6 @@ def checked_kernel(name: object) -> str:
     if plain == NET:
         raise names.RefusedNameError(f"refused kernel name {plain!r}: the folder of the net links")
     return plain
-
-
-def _checked(rows: Iterator[tuple[object, float | None]], date: float | None) -> Listing:
-    kernels: dict[str, Kernel] = {}
-    refused: list[str] = []
-    for name, updated in rows:
-        try:
-            checked = checked_kernel(name)
-        except names.RefusedNameError as error:
-            refused.append(str(error))
-            continue
-        kernels[checked] = Kernel(checked, updated)
-    return Listing(tuple(kernels.values()), tuple(refused), date)
 
 
 def _rows(data: object) -> Iterator[tuple[object, float | None]]:

@@ -50,7 +50,7 @@ class KernelRow:
 class LinkRow:
     """A link of the kernel folder: what HEAD said of the master's, and the kernel that it names.
 
-    path: see sync.agent.kernels.plan. target: None where what the master serves there is none
+    path: see sync.agent.kernels.links. target: None where what the master serves there is none
     of the kernels that it lists, and has the MD5 md5.
     """
 
@@ -66,10 +66,7 @@ class KernelStateDb(StateDb):
 
     def __init__(self, state: Path) -> None:
         super().__init__(state / DATABASE, _SCHEMA)
-        self._take_over_net_links()
-
-    def _take_over_net_links(self) -> None:
-        """Take over the net links of the first release: an unknown link is never removed."""
+        # The net links of the first release are taken over: an unknown link is never removed.
         with self.transaction():
             if self._db.execute(_HAS_NET).fetchone():
                 self._db.execute(_TAKE_NET)

@@ -15,8 +15,9 @@ from sync.agent.job import (
     one_at_a_time,
 )
 from sync.agent.kernels import listing
-from sync.agent.kernels.folder import KernelFolder, head, master_of
-from sync.agent.kernels.plan import LinkedFile, is_net, wanted
+from sync.agent.kernels.fetcher import Head, head, master_of
+from sync.agent.kernels.folder import KernelFolder
+from sync.agent.kernels.links import is_net, points_to
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpMissingError, Master
 from sync.agent.supervisor import by_any_name, repair_pass
@@ -58,7 +59,7 @@ class _Scan:
             if link.target is None and not is_net(link.path):
                 continue  # at the top, what is none of the master's kernels is not served
             self.checked += 1
-            if link.target is not None and not self._folder.points_to(link.path, link.target):
+            if link.target is not None and not points_to(self._folder.root, link.path, link.target):
                 yield Problem(link.path, f"does not lead to {link.target}")
             elif not (self._folder.root / link.path).exists():
                 yield Problem(link.path, "is not there, or dangles")
@@ -70,7 +71,7 @@ class _Scan:
     ) -> Iterator[Problem]:
         master.begin_pass()
         kernels = listing.fetch(master).kernels
-        for kernel in wanted(kernels, self._spec, linked, time.time()):
+        for kernel in listing.wanted(kernels, self._spec, linked, time.time()):
             if self._options.covers(kernel.name) and kernel.name not in known:
                 yield Problem(kernel.name, "is on the master and not here")
         for name in known.keys() & {kernel.name for kernel in kernels}:
@@ -80,7 +81,7 @@ class _Scan:
 
 def _differs(master: Master, row: KernelRow) -> bool:
     try:
-        return head(master, row.name) != LinkedFile(row.size_bytes, row.modified_seconds)
+        return head(master, row.name) != Head.of(row)
     except HttpMissingError:
         return True
 

@@ -1,0 +1,99 @@
+"""Kernels on their way from the master's /kernel/: asked for, fetched into staging, whole."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from sync.agent import durable
+from sync.agent.job import Control
+from sync.agent.kernels.state_db import KernelRow, LinkRow
+from sync.agent.master.client import Downloaded, HttpError, Master
+from sync.agent.master.endpoints import EndpointReport, no_report
+from sync.agent.rate_limit import bandwidth
+from sync.contract.spec import KernelsSpec
+
+# 0-bootstrap writes an uploaded kernel in place (api_kernel: file.save), and without a lock: one
+# that is younger than this may be half there.
+SETTLE_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """A kernel, or the file at a link, as HEAD describes it: size, Last-Modified (unix seconds)."""
+
+    size_bytes: int | None = None
+    modified_seconds: float | None = None
+
+    @classmethod
+    def of(cls, row: KernelRow | LinkRow) -> Self:
+        """Return what HEAD said of a file when its row was written."""
+        return cls(row.size_bytes, row.modified_seconds)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A whole file in staging, and what its row is to be."""
+
+    path: Path
+    row: KernelRow
+
+
+def master_of(spec: KernelsSpec, control: Control, report: EndpointReport = no_report) -> Master:
+    """Return the master's bootstrap service, within the limits of the spec."""
+    return Master(
+        spec.sources,
+        spec.http,
+        control,
+        bandwidth=bandwidth(spec.bandwidth_bytes_per_second),
+        backoff=spec.backoff,
+        service="bootstrap",
+        report=report,
+    )
+
+
+def url_of(path: str) -> str:
+    """Return the master's path of a kernel or link."""
+    return f"/kernel/{quote(path)}"
+
+
+def head(master: Master, path: str) -> Head:
+    """Ask for the size and date of a kernel, or of the file at a link. Raises HttpError."""
+    page = master.head(url_of(path))
+    return Head(page.length, page.modified_seconds)
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Fetches kernels, and the files at links; its threads share it."""
+
+    master: Master
+    spec: KernelsSpec
+    staging: Path
+    control: Control
+
+    def fetch(self, path: str, updated_seconds: float | None = None) -> Fetched:
+        """Fetch a file whole and durably. Raises HttpError, NoSpaceError."""
+        durable.require_free_space(self.staging.parent, self.spec.free_space_floor_bytes)
+        target = durable.temporary_in(self.staging)
+        done = self.master.download(url_of(path), target, self.spec.max_kernel_bytes)
+        try:
+            durable.sync(target)
+            self._require_whole(path, done)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        modified = done.page.modified_seconds
+        row = KernelRow(path, updated_seconds, modified, done.size_bytes, done.md5)
+        return Fetched(target, row)
+
+    def _require_whole(self, path: str, done: Downloaded) -> None:
+        """Raise HttpError when the master is still writing what was just fetched."""
+        if done.size_bytes == 0:
+            raise HttpError(f"/kernel/{path}: empty", retry=False)
+        modified, now = done.page.modified_seconds, done.page.date_seconds
+        if modified is None or now is None or now - modified >= SETTLE_SECONDS:
+            return
+        self.control.wait(SETTLE_SECONDS)
+        if head(self.master, path) != Head(done.page.length, modified):
+            raise HttpError(f"/kernel/{path}: changed while it was fetched", retry=True)
