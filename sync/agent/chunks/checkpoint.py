@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sync.agent import durable
 from sync.agent.chunks.scan.ledger import Ledger
-from sync.agent.chunks.scan.pages import Entry, Page
-from sync.agent.chunks.scan.spans import Edge, Span
+from sync.agent.chunks.scan.pages import Page
+from sync.agent.chunks.scan.spans import Edge, HexCursor, HexKey, Span
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.replies import Cursor
 
@@ -23,49 +23,33 @@ _NAMED_KEPT: Final = 1_000
 _DISK_SECONDS: Final = 60.0
 
 
-class EdgeState(BaseModel):
-    """A cursor and the key it stands on, both in hex; null: before the first entry."""
+def _check_position(position: str) -> str:
+    """Return a cursor in hex, or the empty one that is before the first entry, if it is right."""
+    if position:
+        Cursor.from_hex(position)
+    return position
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    cursor: str | None = None
-    key: str = ""
 
-    @classmethod
-    def of(cls, edge: Edge) -> Self:
-        """Make the durable form."""
-        return cls(cursor=edge.cursor.hex if edge.cursor else None, key=edge.key.hex())
-
-    def edge(self) -> Edge:
-        """Return what it stands for."""
-        cursor = Cursor.from_hex(self.cursor) if self.cursor else None
-        return Edge(cursor, bytes.fromhex(self.key))
+_Position = Annotated[str, AfterValidator(_check_position)]
 
 
 class SpanState(BaseModel):
     """A span's acknowledged edges; top: its highest entry, while that is not copied yet."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    low: EdgeState
-    high: EdgeState | None = None
-    top: tuple[str, str, str] | None = None
+    low: Edge
+    high: Edge | None = None
+    top: tuple[HexKey, bytes, bytes] | None = None
 
     @classmethod
     def of(cls, span: Span) -> Self:
         """Make the durable form."""
-        top = None
-        if span.top:
-            key, length, timestamp = span.top
-            top = (key.hex(), length.decode(), timestamp.decode())
-        high = EdgeState.of(span.down.acknowledged) if span.down else None
-        return cls(low=EdgeState.of(span.up.acknowledged), high=high, top=top)
+        high = span.down.acknowledged if span.down else None
+        return cls(low=span.up.acknowledged, high=high, top=span.top)
 
     def span(self) -> Span:
         """Return what it stands for."""
-        top: Entry | None = None
-        if self.top:
-            key, length, timestamp = self.top
-            top = (bytes.fromhex(key), length.encode(), timestamp.encode())
-        return Span(self.low.edge(), self.high.edge() if self.high else None, top)
+        return Span(self.low, self.high, self.top)
 
 
 class Checkpoint(BaseModel):
@@ -86,7 +70,7 @@ class Checkpoint(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
     version: int = 1
     sources: tuple[str, ...] = ()
-    anchors: tuple[str, ...] = ()
+    anchors: tuple[HexCursor, ...] = ()
     spans: tuple[SpanState, ...] = ()
     done_items: int = 0
     done_bytes: int = 0
@@ -97,8 +81,8 @@ class Checkpoint(BaseModel):
     confirmation: int = 0
     ledger_bytes: int | None = None
     slave_boot: str = ""
-    slave_ends: tuple[tuple[float, str], ...] = Field(default=(), alias="marks")
-    unproven: str | None = None
+    slave_ends: tuple[tuple[float, _Position], ...] = Field(default=(), alias="marks")
+    unproven: _Position | None = None
     named: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -108,15 +92,6 @@ class Checkpoint(BaseModel):
         if isinstance(data, dict) and data.get("source") and "sources" not in data:
             return {**data, "sources": [data["source"]]}
         return data
-
-    @model_validator(mode="after")
-    def _check_cursors(self) -> Self:
-        for span in self.spans:
-            span.span()
-        for cursor in (*self.anchors, self.unproven, *(cursor for _, cursor in self.slave_ends)):
-            if cursor:
-                Cursor.from_hex(cursor)
-        return self
 
     def changed(self, **changes: object) -> Self:
         """Return a checkpoint with these fields changed. Raises TypeError for what is no field."""

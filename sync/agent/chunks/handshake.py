@@ -1,14 +1,13 @@
 """The start of a session: who are the two servers, and where does copying go on."""
 
-import time
 from dataclasses import dataclass
 
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.chunks.reconcile.crash_recovery import earlier, newest
-from sync.agent.chunks.scan.cut_points import accepts, plan, sample_size
+from sync.agent.chunks.reconcile.crash_recovery import after_restart
+from sync.agent.chunks.scan.cut_points import plan, sample_size
 from sync.agent.chunks.scan.spans import Span
 from sync.agent.job import Directories, JobFailed
-from sync.agent.zdb import Cursor, NamespaceInfo, ZdbConnection
+from sync.agent.zdb import NamespaceInfo, ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
@@ -26,12 +25,6 @@ class Handshake:
     checkpoint: Checkpoint
     spans: list[Span]
 
-    @property
-    def identity(self) -> str | None:
-        """What the master is known by: a cursor that no other one accepts."""
-        anchors = self.checkpoint.anchors
-        return anchors[0] if anchors else None
-
 
 def shake_hands(
     spec: FlistsSpec, directories: Directories, password: str | None, checkpoint: Checkpoint
@@ -45,7 +38,7 @@ def shake_hands(
     with ZdbConnection.open(spec.local_zdb, password, timeout) as slave:
         slave_info = slave.nsinfo()
         slave_keys = slave.count_keys()
-        checkpoint = _after_restart(slave, checkpoint)
+        checkpoint = after_restart(slave, checkpoint)
     if slave_info.entries * 2 < checkpoint.done_items:
         # So much is lost that listing anew, asking the slave first, is quicker than refetching.
         checkpoint = checkpoint.anew()
@@ -58,24 +51,8 @@ def shake_hands(
             keys = pinned.sample(sample_size(spec.scanners))
             spans = plan(master, spec.scanners, keys, master_info.entries)
         if not checkpoint.anchors and spans[-1].up.asked.cursor:
-            checkpoint = checkpoint.changed(anchors=(spans[-1].up.asked.cursor.hex,))
+            checkpoint = checkpoint.changed(anchors=(spans[-1].up.asked.cursor,))
     return Handshake(master_info, slave_info, slave_keys, checkpoint, spans)
-
-
-def _after_restart(slave: ZdbConnection, checkpoint: Checkpoint) -> Checkpoint:
-    """Distrust what the slave got last if it was started anew: it may not be on its disk."""
-    # The kind of stop is not said: a start at another time is all that shows a power loss
-    # (zdbd/commands_system.c, command_info).
-    facts = slave.info()
-    boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
-    if checkpoint.slave_boot not in ("", boot):
-        safe, unproven = checkpoint.safe_cursor(), checkpoint.unproven
-        if safe is not None:
-            unproven = safe if unproven is None else earlier(safe, unproven)
-        checkpoint = checkpoint.changed(unproven=unproven, slave_ends=())
-    if not checkpoint.slave_ends:
-        checkpoint = checkpoint.changed(slave_ends=((time.time(), newest(slave)),))
-    return checkpoint.changed(slave_boot=boot)
 
 
 def _identified(
@@ -108,7 +85,7 @@ def _trouble(
     # zdbd compares length and CRC of the entry it points at (libzdb/index.c,
     # index_entry_deserialize). So a master that refuses one has another history.
     for anchor in checkpoint.anchors:
-        if not accepts(master, Cursor.from_hex(anchor)):
+        if not master.accepts(anchor):
             if info.entries == 0:
                 return f"the master {source} lists nothing any more"
             return f"the master {source} is another one than was followed until now"
@@ -116,6 +93,6 @@ def _trouble(
         return f"the master {source} lists nothing any more"
     for span in checkpoint.spans:
         for edge in (span.low, span.high):
-            if edge and edge.cursor and not accepts(master, Cursor.from_hex(edge.cursor)):
+            if edge and edge.cursor and not master.accepts(edge.cursor):
                 return f"the master {source} has gone backwards"
     return None

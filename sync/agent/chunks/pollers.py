@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sync.agent.chunks.checkpoint import END_SECONDS
-from sync.agent.chunks.reconcile.crash_recovery import newest
+from sync.agent.chunks.reconcile.crash_recovery import slave_end
 from sync.agent.zdb import NamespaceInfo, ZdbConnection, ZdbError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
@@ -19,13 +19,12 @@ _AGAIN_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said; number: the how manieth answer it is.
+    """What a server said.
 
     Of the slave only: keys counts those of all its namespaces, and end is how far its index went a
     while ago (see Checkpoint.slave_ends).
     """
 
-    number: int
     info: NamespaceInfo
     keys: int = 0
     end: tuple[float, str] | None = None
@@ -74,16 +73,14 @@ class InfoPoller:
             self._error = error
 
     def _answer(self, connection: ZdbConnection) -> Answer:
-        number = self.latest.number + 1 if self.latest else 1
         if not self._slave:
-            return Answer(number, connection.nsinfo())
+            return Answer(connection.nsinfo())
         # All namespaces share one table of keys in memory (libzdb/api.c, zdb_index_init: branches).
         info, keys = connection.nsinfo(), connection.count_keys()
         end = self.latest.end if self.latest else None
         if end is None or time.time() - end[0] >= END_SECONDS:
-            cursor = newest(connection)
-            end = (time.time(), cursor)
-        return Answer(number, info, keys, end)
+            end = slave_end(connection)
+        return Answer(info, keys, end)
 
 
 class WriteWaiter:

@@ -15,7 +15,7 @@ from sync.agent.chunks.checkpoint import Checkpoint, Saver, SpanState
 from sync.agent.chunks.copying.copy_loop import CopyLoop
 from sync.agent.chunks.failover import Failback
 from sync.agent.chunks.handshake import Handshake, shake_hands
-from sync.agent.chunks.pollers import InfoPoller, WriteWaiter
+from sync.agent.chunks.pollers import Answer, InfoPoller, WriteWaiter
 from sync.agent.chunks.progress import Rate, progress
 from sync.agent.chunks.reconcile.reconciler import Reconciler
 from sync.agent.chunks.scan.cut_points import CutPointFinder
@@ -128,7 +128,10 @@ def _connect(
 
 
 def _report_master(spec: FlistsSpec, handshake: Handshake, status: StatusWriter) -> None:
-    master = MasterIdentity(source=str(spec.source), identity=handshake.identity, seen_at=utc_now())
+    # A master is known by a cursor that no other one accepts.
+    anchors = handshake.checkpoint.anchors
+    identity = anchors[0].hex if anchors else None
+    master = MasterIdentity(source=str(spec.source), identity=identity, seen_at=utc_now())
     status.update(phase="snapshot", reason="", master=master)
 
 
@@ -169,7 +172,7 @@ class Session:
         self._reported_at = 0.0
         self._looked_at = 0.0
         # The slave's keys less what was sent to it, by its last answer.
-        self._counted_by = 0
+        self._counted_by: Answer | None = None
         self._other_keys = handshake.slave_keys
         self._probed_from = (0, 0)
         self._unreadable_noted = 0
@@ -274,8 +277,8 @@ class Session:
     def _watch_memory(self) -> None:
         """Count what was sent since the slave was asked as new there: 0-db must not be filled."""
         answer, sent = self._parts.slave.latest, self._parts.loop.sent_items
-        if answer and answer.number != self._counted_by:
-            self._counted_by = answer.number
+        if answer and answer is not self._counted_by:
+            self._counted_by = answer
             self._other_keys = answer.keys - sent
         _require_memory(self._spec, self._handshake, self._other_keys + sent)
 
@@ -306,6 +309,7 @@ class Session:
 
     def _report(self, now: float) -> None:
         parts, checkpoint, counters = self._parts, self._checkpoint, self._parts.loop.counters
+        tail = checkpoint.spans[-1].low.cursor if checkpoint.spans else None
         master = parts.master.latest.info if parts.master.latest else self._handshake.master
         self._rate.add(now, counters.done_items, counters.new_bytes)
         changes = progress(
@@ -329,7 +333,7 @@ class Session:
             # Once in this session nothing was missing: later writes are lag, no new snapshot.
             phase="snapshot" if self._caught_up_at is None else "following",
             reason=parts.reconciler.remark,
-            cursor=checkpoint.spans[-1].low.cursor if checkpoint.spans else None,
+            cursor=tail.hex if tail else None,
             refused=name_list(checkpoint.refused),
             details=details,
             **changes,

@@ -29,6 +29,7 @@ from sync.contract.spec import ZdbEndpoint
 
 # Of 8 MiB each they stay below Limits.reply_bytes; zdbd takes 1,023 (zdbd/redis.c).
 _MGET_KEYS: Final = 50
+_NEWEST_KEYS: Final = 8
 # EXISTS goes in groups, two of which fill the window.
 _EXISTS_GROUPS: Final = 2
 _EXISTS_FRAME_BYTES: Final = len(b"*2\r\n$6\r\nEXISTS\r\n$255\r\n\r\n")
@@ -181,10 +182,28 @@ class ZdbConnection(ZdbTransport):
             raise
         return scan_page(reply)
 
-    def keycur(self, keys: Sequence[bytes]) -> list[Cursor | None]:
-        """Return the cursor of each key, None for one that is not there."""
+    def accepts(self, cursor: Cursor) -> bool:
+        """Return whether the namespace knows a cursor; raises for anything but yes or no."""
+        try:
+            self.scan(cursor)
+        except ZdbReplyError as error:
+            # Its fields are compared with the index item it points at (libzdb/index.c,
+            # index_entry_deserialize): another history gives other items there.
+            if error.reason == "Invalid key format":
+                return False
+            raise
+        return True
+
+    def newest_cursor(self) -> Cursor | None:
+        """Return the cursor of the newest entry; None where there is none."""
+        page = self.scan(backwards=True)
+        if page is None:
+            return None
+        # The page's own cursor stands on its oldest entry (zdbd/commands_scan.c); and the newest
+        # entry may have been deleted since it was listed.
+        keys = [entry.key for entry in page.entries[:_NEWEST_KEYS]]
         replies = self.pipeline([(b"KEYCUR", key) for key in keys])
-        return [Cursor(reply) if isinstance(reply, bytes) else None for reply in replies]
+        return next((Cursor(reply) for reply in replies if isinstance(reply, bytes)), page.cursor)
 
     def dbsize(self) -> int:
         """Count the keys of the namespace."""

@@ -3,16 +3,15 @@
 import errno
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sync.agent import durable
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.chunks.reconcile import deletes, tasks
+from sync.agent.chunks.key_files import KeyFile
+from sync.agent.chunks.reconcile import deletes, reconciler
 from sync.agent.chunks.reconcile.deletes import Dropped
-from sync.agent.chunks.reconcile.diff import Comparison, KeyFile
 from sync.agent.chunks.reconcile.reconciler import Reconciler
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import JobPaused
@@ -106,17 +105,15 @@ def test_extra_keys_are_counted_only_once_they_wait_for_judgement(
     mirror: FlistsMirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted and not waiting, they would never be looked at again."""
-    reconciler = Reconciler(mirror.spec(), mirror.directories, Ledger(mirror.directories.state))
+    job = Reconciler(mirror.spec(), mirror.directories, Ledger(mirror.directories.state))
 
     def killed(*_: object, **__: object) -> None:
         raise Killed
 
     monkeypatch.setattr(Dropped, "replace", killed)
-    dropped = keyfile(tmp_path, "dropped", [b"a" * 16])
-    seen = Comparison(KeyFile(tmp_path / "missing"), dropped, 1, 1.0)
     with pytest.raises(Killed):
-        reconciler.tasks.observe(seen)
-    assert reconciler.take(Checkpoint()).extra_items == 0
+        job.deletes.observe(keyfile(tmp_path, "dropped", [b"a" * 16]), 1, 1.0)
+    assert job.take(Checkpoint()).extra_items == 0
 
 
 def test_a_confirmed_delete_that_was_interrupted_needs_no_second_confirmation(
@@ -129,18 +126,21 @@ def test_a_confirmed_delete_that_was_interrupted_needs_no_second_confirmation(
         with mirror.master.connect() as master:
             master.delete_many(keys[:1000])
         job.wait(lambda record: record.phase == "paused", "paused")
-    whole = deletes.delete
+    groups: list[object] = []
+    whole = deletes.delete_group
 
-    def cut_off(*arguments: object) -> Iterator[int]:
-        yield next(whole(*arguments))  # type: ignore[arg-type]
+    def cut_off(*arguments: object) -> int:
+        groups.append(arguments)
+        if len(groups) == 1:
+            return whole(*arguments)  # type: ignore[arg-type]
         time.sleep(1.2)
         raise JobPaused("cut off", 1)
 
-    monkeypatch.setattr(tasks, "delete", cut_off)
+    monkeypatch.setattr(deletes, "delete_group", cut_off)
     with mirror.job(removal_confirmation=1) as job:
         job.wait(lambda record: record.phase == "paused", "cut off")
         assert "cut off" in job.record.reason
-    monkeypatch.setattr(tasks, "delete", whole)
+    monkeypatch.setattr(deletes, "delete_group", whole)
     with mirror.job(removal_confirmation=1) as job:
         job.wait(following)
         mirror.await_same(job)
@@ -155,7 +155,7 @@ def test_a_full_disk_under_the_jobs_own_files_pauses_it(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/state/compare")
 
-    monkeypatch.setattr(tasks, "compare", full)
+    monkeypatch.setattr(reconciler, "compare_keys", full)
     with mirror.job() as job:
         job.wait(following)
         with mirror.master.connect() as master:

@@ -1,15 +1,24 @@
 """The small parts of the flists job: ledger, partitions, throttle, rates, batches."""
 
+from itertools import chain
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sync.agent.chunks import key_files
 from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.copying.batches import cut
+from sync.agent.chunks.key_files import (
+    KeyFile,
+    KeyPartitions,
+    decode_keys,
+    encode_keys,
+    read_keys,
+)
 from sync.agent.chunks.progress import Rate, progress
-from sync.agent.chunks.reconcile.diff import PARTITIONS, KeyFile, partitions
-from sync.agent.chunks.scan.ledger import Ledger, decode_keys, encode_keys
+from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.rate_limit import batch_bandwidth
 from sync.agent.zdb import NamespaceInfo
@@ -38,7 +47,7 @@ def test_a_torn_ledger_is_cut_back_to_what_was_promised(tmp_path: Path) -> None:
             file.write(b"\x10torn")
         repaired = Ledger(tmp_path)
         repaired.repair(known)
-        assert [key for part in repaired.read() for key in part] == [b"a" * 16, b"odd"]
+        assert [*chain.from_iterable(read_keys(repaired.path))] == [b"a" * 16, b"odd"]
         assert repaired.size_bytes == repaired.path.stat().st_size
 
 
@@ -52,17 +61,22 @@ def test_zeros_that_a_power_loss_left_in_the_ledger_are_cut_off(tmp_path: Path) 
     repaired = Ledger(tmp_path)
     repaired.repair(promised)
     assert repaired.size_bytes == promised
-    assert [key for part in repaired.read() for key in part] == [b"a" * 16]
+    assert [*chain.from_iterable(read_keys(repaired.path))] == [b"a" * 16]
 
 
-def test_partitions_hold_every_key_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [7, 100_000])
+def test_partitions_have_every_key_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(key_files, "_BUFFERED_KEYS", in_memory)
     keys = [bytes([number % 251, number % 256]) * 8 for number in range(5000)]
-    with partitions(tmp_path / "parts", expected=1_000_000) as parts:
-        assert parts.count == PARTITIONS
-        parts.add(keys)
-        found = [parts.part(number) for number in range(parts.count)]
-    assert set().union(*found) == set(keys)
-    assert not (tmp_path / "parts").exists()
+    partitions = KeyPartitions(tmp_path / "parts")
+    for at in range(0, 5000, 10):
+        partitions.add(keys[at : at + 10])
+    parts = list(partitions.parts())
+    assert [{key[-1] for key in part} for part in parts] == [{number} for number in range(256)]
+    assert set().union(*parts) == set(keys)
+    assert any((tmp_path / "parts").iterdir()) == (in_memory < 5000)
 
 
 def test_a_key_file_counts_and_keeps_order(tmp_path: Path) -> None:

@@ -5,69 +5,80 @@ its index may name payloads that never reached the disk; the number of keys does
 was written last, by whomever, is what is at risk: it stands at the end of the slave's index.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import time
 from typing import Final
 
+from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
-from sync.agent.chunks.scan.cut_points import accepts
-from sync.agent.chunks.scan.full_scan import Stopped
+from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.zdb import Cursor, ZdbConnection
 
 _PLAIN_LOOKS: Final = 4
-_NEWEST_KEYS: Final = 8
 
 
-def newest(connection: ZdbConnection) -> str:
-    """Return the cursor (hex) of a namespace's newest entry; empty where it has none."""
-    page = connection.scan(backwards=True)
-    if page is None:
-        return ""
-    # The page's own cursor stands on its oldest entry (zdbd/commands_scan.c); and the newest entry
-    # may have been deleted since it was listed.
-    cursors = connection.keycur([entry.key for entry in page.entries[:_NEWEST_KEYS]])
-    return next((cursor.hex for cursor in cursors if cursor), page.cursor.hex)
+def slave_end(slave: ZdbConnection) -> tuple[float, str]:
+    """Return how far the slave's index goes: (unix time, cursor in hex, empty: it has no entry)."""
+    newest = slave.newest_cursor()
+    return time.time(), newest.hex if newest else ""
 
 
-def earlier(one: str, other: str) -> str:
+def after_restart(slave: ZdbConnection, checkpoint: Checkpoint) -> Checkpoint:
+    """Distrust what the slave got last if it was started anew: it may not be on its disk."""
+    # The kind of stop is not said: a start at another time is all that shows a power loss
+    # (zdbd/commands_system.c, command_info).
+    facts = slave.info()
+    boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
+    if checkpoint.slave_boot not in ("", boot):
+        safe, unproven = checkpoint.safe_cursor(), checkpoint.unproven
+        if safe is not None:
+            unproven = safe if unproven is None else _earlier(safe, unproven)
+        checkpoint = checkpoint.changed(unproven=unproven, slave_ends=())
+    if not checkpoint.slave_ends:
+        checkpoint = checkpoint.changed(slave_ends=(slave_end(slave),))
+    return checkpoint.changed(slave_boot=boot)
+
+
+def _earlier(one: str, other: str) -> str:
     """Return the one of two cursors (hex) that comes first; an empty one is the start."""
     if not one or not other:
         return ""
     return min(one, other, key=lambda text: Cursor.from_hex(text).position)
 
 
-def prove(
-    master: ZdbConnection, slave: ZdbConnection, start: str, stopping: Callable[[], bool]
-) -> Iterator[tuple[str, int]]:
-    """Check what the slave has now after `start` (hex), page by page; fetch again what is bad.
+def prove(context: TaskContext, checkpoint: Checkpoint) -> None:
+    """Check what the slave got last before it was started anew, page by page; refetch what is bad.
 
-    Yields where each page ends (hex) and how many of its keys were stored again. Raises ZdbError,
-    Stopped.
+    A kill goes on from the last page. Raises ZdbError, Stopped.
     """
-    last = newest(slave)
-    cursor = Cursor.from_hex(start) if start else None
-    # A slave that knows no such cursor lost more than the last minute: all of it is checked.
-    if cursor and not accepts(slave, cursor):
-        cursor = None
-    while last and (cursor is None or cursor.position < Cursor.from_hex(last).position):
-        if stopping():
-            raise Stopped
-        page = slave.scan(cursor)
-        if page is None:
-            return
-        cursor = page.cursor
-        yield cursor.hex, refetch(master, slave, bad_keys(slave, page.entries)).stored
+    with context.connections() as (master, slave):
+        last = slave.newest_cursor()
+        cursor = Cursor.from_hex(checkpoint.unproven) if checkpoint.unproven else None
+        # A slave that knows no such cursor lost more than the last minute: all of it is checked.
+        if cursor and not slave.accepts(cursor):
+            cursor = None
+        while last and (cursor is None or cursor.position < last.position):
+            context.check_stop()
+            page = slave.scan(cursor)
+            if page is None:
+                break
+            cursor = page.cursor
+            stored = refetch(master, slave, bad_keys(slave, page.entries)).stored
+            context.report(Finding({"unproven": cursor.hex}, {"mended_items": stored}))
+    context.report(Finding({"unproven": None}, look_in_seconds=0))
 
 
-def check_plain_keys(master: ZdbConnection, slave: ZdbConnection, keys: Sequence[bytes]) -> None:
-    """Make the payloads of plain keys equal to the master's. Raises ZdbError."""
-    # Looked at again after each refetch: the master may overwrite them meanwhile.
-    for _ in range(_PLAIN_LOOKS):
-        there, here = master.mget(keys), slave.mget(keys)
-        wrong = [
-            key
-            for key, right, ours in zip(keys, there, here, strict=True)
-            if right is not None and right != ours
-        ]
-        if not wrong:
-            return
-        refetch(master, slave, wrong)
+def check_plain_keys(context: TaskContext, checkpoint: Checkpoint) -> None:
+    """Make the last payloads of plain keys equal to the master's. Raises ZdbError."""
+    keys = [bytes.fromhex(key) for key in checkpoint.named]
+    with context.connections() as (master, slave):
+        # Looked at again after each refetch: the master may overwrite them meanwhile.
+        for _ in range(_PLAIN_LOOKS):
+            there, here = master.mget(keys), slave.mget(keys)
+            wrong = [
+                key
+                for key, right, ours in zip(keys, there, here, strict=True)
+                if right is not None and right != ours
+            ]
+            if not wrong:
+                return
+            refetch(master, slave, wrong)

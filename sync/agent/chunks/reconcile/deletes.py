@@ -5,21 +5,31 @@ published or retained here names it, judged by a users pass that began after the
 """
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sync.agent import durable
-from sync.agent.chunks.reconcile.diff import KeyFile
+from sync.agent.chunks.checkpoint import Checkpoint
+from sync.agent.chunks.key_files import KeyFile, read_keys
 from sync.agent.chunks.reconcile.refetch import grouped, refetch
+from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
+from sync.agent.deletion_guard import Vanished, guard
+from sync.agent.job import JobPaused
 from sync.agent.zdb import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunksReader
 
+# Below the job's state directory: for files that the next task of their kind begins anew.
+WORK_DIRECTORY: Final = "compare"
 _KEY_FILES: Final = "dropped*.keys"
 OBSERVATION_FILE: Final = "dropped.json"
 _GROUP: Final = 500
+_PAUSE_RETRY_SECONDS: Final = 15.0
+_TABLE_SECONDS: Final = 15.0
 
 
 class Observation(BaseModel):
@@ -79,8 +89,7 @@ class Dropped:
         """Return the keys that wait."""
         observation = self.observation()
         if observation:
-            for keys in KeyFile(self._directory / observation.file).read():
-                yield from keys
+            yield from chain.from_iterable(read_keys(self._directory / observation.file))
 
     def clear(self) -> None:
         """Let nothing wait any more. Raises OSError."""
@@ -96,39 +105,102 @@ class Dropped:
                 path.unlink(missing_ok=True)
 
 
-def judge(
-    dropped: Dropped, pinned: PinnedChunksReader | None, judged: KeyFile, kept: KeyFile
-) -> None:
-    """Divide dropped keys: `judged` may be deleted, `kept` are named by a flist.
+class Deletes:
+    """The tasks that judge what the master dropped. Each raises ZdbError, OSError, Stopped."""
 
-    pinned: None where no users job ever ran and the operator said to delete all the same.
-    Raises sqlite3.Error, OSError.
+    def __init__(self, context: TaskContext) -> None:
+        self._context = context
+        self._state = context.directories.state
+        self.dropped = Dropped(self._state)
+        self.pinned = PinnedChunksReader(context.directories.users_state)
+
+    def observe(self, keys: KeyFile, extra_items: int, observed_at: float) -> None:
+        """Let dropped keys wait for a users pass that began after they were seen to be dropped.
+
+        extra_items: how many keys only the slave has, wherever from. observed_at: unix seconds.
+        """
+        waiting = self.dropped.observation()
+        if waiting is None or waiting.judged or self.pinned.pass_started_at() is None:
+            self.dropped.replace(keys, observed_at)
+        else:
+            # A newer one would wait for a newer pass: for ever, where deletes never end.
+            self.dropped.update(outdated=True)
+        # Counted only once they wait: what is counted is not looked for again.
+        self._context.report(Finding({"extra_items": extra_items}, judge_in_seconds=0))
+
+    def remove(self, checkpoint: Checkpoint) -> None:
+        """Judge the dropped keys and delete those that no flist names. Raises JobPaused."""
+        context, work = self._context, self._state / WORK_DIRECTORY
+        work.mkdir(exist_ok=True)
+        judged, kept = KeyFile(work / "judged"), KeyFile(work / "kept")
+        # Where no users job ever ran the operator may say to delete all the same.
+        nobody_judges = context.spec.deletes_without_users and not self.pinned.exists
+        pinned = None if nobody_judges else self.pinned
+        try:
+            for keys in grouped(self.dropped.keys(), _GROUP):
+                named = pinned.pinned(keys) if pinned else set()
+                judged.add([key for key in keys if key not in named])
+                kept.add([key for key in keys if key in named])
+            self._guard(judged.count, checkpoint)
+            self._delete(pinned, judged, checkpoint.extra_items)
+        except sqlite3.Error:
+            # If the table cannot be read, treat every chunk as pinned and try again later.
+            context.report(Finding(judge_in_seconds=_TABLE_SECONDS))
+            return
+        context.report(Finding(kept_items=kept.count))
+        observation = self.dropped.observation()
+        if observation and observation.outdated:
+            self.dropped.update(judged=True)
+            # The master has dropped more than was judged: the numbers of keys are to differ.
+            context.report(Finding({"extra_items": 0}))
+        elif observation:
+            self.dropped.replace(kept, observation.observed_at, judged=True)
+
+    def _guard(self, doomed: int, checkpoint: Checkpoint) -> None:
+        """Raise JobPaused where more would vanish than the operator allows."""
+        spec, observation = self._context.spec, self.dropped.observation()
+        confirmed = observation.confirmation if observation else 0
+        mirrored = checkpoint.done_items + checkpoint.extra_items
+        vanished = Vanished(doomed, mirrored, kind="keys")
+        try:
+            if guard(spec, vanished, checkpoint.confirmation, _PAUSE_RETRY_SECONDS):
+                confirmed = spec.removal_confirmation
+                self.dropped.update(confirmation=confirmed)
+        except JobPaused:
+            # What was confirmed and then interrupted needs no second word.
+            if not confirmed:
+                raise
+        self._context.report(Finding({"confirmation": max(checkpoint.confirmation, confirmed)}))
+
+    def _delete(self, pinned: PinnedChunksReader | None, judged: KeyFile, extra_items: int) -> None:
+        with self._context.connections() as (master, slave):
+            for keys in grouped(chain.from_iterable(judged.read()), _GROUP):
+                deleted = delete_group(master, slave, pinned, keys)
+                extra_items = max(0, extra_items - deleted)
+                changes = {"extra_items": extra_items}
+                self._context.report(Finding(changes, {"deleted_items": deleted}))
+                self._context.check_stop()
+
+
+def delete_group(
+    master: ZdbConnection,
+    slave: ZdbConnection,
+    pinned: PinnedChunksReader | None,
+    keys: list[bytes],
+) -> int:
+    """Delete judged keys on the slave; a key that came back is left or restored.
+
+    Returns how many are deleted. Raises ZdbError, sqlite3.Error.
     """
-    for keys in grouped(dropped.keys(), _GROUP):
-        named = pinned.pinned(keys) if pinned else set()
-        judged.add([key for key in keys if key not in named])
-        kept.add([key for key in keys if key in named])
-
-
-def delete(
-    master: ZdbConnection, slave: ZdbConnection, pinned: PinnedChunksReader | None, judged: KeyFile
-) -> Iterator[int]:
-    """Delete judged keys on the slave, group by group; a key that came back is left or restored.
-
-    Yields how many of each group are deleted. Raises ZdbError, sqlite3.Error.
-    """
-    for keys in judged.read():
-        for group in grouped(keys, _GROUP):
-            there = master.exists(group)
-            gone = [key for key, back in zip(group, there, strict=True) if not back]
-            # Once more, as close to the delete as can be: a flist may have been published.
-            named = pinned.pinned(gone) if pinned else set()
-            doomed = [key for key in gone if key not in named]
-            # False for a key that is deleted already ("Key not found", commands_dataset.c).
-            deleted = sum(slave.delete_many(doomed))
-            # Written on the master between the question and the delete: fetch it again.
-            again = master.exists(doomed)
-            back = [key for key, is_back in zip(doomed, again, strict=True) if is_back]
-            if back:
-                refetch(master, slave, back)
-            yield deleted - len(back)
+    gone = [key for key, back in zip(keys, master.exists(keys), strict=True) if not back]
+    # Once more, as close to the delete as can be: a flist may have been published.
+    named = pinned.pinned(gone) if pinned else set()
+    doomed = [key for key in gone if key not in named]
+    # False for a key that is deleted already ("Key not found", commands_dataset.c).
+    deleted = sum(slave.delete_many(doomed))
+    # Written on the master between the question and the delete: fetch it again.
+    again = zip(doomed, master.exists(doomed), strict=True)
+    back = [key for key, is_back in again if is_back]
+    if back:
+        refetch(master, slave, back)
+    return deleted - len(back)

@@ -12,13 +12,14 @@ from queue import SimpleQueue
 from typing import Final
 
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.chunks.pollers import InfoPoller
-from sync.agent.chunks.reconcile.deletes import Dropped
-from sync.agent.chunks.reconcile.tasks import Finding, Tasks
+from sync.agent.chunks.pollers import Answer, InfoPoller
+from sync.agent.chunks.reconcile.crash_recovery import check_plain_keys, prove
+from sync.agent.chunks.reconcile.deletes import Deletes
+from sync.agent.chunks.reconcile.key_comparison import compare_keys
+from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.chunks.scan.full_scan import Stopped
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import Directories
-from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
 # Numbers that differ are looked at again so often before the keys are compared: writes and
@@ -39,24 +40,24 @@ class Reconciler:
     def __init__(self, spec: FlistsSpec, directories: Directories, ledger: Ledger) -> None:
         self._spec = spec
         self.remark = ""
-        self._dropped = Dropped(directories.state)
-        self._pinned = PinnedChunksReader(directories.users_state)
         self._findings: SimpleQueue[Finding] = SimpleQueue()
         self._stop = threading.Event()
-        self.tasks = Tasks(spec, directories, ledger, self._findings.put, self._stop.is_set)
+        report, stopping = self._findings.put, self._stop.is_set
+        self._context = TaskContext(spec, directories, ledger, report, stopping)
+        self.deletes = Deletes(self._context)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="reconcile")
         self._task: Future[None] | None = None
         self._error: BaseException | None = None
         self._look_at = 0.0
         self._looks = 0
-        self._asked: tuple[int, int] | None = None
+        self._asked: tuple[Answer, Answer] | None = None
         self._removal_at = 0.0
         # When the users pass began by which dropped keys were judged last.
         self._judged_by: float | None = _NEVER
         self._check_plain_at: float | None = time.monotonic() + _PLAIN_KEYS_SECONDS
         self._kept_items = 0
         self._counts = {"compared": 0, "deleted_items": 0, "mended_items": 0}
-        observation = self._dropped.observation()
+        observation = self.deletes.dropped.observation()
         if observation and observation.judged and observation.outdated:
             self._findings.put(Finding({"extra_items": 0}))
 
@@ -97,7 +98,7 @@ class Reconciler:
 
     def details(self, checkpoint: Checkpoint) -> dict[str, int | float | str]:
         """Return counters for the status record."""
-        waiting = self._dropped.observation()
+        waiting = self.deletes.dropped.observation()
         return {
             **self._counts,
             "kept_items": self._kept_items,
@@ -112,14 +113,14 @@ class Reconciler:
         if self._task is not None:
             self._asked = None
         elif checkpoint.unproven is not None:
-            self._start(lambda: self.tasks.prove(checkpoint))
+            self._start(lambda: prove(self._context, checkpoint))
         elif not following:
             self._asked = None
         elif self._check_plain_at is not None and time.monotonic() >= self._check_plain_at:
             self._check_plain_at = None
-            self._start(lambda: self.tasks.check_plain_keys(checkpoint))
+            self._start(lambda: check_plain_keys(self._context, checkpoint))
         elif self._removal_is_due():
-            self._start(lambda: self.tasks.remove(checkpoint))
+            self._start(lambda: self.deletes.remove(checkpoint))
         elif time.monotonic() >= self._look_at:
             self._look(checkpoint, master, slave)
 
@@ -132,11 +133,11 @@ class Reconciler:
         if there is None or here is None:
             return
         if self._asked is None:
-            self._asked = (there.number, here.number)
+            self._asked = (there, here)
             master.ask_now()
             slave.ask_now()
             return
-        if there.number == self._asked[0] or here.number == self._asked[1]:
+        if there is self._asked[0] or here is self._asked[1]:
             return
         self._asked = None
         # A delete leaves no trace in what SCAN lists (libzdb/index_scan.c): only counts show it.
@@ -146,8 +147,7 @@ class Reconciler:
             return
         self._looks += 1
         if self._looks >= _LOOKS:
-            expected = max(there.info.entries, here.info.entries)
-            self._start(lambda: self.tasks.compare(expected))
+            self._start(lambda: compare_keys(self._context, self.deletes))
 
     def _settle(self, seconds: float) -> None:
         self._looks = 0
@@ -161,10 +161,10 @@ class Reconciler:
         if time.monotonic() < self._removal_at:
             return False
         self._removal_at = time.monotonic() + _REMOVAL_SECONDS
-        observation = self._dropped.observation()
+        observation = self.deletes.dropped.observation()
         if observation is None:
             return False
-        started_at = self._pinned.pass_started_at()
+        started_at = self.deletes.pinned.pass_started_at()
         if not self._spec.deletes_without_users:
             if started_at is None:
                 self.remark = f"{observation.items} dropped keys wait for the users job"

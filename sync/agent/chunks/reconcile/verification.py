@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.chunks.failover import answering
-from sync.agent.chunks.reconcile.diff import Partitions, partitions
+from sync.agent.chunks.key_files import KeyPartitions
 from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
 from sync.agent.chunks.scan.full_scan import full_scan
 from sync.agent.job import Directories, JobFailed, Problem, VerifyOptions, VerifyReport
@@ -55,8 +55,8 @@ def _check(
     with (
         tempfile.TemporaryDirectory(dir=directories.state, prefix="verify-") as work,
         ZdbConnection.open(spec.local_zdb, password, timeout) as slave,
-        partitions(Path(work) / "slave", slave.dbsize()) as here,
     ):
+        here, there = KeyPartitions(Path(work) / "slave"), KeyPartitions(Path(work) / "master")
         for page in full_scan(spec.local_zdb, password, timeout):
             entries = [
                 Entry(key, int(length), int(timestamp))
@@ -67,21 +67,12 @@ def _check(
             here.add([entry.key for entry in entries])
             problems += [Problem(key.hex(), BAD) for key in bad_keys(slave, entries)]
         if not options.offline:
-            missing = _missing(spec, options, here, Path(work))
-            problems += [Problem(key.hex(), MISSING) for key in missing]
+            for listed in full_scan(spec.source, None, timeout):
+                there.add([entry[0] for entry in listed if in_part(entry[0], options)])
+            for ours, theirs in zip(here.parts(), there.parts(), strict=True):
+                problems += [Problem(key.hex(), MISSING) for key in sorted(theirs - ours)]
         if repairing and problems:
             keys = [bytes.fromhex(problem.name) for problem in problems]
             with ZdbConnection.open(spec.source, None, timeout) as master:
                 repaired = refetch(master, slave, keys).stored
     return VerifyReport(checked, tuple(problems), repaired)
-
-
-def _missing(spec: FlistsSpec, options: VerifyOptions, here: Partitions, work: Path) -> list[bytes]:
-    missing: list[bytes] = []
-    # Both sets are cut alike, whatever the master has by now.
-    with partitions(work / "master", 0 if here.count == 1 else 1 << 30) as there:
-        for page in full_scan(spec.source, None, spec.io_timeout_seconds):
-            there.add([listed[0] for listed in page if in_part(listed[0], options)])
-        for number in range(here.count):
-            missing += sorted(there.part(number) - here.part(number))
-    return missing

@@ -133,19 +133,6 @@ class CutPointFinder:
             return cut_points(master, keys)
 
 
-def accepts(master: ZdbConnection, cursor: Cursor) -> bool:
-    """Return whether the master knows a cursor; raises ZdbError for anything but yes or no."""
-    try:
-        master.scan(cursor)
-    except ZdbReplyError as error:
-        # Its fields are compared with the index item it points at (libzdb/index.c,
-        # index_entry_deserialize): another history gives other items there.
-        if error.reason == "Invalid key format":
-            return False
-        raise
-    return True
-
-
 def sample_size(scanners: int) -> int:
     """Return how many known keys to ask for: enough for even distances."""
     return min(_KEYS_ASKED, 32 * scanners)

@@ -7,49 +7,13 @@ power loss takes out of the ledger is kept for ever, never deleted by mistake.
 import errno
 import os
 import threading
-from collections.abc import Iterable, Iterator
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
+
+from sync.agent.chunks.key_files import encode_keys, read_keys
 
 LEDGER_FILE: Final = "listed.keys"
-_READ_BYTES: Final = 1 << 20
-
-
-def encode_keys(keys: list[bytes]) -> bytes:
-    """Encode keys as (length byte, key)."""
-    if not keys:
-        return b""
-    if {*map(len, keys)} == {16}:  # the size of nearly all keys
-        return b"\x10" + b"\x10".join(keys)
-    # A byte is enough: 0-db's keys have at most 255 (libzdb/index.h, MAX_KEY_LENGTH).
-    return b"".join([bytes((len(key),)) + key for key in keys])
-
-
-def decode_keys(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Decode keys from pieces of a file, as lists; an incomplete last one is left out."""
-    rest = b""
-    for piece in pieces:
-        data = rest + piece
-        keys: list[bytes] = []
-        at = 0
-        while at < len(data) and at + 1 + data[at] <= len(data):
-            end = at + 1 + data[at]
-            keys.append(data[at + 1 : end])
-            at = end
-        rest = data[at:]
-        yield keys
-
-
-def _read(file: BinaryIO) -> Iterator[list[bytes]]:
-    return decode_keys(iter(lambda: file.read(_READ_BYTES), b""))
-
-
-def read_keys(path: Path) -> Iterator[list[bytes]]:
-    """Yield the keys of a file, in lists; none where there is no file."""
-    if path.exists():
-        with path.open("rb") as file:
-            yield from _read(file)
 
 
 class Ledger:
@@ -74,11 +38,9 @@ class Ledger:
             return
         if known_bytes is None or known_bytes > self.size_bytes:
             known_bytes = 0
-        with self.path.open("rb") as file:
-            file.seek(known_bytes)
-            keys = chain.from_iterable(_read(file))
-            # An empty key is none: zeros, where a power loss kept the file's size but not the rest.
-            end = known_bytes + sum(len(key) + 1 for key in takewhile(len, keys))
+        keys = chain.from_iterable(read_keys(self.path, known_bytes))
+        # An empty key is none: zeros, where a power loss kept the file's size but not the rest.
+        end = known_bytes + sum(len(key) + 1 for key in takewhile(len, keys))
         if end < self.size_bytes:
             os.truncate(self.path, end)
             self.size_bytes = end
@@ -112,7 +74,3 @@ class Ledger:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-    def read(self) -> Iterator[list[bytes]]:
-        """Yield all keys, in lists; a key may come more than once."""
-        return read_keys(self.path)

@@ -9,7 +9,9 @@ that a restart needs.
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Annotated, ClassVar, Final
+
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from sync.agent.chunks.scan.pages import Entry, Page
 from sync.agent.zdb.errors import ZdbProtocolError
@@ -19,12 +21,31 @@ from sync.agent.zdb.replies import Cursor
 SCANS: Final = 2
 
 
-@dataclass(slots=True)
-class Edge:
-    """How far one scan of a span has come: a cursor, and the key it stands on."""
+def _from_hex(value: object) -> object:
+    return bytes.fromhex(value) if isinstance(value, str) else value
 
-    cursor: Cursor | None
-    key: bytes = b""
+
+def _cursor_from_hex(value: object) -> object:
+    return Cursor.from_hex(value) if isinstance(value, str) else value
+
+
+# As the checkpoint has them.
+HexKey = Annotated[bytes, BeforeValidator(_from_hex), PlainSerializer(bytes.hex)]
+HexCursor = Annotated[
+    Cursor, BeforeValidator(_cursor_from_hex), PlainSerializer(lambda cursor: cursor.hex)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """How far one scan of a span has come: a cursor, and the key it stands on.
+
+    In the checkpoint both are in hex; a null cursor: before the first entry.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+    cursor: HexCursor | None = None
+    key: HexKey = b""
 
     def position(self) -> tuple[int, int]:
         """Return the position in the index; before everything where there is no cursor yet."""
@@ -39,11 +60,6 @@ class Scan:
     acknowledged: Edge
     pages: deque[Page] = field(default_factory=deque)
     finished: bool = False
-
-    @classmethod
-    def at(cls, edge: Edge) -> Self:
-        """Start a scan here."""
-        return cls(Edge(edge.cursor, edge.key), Edge(edge.cursor, edge.key))
 
     def extend(self, edge: Edge, entries: list[Entry]) -> Page:
         """Take the next page, which ends at `edge`."""
@@ -69,7 +85,7 @@ class Span:
     """
 
     def __init__(self, low: Edge, high: Edge | None = None, top: Entry | None = None) -> None:
-        self.up = Scan.at(low)
+        self.up = Scan(low, low)
         self.down: Scan | None = None
         self.top: Entry | None = None
         self.first_page: Page | None = None
@@ -77,7 +93,7 @@ class Span:
             self._close_at(high, top)
 
     def _close_at(self, high: Edge, top: Entry | None) -> None:
-        self.down = Scan.at(high)
+        self.down = Scan(high, high)
         self.top = top
         # RSCAN begins before its cursor (zdbd/commands_scan.c, command_rscan), and SCAN ends where
         # the downward scan begins: the entry in between is a page of its own.

@@ -1,0 +1,94 @@
+"""Keys on disk: as files of (length byte, key), and as sets that are larger than memory."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+PARTITIONS: Final = 256
+_BUFFERED_KEYS: Final = 100_000
+_READ_BYTES: Final = 1 << 20
+
+
+def encode_keys(keys: list[bytes]) -> bytes:
+    """Encode keys as (length byte, key)."""
+    if not keys:
+        return b""
+    if {*map(len, keys)} == {16}:  # the size of nearly all keys
+        return b"\x10" + b"\x10".join(keys)
+    # A byte is enough: 0-db's keys have at most 255 (libzdb/index.h, MAX_KEY_LENGTH).
+    return b"".join([bytes((len(key),)) + key for key in keys])
+
+
+def decode_keys(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Decode keys from pieces of a file, as lists; an incomplete last one is left out."""
+    rest = b""
+    for piece in pieces:
+        data = rest + piece
+        keys: list[bytes] = []
+        at = 0
+        while at < len(data) and at + 1 + data[at] <= len(data):
+            end = at + 1 + data[at]
+            keys.append(data[at + 1 : end])
+            at = end
+        rest = data[at:]
+        yield keys
+
+
+def read_keys(path: Path, start: int = 0) -> Iterator[list[bytes]]:
+    """Yield the keys of a file from offset `start` on, in lists; none where there is no file."""
+    if path.exists():
+        with path.open("rb") as file:
+            file.seek(start)
+            yield from decode_keys(iter(lambda: file.read(_READ_BYTES), b""))
+
+
+class KeyFile:
+    """A new file of keys, in the order they are added."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        path.unlink(missing_ok=True)
+
+    def add(self, keys: list[bytes]) -> None:
+        """Append keys. Raises OSError."""
+        if keys:
+            with self.path.open("ab") as file:
+                file.write(encode_keys(keys))
+            self.count += len(keys)
+
+    def read(self) -> Iterator[list[bytes]]:
+        """Return all keys, in lists."""
+        return read_keys(self.path)
+
+
+class KeyPartitions:
+    """A key set, cut into parts by the keys' last byte: files in a new folder, if it is large.
+
+    Keys are hashes, so the parts are of one size; a part of a 50-million-key namespace is 200,000
+    keys, a few tens of megabytes as a set.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self._files = [KeyFile(directory / str(number)) for number in range(PARTITIONS)]
+        self._buffers: list[list[bytes]] = [[] for _ in self._files]
+        self._buffered = 0
+
+    def add(self, keys: list[bytes]) -> None:
+        """Add keys. Raises OSError."""
+        for key in keys:
+            # The last byte: the first ones of plain keys, which are names, are alike.
+            self._buffers[key[-1]].append(key)
+        self._buffered += len(keys)
+        if self._buffered >= _BUFFERED_KEYS:
+            for file, buffered in zip(self._files, self._buffers, strict=True):
+                file.add(buffered)
+                buffered.clear()
+            self._buffered = 0
+
+    def parts(self) -> Iterator[set[bytes]]:
+        """Yield the keys of one part after the other."""
+        for file, buffered in zip(self._files, self._buffers, strict=True):
+            yield set(chain(buffered, *file.read()))
