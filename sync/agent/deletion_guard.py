@@ -3,16 +3,15 @@
 A listing has no digest: a byte that a proxy, a disk or a bug turned over can rename an entry, or a
 whole repository, and an empty or broken answer can look like a master without content. So:
 
-1. A listing or tag page that would remove a name or move a link is fetched once more, without
-   conditions, and acted on when both agree (`confirm_listing`). The users job asks for each new or
-   moved link by its own name instead (docs/adr/0014).
+1. A list of kernels that would remove a name is fetched once more, and acted on when both agree.
+   The users job asks for each new or moved link by its own name instead (docs/adr/0014).
 2. A removal is also asked for by its own name and needs a 404 (`Absences`).
 3. Only so much may vanish at once without the operator's word (`guard`).
 """
 
 from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from sync.agent.job import JobPaused
@@ -21,40 +20,24 @@ from sync.contract.spec import JobSpec
 
 # A master in trouble is not asked for thousands of names: after so many failures the rest waits.
 _MOST_FAILURES: Final = 64
-_Listing = TypeVar("_Listing")
 _AnyName = TypeVar("_AnyName", bound=Hashable)
 
 
-def confirm_listing(
-    listing: _Listing, read_again: Callable[[], _Listing], *, removes: bool
-) -> None:
-    """Raise HttpError where a listing removes something and a second reading does not agree.
-
-    read_again: must be unconditional, so that no cache answers with what was read before.
-    """
-    if removes and read_again() != listing:
-        raise HttpError(
-            "two readings of what the master lists differ: nothing is removed", retry=True
-        )
-
-
+@dataclass(frozen=True)
 class Absences(Generic[_AnyName]):
     """Asks the master for names that a listing lacks; remembers what is gone while it stays so.
 
     path_of: what the master answers with 404 once a name is gone.
     """
 
-    def __init__(
-        self, master: Master, connections: int, path_of: Callable[[_AnyName], str]
-    ) -> None:
-        self._master = master
-        self._connections = connections
-        self._path_of = path_of
-        self._gone: set[_AnyName] = set()
+    master: Master
+    connections: int
+    path_of: Callable[[_AnyName], str]
+    _gone: set[_AnyName] = field(default_factory=set, init=False)
 
     def unconfirmed(self, absent: Collection[_AnyName]) -> dict[_AnyName, str]:
         """Return those of the absent names that may still be there, each with the reason."""
-        self._gone &= set(absent)
+        self._gone.intersection_update(absent)
         asked = [name for name in absent if name not in self._gone]
         if not asked:
             return {}
@@ -64,7 +47,7 @@ class Absences(Generic[_AnyName]):
             if len(failures) >= _MOST_FAILURES:
                 return failures[-1]
             try:
-                self._master.head(self._path_of(name))
+                self.master.head(self.path_of(name))
             except HttpMissingError:
                 return ""
             except HttpStoppedError:
@@ -74,7 +57,7 @@ class Absences(Generic[_AnyName]):
                 return failures[-1]
             return "not listed any more, but still served by the master"
 
-        with ThreadPoolExecutor(min(self._connections, len(asked))) as pool:
+        with ThreadPoolExecutor(min(self.connections, len(asked))) as pool:
             answers = dict(zip(asked, pool.map(ask, asked), strict=True))
         self._gone.update(name for name, reason in answers.items() if not reason)
         return {name: reason for name, reason in answers.items() if reason}

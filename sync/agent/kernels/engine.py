@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from sync.agent import durable
-from sync.agent.deletion_guard import Absences, Vanished, confirm_listing, guard
+from sync.agent.deletion_guard import Absences, Vanished, guard
 from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
 from sync.agent.kernels import listing
 from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, master_of, url_of
@@ -15,7 +15,7 @@ from sync.agent.kernels.folder import KernelFolder
 from sync.agent.kernels.links import Links, Pass, is_net, linked, named
 from sync.agent.kernels.listing import DAY_SECONDS, Kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb
-from sync.agent.master.client import HttpStoppedError
+from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.master.identity import follow
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.spec import KernelsSpec
@@ -97,8 +97,9 @@ class KernelsEngine(Engine[KernelsSpec]):
         source = self._master.source
         identity = follow(self._spec, self._directories.state, source, mirrored, listed)
         self._status.seen_master(source, identity)
-        removes = not served.keys() <= work.listed.keys()
-        confirm_listing(found, lambda: listing.fetch(self._master), removes=removes)
+        if not served.keys() <= work.listed.keys() and listing.fetch(self._master) != found:
+            message = "two readings of what the master lists differ: nothing is removed"
+            raise HttpError(message, retry=True)
         return work
 
     def _wanted(self, work: Pass) -> list[Kernel]:

@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 from sync.agent.backoff import BackoffClock
 from sync.agent.job import Control
+from sync.agent.master.download import Downloaded, Expected, Partial
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.master.http1 import (
     Connection,
@@ -25,16 +26,7 @@ from sync.agent.master.http1 import (
     Origin,
     Reply,
 )
-from sync.agent.master.replies import (
-    Downloaded,
-    Expected,
-    Page,
-    Partial,
-    page_of,
-    retry_after,
-    unpacked,
-    verified,
-)
+from sync.agent.master.replies import Page, page_of, retry_after, unpacked
 from sync.agent.rate_limit import TokenBucket
 from sync.contract.spec import Backoff, HttpLimits
 from sync.contract.status import Service
@@ -189,7 +181,7 @@ class Master:
 
         On failure `target` is gone. Raises HttpError, and OSError of the disk.
         """
-        partial = Partial(target, max_bytes, expected or Expected())
+        partial = Partial(target, max_bytes, expected or Expected(), self._count)
         try:
             return self._retried(
                 "GET", path, partial.headers, lambda reply: self._receive(path, reply, partial)
@@ -218,7 +210,7 @@ class Master:
                 if first.keeps_alive:
                     self._raise_for(description_path, first)
                     page = page_of(first, first.read_all(_ERROR_PAGE_BYTES))
-                    partial = Partial(target, max_bytes, describe(page))
+                    partial = Partial(target, max_bytes, describe(page), self._count)
                     return self._receive(path, connection.reply("GET"), partial)
                 self._pipelines = False
             target.unlink(missing_ok=True)
@@ -233,26 +225,10 @@ class Master:
             partial.restart()
             raise HttpError(f"{path}: cannot be resumed", retry=True)
         self._raise_for(path, reply)
-        page = page_of(reply)
-        if reply.status == _OK:
-            # Also to a request with Range: If-Range did not match (RFC 9110, 13.1.5).
-            partial.restart()
-            partial.page = page
-        # Only Content-Range says which part it is; a server may send another (RFC 9110, 15.3.7).
-        elif not reply.header("Content-Range").startswith(f"bytes {partial.size_bytes}-"):
-            partial.restart()
-            raise HttpError(f"{path}: answered with another range", retry=True)
-        if partial.size_bytes + (reply.length or 0) > partial.max_bytes:
-            raise HttpError(f"{path}: longer than {partial.max_bytes} bytes", retry=False)
-        with partial.path.open("ab" if partial.size_bytes else "wb") as file:
-            while data := reply.read():
-                if partial.size_bytes + len(data) > partial.max_bytes:
-                    raise HttpError(f"{path}: longer than {partial.max_bytes} bytes", retry=False)
-                file.write(data)
-                partial.digest.update(data)
-                partial.size_bytes += len(data)
-                self.bytes_received += len(data)
-        return verified(path, partial, page)
+        return partial.receive(path, reply)
+
+    def _count(self, size_bytes: int) -> None:
+        self.bytes_received += size_bytes
 
     def _exchange(
         self, connection: Connection, method: str, path: str, headers: Mapping[str, str]

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 from urllib.parse import SplitResult
 
@@ -36,6 +36,7 @@ _CHUNK: Final = re.compile(r"[0-9a-fA-F]{1,15}", re.ASCII)
 LEAST_BYTES: Final = 1024
 
 
+@dataclass(eq=False)
 class HttpError(Exception):
     """A request failed.
 
@@ -47,23 +48,17 @@ class HttpError(Exception):
     wait; set by the client, which knows.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        retry: bool,
-        retry_after_seconds: float = 0,
-        unreachable: bool = False,
-        unanswered: bool = False,
-        elsewhere: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.retry = retry
-        self.retry_after_seconds = retry_after_seconds
-        self.unreachable = unreachable
-        self.unanswered = unanswered
-        self.elsewhere = elsewhere
-        self.at_once = False
+    message: str
+    _: KW_ONLY
+    retry: bool
+    retry_after_seconds: float = 0
+    unreachable: bool = False
+    unanswered: bool = False
+    elsewhere: bool = False
+    at_once: bool = False
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class HttpStoppedError(HttpError):
@@ -355,19 +350,18 @@ class Connection:
 
 
 def _connect(origin: Origin, timeout_seconds: float) -> socket.socket:
+    fault, sock = "cannot connect", None
     try:
         sock = socket.create_connection((origin.host, origin.port), timeout_seconds)
-    except OSError as error:
-        message = f"{origin.host_header}: cannot connect: {error}"
-        raise HttpError(message, retry=True, unreachable=True) from error
-    try:
+        fault = "no TLS"
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if origin.scheme == "https":
             # The agent's image need not have authorities of its own.
             context = ssl.create_default_context(cafile=certifi.where())
-            return context.wrap_socket(sock, server_hostname=origin.host)
+            sock = context.wrap_socket(sock, server_hostname=origin.host)
     except OSError as error:
-        sock.close()
-        message = f"{origin.host_header}: no TLS: {error}"
+        if sock is not None:
+            sock.close()
+        message = f"{origin.host_header}: {fault}: {error}"
         raise HttpError(message, retry=True, unreachable=True) from error
     return sock

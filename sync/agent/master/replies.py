@@ -1,19 +1,15 @@
-"""What a reply says of a page or a file, and a file on its way, checked as it comes."""
+"""What a reply says: of a page, of its time, of when to ask again."""
 
 import email.utils
 import functools
-import hashlib
 import json
 import time
 import zlib
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final
 
 from sync.agent.master.http1 import HttpError, Reply
 
-# One second would do by the RFC (9110, 8.8.2.2); file systems and servers round differently.
-_STRONG_DATE_SECONDS: Final = 2.0
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 
 
@@ -44,49 +40,6 @@ class Page:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
             raise HttpError(f"not JSON: {error}", retry=True) from error
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a file must turn out to be; None where the master said nothing about it."""
-
-    size_bytes: int | None = None
-    md5: str | None = None
-
-
-@dataclass(frozen=True)
-class Downloaded:
-    """A whole file: its size, its MD5 (hex) and the page that described it."""
-
-    size_bytes: int
-    md5: str
-    page: Page
-
-
-@dataclass
-class Partial:
-    """A file on its way: how much of it has come, and the page under which it came."""
-
-    path: Path
-    max_bytes: int
-    expected: Expected
-    size_bytes: int = 0
-    page: Page | None = None
-    digest: "hashlib._Hash" = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
-
-    def restart(self) -> None:
-        """Begin anew: the bytes that came are overwritten."""
-        self.size_bytes = 0
-        self.page = None
-        self.digest = hashlib.md5(usedforsecurity=False)
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that ask for the rest, provided that the file is the same."""
-        validator = _validator(self.page) if self.size_bytes and self.page else None
-        if validator is None:
-            self.restart()
-            return {}
-        return {"Range": f"bytes={self.size_bytes}-", "If-Range": validator}
 
 
 @functools.lru_cache(1024)
@@ -126,18 +79,6 @@ def page_of(reply: Reply, body: bytes = b"") -> Page:
     )
 
 
-def _validator(page: Page) -> str | None:
-    """Return a value for If-Range: a strong ETag, else a date that is strong enough."""
-    # A weak ETag must not be sent with it (RFC 9110, 13.1.5); a file as young as its date's
-    # resolution may have been written twice under one date (8.8.2.2).
-    if page.etag and not page.etag.startswith("W/"):
-        return page.etag
-    modified, now = page.modified_seconds, page.date_seconds
-    if modified is not None and now is not None and now - modified < _STRONG_DATE_SECONDS:
-        return None
-    return page.last_modified
-
-
 def unpacked(reply: Reply, max_bytes: int) -> bytes:
     """Read a body, which may have come as gzip. Raises HttpError."""
     coding = reply.header("Content-Encoding").lower()
@@ -155,20 +96,3 @@ def unpacked(reply: Reply, max_bytes: int) -> bytes:
     if len(body) > max_bytes or not inflate.eof:
         raise HttpError(f"gzip is broken or longer than {max_bytes} bytes", retry=True)
     return body
-
-
-def verified(path: str, partial: Partial, page: Page) -> Downloaded:
-    """Return the file if it is whole and as expected. Raises HttpError."""
-    md5, size, expected = partial.digest.hexdigest(), partial.size_bytes, partial.expected
-    wrong = ""
-    if expected.size_bytes not in {None, size}:
-        wrong = f"{size} bytes, not {expected.size_bytes}"
-    elif expected.md5 not in {None, md5}:
-        wrong = f"MD5 {md5}, not {expected.md5}"
-    elif not page.whole and expected == Expected():
-        # It ended with the connection, as it would when cut off (RFC 9112, 6.3 and 8).
-        wrong = "the master does not say how long it is"
-    if wrong:
-        partial.restart()
-        raise HttpError(f"{path}: {wrong}", retry=True)
-    return Downloaded(size, md5, page)
