@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 from weakref import WeakValueDictionary
 
 from sync.agent.flist.database import Backend
@@ -23,14 +23,8 @@ from sync.agent.flist.keys import KeyGroup
 LONGEST_SECONDS: Final = 300.0
 _MOST: Final = 4
 _BUFFER_BYTES: Final = 1 << 16
-
-
-@dataclass(frozen=True)
-class Rewriting:
-    """The backend that a flist shall name, by the one that it names now; None: leave it."""
-
-    default: Backend | None = None
-    instead: tuple[tuple[Backend, Backend], ...] = ()
+# Backends that a flist may name now (None: any) and what it shall name then: the first that fits.
+Rewriting: TypeAlias = Sequence[tuple[Backend | None, Backend]]
 
 
 @dataclass(frozen=True)
@@ -47,23 +41,19 @@ class KnownDirectories:
     """The directories that a reader process sent, by its numbers, for as long as it keeps them."""
 
     def __init__(self) -> None:
-        self._groups: dict[int, KeyGroup] = {}
+        self.kept: dict[int, KeyGroup] = {}
         self._first = 0
-
-    def __len__(self) -> int:
-        return len(self._groups)
 
     def groups(
         self, answer: dict[str, Any], shared: Callable[[bytes], KeyGroup]
     ) -> tuple[KeyGroup, ...]:
         """Return the groups that an answer names; shared: returns the group of packed keys."""
         for number, packed in answer["new"]:
-            self._groups[number] = shared(base64.b64decode(packed))
-        groups = tuple(self._groups[number] for number in answer["directories"])
+            self.kept[number] = shared(base64.b64decode(packed))
+        groups = tuple(self.kept[number] for number in answer["directories"])
         if answer["first"] > self._first:
             self._first = answer["first"]
-            kept = {one: group for one, group in self._groups.items() if one >= self._first}
-            self._groups = kept
+            self.kept = {one: group for one, group in self.kept.items() if one >= self._first}
         return groups
 
 
@@ -133,12 +123,7 @@ class ReaderPool:
 
         Raises FlistError, also for a flist that ends its reader; OSError of the disk.
         """
-        request = {
-            "flist": str(flist),
-            "scratch": str(scratch),
-            "default": rewriting.default,
-            "instead": rewriting.instead,
-        }
+        request = {"flist": str(flist), "scratch": str(scratch), "rewriting": rewriting}
         with self._slots:
             try:
                 reader = self._idle.get_nowait()

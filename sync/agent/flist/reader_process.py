@@ -28,9 +28,8 @@ MEMORY_BYTES: Final = 1 << 30
 def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
     """Read the flist that the request names, and rewrite it in place where it says so."""
     flist, scratch = Path(request["flist"]), Path(request["scratch"])
-    rewrites = bool(request["default"] or request["instead"])
     try:
-        contents = read_flist(flist, scratch, cache, keep=rewrites)
+        contents = read_flist(flist, scratch, cache, keep=bool(request["rewriting"]))
         backend = _new_backend(request, contents.backend)
         size, md5 = None, None
         if backend is not None:
@@ -48,10 +47,10 @@ def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
 
 def _new_backend(request: dict[str, Any], named: Backend | None) -> Backend | None:
     """Return the backend to write, by the one that the flist names now; None: leave it."""
-    for backend, instead in request["instead"]:
-        if named == Backend(*backend):
+    for backend, instead in request["rewriting"]:
+        if backend is None or named == Backend(*backend):
             return Backend(*instead)
-    return Backend(*request["default"]) if request["default"] else None
+    return None
 
 
 def directories(contents: Contents, cache: DirectoryCache) -> dict[str, Any]:

@@ -189,13 +189,12 @@ class ChunkStore:
         absent = self.absent(route.namespace, keys)
         if not absent:
             return frozenset()
-        batches = groups(absent, self._batch)
-        jobs = [self._pool.submit(self._fetch_new, route, batch) for batch in batches]
-        try:
-            return frozenset[bytes]().union(*(job.result() for job in jobs))
-        finally:
-            for job in jobs:
-                job.cancel()
+        fetch = functools.partial(self._fetch_new, route)
+        return frozenset[bytes]().union(*self._pool.map(fetch, groups(absent, self._batch)))
+
+    def refetch(self, namespace: str, keys: Collection[bytes]) -> bool:
+        """Do as `fetch` from wherever the chunks may come; returns whether all are here then."""
+        return any(not self.fetch(route, keys) for route in self.routes(namespace))
 
     def fetch_groups(self, route: Route, groups: Collection[KeyGroup]) -> frozenset[bytes]:
         """Do as `fetch` for all keys of the groups, once for each group in a pass."""

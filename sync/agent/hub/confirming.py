@@ -6,12 +6,11 @@ make a link lead to another flist that exists, and nothing else would tell that 
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Final
 
-from sync.agent.hub.listing import Link, Listing, Name, TagName, page_path
+from sync.agent.hub.listing import Link, Listing, Name, TagName, page_path, size_text
 from sync.agent.hub.plan import end_of
-from sync.agent.hub.prepare import size_text
+from sync.agent.hub.progress import Pass
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
 
 _TAGLINK_BYTES: Final = 1 << 16
@@ -19,28 +18,16 @@ _UNKNOWN: Final = "not followed yet: the master does not answer for it"
 _ELSEWHERE: Final = "not followed yet: on the master it leads elsewhere than is listed"
 
 
-@dataclass
-class Answers:
-    """confirmed: links that lead where they are listed to lead.
+def ask(master: Master, connections: int, work: Pass, links: Collection[Link]) -> set[Link]:
+    """Ask about links, many at once; returns those that lead where they are listed to lead.
 
-    unconfirmed: those whose own page says something else, or is not there, with the reason.
-    failures: links that could not be asked for, with the error.
+    Others the pass notes: `unconfirmed` where the link's own page says something else or is not
+    there, `failures` where it could not be asked for. Raises HttpStoppedError.
     """
-
-    confirmed: set[Link] = field(default_factory=set)
-    unconfirmed: dict[Name, str] = field(default_factory=dict)
-    failures: dict[Name, str] = field(default_factory=dict)
-
-
-def ask(master: Master, connections: int, listing: Listing, links: Collection[Link]) -> Answers:
-    """Ask about links: one request for each, many at once. Raises HttpStoppedError."""
-    answers = Answers()
-    if not links:
-        return answers
 
     def doubt(link: Link) -> str | HttpError:
         try:
-            return "" if _leads_there(master, listing, link) else _ELSEWHERE
+            return "" if _leads_there(master, work.listing, link) else _ELSEWHERE
         except HttpMissingError:
             return _UNKNOWN
         except HttpStoppedError:
@@ -48,16 +35,17 @@ def ask(master: Master, connections: int, listing: Listing, links: Collection[Li
         except HttpError as error:
             return error
 
+    confirmed: set[Link] = set()
     # Before the flists are fetched, and at once: a HEAD takes a round trip and no more.
-    with ThreadPoolExecutor(min(connections, len(links)), "confirm") as pool:
+    with ThreadPoolExecutor(connections, "confirm") as pool:
         for link, reason in zip(links, pool.map(doubt, links), strict=True):
             if isinstance(reason, HttpError):
-                answers.failures[link.name] = str(reason)
+                work.failures[str(link.name)] = str(reason)
             elif reason:
-                answers.unconfirmed[link.name] = reason
+                work.unconfirmed[link.name] = reason
             else:
-                answers.confirmed.add(link)
-    return answers
+                confirmed.add(link)
+    return confirmed
 
 
 def _leads_there(master: Master, listing: Listing, link: Link) -> bool:

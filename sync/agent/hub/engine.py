@@ -11,12 +11,11 @@ from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub import confirming, pending, plan, tags
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.listing import Link, Listing, Name, Regular, Source, TagName
-from sync.agent.hub.pipeline import Failure, Outcome, Pipeline
-from sync.agent.hub.prepare import Preparer, Ready
+from sync.agent.hub.pipeline import Failure, Outcome, Pipeline, Preparer, Ready
 from sync.agent.hub.progress import Pass, Progress
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.removal import Removals
-from sync.agent.hub.state_db import DATABASE, GENERATION, HubStateDb, Withheld
+from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRow, HubStateDb, Withheld
 from sync.agent.hub.tree import Tree
 from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
 from sync.agent.master.client import HttpError, HttpStoppedError, Master
@@ -41,20 +40,16 @@ class UsersEngine(Engine[UsersSpec]):
         self, spec: UsersSpec, directories: Directories, status: StatusWriter, control: Control
     ) -> None:
         super().__init__(spec, directories, status, control)
-        with one_at_a_time(directories.state):
-            self._open(spec, directories, control)
         self._generation = _UNKNOWN_GENERATION
-        self._conditions: dict[str, str] = {}
-        self._listing = Listing()
         self._waiting: list[str] = []
-        self._listed_by = ""
         self._refused_logged: set[str] = set()
-
-    def _open(self, spec: UsersSpec, directories: Directories, control: Control) -> None:
-        """Open database, folder and connections; what an earlier process left in staging goes."""
-        self._tree = Tree(directories.public)
         self._db = self._stack.enter_context(HubStateDb(directories.state / DATABASE))
         self._pinned = self._stack.enter_context(PinnedChunks(directories.state))
+        with one_at_a_time(directories.state):
+            # What an earlier process left in staging goes, and rows that another spec made.
+            self._tree = Tree(directories.public)
+            self._publisher = Publisher(self._tree, self._db, self._pinned)
+            self._publisher.expect(spec.publish_backend, plan.publishable_by(spec))
         shared = bandwidth(spec.bandwidth_bytes_per_second)
         report = self._status.sources
         self._master = Master(
@@ -66,8 +61,6 @@ class UsersEngine(Engine[UsersSpec]):
         self._stack.callback(self._chunks.close)
         self._readers = self._stack.enter_context(ReaderPool())
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
-        self._publisher = Publisher(self._tree, self._db, self._pinned)
-        self._publisher.expect(spec.publish_backend, plan.publishable_by(spec))
         self._source = Source(self._master, spec)
         self._tags = tags.TagReader(self._source, self._db, spec.http.connections)
         self._removals = Removals(spec, self._master, self._db, self._publisher)
@@ -91,7 +84,7 @@ class UsersEngine(Engine[UsersSpec]):
         self._master.begin_pass()
         self._chunks.begin_pass()
         self._adopt()
-        listing = self._list()
+        listing = self._source.listing()
         self._follow(listing)
         work = self._judged(listing)
         self._log_refused(work.refused)
@@ -122,25 +115,6 @@ class UsersEngine(Engine[UsersSpec]):
             self._readers.start()
 
     # What the master has
-
-    def _list(self) -> Listing:
-        """Fetch the listing, conditionally once it was read twice alike."""
-        # It has no digest: what damaged it on its way must not stay until it changes. 0-hub itself
-        # knows no conditions here (api_list_files); what stands before it may.
-        if self._listed_by != self._master.source:
-            # What one name says of its page's age means nothing to another.
-            self._conditions = {}
-            self._listed_by = self._master.source
-        page, listing = self._source.fetch(self._conditions)
-        if listing is not None:
-            alike = listing == self._listing
-            self._listing = listing
-            self._conditions = {}
-            if alike and page.etag:
-                self._conditions = {"If-None-Match": page.etag}
-            elif alike and page.last_modified:
-                self._conditions = {"If-Modified-Since": page.last_modified}
-        return self._listing
 
     def _follow(self, listing: Listing) -> None:
         """Make sure that the name in use is the master's. Raises JobFailed."""
@@ -184,16 +158,24 @@ class UsersEngine(Engine[UsersSpec]):
 
     def _entries(self, work: Pass) -> list[Regular]:
         """Return the flists to fetch, in the order of work."""
-        publisher, listing = self._publisher, work.listing
-        publisher.drop_withheld(publisher.withheld.keys() - listing.regulars.keys())
-        todo = plan.decide(listing, publisher.flists, publisher.withheld)
-        again = [entry for entry in todo.recheck if self._changed_after_all(work, entry)]
-        complete = [entry for entry in todo.waiting if self._is_publishable(entry)]
-        return plan.in_order([*todo.changed, *again, *complete], self._spec)
+        publisher, regulars = self._publisher, work.listing.regulars
+        publisher.drop_withheld(publisher.withheld.keys() - regulars.keys())
+        return plan.in_order(
+            [entry for entry in regulars.values() if self._is_due(work, entry)], self._spec
+        )
 
-    def _changed_after_all(self, work: Pass, entry: Regular) -> bool:
+    def _is_due(self, work: Pass, entry: Regular) -> bool:
+        """Return whether a flist changed, or what withheld it may have gone; asks in doubt."""
+        withheld = self._publisher.withheld.get(entry.name)
+        if withheld is not None and plan.as_listed(withheld, entry):
+            return bool(withheld.missing) and self._is_publishable(withheld)
+        known = self._publisher.flists.get(entry.name)
+        if known is None or not plan.as_listed(known, entry):
+            return True
+        return known.recheck and self._changed_after_all(work, entry, known)
+
+    def _changed_after_all(self, work: Pass, entry: Regular, known: FlistRow) -> bool:
         """Ask /light about a flist that was fetched within seconds of its last change."""
-        known = self._publisher.flists[entry.name]
         try:
             description = self._preparer.describe(entry)
         except HttpStoppedError:
@@ -201,14 +183,14 @@ class UsersEngine(Engine[UsersSpec]):
         except HttpError as error:
             work.failures[str(entry.name)] = str(error)
             return False
+        same = description.expected.md5 == known.md5
         # The same, and older than a second by now: no change can hide behind its time any more.
-        if description.expected.md5 == known.md5 and not description.fresh:
+        if same and not description.fresh:
             self._publisher.update(replace(known, recheck=False))
-        return description.expected.md5 != known.md5
+        return not same
 
-    def _is_publishable(self, entry: Regular) -> bool:
+    def _is_publishable(self, withheld: Withheld) -> bool:
         """Return whether a withheld flist's missing chunks can be had now."""
-        withheld = self._publisher.withheld[entry.name]
         return self._spec.broken_flists == "publish" or self._chunks.is_available(
             withheld.namespace, withheld.missing
         )
@@ -216,10 +198,8 @@ class UsersEngine(Engine[UsersSpec]):
     def _ask(self, work: Pass, entries: Collection[Regular]) -> None:
         """Ask the master for the new links whose flists are here or coming, each by its name."""
         links = self._new_links(work, {entry.name for entry in entries})
-        answers = confirming.ask(self._master, self._spec.http.connections, work.listing, links)
-        work.unconfirmed |= answers.unconfirmed
-        work.failures |= {str(name): error for name, error in answers.failures.items()}
-        self._publisher.confirm(answers.confirmed)
+        connections = self._spec.http.connections
+        self._publisher.confirm(confirming.ask(self._master, connections, work, links))
 
     def _new_links(self, work: Pass, coming: Collection[Name]) -> list[Link]:
         """Return the links that may be served in this pass and are not yet."""
@@ -248,9 +228,10 @@ class UsersEngine(Engine[UsersSpec]):
         """Fetch flists and publish them as they come, each with the links that waited for it."""
         self._refetch_broken(work.listing)
         self._progress.report(work)
+        if not entries:
+            self._readers.stop_idle()
+            return
         try:
-            if not entries:
-                return
             self._readers.start()
             connections = self._spec.http.connections
             with Pipeline(self._preparer, connections, self._control, entries) as pipeline:
@@ -259,6 +240,8 @@ class UsersEngine(Engine[UsersSpec]):
                     self._progress.report_seldom(work)
         finally:
             self._readers.stop_idle()
+            # What nobody took.
+            self._tree.empty_staging()
 
     def _publish(self, work: Pass, batch: list[Outcome]) -> None:
         ready = [outcome for outcome in batch if isinstance(outcome, Ready)]
@@ -275,11 +258,11 @@ class UsersEngine(Engine[UsersSpec]):
     def _refetch_broken(self, listing: Listing) -> None:
         """Try again for the chunks of flists that were published without all of them."""
         for known in [flist for flist in self._publisher.flists.values() if flist.broken]:
-            keys = self._db.keys(known.name)
-            for route in self._chunks.routes(known.namespace or self._spec.local_zdb.namespace):
-                if known.name in listing.regulars and not self._chunks.fetch(route, keys):
-                    self._publisher.update(replace(known, broken=False))
-                    break
+            namespace = known.namespace or self._spec.local_zdb.namespace
+            if known.name in listing.regulars and self._chunks.refetch(
+                namespace, self._db.keys(known.name)
+            ):
+                self._publisher.update(replace(known, broken=False))
 
     # The end of a pass
 

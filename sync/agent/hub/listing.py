@@ -4,9 +4,9 @@ One strict rule decides which names become paths; an entry that breaks it is ref
 and stops none of the others.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
@@ -19,6 +19,8 @@ MAX_LISTING_BYTES: Final = 256 << 20
 MAX_REPOSITORY_BYTES: Final = 64 << 20
 # Each becomes a folder here, empty or not; the master has some thousand.
 MAX_REPOSITORIES: Final = 100_000
+# mtimes have whole seconds: a file that is younger than this may change again unseen.
+_FRESH_SECONDS: Final = 2.0
 _TAGS: Final = "tags"
 
 
@@ -102,24 +104,21 @@ class Listing:
         """How many entries it names."""
         return len(self.regulars) + len(self.links) + len(self.tags)
 
-    def add(self, repository: str, rows: object, spec: UsersSpec) -> None:
-        """Take those of a repository's entries that the operator wants."""
-        self.repositories.add(repository)
+    def add(self, page: str, rows: object, parse: Callable[[object], Entry | None]) -> None:
+        """Take the entries of a page. Raises HttpError where it has no list of them."""
         if not isinstance(rows, list):
-            raise HttpError(f"{repository}: its entries are not a list", retry=True)
+            raise HttpError(f"{page}: its entries are not a list", retry=True)
         for row in rows:
             try:
-                entry = parse_entry(repository, row)
+                entry = parse(row)
                 if entry is not None:
-                    self._put(entry, spec)
+                    self._put(entry)
             except RefusedNameError as error:
-                self.refused.append(f"{repository}: {error}")
+                self.refused.append(f"{page}: {error}")
 
-    def _put(self, entry: Entry, spec: UsersSpec) -> None:
+    def _put(self, entry: Entry) -> None:
         if isinstance(entry, Tag):
             self.tags[entry.name] = entry
-        elif not spec.flists.takes(str(entry.name)):
-            return
         # No folder has a name twice: whoever puts it there wants one of the two to pass a check.
         elif entry.name in self.regulars or entry.name in self.links:
             raise RefusedNameError(f"refused {entry.name}: listed twice")
@@ -142,9 +141,25 @@ def page_path(name: Target) -> str:
     return f"/api/flist/{repository}/{quote(name.name)}/taglink"
 
 
-def _bytes(size_text: str) -> float | None:
-    """Read a size as a hub prints it: "%.2f KB" (api_user_contents)."""
-    number, _, unit = size_text.partition(" ")
+def light_path(name: Name) -> str:
+    """Return the path of a flist's description on a hub."""
+    return f"/api/flist{page_path(name)}/light"
+
+
+def is_fresh(page: Page, updated: int) -> bool:
+    """Return whether what a page of the master says was so new that it may change again unseen."""
+    # By the master's clock alone (Date): ours may differ from it.
+    return page.date_seconds is None or page.date_seconds - updated < _FRESH_SECONDS
+
+
+def size_text(size_bytes: int) -> str:
+    """Print a size as a hub does in its listings (flist-uploader.py, api_user_contents)."""
+    return f"{size_bytes / 1024:.2f} KB"
+
+
+def _bytes(text: str) -> float | None:
+    """Read a size that `size_text` printed."""
+    number, _, unit = text.partition(" ")
     if unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
         return float(number) * 1024
     return None
@@ -218,52 +233,50 @@ def _symlink(name: Name, row: dict[str, object]) -> Link:
     return Link(name, target, _time(row, "linktime"))
 
 
-def parse_tag(tag: TagName, rows: object) -> tuple[list[Link], list[str]]:
-    """Read a tag's contents: links to flists, and what was refused. Raises HttpError."""
-    if not isinstance(rows, list):
-        raise HttpError(f"{tag}: not a list", retry=True)
-    links: dict[Name, Link] = {}
-    refused: list[str] = []
-    for row in rows:
-        try:
-            link = _tag_link(tag, row, links)
-            links[link.name] = link
-        except RefusedNameError as error:
-            refused.append(f"{tag}: {error}")
-    return [*links.values()], refused
-
-
-def _tag_link(tag: TagName, row: object, known: Container[Name]) -> Link:
+def _tag_link(tag: TagName, row: object) -> Link:
     # Whatever else is in a tag's folder is left out by the hub (api_user_contents_tags).
     if not isinstance(row, dict) or row.get("type") != "symlink":
         raise RefusedNameError(f"refused {str(row)[:80]!r}: a tag holds links only")
     name = Name(tag.repository, names.checked_flist(_text(row, "name")), tag.tag)
-    if name in known:
-        raise RefusedNameError(f"refused {name}: listed twice")
     # A hub makes those of tags as ../../REPO2/F.flist alone (api_tag_symlink).
     if "/" not in _text(row, "target"):
         raise RefusedNameError(f"refused link {name}: target {_text(row, 'target')[:80]!r}")
     return _symlink(name, row)
 
 
-@dataclass(frozen=True)
 class Source:
-    """How to ask a hub for its listing, and which part of it is wanted."""
+    """The hub to list, and which part of it is wanted. Threads may share `tag` alone."""
 
-    master: Master
-    spec: UsersSpec
+    def __init__(self, master: Master, spec: UsersSpec) -> None:
+        self._master = master
+        self._spec = spec
+        self._listing = Listing()
+        self._listed_by = ""
+        self._conditions: dict[str, str] = {}
 
-    def fetch(self, conditions: dict[str, str]) -> tuple[Page, Listing | None]:
-        """Fetch the whole listing; None when it is unchanged under `conditions` (304).
+    def listing(self) -> Listing:
+        """Fetch the whole listing, conditionally once it was read twice alike. Raises HttpError."""
+        # It has no digest: what damaged it on its way must not stay until it changes. 0-hub itself
+        # knows no conditions here (api_list_files); what stands before it may.
+        if self._listed_by != self._master.source:
+            # What one name says of its page's age means nothing to another.
+            self._conditions = {}
+            self._listed_by = self._master.source
+        with self._master.while_listing():
+            page, listing = self._fetched()
+        if listing is not None:
+            alike = listing == self._listing
+            self._listing, self._conditions = listing, {}
+            if alike and page.etag:
+                self._conditions = {"If-None-Match": page.etag}
+            elif alike and page.last_modified:
+                self._conditions = {"If-Modified-Since": page.last_modified}
+        return self._listing
 
-        conditions: If-None-Match or If-Modified-Since, or nothing. Raises HttpError.
-        """
-        with self.master.while_listing():
-            return self._fetched(conditions)
-
-    def _fetched(self, conditions: dict[str, str]) -> tuple[Page, Listing | None]:
+    def _fetched(self) -> tuple[Page, Listing | None]:
+        """Fetch it, or None when it is unchanged under the conditions (304)."""
         try:
-            page = self.master.get("/api/fileslist", MAX_LISTING_BYTES, conditions)
+            page = self._master.get("/api/fileslist", MAX_LISTING_BYTES, self._conditions)
         except HttpMissingError:
             return self._one_by_one()  # and no conditions: a hub that old knows none
         if page.status == 304:  # noqa: PLR2004 - not modified
@@ -271,23 +284,23 @@ class Source:
         data = page.json()
         if not isinstance(data, dict):
             raise HttpError("/api/fileslist: not an object", retry=True)
-        return page, self._listing(data, data.__getitem__)
+        return page, self._parsed(data, data.__getitem__)
 
     def _one_by_one(self) -> tuple[Page, Listing]:
         """Ask an older hub, which has no /api/fileslist, for one repository after the other."""
-        page = self.master.get("/api/repositories", MAX_REPOSITORY_BYTES)
+        page = self._master.get("/api/repositories", MAX_REPOSITORY_BYTES)
         data = page.json()
         if not isinstance(data, list):
             raise HttpError("/api/repositories: not a list", retry=True)
 
         def rows_of(repository: str) -> object:
             path = f"/api/flist/{quote(repository)}"
-            return self.master.get(path, MAX_REPOSITORY_BYTES).json()
+            return self._master.get(path, MAX_REPOSITORY_BYTES).json()
 
         found = [row.get("name") if isinstance(row, dict) else row for row in data]
-        return page, self._listing(found, rows_of)
+        return page, self._parsed(found, rows_of)
 
-    def _listing(self, found: Iterable[object], rows_of: Callable[[str], object]) -> Listing:
+    def _parsed(self, found: Iterable[object], rows_of: Callable[[str], object]) -> Listing:
         listing = Listing()
         for name in found:
             try:
@@ -296,13 +309,21 @@ class Source:
             except RefusedNameError as error:
                 listing.refused.append(str(error))
                 continue
-            if self.spec.repositories.takes(repository):
-                listing.add(repository, rows_of(repository), self.spec)
+            if self._spec.repositories.takes(repository):
+                listing.repositories.add(repository)
+                listing.add(repository, rows_of(repository), partial(self._wanted, repository))
             if len(listing.repositories) > MAX_REPOSITORIES:
                 raise HttpError(f"lists more than {MAX_REPOSITORIES} repositories", retry=False)
         return listing
 
-    def tag(self, tag: Tag) -> tuple[Page, list[Link], list[str]]:
-        """Fetch a tag's contents. Raises HttpError."""
-        page = self.master.get(page_path(tag.name), MAX_REPOSITORY_BYTES)
-        return page, *parse_tag(tag.name, page.json())
+    def _wanted(self, repository: str, row: object) -> Entry | None:
+        entry = parse_entry(repository, row)
+        if entry is None or isinstance(entry, Tag) or self._spec.flists.takes(str(entry.name)):
+            return entry
+        return None
+
+    def tag(self, tag: TagName) -> tuple[Page, Listing]:
+        """Fetch a tag's page: its links, and what of it was refused. Raises HttpError."""
+        page, found = self._master.get(page_path(tag), MAX_REPOSITORY_BYTES), Listing()
+        found.add(str(tag), page.json(), partial(_tag_link, tag))
+        return page, found

@@ -1,19 +1,40 @@
-"""Many flists at once on their way into staging, in the order of work."""
+"""Flists on their way into staging, many at once: fetched, verified, read, chunks here, rewritten.
+
+Two kinds of threads: those that fetch are as many as connections to the master, and those that
+prepare wait for chunks, for readers and for the disk.
+"""
 
 import queue
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Self, TypeAlias
+from itertools import islice
+from pathlib import Path
+from typing import Final, Self, TypeAlias, TypeVar
 
-from sync.agent.hub.listing import Name, Regular
-from sync.agent.hub.prepare import Fetched, Preparer, Ready, TooLargeError
-from sync.agent.hub.state_db import Withheld
+from sync.agent import durable
+from sync.agent.flist import Backend, FlistError
+from sync.agent.flist.keys import KeyGroup
+from sync.agent.flist.reader_pool import ReaderPool, Rewriting
+from sync.agent.hub.chunk_store import ChunkStore, as_backend, route_of
+from sync.agent.hub.listing import Name, Regular, is_fresh, light_path, page_path, size_text
+from sync.agent.hub.state_db import FlistRow, Withheld
+from sync.agent.hub.tree import Tree
 from sync.agent.job import Control
-from sync.agent.master.client import HttpError, HttpStoppedError
+from sync.agent.master.client import (
+    Downloaded,
+    Expected,
+    HttpError,
+    HttpMissingError,
+    HttpStoppedError,
+    Master,
+    Page,
+)
+from sync.contract.spec import UsersSpec
 
+_T = TypeVar("_T")
+_DESCRIPTION_BYTES: Final = 1 << 16
 _PREPARERS: Final = 4
 # Flists that may be in staging at once: what is fetched waits for its chunks.
 _IN_STAGING: Final = 128
@@ -21,6 +42,32 @@ _BATCH: Final = 64
 _PATIENCE_SECONDS: Final = 0.5
 # One transaction and one fsync of a directory serve all that is ready within this time.
 _TOGETHER_SECONDS: Final = 0.03
+
+
+class TooLargeError(HttpError):
+    """A flist has more bytes than the operator allows."""
+
+    def __init__(self, size_bytes: int) -> None:
+        text = f"its {size_bytes} bytes are more than maxFlistBytes"
+        super().__init__(text, retry=False)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the master says of a flist (/light, or .md5 alone); updated: unix seconds."""
+
+    expected: Expected
+    updated: int | None
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A flist in staging that may be published, its row to be, and its chunk keys."""
+
+    path: Path
+    row: FlistRow
+    groups: tuple[KeyGroup, ...]
 
 
 @dataclass(frozen=True)
@@ -34,8 +81,159 @@ class Failure:
 Outcome: TypeAlias = Ready | Withheld | Failure
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A whole, verified flist in staging, not read yet."""
+
+    entry: Regular
+    path: Path
+    description: Description
+    download: Downloaded
+
+
+def describe(page: Page, entry: Regular) -> Description:
+    """Read /light. Raises HttpError where it is not about a regular flist."""
+    data = page.json()
+    if not isinstance(data, dict) or data.get("type") != "regular":
+        # Since the listing it became a link: api_flist_info says so, and lstat's size of that.
+        raise HttpError(f"{entry.name}: is no regular flist any more", retry=False)
+    size, md5, updated = data.get("size"), data.get("md5"), data.get("updated")
+    if not isinstance(size, int) or not isinstance(md5, str) or not isinstance(updated, int):
+        raise HttpError(f"{entry.name}: /light lacks size, md5 or updated", retry=False)
+    return Description(Expected(size, md5.lower()), updated, is_fresh(page, updated))
+
+
+def rewriting(spec: UsersSpec) -> Rewriting:
+    """Return what published flists shall name: this mirror, and its foreign namespace."""
+    if spec.publish_backend is None:
+        return []
+    # A flist names the 0-db of its chunks in its metadata (0-flist: libflist/flist_tools.c), and a
+    # node goes there: unchanged it would go to the master.
+    host, port = spec.publish_backend.host, spec.publish_backend.port
+    foreign = Backend(host, port, spec.foreign_namespace)
+    allowed = [(as_backend(endpoint), foreign) for endpoint in spec.allowed_backends]
+    return [*allowed, (None, Backend(host, port, spec.publish_backend.namespace))]
+
+
+class Preparer:
+    """Makes a listed flist ready; its methods run in many threads."""
+
+    def __init__(
+        self, spec: UsersSpec, master: Master, tree: Tree, chunks: ChunkStore, readers: ReaderPool
+    ) -> None:
+        self._spec = spec
+        self._master = master
+        self._tree = tree
+        self._chunks = chunks
+        self._readers = readers
+        self._rewriting = rewriting(spec)
+
+    def describe(self, entry: Regular) -> Description:
+        """Ask the master for a flist's exact size, MD5 and time. Raises HttpError."""
+        return describe(self._master.get(light_path(entry.name), _DESCRIPTION_BYTES), entry)
+
+    def fetch(self, entry: Regular) -> Fetched | Withheld | Failure:
+        """Fetch a flist to staging, verified. Raises HttpStoppedError, NoSpaceError, OSError."""
+        try:
+            return self._fetched(entry)
+        except HttpStoppedError:
+            raise
+        except TooLargeError as error:
+            # Withheld until the limit is raised: no pass asks for it again before.
+            return Withheld(entry.name, entry.updated, entry.size_text, "", str(error))
+        except HttpError as error:
+            return Failure(entry.name, error)
+
+    def _fetched(self, entry: Regular) -> Fetched:
+        durable.require_free_space(self._tree.users, self._spec.free_space_floor_bytes)
+        target = durable.temporary_in(self._tree.staging)
+        # /light and the file are asked for in one round trip.
+        found: list[Description] = []
+
+        def read(page: Page) -> Expected:
+            found.append(describe(page, entry))
+            expected = found[-1].expected
+            if (expected.size_bytes or 0) > self._spec.max_flist_bytes:
+                raise TooLargeError(expected.size_bytes or 0)
+            return expected
+
+        try:
+            download = self._master.download_described(
+                light_path(entry.name),
+                page_path(entry.name),
+                target,
+                self._spec.max_flist_bytes,
+                read,
+            )
+        except HttpMissingError:
+            # Hubs before /light (api_inspect_light) have the MD5 alone.
+            return self._fetch_by_md5(entry, target)
+        return Fetched(entry, target, found[-1], download)
+
+    def _fetch_by_md5(self, entry: Regular, target: Path) -> Fetched:
+        path = page_path(entry.name)
+        page = self._master.get(f"{path}.md5", _DESCRIPTION_BYTES)
+        md5 = page.body.decode("ascii", "replace").strip().lower()
+        fresh = is_fresh(page, entry.updated)
+        description = Description(Expected(None, md5), entry.updated, fresh)
+        download = self._master.download(
+            path, target, self._spec.max_flist_bytes, description.expected
+        )
+        return Fetched(entry, target, description, download)
+
+    def prepare(self, fetched: Fetched) -> Ready | Withheld:
+        """Read a fetched flist, fetch its chunks, rewrite its backend, make it durable.
+
+        Raises ZdbError, OSError, HttpStoppedError; what is wrong with the flist itself makes it
+        Withheld.
+        """
+        entry = fetched.entry
+        try:
+            outcome = self._prepared(fetched)
+        except FlistError as error:
+            # A hub copies a flist in place (shutil.copyfile, hub/flist.py): what is fresh may
+            # have been half there, so the next pass fetches it again.
+            updated = -1 if fetched.description.fresh else entry.updated
+            outcome = Withheld(entry.name, updated, entry.size_text, "", str(error))
+        if isinstance(outcome, Withheld):
+            fetched.path.unlink(missing_ok=True)
+        return outcome
+
+    def _prepared(self, fetched: Fetched) -> Ready | Withheld:
+        entry, description, download = fetched.entry, fetched.description, fetched.download
+        scratch = durable.temporary_in(self._tree.staging)
+        contents = self._readers.read(fetched.path, scratch, self._rewriting)
+        route = route_of(self._spec, contents.backend)
+        missing = self._chunks.fetch_groups(route, contents.groups)
+        if missing and self._spec.broken_flists == "withhold":
+            reason = f"{len(missing)} of its chunks are on no 0-db that may be asked"
+            as_listed = (entry.name, entry.updated, entry.size_text)
+            return Withheld(*as_listed, route.namespace, reason, missing)
+        # As /light says, which is younger than the listing: where the two differ, the next pass
+        # finds the flist changed and fetches it again.
+        updated = entry.updated if description.updated is None else description.updated
+        durable.finish(fetched.path, updated)
+        # What is served differs from the master's file where the backend was rewritten.
+        size, md5 = contents.size_bytes, contents.md5
+        if size is None or md5 is None:
+            size, md5 = download.size_bytes, download.md5
+        row = FlistRow(
+            name=entry.name,
+            updated=updated,
+            size_text=size_text(download.size_bytes),
+            size_bytes=download.size_bytes,
+            md5=download.md5,
+            published_bytes=size,
+            published_md5=md5,
+            namespace=route.namespace,
+            recheck=description.fresh,
+            broken=bool(missing),
+        )
+        return Ready(fetched.path, row, contents.groups)
+
+
 class Pipeline:
-    """Fetches `entries` in some threads and prepares them in others, while it is entered.
+    """Fetches and prepares `entries` in their order, while it is entered.
 
     `next_batch` is called by one thread, to which all results come by one queue.
     """
@@ -45,35 +243,20 @@ class Pipeline:
     ) -> None:
         self._preparer = preparer
         self._control = control
-        # Taken before a flist is fetched, given back when its outcome is taken.
-        self._slots = threading.Semaphore(_IN_STAGING)
-        self._listed = deque(entries)
+        self._listed = iter(entries)
         self._awaited = len(entries)
-        # None ends one of the threads that prepare.
-        self._fetched: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
-        self._aborted = threading.Event()
-        self._preparers = [self._thread(self._prepare_all) for _ in range(_PREPARERS)]
-        self._fetchers = [self._thread(self._fetch_all) for _ in range(connections)]
+        self._fetchers = ThreadPoolExecutor(connections, "fetch")
+        self._preparers = ThreadPoolExecutor(_PREPARERS, "prepare")
 
     def __enter__(self) -> Self:
-        for worker in self._preparers + self._fetchers:
-            worker.start()
+        self._start(_IN_STAGING)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the threads; what they have in staging and nobody took is discarded."""
-        self._aborted.set()
-        for fetcher in self._fetchers:
-            fetcher.join()
-        for _each in self._preparers:
-            self._fetched.put(None)
-        for preparer in self._preparers:
-            preparer.join()
-        self._preparer.empty_staging()
-
-    def _thread(self, work: Callable[[], None]) -> threading.Thread:
-        return threading.Thread(target=self._guarded, args=(work,), name=work.__name__.strip("_"))
+        """End the threads; what they have in staging stays there."""
+        for pool in (self._fetchers, self._preparers):
+            pool.shutdown(cancel_futures=True)
 
     def next_batch(self) -> list[Outcome]:
         """Wait for an outcome, and a little longer for others: they are published together.
@@ -96,50 +279,27 @@ class Pipeline:
             if isinstance(outcome, BaseException):
                 # The batch so far is left in staging, and discarded with the rest.
                 raise outcome
-            self._slots.release()
+            self._start(1)
             self._awaited -= 1
             until = until if batch else time.monotonic() + _TOGETHER_SECONDS
             batch.append(outcome)
         return batch
 
-    def _fetch_all(self) -> None:
-        """Fetch entry by entry, in their order, until none is left."""
-        while self._listed:
-            while not self._slots.acquire(timeout=_PATIENCE_SECONDS):
-                self._check()
-            self._check()
-            try:
-                entry = self._listed.popleft()
-            except IndexError:  # another thread was quicker
-                self._slots.release()
-                return
-            self._fetch(entry)
+    def _start(self, count: int) -> None:
+        """Let so many more flists into staging."""
+        for entry in islice(self._listed, count):
+            self._fetchers.submit(self._do, self._preparer.fetch, entry)
 
-    def _fetch(self, entry: Regular) -> None:
+    def _do(self, step: Callable[[_T], Fetched | Outcome], flist: _T) -> None:
+        """Do one step; whatever it raises reaches the thread that takes the outcomes."""
         try:
-            self._fetched.put(self._preparer.fetch(entry))
-        except HttpStoppedError:
-            raise
-        except TooLargeError as error:
-            # Withheld until the limit is raised: no pass asks for it again before.
-            text = str(error)
-            self._outcomes.put(Withheld(entry.name, entry.updated, entry.size_text, "", text))
-        except HttpError as error:
-            self._outcomes.put(Failure(entry.name, error))
-
-    def _prepare_all(self) -> None:
-        """Prepare what was fetched, until there is no more to come."""
-        while (fetched := self._fetched.get()) is not None:
-            self._check()
-            self._outcomes.put(self._preparer.prepare(fetched))
-
-    def _check(self) -> None:
-        if self._aborted.is_set() or self._control.stopping():
-            raise HttpStoppedError
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """Run a thread's work; whatever it raises reaches the thread that takes the outcomes."""
-        try:
-            work()
+            if self._control.stopping():
+                raise HttpStoppedError  # noqa: TRY301 - as the step would
+            done = step(flist)
         except BaseException as error:  # noqa: BLE001 - handed over, not swallowed
             self._outcomes.put(error)
+            return
+        if isinstance(done, Fetched):
+            self._preparers.submit(self._do, self._preparer.prepare, done)
+        else:
+            self._outcomes.put(done)

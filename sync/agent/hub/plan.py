@@ -18,34 +18,6 @@ LONGEST_CHAIN: Final = 16
 # Flists
 
 
-@dataclass
-class Decisions:
-    """changed: to fetch. recheck: same in the listing, to be asked again.
-
-    waiting: withheld for missing chunks, to be tried when those have come.
-    """
-
-    changed: list[Regular] = field(default_factory=list)
-    recheck: list[Regular] = field(default_factory=list)
-    waiting: list[Regular] = field(default_factory=list)
-
-
-def decide(
-    listing: Listing, flists: Mapping[Name, FlistRow], withheld: Mapping[Name, Withheld]
-) -> Decisions:
-    """Compare the listing with what is here."""
-    decisions = Decisions()
-    for entry in listing.regulars.values():
-        if as_listed(withheld.get(entry.name), entry):
-            if withheld[entry.name].missing:
-                decisions.waiting.append(entry)
-        elif not as_listed(flists.get(entry.name), entry):
-            decisions.changed.append(entry)
-        elif flists[entry.name].recheck:
-            decisions.recheck.append(entry)
-    return decisions
-
-
 def as_listed(known: FlistRow | Withheld | None, entry: Regular | None) -> bool:
     """Return whether what is known of a flist is of the file that is listed."""
     # Equal, not newer as upstream's hub-clone.py has it: a rename keeps the file's time
@@ -130,13 +102,6 @@ class LinkPlan:
 
     wanted: dict[Name, Link] = field(default_factory=dict)
     dangling: dict[Link, str] = field(default_factory=dict)
-
-    def by_target(self) -> dict[Target, list[Link]]:
-        """Return the wanted links by what they lead to."""
-        index: dict[Target, list[Link]] = {}
-        for link in self.wanted.values():
-            index.setdefault(link.target, []).append(link)
-        return index
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """The one thread that changes what is served: content, then what leads to it, then removals."""
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.hub.listing import Link, Listing, Name, TagName, Target
+from sync.agent.hub.pipeline import Ready
 from sync.agent.hub.plan import LinkPlan, TagState, as_listed
-from sync.agent.hub.prepare import Ready
 from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld
 from sync.agent.hub.tree import Tree
 from sync.contract.names import FLIST_SUFFIX, RefusedNameError, checked_flist, checked_repository
@@ -27,10 +28,10 @@ class Publisher:
 
     Keys are pinned before a flist that names them is served, and released after the flist is gone.
     A kill between rename and row costs one more fetch, nothing else. `flists`, `links` and `tags`
-    follow the disk: they say what is served also where its row could not be written, until `adopt`
-    has made the rows agree. A tag is one: it is shown, changed and taken away with all of its
-    links in one step, and what leads to it follows. `whole`: the tags of which that was done, or
-    found to be so, in this pass.
+    say what is served; after an error that ended a pass, as after a kill, `reload` and `adopt` make
+    them and their rows agree with the disk. A tag is one: it is shown, changed and taken away with
+    all of its links in one step, and what leads to it follows. `whole`: the tags of which that was
+    done, or found to be so, in this pass.
     """
 
     def __init__(self, tree: Tree, state_db: HubStateDb, pinned: PinnedChunks) -> None:
@@ -84,7 +85,7 @@ class Publisher:
         self._untidy = set()
         for name, path in list(self._tree.scan()):
             if path.is_symlink():
-                self._adopt_link(name)
+                self._adopt_link(name, path)
             elif name.tag:
                 self._untidy.add(name.its_tag)
             elif path.is_file() and name.name.endswith(FLIST_SUFFIX):
@@ -107,13 +108,13 @@ class Publisher:
                 del links[name]
         self.tags = {tag: self.tags.get(tag, {}) for tag in shown}
 
-    def _adopt_link(self, name: Name) -> None:
+    def _adopt_link(self, name: Name, path: Path) -> None:
         target = self._tree.target(name)
         links = self._links_beside(name)
         if target is None:
             # No hub makes such a link, but upstream's hub-clone.py creates whatever the master
             # names (local_sync_symlink), and a hub follows it to any file of its machine.
-            self._tree.remove_foreign_link(name)
+            durable.remove(path)
         elif name not in links or links[name].target != target:
             link = Link(name, target, _UNKNOWN_TIME)
             with self._db.transaction():
@@ -144,7 +145,9 @@ class Publisher:
         self._states = states
         self._confirmed: set[Link] = set()
         self._droppable: set[Name] = set()
-        self._by_target = plan.by_target()
+        self._by_target: defaultdict[Target, list[Link]] = defaultdict(list)
+        for link in plan.wanted.values():
+            self._by_target[link.target].append(link)
         self.whole: set[TagName] = set()
         self._unready = {tag: [*state.links.values()] for tag, state in states.items()}
 
@@ -159,7 +162,6 @@ class Publisher:
         for ready in batch:
             name = ready.row.name
             ready.path.replace(self._tree.path(name))
-            # Known to be served from here on, whatever fails after it.
             self.flists[name] = ready.row
             self.links.pop(name, None)
         for folder in folders:
@@ -218,7 +220,7 @@ class Publisher:
         """Publish what can be now that leads to `names`, and what leads to that, and so on."""
         pending = list(names)
         while pending:
-            for link in self._by_target.get(pending.pop(), []):
+            for link in self._by_target[pending.pop()]:
                 if not link.name.tag:
                     pending += [link.name] if self._serve_link(link) else []
                 elif link.name.its_tag not in self.whole and self._serve_tag(link.name.its_tag):
@@ -235,16 +237,11 @@ class Publisher:
             return True
         if link not in self._confirmed or not self._is_visible(link.target):
             return False
-        was_flist = link.name in self.flists
-        try:
-            self._tree.link(link)
-        finally:
-            if self._tree.target(link.name) == link.target:
-                self.flists.pop(link.name, None)
-                self.links[link.name] = link
+        self._tree.link(link)
+        self.links[link.name] = link
         with self._db.transaction():
             self._db.put_link(link)
-            if was_flist:
+            if self.flists.pop(link.name, None):
                 self._release(link.name, ())
                 self._db.delete_flist(link.name)
         return True
@@ -299,7 +296,11 @@ class Publisher:
         if not self.is_shown(tag):
             if not self._droppable.issuperset(self._drops(tag)):
                 return False
-            self._show_tag(tag, state.links)
+            self._tree.show_tag(tag, state.links.values())
+            self.tags[tag] = dict(state.links)
+            self._untidy.discard(tag)
+            with self._db.transaction():
+                self._db.put_tag_links(tag, state.links.values())
         self.whole.add(tag)
         return True
 
@@ -314,17 +315,6 @@ class Publisher:
         """Return whether a link of a tag is confirmed, and what it leads to is served."""
         served = self.tags.get(link.name.its_tag, {}).get(link.name)
         return (link in self._confirmed or served == link) and self._is_visible(link.target)
-
-    def _show_tag(self, tag: TagName, links: dict[Name, Link]) -> None:
-        try:
-            self._tree.show_tag(tag, links.values())
-        finally:
-            targets = {name: link.target for name, link in links.items()}
-            if self._tree.tag_links(tag) == targets:
-                self.tags[tag] = dict(links)
-                self._untidy.discard(tag)
-        with self._db.transaction():
-            self._db.put_tag_links(tag, links.values())
 
     def _drops(self, tag: TagName) -> list[Name]:
         """Return the served entries of a tag that it has no more on the master."""
@@ -350,36 +340,23 @@ class Publisher:
     def remove_links(self, names: Iterable[Name]) -> None:
         """Take links away in this order: each before what it leads to."""
         for name in names:
-            self._remove(name, self.links)
+            self._tree.remove(name)
+            self.links.pop(name, None)
             with self._db.transaction():
                 self._db.delete_link(name)
 
     def remove_tags(self, tags: Iterable[TagName]) -> None:
         """Take tags away, each with all of its links in one step."""
         for tag in tags:
-            try:
-                self._tree.remove_tag(tag)
-            finally:
-                if not self._tree.is_there(tag):
-                    self.tags.pop(tag, None)
+            self._tree.remove(tag)
+            self.tags.pop(tag, None)
             with self._db.transaction():
                 self._db.put_tag_links(tag, ())
 
     def remove_flist(self, name: Name) -> None:
         """Take a flist away."""
-        self._remove(name, self.flists)
+        self._tree.remove(name)
         self._delete_flist_row(name)
-
-    def retain(self, name: Name, missing_since: float | None) -> None:
-        """Note since when a flist is kept although the master dropped it, or that it is back."""
-        self.update(replace(self.flists[name], missing_since=missing_since))
-
-    def _remove(self, name: Name, served: dict[Name, Link] | dict[Name, FlistRow]) -> None:
-        try:
-            self._tree.remove(name)
-        finally:
-            if not self._tree.is_there(name):
-                served.pop(name, None)
 
     def remove_unlisted(self) -> None:
         """Forget tags that are not listed, and remove folders that hold nothing and are not."""

@@ -1,6 +1,7 @@
 """Which served names may go: those that the master dropped, and those that the operator did."""
 
 import time
+from dataclasses import replace
 from typing import Final
 
 from sync.agent.deletion_guard import Absences, Vanished, guard
@@ -56,7 +57,7 @@ class Removals:
         work.deselected = self._deselected_tags(work)
         for flist in [one for one in publisher.flists.values() if one.missing_since is not None]:
             if flist.name in listing.regulars:
-                publisher.retain(flist.name, None)
+                publisher.update(replace(flist, missing_since=None))
         links = [name for name in publisher.links if self._is_gone(work, name)]
         flists = [name for name in publisher.flists if self._is_gone(work, name)]
         tags = [tag for tag in publisher.tags if tag not in listing.tags or tag in work.deselected]
@@ -163,8 +164,8 @@ class Removals:
     def _expired(self, name: Name) -> bool:
         if not self._spec.retention_days or plan.deselected(self._spec, name):
             return True
-        since = self._publisher.flists[name].missing_since
-        if since is None:
-            self._publisher.retain(name, time.time())
+        flist, now = self._publisher.flists[name], time.time()
+        if flist.missing_since is None:
+            self._publisher.update(replace(flist, missing_since=now))
             return False
-        return time.time() - since >= self._spec.retention_days * _DAY_SECONDS
+        return now - flist.missing_since >= self._spec.retention_days * _DAY_SECONDS

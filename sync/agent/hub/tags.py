@@ -4,11 +4,10 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from sync.agent.hub import plan
-from sync.agent.hub.listing import Link, Listing, Name, Source, Tag, TagName
+from sync.agent.hub.listing import Link, Listing, Name, Source, Tag, TagName, is_fresh
 from sync.agent.hub.plan import LinkPlan, TagState
-from sync.agent.hub.prepare import FRESH_SECONDS
 from sync.agent.hub.state_db import HubStateDb, TagRow
-from sync.agent.master.client import HttpError, HttpStoppedError
+from sync.agent.master.client import HttpError, HttpStoppedError, Page
 from sync.contract.spec import UsersSpec
 
 
@@ -37,31 +36,28 @@ class TagReader:
         due = [tag for name, tag in listing.tags.items() if _is_due(tag, known.get(name))]
         self._just_read, self.unsettled = set(), set()
         failed: dict[TagName, str] = {}
-        if not due:
-            return failed
-        with ThreadPoolExecutor(min(self._connections, len(due))) as pool:
+        with ThreadPoolExecutor(self._connections) as pool:
             for tag, outcome in zip(due, pool.map(self._fetch, due), strict=True):
                 if isinstance(outcome, HttpError):
                     failed[tag.name] = f"could not be read: {outcome}"
                     continue
-                links, refused, fresh = outcome
+                page, found = outcome
+                row = TagRow(tag.name, tag.updated, True, tuple(found.refused))
                 with self._db.transaction():
-                    self._db.put_tag(TagRow(tag.name, tag.updated, True, refused), links)
+                    self._db.put_tag(row, found.links.values())
                 self._just_read.add(tag.name)
-                if fresh or refused:
+                # A tag's time is its directory's st_mtime (api_user_contents).
+                if found.refused or is_fresh(page, tag.updated):
                     self.unsettled.add(tag.name)
         return failed
 
-    def _fetch(self, tag: Tag) -> tuple[list[Link], tuple[str, ...], bool] | HttpError:
+    def _fetch(self, tag: Tag) -> tuple[Page, Listing] | HttpError:
         try:
-            page, found, refused = self._source.tag(tag)
+            return self._source.tag(tag.name)
         except HttpStoppedError:
             raise
         except HttpError as error:
             return error
-        # A tag's time is its directory's st_mtime in whole seconds (api_user_contents).
-        fresh = page.date_seconds is None or page.date_seconds - tag.updated < FRESH_SECONDS
-        return found, tuple(refused), fresh
 
     def settle(self, doubtful: Collection[TagName]) -> None:
         """Believe what was just read; doubtful ones, whenever they were read, are read again."""

@@ -115,10 +115,6 @@ class Tree:
         finally:
             durable.discard(folder)
 
-    def remove_tag(self, tag: TagName) -> None:
-        """Take a tag away with all of its links, in one step."""
-        durable.remove_directory(self.path(tag), self.staging)
-
     def tags(self) -> set[TagName]:
         """Return the tags that are served: those whose names no hub can have are not."""
         found: set[TagName] = set()
@@ -127,16 +123,6 @@ class Tree:
                 if self.path(tag) == path:
                     found.add(tag)
         return found
-
-    def tag_links(self, tag: TagName) -> dict[Name, Target | None] | None:
-        """Return what is in a served tag, with the targets of what are links as a hub makes.
-
-        None where there is no such tag.
-        """
-        if not self.path(tag).exists():
-            return None
-        names_in = [Name(tag.repository, one.name, tag.tag) for one in self.path(tag).iterdir()]
-        return {name: self.target(name) for name in names_in}
 
     def target(self, name: Name) -> Target | None:
         """Return where the published link `name` leads; None where there is no such link."""
@@ -157,18 +143,12 @@ class Tree:
         right_time = updated is None or int(status.st_mtime) == durable.served_seconds(updated)
         return stat.S_ISREG(status.st_mode) and right_size and right_time
 
-    def is_there(self, name: Target) -> bool:
-        """Return whether something has that name, though it be a link that leads nowhere."""
-        return os.path.lexists(self.path(name))
-
-    def remove(self, name: Name) -> None:
-        """Remove a flist or link durably."""
-        durable.remove(self.path(name))
-
-    def remove_foreign_link(self, name: Name) -> None:
-        """Remove a link that was found on disk, whatever its name is."""
-        tag = [_TAG_PREFIX + name.tag] if name.tag else []
-        durable.remove(self.users.joinpath(name.repository, *tag, name.name))
+    def remove(self, name: Target) -> None:
+        """Remove a flist or link, or a tag with all of its links in one step, durably."""
+        if isinstance(name, TagName):
+            durable.remove_directory(self.path(name), self.staging)
+        else:
+            durable.remove(self.path(name))
 
     def remove_folders(self, listed: set[str]) -> None:
         """Remove repositories that are empty and not listed any more, and tags that none can be."""

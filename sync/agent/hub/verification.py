@@ -4,13 +4,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final
 
 from sync.agent.file_digest import file_digest
 from sync.agent.hub import plan
 from sync.agent.hub.chunk_store import ChunkStore, groups, proves_itself
-from sync.agent.hub.listing import Link, Listing, Name, Source
-from sync.agent.hub.prepare import light_path
+from sync.agent.hub.listing import Link, Name, Source, light_path
 from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRow, HubStateDb
 from sync.agent.hub.tree import Tree
 from sync.agent.job import (
@@ -43,8 +42,8 @@ class _Finding:
     namespace: str = ""
 
 
-class Verifier:
-    """One scan; all but `repair` change nothing."""
+class Verifier(ExitStack):
+    """One scan, of what it opens; all but `repair` change nothing."""
 
     def __init__(
         self, spec: UsersSpec, directories: Directories, options: VerifyOptions, control: Control
@@ -52,20 +51,14 @@ class Verifier:
         self._spec = spec
         self._options = options
         self._control = control
-        self._stack = ExitStack()
+        super().__init__()
         self._tree = Tree(directories.public, empty_staging=False)
         self._password = directories.zdb_admin_password()
-        self._db = self._stack.enter_context(HubStateDb(directories.state / DATABASE))
-        self._pinned = self._stack.enter_context(PinnedChunks(directories.state))
+        self._db = self.enter_context(HubStateDb(directories.state / DATABASE))
+        self._pinned = self.enter_context(PinnedChunks(directories.state))
         self._master = Master(spec.sources, spec.http, control, backoff=spec.backoff)
-        self._stack.callback(self._master.close)
+        self.callback(self._master.close)
         self.checked = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def findings(self) -> Iterator[_Finding]:
         """Yield what is wrong in this part. Raises HttpError, ZdbError."""
@@ -154,7 +147,7 @@ class Verifier:
         self, flists: dict[Name, FlistRow], links: dict[Name, Link]
     ) -> Iterator[_Finding]:
         self._master.begin_pass()
-        listing = Source(self._master, self._spec).fetch({})[1] or Listing()
+        listing = Source(self._master, self._spec).listing()
         wanted = plan.judge(listing, self._db.tag_links().values()).wanted
         withheld = self._db.withheld()
         for name in sorted(filter(self._covers, listing.regulars.keys() - flists.keys())):

@@ -119,7 +119,7 @@ def test_reader_process_tells_size_and_md5_of_what_it_rewrote(
     with reader_pool.ReaderPool() as reading:
         for data in (recorded.path.read_bytes(), recorded.flist().encode_of_2018()):
             flist.write_bytes(data)
-            read = reading.read(flist, tmp_path / "scratch", reader_pool.Rewriting(MIRROR))
+            read = reading.read(flist, tmp_path / "scratch", [(None, MIRROR)])
             assert {key.hex() for key in keys_of(read.groups)} == {*recorded.about["chunks"]}
             assert read.md5 == hashlib.md5(flist.read_bytes()).hexdigest() != recorded.about["md5"]
             assert read.size_bytes == flist.stat().st_size

@@ -151,7 +151,7 @@ def test_damaged_listing_is_not_taken_for_the_unchanged_one(etag: bool, tmp_path
         master = engine._master
         before = (master.requests_sent + 1, master.bytes_received)
         engine.one_pass()
-        assert engine._conditions
+        assert engine._source._conditions
         assert (master.requests_sent, master.bytes_received) == before
 
 
@@ -263,7 +263,7 @@ def test_dangling_link_of_a_tag_is_asked_for_once_by_a_process(mirror: UsersMirr
 def test_tag_is_read_again_after_a_kill_before_it_could_be_doubted(mirror: UsersMirror) -> None:
     corrupt(mirror.upstream.hub, TAG_PAGE, b"zos-1.flist", b"zos-q.flist")
     with mirror.engine() as (engine, _):
-        listing = engine._list()
+        listing = engine._source.listing()
         engine._tags.read(listing)
     mend(mirror)
     mirror.one_pass()

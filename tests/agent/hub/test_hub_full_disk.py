@@ -136,7 +136,7 @@ def test_flist_that_was_served_without_its_record_is_fetched_anew(
         assert mirror.served() == model_tree(model)
 
 
-def test_publisher_s_memory_follows_what_was_renamed_when_the_folder_can_not_be_synced(
+def test_what_was_renamed_when_the_folder_can_not_be_synced_is_known_in_the_next_pass(
     mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = mirror.upstream.model
@@ -152,8 +152,12 @@ def test_publisher_s_memory_follows_what_was_renamed_when_the_folder_can_not_be_
         with pytest.raises(OSError, match="I/O error"):
             engine.one_pass()
         monkeypatch.undo()
+        assert "alice/new.flist" in mirror.served()
+        engine.one_pass()
         names = {str(name) for name in engine._publisher.links}
         assert "alice/new.flist" in names
+        assert not dangling(mirror)
+    assert verify(mirror.spec(), mirror.directories, VerifyOptions(chunks=True)).problems == ()
 
 
 def model_with_many(mirror: UsersMirror, count: int) -> UpstreamModel:
@@ -182,8 +186,8 @@ def test_pass_that_is_given_up_leaves_nothing_in_staging_and_no_thread(
         with pytest.raises(ZdbConnectionError):
             engine.one_pass()
         assert staged(mirror) == []
-        left = [thread.name for thread in threading.enumerate() if thread.name.endswith("_all")]
-        assert left == []
+        names = [thread.name for thread in threading.enumerate()]
+        assert [name for name in names if name.startswith(("fetch_", "prepare_"))] == []
         monkeypatch.undo()
         engine.one_pass()
         assert mirror.served() == model_tree(model)

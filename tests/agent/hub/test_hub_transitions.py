@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.hub.listing import Name, TagName
+from sync.agent.hub.listing import Target
 from sync.agent.hub.tree import Tree
 from sync.agent.job import PassIncompleteError
 from sync.contract.spec import ZdbEndpoint
@@ -216,21 +216,15 @@ def test_links_that_go_together_go_before_what_they_lead_to(
     for name in ("j.flist", "k.flist", "l.flist", ".tag-1", "latest", "a-first"):
         model.delete_flist("alice", name)
     order: list[str] = []
-    remove, remove_tag = Tree.remove, Tree.remove_tag
+    remove = Tree.remove
 
-    def watched(tree: Tree, name: Name) -> None:
+    def watched(tree: Tree, name: Target) -> None:
         remove(tree, name)
         order.append(str(name))
         assert not dangling(mirror), f"after {order}"
 
-    def tag_watched(tree: Tree, key: TagName) -> None:
-        remove_tag(tree, key)
-        order.append("/".join(key))
-        assert not dangling(mirror), f"after {order}"
-
     monkeypatch.setattr(Tree, "remove", watched)
-    monkeypatch.setattr(Tree, "remove_tag", tag_watched)
     mirror.one_pass()
     assert order[:2] == ["alice/latest", "alice/a-first"]
-    assert order[2:] == ["alice/1", "alice/j.flist", "alice/l.flist", "alice/k.flist"]
+    assert order[2:] == ["alice/tags/1", "alice/j.flist", "alice/l.flist", "alice/k.flist"]
     assert mirror.served() == model_tree(model)
