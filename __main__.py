@@ -2,20 +2,17 @@
 
 import pulumi
 
-from components.dns_records import ExistingRecordsError
-from components.mirror import Mirror, MirrorConfig
-from components.naming import Naming
+from components.dns_adoption import ExistingRecordsError
+from components.mirror import Mirror
+from components.naming import Stack
 from components.outputs import stack_outputs
 from components.settings import SettingsError, load
-from sync.providers import agent_digest
 
 
 def main() -> None:
     """Declare the stack; raises pulumi.RunError with every wrong setting at once."""
     try:
-        settings = load()
-        naming = Naming(pulumi.get_stack(), settings.domain)
-        mirror = Mirror("mirror", MirrorConfig(naming, settings, agent_digest()))
+        mirror = Mirror("mirror", Stack(pulumi.get_stack(), load()))
     except (SettingsError, ExistingRecordsError) as error:
         raise pulumi.RunError(str(error)) from None
     for name, value in stack_outputs(mirror).items():

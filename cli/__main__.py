@@ -50,7 +50,7 @@ def _stacks(_context: click.Context, _parameter: click.Parameter, typed: str) ->
 
 
 def _services(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
-    from components.specs import SERVICES
+    from components.naming import SERVICES
 
     return [name for name in (*SERVICES, *JOBS) if name.startswith(typed)]
 

@@ -7,8 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.stack import StackOnHost
-from components.naming import Naming
-from components.specs import services
+from components.naming import Stack
 from sync.contract.layout import JOBS, Job
 from sync.contract.names import shown
 from sync.contract.status import StatusRecord
@@ -40,7 +39,7 @@ def look(stack: str) -> StackStatus:
     settings = mirror.settings
     seen = view(mirror.root, kept_seconds=0)
     names = mirror.containers()
-    wanted = services(Naming(stack, settings.domain), settings)
+    wanted = Stack(stack, settings).services
     containers = {name: seen.containers.get(names.get(name, "")) for name in wanted}
     found = {name: _of_service(container) for name, container in containers.items()}
     found |= {job: _of_job(job, containers[job], seen) for job in JOBS if job in containers}

@@ -1,13 +1,13 @@
 """0-bootstrap: serves kernels, net links and boot scripts."""
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pulumi
 
-from components import container
-from components.pyconfig import render
-from components.settings.model import BootstrapSettings
+from components.container import ContainerConfig, Mount, declare, digest
+from components.host import Placement
+from components.host_files import HostFile, python_config, write_files
+from components.naming import Stack
 from sync.contract.layout import KERNELS, SECRETS, UID_BOOTSTRAP
 
 PORT: Final = 5555
@@ -21,17 +21,6 @@ _PROBE: Final = (
 HEALTH: Final = ("CMD", "python3", "-c", _PROBE)
 
 
-@dataclass(frozen=True)
-class BootstrapConfig:
-    """public_url: of the bootstrap server. rotation: counter of its API token."""
-
-    placement: container.Placement
-    settings: BootstrapSettings
-    public_url: str
-    api_token: pulumi.Output[str]
-    rotation: int
-
-
 class Bootstrap(pulumi.ComponentResource):
     """The bootstrap container and its configuration file.
 
@@ -39,28 +28,22 @@ class Bootstrap(pulumi.ComponentResource):
     wants loop devices and mounts. The kernels are the kernels job's: here they are read-only.
     """
 
-    def __init__(
-        self, name: str, config: BootstrapConfig, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
+    def __init__(self, name: str, placement: Placement, opts: pulumi.ResourceOptions) -> None:
         super().__init__("gridhub:index:Bootstrap", name, None, opts)
-        content = config.api_token.apply(lambda token: render(bootstrap_config(config, token)))
-        self.files = container.write_files(
-            f"{name}-config",
-            config.placement,
-            [container.HostFile(CONFIG_PATH, UID_BOOTSTRAP, content)],
-            self,
+        content = placement.secrets.bootstrap_api_token.apply(
+            lambda token: python_config(bootstrap_config(placement.stack, token))
         )
-        self.container = container.declare(
-            f"{name}-container", config.placement, _container(config), self, self.files
-        )
-        self.register_outputs({"container": self.container.name})
+        file = HostFile(CONFIG_PATH, UID_BOOTSTRAP, content)
+        files = write_files(f"{name}-config", placement, self, file)
+        container = declare(f"{name}-container", placement, _container(placement), self, files)
+        self.register_outputs({"container": container.name})
 
 
-def bootstrap_config(config: BootstrapConfig, api_token: str) -> dict[str, Any]:
+def bootstrap_config(stack: Stack, api_token: str) -> dict[str, Any]:
     """Return bootstrap's `config` (0-bootstrap: config.py.sample)."""
     return {
         "api-token": api_token,
-        "base-host": config.public_url,
+        "base-host": stack.url(stack.bootstrap),
         "bootstrap-db": "db/bootstrap.sqlite3",
         "debug": False,
         "http-port": PORT,
@@ -70,27 +53,26 @@ def bootstrap_config(config: BootstrapConfig, api_token: str) -> dict[str, Any]:
         "kernel-path": "/opt/kernels",
         "popular": [],
         "popular-description": {},
-        "runmodes": dict(config.settings.run_modes),
+        "runmodes": dict(stack.settings.bootstrap.run_modes),
     }
 
 
-def _container(config: BootstrapConfig) -> container.ContainerConfig:
-    path = config.placement.path
-    shown = render(bootstrap_config(config, "hidden"))
-    return container.ContainerConfig(
+def _container(placement: Placement) -> ContainerConfig:
+    shown = python_config(bootstrap_config(placement.stack, "hidden"))
+    return ContainerConfig(
         service="bootstrap",
         image="bootstrap",
         uid=UID_BOOTSTRAP,
         health=HEALTH,
         mounts=(
-            container.Mount(path(KERNELS), "/opt/kernels"),
-            container.Mount(path(CONFIG_PATH), "/bootstrap/config.py"),
+            Mount(placement.path(KERNELS), "/opt/kernels"),
+            Mount(placement.path(CONFIG_PATH), "/bootstrap/config.py"),
         ),
         environment={"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
         # Boot media are compiled there, by tools that are compiled there first.
         tmpfs={"/tmp": "size=512m,mode=1777,exec"},  # noqa: S108
         revision={
-            "bootstrapToken": str(config.rotation),
-            "config": container.digest(shown),
+            "bootstrapToken": str(placement.settings.rotation.bootstrap_token),
+            "config": digest(shown),
         },
     )

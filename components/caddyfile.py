@@ -1,12 +1,11 @@
 """The Caddyfile of the edge, rendered from the template `Caddyfile.j2` beside this module."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from jinja2 import StrictUndefined, Template
 
-from components.naming import Naming
+from components.naming import Stack
 
 METRICS_PORT: Final = 9180
 LOG_MOUNT: Final = "/log"
@@ -17,24 +16,7 @@ _AUTHORITIES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class CaddyfileConfig:
-    """naming: host names of hub and bootstrap server. bootstrap: whether one runs here.
-
-    https_port: as the outside sees it. ca: see AcmeSettings. uploads: the hub accepts them.
-    hub_aliases: further names of the hub, on plain HTTP only.
-    """
-
-    naming: Naming
-    bootstrap: bool
-    https_port: int
-    ca: str
-    email: str | None
-    uploads: bool
-    hub_aliases: tuple[str, ...] = ()
-
-
-def caddyfile(config: CaddyfileConfig) -> str:
+def caddyfile(stack: Stack) -> str:
     """Return the whole Caddyfile."""
     template: Template = Template(
         _TEMPLATE.read_text(),
@@ -43,10 +25,12 @@ def caddyfile(config: CaddyfileConfig) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    ca = stack.settings.acme.ca
     return template.render(
-        vars(config),
-        authority=_AUTHORITIES.get(config.ca, config.ca),
-        internal=config.ca == "internal",
+        stack=stack,
+        settings=stack.settings,
+        authority=_AUTHORITIES.get(ca, ca),
+        internal=ca == "internal",
         log_mount=LOG_MOUNT,
         metrics_port=METRICS_PORT,
     )

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import pulumi
 
+from components.dns_adoption import Found
+
 RECORD_KIND: Final = "cloudflare:index/dnsRecord:DnsRecord"
 # The name of the resource type before the SDK's release 6.
 _FORMER_KIND: Final = "cloudflare:index/record:Record"
@@ -30,7 +32,7 @@ class Provider(pulumi.ProviderResource):
     def __init__(
         self,
         name: str,
-        api_token: pulumi.Output[str] | None,
+        api_token: pulumi.Input[str] | None,
         base_url: str | None,
         opts: pulumi.ResourceOptions,
     ) -> None:
@@ -38,8 +40,7 @@ class Provider(pulumi.ProviderResource):
             version=_version(),
             additional_secret_outputs=["apiKey", "apiToken", "apiUserServiceKey"],
         )
-        token: pulumi.Output[str] | None
-        token = None if api_token is None else pulumi.Output.secret(api_token)
+        token = pulumi.Output.secret(api_token) if api_token else None
         inputs = {"apiToken": token, "baseUrl": base_url}
         super().__init__("cloudflare", name, inputs, pulumi.ResourceOptions.merge(secret, opts))
 
@@ -56,8 +57,8 @@ class DnsRecord(pulumi.CustomResource):
         )
 
 
-def dns_records(provider: Provider, zone_id: str | None, name: str) -> list[dict[str, Any]]:
-    """Return what the zone has under a name: id, name, type, content, ttl, proxied, comment, tags.
+def dns_records(provider: Provider, zone_id: str | None, name: str) -> list[Found]:
+    """Return every record that the zone has under a name.
 
     Raises Exception where the zone cannot be read: the SDK raises nothing more particular.
     """
@@ -66,4 +67,16 @@ def dns_records(provider: Provider, zone_id: str | None, name: str) -> list[dict
         {"zoneId": zone_id, "name": {"exact": name}},
         opts=pulumi.InvokeOptions(provider=provider, version=_version()),
     )
-    return list(answer.value.get("results") or ())
+    return [
+        Found(
+            id=entry["id"],
+            name=entry["name"],
+            type=entry["type"],
+            content=entry.get("content") or "",
+            ttl=int(entry["ttl"]),
+            proxied=bool(entry.get("proxied")),
+            comment=entry.get("comment") or "",
+            tags=tuple(entry.get("tags") or ()),
+        )
+        for entry in answer.value.get("results") or ()
+    ]

@@ -11,10 +11,8 @@ from typing import Final
 import pulumi
 import pulumi_docker as docker
 
-from components.naming import DockerNames
-from components.settings.model import LimitSettings, ServiceLimits
-from sync.contract.layout import under
-from sync.providers import HostFiles
+from components.host import Placement
+from components.settings.model import ServiceLimits
 
 # The docker plugin reports a change of these as applied and leaves the container as it was.
 NOT_APPLIED_IN_PLACE: Final = ("healthcheck", "init", "tmpfs")
@@ -49,63 +47,9 @@ class PublishedPort:
         return f"{address}:{self.external}->{self.internal}"
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where all of a stack goes: its host, data root and network. names: of its Docker objects.
-
-    connection: how the dynamic resources reach the host. images: ids, by the image's service.
-    limits: of each service's container. after: what must have succeeded before anything on the
-    host is touched.
-    """
-
-    names: pulumi.Output[DockerNames]
-    connection: Mapping[str, str]
-    root: str
-    network_name: pulumi.Input[str]
-    images: Mapping[str, pulumi.Input[str]]
-    limits: LimitSettings
-    health_interval_seconds: int
-    after: tuple[pulumi.Resource, ...]
-
-    def options(self, parent: pulumi.Resource, *after: pulumi.Resource) -> pulumi.ResourceOptions:
-        """Return the options of a child that also waits for `after`."""
-        return pulumi.ResourceOptions(parent=parent, depends_on=[*self.after, *after])
-
-    def container_name(self, service: str) -> pulumi.Output[str]:
-        """Return the name of a service's container."""
-        return self.names.apply(lambda names: names.container(service))
-
-    def path(self, relative: str) -> str:
-        """Return the absolute path on the host of a path below the data root."""
-        return under(self.root, relative)
-
-
-@dataclass(frozen=True)
-class HostFile:
-    """A small file below the data root; path: relative to it."""
-
-    path: str
-    uid: int
-    content: pulumi.Input[str]
-    mode: int = 0o400
-
-
 def digest(text: str) -> str:
     """Return what stands for a text in a container's revision: a new one replaces the container."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_files(
-    name: str, placement: Placement, files: Sequence[HostFile], parent: pulumi.Resource
-) -> HostFiles:
-    """Declare files on the host, written atomically and readable by their owner only."""
-    return HostFiles(
-        name,
-        host=dict(placement.connection),
-        root=placement.root,
-        files=[dict(vars(file)) for file in sorted(files, key=lambda file: file.path)],
-        opts=placement.options(parent),
-    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +87,8 @@ def declare(
 
     after: what must have succeeded before, beside what the placement waits for.
     """
-    limits: ServiceLimits = getattr(placement.limits, config.service)
+    settings = placement.settings
+    limits: ServiceLimits = getattr(settings.limits, config.service)
     forced = pulumi.ResourceOptions(
         delete_before_replace=True,
         replace_on_changes=list(NOT_APPLIED_IN_PLACE),
@@ -181,10 +126,8 @@ def declare(
                 name=placement.network_name, aliases=[config.service]
             )
         ],
-        labels=placement.names.apply(
-            lambda names: _labels({**names.labels(), **_revision(config)})
-        ),
-        healthcheck=_healthcheck(config.health, placement.health_interval_seconds),
+        labels=placement.names.apply(lambda names: _labels({**names.labels, **_revision(config)})),
+        healthcheck=_healthcheck(config.health, settings.health_interval_seconds),
         init=True,
         restart="unless-stopped",
         must_run=True,

@@ -1,14 +1,14 @@
 """The edge: Caddy in front of hub and bootstrap, with certificates, logs and metrics."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import pulumi
 
-from components import container
-from components.caddyfile import LOG_MOUNT, METRICS_PORT, CaddyfileConfig, caddyfile
-from components.settings.model import PortSettings
+from components.caddyfile import LOG_MOUNT, METRICS_PORT, caddyfile
+from components.container import ContainerConfig, Mount, PublishedPort, declare, digest
+from components.host import Placement
+from components.host_files import HostFile, write_files
+from components.settings import Settings
 from sync.contract.layout import CADDY_CONFIG, CADDY_DATA, CADDY_LOG, CONFIG, UID_CADDY
 
 HTTP_PORT: Final = 80
@@ -22,67 +22,52 @@ HEALTH: Final = (
 )
 
 
-@dataclass(frozen=True)
-class EdgeConfig:
-    """addresses: of the host, both families. ports: of the host."""
-
-    placement: container.Placement
-    addresses: Sequence[str]
-    ports: PortSettings
-    caddyfile: CaddyfileConfig
-
-
 class Edge(pulumi.ComponentResource):
     """The Caddy container and its Caddyfile.
 
     Its data folder holds the certificates and their keys; it outlives the container.
     """
 
-    def __init__(
-        self, name: str, config: EdgeConfig, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
+    def __init__(self, name: str, placement: Placement, opts: pulumi.ResourceOptions) -> None:
         super().__init__("gridhub:index:Edge", name, None, opts)
-        text = caddyfile(config.caddyfile)
-        file = container.HostFile(f"{CONFIG_DIRECTORY}/Caddyfile", UID_CADDY, text)
-        self.files = container.write_files(f"{name}-config", config.placement, [file], self)
-        self.container = container.declare(
-            f"{name}-container", config.placement, _container(config, text), self, self.files
-        )
-        self.register_outputs({"container": self.container.name})
+        text = caddyfile(placement.stack)
+        file = HostFile(f"{CONFIG_DIRECTORY}/Caddyfile", UID_CADDY, text)
+        files = write_files(f"{name}-config", placement, self, file)
+        config = _container(placement, text)
+        container = declare(f"{name}-container", placement, config, self, files)
+        self.register_outputs({"container": container.name})
 
 
-def _published(config: EdgeConfig) -> list[container.PublishedPort]:
-    pairs = ((config.ports.http, HTTP_PORT), (config.ports.https, HTTPS_PORT))
+def _published(settings: Settings) -> list[PublishedPort]:
+    pairs = ((settings.ports.http, HTTP_PORT), (settings.ports.https, HTTPS_PORT))
     ports = [
-        container.PublishedPort(internal, external, address)
-        for address in config.addresses
+        PublishedPort(internal, external, address)
+        for address in settings.bind.addresses
         for external, internal in pairs
     ]
-    if (metrics := config.ports.metrics) is not None:
-        ports += [
-            container.PublishedPort(METRICS_PORT, metrics, host) for host in ("127.0.0.1", "::1")
-        ]
+    if (metrics := settings.ports.metrics) is not None:
+        ports += [PublishedPort(METRICS_PORT, metrics, host) for host in ("127.0.0.1", "::1")]
     return ports
 
 
-def _container(config: EdgeConfig, text: str) -> container.ContainerConfig:
-    path = config.placement.path
-    return container.ContainerConfig(
+def _container(placement: Placement, text: str) -> ContainerConfig:
+    path = placement.path
+    return ContainerConfig(
         service="caddy",
         image="caddy",
         uid=UID_CADDY,
         health=HEALTH,
         command=("caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"),
         mounts=(
-            container.Mount(path(CONFIG_DIRECTORY), "/etc/caddy"),
-            container.Mount(path(CADDY_DATA), "/data", read_only=False),
-            container.Mount(path(CADDY_CONFIG), "/config", read_only=False),
-            container.Mount(path(CADDY_LOG), LOG_MOUNT, read_only=False),
+            Mount(path(CONFIG_DIRECTORY), "/etc/caddy"),
+            Mount(path(CADDY_DATA), "/data", read_only=False),
+            Mount(path(CADDY_CONFIG), "/config", read_only=False),
+            Mount(path(CADDY_LOG), LOG_MOUNT, read_only=False),
         ),
-        ports=_published(config),
+        ports=_published(placement.settings),
         environment={"HOME": "/data", "XDG_CONFIG_HOME": "/config", "XDG_DATA_HOME": "/data"},
         # Low ports need none here; but the official image's binary carries this one as a file
         # capability, and the kernel refuses to run it where it cannot be had.
         capabilities=("CAP_NET_BIND_SERVICE",),
-        revision={"config": container.digest(text)},
+        revision={"config": digest(text)},
     )

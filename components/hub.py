@@ -7,18 +7,17 @@ archives, is the packer: a second container of the hub's image, in the writable 
 
 import base64
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pulumi
 
-from components import container
-from components.pyconfig import render
-from components.settings.model import HubSettings, Mode
+from components.container import ContainerConfig, Mount, declare, digest
+from components.host import Placement
+from components.host_files import HostFile, python_config, write_files
+from components.naming import LOCAL_ZDB, Stack
+from components.settings import Settings
 from sync.contract import layout
-from sync.providers import StackSecrets
 
 PORT: Final = 5555
 CONFIG_PATH: Final = f"{layout.SECRETS}/hub/config.py"
@@ -29,7 +28,6 @@ _PROBE: Final = (
     f"r.urlopen('http://127.0.0.1:{PORT}/api/repositories', timeout=8).read(1)"
 )
 HEALTH: Final = ("CMD", "python3", "-c", _PROBE)
-_BACKEND: Final = {"host": "zdb", "namespace": "default", "port": 9900}
 _TOOLS: Final = Path(__file__).parent.parent / "hub_tools"
 _TOOLS_MOUNT: Final = "/gridhub"
 _PACKER_SOCKET: Final = "/workdir/packer.sock"
@@ -50,33 +48,6 @@ PACKER_CAPABILITIES: Final = (
 )
 
 
-@dataclass(frozen=True)
-class HubConfig:
-    """public_url: of the hub. zdb_public: host and port that flists name. rotation: counters.
-
-    zdb: the 0-db container, which must run first.
-    """
-
-    placement: container.Placement
-    settings: HubSettings
-    mode: Mode
-    public_url: str
-    zdb_public: tuple[str, int]
-    secrets: StackSecrets
-    rotation: Mapping[str, int]
-    zdb: pulumi.Resource
-
-    @property
-    def writable(self) -> bool:
-        """Whether the hub accepts uploads."""
-        return self.mode != "mirror"
-
-    @property
-    def guests(self) -> bool:
-        """Whether the hub accepts the guest token."""
-        return self.writable and self.settings.guest_access
-
-
 class Hub(pulumi.ComponentResource):
     """The hub's container and its configuration file; the packer's where uploads are accepted.
 
@@ -85,112 +56,109 @@ class Hub(pulumi.ComponentResource):
     """
 
     def __init__(
-        self, name: str, config: HubConfig, opts: pulumi.ResourceOptions | None = None
+        self, name: str, placement: Placement, zdb: pulumi.Resource, opts: pulumi.ResourceOptions
     ) -> None:
         super().__init__("gridhub:index:Hub", name, None, opts)
-        secrets = config.secrets
+        stack, secrets = placement.stack, placement.secrets
         # What a mode does not use is not waited for, so that its rotation touches nothing here.
-        guest = secrets.guest_token if config.guests else ""
+        guest = secrets.guest_token if _takes_guests(stack.settings) else ""
         content = pulumi.Output.all(secrets.hub_private_key, secrets.hub_seed, guest).apply(
-            lambda values: render(hub_config(config, *values))
+            lambda values: python_config(hub_config(stack, *values))
         )
-        files = [container.HostFile(CONFIG_PATH, layout.UID_HUB, content)]
-        self.files = container.write_files(f"{name}-config", config.placement, files, self)
-        self.tools = container.write_files(f"{name}-tools", config.placement, _tools(), self)
+        file = HostFile(CONFIG_PATH, layout.UID_HUB, content)
+        files = write_files(f"{name}-config", placement, self, file)
+        tools = write_files(f"{name}-tools", placement, self, *_tools())
         # At start the hub asks 0-db, and ends if it gets no answer.
-        needed = [self.files, self.tools, config.zdb]
-        if config.writable:
-            needed.append(self._packer(config))
-        self.container = container.declare(
-            f"{name}-container", config.placement, _container(config), self, *needed
-        )
-        self.register_outputs({"container": self.container.name})
-
-    def _packer(self, config: HubConfig) -> pulumi.Resource:
-        password = container.HostFile(
-            PACKER_SECRET_PATH, layout.UID_PACKER, config.secrets.zdb_admin_password
-        )
-        secrets = container.write_files("packer-secrets", config.placement, [password], self)
-        needed = (secrets, self.tools, config.zdb)
-        return container.declare(
-            "packer-container", config.placement, _packer_container(config), self, *needed
-        )
+        needed: list[pulumi.Resource] = [files, tools, zdb]
+        if stack.settings.writable:
+            password = HostFile(PACKER_SECRET_PATH, layout.UID_PACKER, secrets.zdb_admin_password)
+            packer_secrets = write_files("packer-secrets", placement, self, password)
+            packer = _packer_container(placement)
+            needed.append(
+                declare("packer-container", placement, packer, self, packer_secrets, tools, zdb)
+            )
+        container = declare(f"{name}-container", placement, _container(placement), self, *needed)
+        self.register_outputs({"container": container.name})
 
 
-def _tools() -> list[container.HostFile]:
+def _takes_guests(settings: Settings) -> bool:
+    return settings.writable and settings.hub.guest_access
+
+
+def _tools() -> list[HostFile]:
     """Return the programs that stand between the hub and its tools; readable by all uids."""
     front, packer = ((_TOOLS / name).read_text() for name in ("front.py", "packer.py"))
     contents = {"packer.py": packer, "tar": front, "zflist": front}
     return [
-        container.HostFile(f"{layout.HUB_TOOLS}/{name}", 0, content, 0o555)
+        HostFile(f"{layout.HUB_TOOLS}/{name}", 0, content, 0o555)
         for name, content in sorted(contents.items())
     ]
 
 
 def _tools_digest() -> str:
-    return container.digest("".join(str(file.content) for file in _tools()))
+    return digest("".join(str(file.content) for file in _tools()))
 
 
-def hub_config(config: HubConfig, private_key: str, seed: str, guest_token: str) -> dict[str, Any]:
+def hub_config(stack: Stack, private_key: str, seed: str, guest_token: str) -> dict[str, Any]:
     """Return the hub's `config` (0-hub: src/config.py.sample).
 
     Secrets as StackSecrets has them: private_key base64, seed base64 of 32 bytes. The password of
     0-db is none of the hub's: `zflist-bin` drops the empty one that the hub then gives.
     """
-    writable = config.writable
-    public_host, public_port = config.zdb_public
+    settings, zdb = stack.settings, stack.published_zdb
     return {
         "authentication": True,
-        "backend-internal-host": _BACKEND["host"],
-        "backend-internal-name": _BACKEND["namespace"],
+        "backend-internal-host": LOCAL_ZDB.host,
+        "backend-internal-name": LOCAL_ZDB.namespace,
         "backend-internal-pass": "",
-        "backend-internal-port": _BACKEND["port"],
-        "backend-public-host": public_host,
-        "backend-public-name": "default",
-        "backend-public-port": public_port,
+        "backend-internal-port": LOCAL_ZDB.port,
+        "backend-public-host": zdb.host,
+        "backend-public-name": zdb.namespace,
+        "backend-public-port": zdb.port,
         "debug": False,
-        "guest-token": guest_token if config.guests else None,
+        "guest-token": guest_token if _takes_guests(settings) else None,
         "ignored-files": [".", "..", ".keep"],
         "iyo-callback": "",
         "iyo-clientid": "",
         "iyo-secret": "",
         "listen-addr": "::",
         "listen-port": PORT,
-        "official-repositories": list(config.settings.official_repositories),
-        "public-website": config.public_url,
-        "readonly": not writable,
-        "threebot-appid": config.public_url.partition("://")[2],
+        "official-repositories": list(settings.hub.official_repositories),
+        "public-website": stack.url(stack.hub),
+        "readonly": not settings.writable,
+        "threebot-appid": stack.url(stack.hub).partition("://")[2],
         "threebot-privatekey": private_key,
         "threebot-seed": base64.b64decode(seed),
-        "threebot-users-map": dict(sorted(config.settings.users_map.items())),
+        "threebot-users-map": dict(sorted(settings.hub.users_map.items())),
         "userdata-root-path": "/public",
         "workdir-root-path": "/workdir",
         "zflist-bin": f"{_TOOLS_MOUNT}/zflist",
     }
 
 
-def _revision(config: HubConfig) -> dict[str, str]:
+def _revision(stack: Stack) -> dict[str, str]:
     """Return what a restart must follow: the configuration without secrets, and their counters.
 
     A digest of the secrets themselves would let a reader of the labels test guesses.
     """
-    shown = hub_config(config, _HIDDEN, "", _HIDDEN)
-    counters = ["hubKey", "hubSeed"]
-    counters += ["guestToken"] if config.guests else []
-    return {
-        "config": container.digest(render(shown)),
+    rotation = stack.settings.rotation
+    revision = {
+        "config": digest(python_config(hub_config(stack, _HIDDEN, "", _HIDDEN))),
         "tools": _tools_digest(),
-        **{name: str(config.rotation[name]) for name in counters},
+        "hubKey": str(rotation.hub_key),
+        "hubSeed": str(rotation.hub_seed),
     }
+    guests = {"guestToken": str(rotation.guest_token)} if _takes_guests(stack.settings) else {}
+    return {**revision, **guests}
 
 
-def _container(config: HubConfig) -> container.ContainerConfig:
-    path = config.placement.path
+def _container(placement: Placement) -> ContainerConfig:
+    path, writable = placement.path, placement.settings.writable
     mounts = (
-        container.Mount(path(layout.HUB_PUBLIC), "/public", read_only=not config.writable),
-        container.Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
-        container.Mount(path(CONFIG_PATH), "/hub/src/config.py"),
-        container.Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
+        Mount(path(layout.HUB_PUBLIC), "/public", read_only=not writable),
+        Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
+        Mount(path(CONFIG_PATH), "/hub/src/config.py"),
+        Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
     )
     # Uploads are spooled where there is space, not in the memory that /tmp is made of.
     environment = {
@@ -198,13 +166,13 @@ def _container(config: HubConfig) -> container.ContainerConfig:
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": "/workdir",
     }
-    if config.writable:
+    if writable:
         environment |= {
             "GRIDHUB_PACKER": _PACKER_SOCKET,
             # Before the image's own: the hub calls `tar` by its name.
             "PATH": f"{_TOOLS_MOUNT}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         }
-    return container.ContainerConfig(
+    return ContainerConfig(
         service="hub",
         image="hub",
         uid=layout.UID_HUB,
@@ -212,27 +180,27 @@ def _container(config: HubConfig) -> container.ContainerConfig:
         mounts=mounts,
         environment=environment,
         tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108
-        revision=_revision(config),
+        revision=_revision(placement.stack),
     )
 
 
-def _packer_container(config: HubConfig) -> container.ContainerConfig:
-    path = config.placement.path
-    return container.ContainerConfig(
+def _packer_container(placement: Placement) -> ContainerConfig:
+    path = placement.path
+    return ContainerConfig(
         service="packer",
         image="hub",
         uid=layout.UID_PACKER,
         health=PACKER_HEALTH,
         entrypoint=("python3", f"{_TOOLS_MOUNT}/packer.py"),
         mounts=(
-            container.Mount(path(layout.HUB_PUBLIC), "/public", read_only=False),
-            container.Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
-            container.Mount(path(layout.HUB_PACKING), "/packing", read_only=False),
-            container.Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
-            container.Mount(path(f"{layout.SECRETS}/packer"), _PACKER_SECRETS),
+            Mount(path(layout.HUB_PUBLIC), "/public", read_only=False),
+            Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
+            Mount(path(layout.HUB_PACKING), "/packing", read_only=False),
+            Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
+            Mount(path(f"{layout.SECRETS}/packer"), _PACKER_SECRETS),
         ),
         environment={
-            "GRIDHUB_BACKEND": json.dumps(_BACKEND, sort_keys=True),
+            "GRIDHUB_BACKEND": json.dumps(LOCAL_ZDB.model_dump(), sort_keys=True),
             "GRIDHUB_HUB_UID": str(layout.UID_HUB),
             "GRIDHUB_PACKER": _PACKER_SOCKET,
             "GRIDHUB_PASSWORD_FILE": f"{_PACKER_SECRETS}/{layout.ZDB_ADMIN_FILE}",
@@ -240,5 +208,5 @@ def _packer_container(config: HubConfig) -> container.ContainerConfig:
             "PYTHONUNBUFFERED": "1",
         },
         capabilities=PACKER_CAPABILITIES,
-        revision={"tools": _tools_digest(), "zdbAdmin": str(config.rotation["zdbAdmin"])},
+        revision={"tools": _tools_digest(), "zdbAdmin": str(placement.settings.rotation.zdb_admin)},
     )

@@ -1,28 +1,34 @@
-"""Every name on the host and in DNS, derived from the stack and its domain."""
+"""Every name on the host and in DNS, derived from the stack's name and its settings."""
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from typing import Final
 
-PREFIX = "gridhub"
+from components.settings import Settings
+from sync.contract.layout import JOBS, Job
+from sync.contract.spec import ZdbEndpoint
+
+# The mirror's own 0-db, as the containers of the stack's network know it.
+LOCAL_ZDB: Final = ZdbEndpoint(host="zdb", port=9900, namespace="default")
+SERVICES: Final = ("zdb", "packer", "hub", "bootstrap", "caddy")
 
 
 @dataclass(frozen=True)
-class Naming:
-    """Host names of one stack. stack: its present name, which Pulumi and DNS comments have."""
+class Stack:
+    """A stack and what its names lead to. name: the present one, also in DNS comments."""
 
-    stack: str
-    domain: str
+    name: str
+    settings: Settings
 
     @property
     def hub(self) -> str:
         """Host name of the hub."""
-        return f"hub.{self.domain}"
+        return f"hub.{self.settings.domain}"
 
     @property
     def bootstrap(self) -> str:
         """Host name of the bootstrap server."""
-        return f"bootstrap.{self.domain}"
+        return f"bootstrap.{self.settings.domain}"
 
     @property
     def unsecure_bootstrap(self) -> str:
@@ -32,6 +38,38 @@ class Naming:
         (0-bootstrap: bootstrap.py, get_protocol).
         """
         return f"unsecure.{self.bootstrap}"
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """Every host name that is served here, the hub's first."""
+        media = [self.bootstrap, self.unsecure_bootstrap]
+        return [self.hub, *(media if self.settings.bootstrap.enabled else ())]
+
+    @property
+    def published_zdb(self) -> ZdbEndpoint:
+        """Where nodes reach this mirror's chunks."""
+        zdb = self.settings.zdb
+        host, port = zdb.publish_host or self.hub, zdb.publish_port or self.settings.ports.zdb
+        return ZdbEndpoint(host=host, port=port)
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """The sync jobs that run here: none unless the stack is a mirror."""
+        enabled = [job for job in JOBS if getattr(self.settings, job).enabled]
+        return [] if self.settings.writable else enabled
+
+    @property
+    def services(self) -> Sequence[str]:
+        """The services that have a container in this stack, jobs among them, sorted."""
+        absent = set() if self.settings.writable else {"packer"}
+        if not self.settings.bootstrap.enabled:
+            absent.add("bootstrap")
+        return sorted({*SERVICES, *self.jobs} - absent)
+
+    def url(self, host: str) -> str:
+        """HTTPS URL of a host name of the stack, as the outside sees it."""
+        port = self.settings.ports.https
+        return f"https://{host}" if port == 443 else f"https://{host}:{port}"  # noqa: PLR2004
 
 
 @dataclass(frozen=True)
@@ -47,27 +85,18 @@ class DockerNames:
     @property
     def prefix(self) -> str:
         """What every Docker object of the stack starts with; also the network's name."""
-        return f"{PREFIX}-{self.stack}"
+        return f"gridhub-{self.stack}"
 
     def container(self, service: str) -> str:
         """Name of a service's container."""
         return f"{self.prefix}-{service}"
 
+    @property
+    def containers(self) -> Sequence[str]:
+        """Names of all containers that a stack may have."""
+        return sorted(self.container(service) for service in (*SERVICES, *JOBS))
+
+    @property
     def labels(self) -> dict[str, str]:
         """Labels of every Docker object of the stack."""
         return {"gridhub.stack": self.stack}
-
-    def ipv4_subnet(self) -> str:
-        """Return a /24 of 10.0.0.0/8, the same for the same stack name, else another."""
-        first, second = _digest(self.stack)[:2]
-        return str(IPv4Network(f"10.{first}.{second}.0/24"))
-
-    def ipv6_subnet(self) -> str:
-        """Return a /64 of fd00::/8 (RFC 4193), the same for the same stack name, else another."""
-        words = _digest(self.stack)[2:9].hex()
-        address = f"fd{words[:2]}:{words[2:6]}:{words[6:10]}:{words[10:14]}::/64"
-        return str(IPv6Network(address))
-
-
-def _digest(stack: str) -> bytes:
-    return hashlib.sha256(f"{PREFIX} network {stack}".encode()).digest()

@@ -1,17 +1,16 @@
 """The outputs of a stack, for people and for other stacks."""
 
 import shlex
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
 import pulumi
 
-from components.agents import sync_outputs
-from components.dns import as_output
+from components.agents import Sync
 from components.host import ssh_options
-from components.mirror import Mirror, MirrorConfig
-from components.naming import DockerNames
-from components.specs import published_zdb, services
+from components.mirror import Mirror
+from components.naming import DockerNames, Stack
 
 
 def stack_outputs(mirror: Mirror) -> dict[str, Any]:
@@ -21,11 +20,9 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
     StackReference wants to know. `zosConfig` are the keys of a zos-config that lead nodes here,
     `workloadFlistUrl` is what a workload names (docs/nodes.md).
     """
-    config, naming, settings = mirror.config, mirror.config.naming, mirror.config.settings
-    hub, bootstrap = config.url(naming.hub), config.url(naming.bootstrap)
-    zdb = published_zdb(naming, settings)
+    stack, settings, syncs = mirror.stack, mirror.stack.settings, mirror.syncs
+    hub, bootstrap, zdb = stack.url(stack.hub), stack.url(stack.bootstrap), stack.published_zdb
     address = f"{f'[{zdb.host}]' if ':' in zdb.host else zdb.host}:{zdb.port}"
-    syncs = mirror.agents.syncs if mirror.agents else {}
     urls = {"hub": hub, "zdb": f"zdb://{address}"}
     source: dict[str, Any] = {"hub": [hub], "zdb": [zdb.model_dump()]}
     if settings.bootstrap.enabled:
@@ -33,10 +30,10 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
         source["bootstrap"] = [bootstrap]
     outputs: dict[str, Any] = {
         "urls": urls,
-        "dnsRecords": as_output(mirror.dns.records),
+        "dnsRecords": [asdict(record) for record in mirror.dns.records],
         "mode": mirror.guard.mode,
-        "mirror": _known_after_up({job: sync_outputs(syncs[job]) for job in sorted(syncs)}),
-        "commands": mirror.names.apply(lambda names: commands(config, names)),
+        "mirror": _known_after_up({job: _of_job(syncs[job]) for job in sorted(syncs)}),
+        "commands": mirror.names.apply(lambda names: _commands(stack, names)),
         "addresses": {
             "ipv4": settings.public_addresses.ipv4,
             "ipv6": settings.public_addresses.ipv6,
@@ -51,9 +48,25 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
             "hub_urls": [hub],
         },
     }
-    if settings.mode != "mirror":
+    if settings.writable:
         outputs["hubSeed"] = mirror.secrets.hub_seed
     return outputs
+
+
+def _of_job(sync: Sync) -> dict[str, Any]:
+    """Return what a stack's output shows of one job."""
+    fields = ("phase", "firstPassAt", "done", "total", "lag")
+    return {
+        "healthy": sync.healthy,
+        "reason": sync.reason,
+        "summary": sync.summary,
+        "broken": sync.broken,
+        **{key: _of_record(sync, key) for key in fields},
+    }
+
+
+def _of_record(sync: Sync, key: str) -> pulumi.Output[Any]:
+    return sync.record.apply(lambda record: (record or {}).get(key))
 
 
 def _known_after_up(output: Any) -> Any:
@@ -64,9 +77,9 @@ def _known_after_up(output: Any) -> Any:
     return pulumi.Output.from_input(pulumi.UNKNOWN) if pulumi.runtime.is_dry_run() else output
 
 
-def commands(config: MirrorConfig, names: DockerNames) -> dict[str, Any]:
+def _commands(stack: Stack, names: DockerNames) -> dict[str, Any]:
     """Return shell lines: how to get onto the host, and to each container's log."""
-    host = config.settings.host
+    host = stack.settings.host
     remote = host.docker.startswith("ssh://")
     # ssh's own options, as the docker command line takes none for an ssh:// host.
     words = ["ssh", *(ssh_options(host) or []), *_target(host.docker)]
@@ -74,7 +87,7 @@ def commands(config: MirrorConfig, names: DockerNames) -> dict[str, Any]:
     prefix = f"{ssh} docker" if remote else f"docker --host {host.docker}"
     logs = {
         service: f"{prefix} logs --tail 100 --follow {names.container(service)}"
-        for service in services(config.naming, config.settings)
+        for service in stack.services
     }
     return {"ssh": ssh or "the host is this machine", "logs": logs}
 

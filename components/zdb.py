@@ -1,16 +1,17 @@
 """0-db: the chunks. Its default namespace is readable by all and writable by the admin only."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import pulumi
 
-from components import container
+from components.container import ContainerConfig, Mount, PublishedPort, declare
+from components.host import Placement
+from components.host_files import HostFile, write_files
+from components.naming import LOCAL_ZDB
 from components.settings.model import ZdbSettings
 from sync.contract.layout import SECRETS, UID_ZDB, ZDB_ADMIN_FILE, ZDB_DATA, ZDB_INDEX
 
-PORT: Final = 9900
+PORT: Final = LOCAL_ZDB.port
 SECRET_PATH: Final = f"{SECRETS}/zdb/{ZDB_ADMIN_FILE}"
 _SECRETS_MOUNT: Final = "/secrets"
 # RESP as redis sends it; `busybox` by name, as an image need not have its applets linked. The
@@ -24,18 +25,6 @@ HEALTH: Final = (
         f" | busybox timeout 5 busybox nc 127.0.0.1 {PORT} | grep -q PONG"
     ),
 )
-
-
-@dataclass(frozen=True)
-class ZdbConfig:
-    """addresses, port: of the host. rotation: counter of the admin password."""
-
-    placement: container.Placement
-    settings: ZdbSettings
-    addresses: Sequence[str]
-    port: int
-    admin_password: pulumi.Output[str]
-    rotation: int
 
 
 def start_script(settings: ZdbSettings) -> str:
@@ -59,37 +48,32 @@ class Zdb(pulumi.ComponentResource):
     The data outlives the container: it is in two folders of the data root.
     """
 
-    def __init__(
-        self, name: str, config: ZdbConfig, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
+    def __init__(self, name: str, placement: Placement, opts: pulumi.ResourceOptions) -> None:
         super().__init__("gridhub:index:Zdb", name, None, opts)
-        self.secrets = container.write_files(
-            f"{name}-secrets",
-            config.placement,
-            [container.HostFile(SECRET_PATH, UID_ZDB, config.admin_password)],
-            self,
-        )
-        self.container = container.declare(
-            f"{name}-container", config.placement, _container(config), self, self.secrets
+        secret = HostFile(SECRET_PATH, UID_ZDB, placement.secrets.zdb_admin_password)
+        secrets = write_files(f"{name}-secrets", placement, self, secret)
+        self.container = declare(
+            f"{name}-container", placement, _container(placement), self, secrets
         )
         self.register_outputs({"container": self.container.name})
 
 
-def _container(config: ZdbConfig) -> container.ContainerConfig:
-    mounts = (
-        container.Mount(config.placement.path(ZDB_DATA), "/zdb/data", read_only=False),
-        container.Mount(config.placement.path(ZDB_INDEX), "/zdb/index", read_only=False),
-        container.Mount(config.placement.path(f"{SECRETS}/zdb"), _SECRETS_MOUNT),
-    )
-    return container.ContainerConfig(
+def _container(placement: Placement) -> ContainerConfig:
+    settings, path = placement.settings, placement.path
+    addresses, port = settings.bind.addresses, settings.ports.zdb
+    return ContainerConfig(
         service="zdb",
         image="zdb",
         uid=UID_ZDB,
         health=HEALTH,
-        entrypoint=("/bin/sh", "-c", start_script(config.settings)),
-        mounts=mounts,
-        ports=[container.PublishedPort(PORT, config.port, address) for address in config.addresses],
-        revision={"zdbAdmin": str(config.rotation)},
+        entrypoint=("/bin/sh", "-c", start_script(settings.zdb)),
+        mounts=(
+            Mount(path(ZDB_DATA), "/zdb/data", read_only=False),
+            Mount(path(ZDB_INDEX), "/zdb/index", read_only=False),
+            Mount(path(f"{SECRETS}/zdb"), _SECRETS_MOUNT),
+        ),
+        ports=[PublishedPort(PORT, port, address) for address in addresses],
+        revision={"zdbAdmin": str(settings.rotation.zdb_admin)},
         # zdbd flushes its index when it is asked to end.
         stop_seconds=60,
     )

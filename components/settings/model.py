@@ -61,7 +61,17 @@ class NetworkSettings(Section):
     )
 
 
-class BindSettings(Section):
+class _Addresses(Section):
+    ipv4: list[Ipv4]
+    ipv6: list[Ipv6]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Those of both families, IPv4 first."""
+        return [*self.ipv4, *self.ipv6]
+
+
+class BindSettings(_Addresses):
     """The host's addresses that the public ports are bound to."""
 
     ipv4: list[Ipv4] = Field(["0.0.0.0"], description="IPv4 addresses to listen on.")  # noqa: S104
@@ -79,7 +89,7 @@ class PortSettings(Section):
     )
 
 
-class PublicAddressSettings(Section):
+class PublicAddressSettings(_Addresses):
     """The addresses under which the world reaches the host: what DNS records will say."""
 
     ipv4: list[Ipv4] = Field([], description="For A records.")
@@ -409,3 +419,8 @@ class Settings(Section):
         default=False,
         description="`destroy` also deletes the data below the data root; as of the last `up`.",
     )
+
+    @property
+    def writable(self) -> bool:
+        """Whether the hub takes uploads, and therefore follows no master."""
+        return self.mode != "mirror"

@@ -14,7 +14,7 @@ Check: TypeAlias = Literal[
     "ports",
     "addresses",
     "dns",
-    # Judged before any resource is declared, by the zone's records (components/dns_records.py).
+    # Judged before any resource is declared, by the zone's records (components/dns_adoption.py).
     "records",
     "compose",
     "containers",

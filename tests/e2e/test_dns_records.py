@@ -28,23 +28,25 @@ import sys
 sys.path.insert(0, {str(PROJECT)!r})
 import pulumi
 
-from components.dns import Dns, DnsConfig
-from components.dns_records import ExistingRecordsError
-from components.naming import Naming
-from components.settings.model import DnsSettings, PublicAddressSettings
+from components.dns import Dns
+from components.dns_adoption import ExistingRecordsError
+from components.naming import Stack
+from components.settings import Settings
+from components.settings.model import (
+    BootstrapSettings, DnsSettings, PreflightSettings, PublicAddressSettings
+)
 
 config = pulumi.Config()
 try:
-    dns = Dns(
-        "dns",
-        DnsConfig(
-            naming=Naming(pulumi.get_stack(), config.require("domain")),
-            dns=DnsSettings.model_validate_json(config.require("dns"), by_alias=True),
-            addresses=PublicAddressSettings.model_validate_json(config.require("addresses")),
-            bootstrap=False,
-            api_token=None,
-        ),
+    settings = Settings.model_construct(
+        domain=config.require("domain"),
+        dns=DnsSettings.model_validate_json(config.require("dns"), by_alias=True),
+        public_addresses=PublicAddressSettings.model_validate_json(config.require("addresses")),
+        bootstrap=BootstrapSettings(enabled=False),
+        preflight=PreflightSettings(),
+        dns_api_token=None,
     )
+    dns = Dns("dns", Stack(pulumi.get_stack(), settings))
 except ExistingRecordsError as error:
     raise pulumi.RunError(str(error)) from None
 dns.set_records(after=())

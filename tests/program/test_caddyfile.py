@@ -2,21 +2,26 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from components.caddyfile import CaddyfileConfig, caddyfile
-from components.naming import Naming
+from components.caddyfile import caddyfile
+from components.naming import Stack
+from components.settings import parse
+from components.settings.model import AcmeSettings, BootstrapSettings, HubSettings, PortSettings
+from tests.program.declared import as_pulumi_gives, stack_file
 
-SANDBOX = CaddyfileConfig(
-    naming=Naming("sandbox", "gridhub.test"),
-    bootstrap=True,
-    https_port=8443,
-    ca="internal",
-    email=None,
-    uploads=False,
-)
-PRODUCTION = replace(SANDBOX, https_port=443, ca="letsencrypt", email="operator@example.org")
+_TOKEN = {"CLOUDFLARE_API_TOKEN": "t" * 40}
+SANDBOX = Stack("sandbox", parse(as_pulumi_gives(stack_file("sandbox")), environment=_TOKEN))
+
+
+def changed(stack: Stack, **changes: Any) -> Stack:
+    """Return the stack with other settings."""
+    return replace(stack, settings=stack.settings.model_copy(update=changes))
+
+
+PRODUCTION = changed(SANDBOX, ports=PortSettings(), acme=AcmeSettings(email="operator@example.org"))
 
 
 def site(text: str, head: str) -> str:
@@ -82,7 +87,9 @@ def test_port_80_serves_kernels_and_boot_scripts() -> None:
 
 
 def test_a_name_that_a_farms_dns_leads_here_is_answered_like_the_hubs_own() -> None:
-    text = caddyfile(replace(PRODUCTION, hub_aliases=("hub.grid.tf", "hub.threefold.me")))
+    text = caddyfile(
+        changed(PRODUCTION, hub=HubSettings(aliases=["hub.grid.tf", "hub.threefold.me"]))
+    )
     plain = site(text, "http://hub.gridhub.test, http://hub.grid.tf, http://hub.threefold.me")
     assert plain == site(caddyfile(PRODUCTION), "http://hub.gridhub.test")
     assert "https://hub.grid.tf" not in text
@@ -140,7 +147,12 @@ def test_certificates_come_from_the_chosen_authority() -> None:
     assert "acme_ca https://acme-v02.api.letsencrypt.org/directory" in text
     assert "email operator@example.org" in text
     assert "tls internal" not in text
-    other = caddyfile(replace(PRODUCTION, ca="https://ca.example.org/acme/directory"))
+    other = caddyfile(
+        changed(
+            PRODUCTION,
+            acme=AcmeSettings(email="a@b.org", ca="https://ca.example.org/acme/directory"),
+        )
+    )
     assert "acme_ca https://ca.example.org/acme/directory" in other
 
 
@@ -165,11 +177,13 @@ def test_security_headers_and_json_logs_on_every_site() -> None:
 
 def test_a_read_only_hub_takes_no_large_bodies_and_a_writable_one_does() -> None:
     assert "max_size 1MB" in caddyfile(SANDBOX)
-    assert "max_size" not in caddyfile(replace(SANDBOX, uploads=True))
+    assert "max_size" not in caddyfile(changed(SANDBOX, mode="detached"))
 
 
 def test_without_a_bootstrap_server_its_name_is_not_served() -> None:
-    assert "bootstrap" not in caddyfile(replace(SANDBOX, bootstrap=False))
+    assert "bootstrap" not in caddyfile(
+        changed(SANDBOX, bootstrap=BootstrapSettings(enabled=False))
+    )
 
 
 def test_braces_balance_and_snippets_come_before_their_use() -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.dns_records import Found, Ours, Record, RecordType, Verdict, Wanted, assigned, judge
+from components.dns_adoption import (
+    Found,
+    Ours,
+    Record,
+    RecordType,
+    Verdict,
+    Wanted,
+    assigned,
+    judge,
+)
 from tests.program.declared import DNS_RECORD, declare, production
 
 HUB = Record("hub.grid.test", "A", "203.0.113.10", 60)

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from components.job_specs import job_specs
+from components.naming import Stack
 from components.settings import SettingsError, parse
 from components.settings.describe import PAGE, options, page
 from components.settings.model import FlistsSettings, KernelsSettings, UsersSettings
-from components.specs import job_specs
 from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec, canonical
 from sync.contract.spec import parse as parse_spec
 from tests.program.declared import (
@@ -122,10 +123,8 @@ def test_what_an_operator_may_set_of_a_job_is_all_that_its_spec_has() -> None:
 
 
 def test_the_defaults_of_a_job_are_its_specs_own() -> None:
-    from components.naming import Naming
-
     config = as_pulumi_gives({**_required(), "gridhub:domain": "grid.example.org"})
-    users, kernels, flists = job_specs(Naming("s", "grid.example.org"), parse(config))
+    users, kernels, flists = job_specs(Stack("s", parse(config)))
     assert isinstance(users, UsersSpec)
     assert isinstance(kernels, KernelsSpec)
     assert isinstance(flists, FlistsSpec)
