@@ -3,6 +3,7 @@
 Modules are imported by the command that needs them, so that help and completion come at once.
 """
 
+import contextlib
 import shutil
 import sys
 import time
@@ -180,15 +181,6 @@ def config_docs(*, dry_run: bool) -> None:
         PAGE.write_text(page(), encoding="utf-8")
 
 
-def _check(command: str, stack: str, job: Job, part: str | None, flags: dict[str, bool]) -> int:
-    from cli.jobs import check
-    from cli.stack import StackOnHost
-
-    options = [f"--{name}" for name in ("chunks", "offline") if flags[name]]
-    options += ["--part", part] if part else []
-    return check(StackOnHost.of(stack), command, job, options)
-
-
 @gridhub.command("verify")
 @_of_a_job
 def verify(stack: str, job: Job, part: str | None, **flags: bool) -> None:
@@ -196,7 +188,9 @@ def verify(stack: str, job: Job, part: str | None, **flags: bool) -> None:
 
     It changes nothing. The exit code is 1 when something is wrong.
     """
-    sys.exit(_check("verify", stack, job, part, flags))
+    from cli.jobs import check
+
+    sys.exit(check("verify", stack, job, part, **flags))
 
 
 @gridhub.command("repair")
@@ -208,11 +202,14 @@ def repair(stack: str, job: Job, part: str | None, **flags: bool) -> None:
 
     It asks before it begins.
     """
-    if not (flags["dry_run"] or flags["yes"]):
+    from cli.jobs import check
+
+    verify_only = flags.pop("dry_run")
+    if not (flags.pop("yes") or verify_only):
         if not sys.stdin.isatty():
             raise click.ClickException("nobody is there to ask; repair with --yes, or --dry-run")
         click.confirm(f"Repair what is wrong with {job} of {stack}?", abort=True)
-    sys.exit(_check("verify" if flags["dry_run"] else "repair", stack, job, part, flags))
+    sys.exit(check("verify" if verify_only else "repair", stack, job, part, **flags))
 
 
 @gridhub.command("status")
@@ -257,10 +254,8 @@ def logs(stack: str, tail: int, services: tuple[str, ...], *, follow: bool, merg
     panes = follow and not merged and sys.stdin.isatty() and sys.stdout.isatty()
     if panes and shutil.which("tmux"):
         sys.exit(in_panes(stack, containers, tail))
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         merge(mirror, containers, ["--tail", str(tail), *(["--follow"] if follow else [])])
-    except KeyboardInterrupt:
-        return
 
 
 @gridhub.command("completion")

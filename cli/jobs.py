@@ -7,12 +7,15 @@ from sync.contract.layout import Job
 from sync.providers.host.connection import until_stdin_ends
 
 
-def check(mirror: StackOnHost, command: str, job: Job, options: list[str]) -> int:
+def check(command: str, stack: str, job: Job, part: str | None, **flags: bool) -> int:
     """Run the agent's `command` (verify or repair) in the job's container; 0 when all is well.
 
-    What it prints is printed as it comes. It ends with this process, whichever way that ends:
-    Docker alone would let it run on in the container.
+    part: N/M. flags: the agent's options without a value. What it prints is printed as it comes.
+    It ends with this process, whichever way that ends: Docker alone would let it run on there.
     """
+    options = [f"--{name}" for name, given in flags.items() if given]
+    options += ["--part", part] if part else []
+    mirror = StackOnHost.of(stack)
     agent = until_stdin_ends("python3", "-m", "sync.agent", command, job, *options)
     container = mirror.containers(job)[job]
     argv = mirror.host.docker("exec", "--interactive", container, *agent)

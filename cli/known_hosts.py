@@ -16,8 +16,7 @@ def _offered_key(address: SshAddress) -> paramiko.PKey:
     transport = paramiko.Transport(dial(address))
     with contextlib.closing(transport):
         options = transport.get_security_options()
-        first = [name for name in options.key_types if "ed25519" in name]
-        options.key_types = [*first, *(name for name in options.key_types if name not in first)]
+        options.key_types = sorted(options.key_types, key=lambda name: "ed25519" not in name)
         try:
             transport.start_client(timeout=CONNECT_SECONDS)
             key = transport.get_remote_server_key()

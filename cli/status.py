@@ -58,10 +58,8 @@ def _of_service(container: ContainerState | None) -> ServiceStatus:
 
 
 def _of_job(job: Job, container: ContainerState | None, seen: JobsView) -> ServiceStatus:
-    record = seen.files[job].record
-    wrong = trouble(seen.files[job], container, seen.now)
-    said = summary(job, record) if record is not None else ""
-    words = wrong.words if wrong is not None else said
+    record, wrong = seen.files[job].record, trouble(seen.files[job], container, seen.now)
+    words = wrong.words if wrong else summary(job, record) if record else ""
     return ServiceStatus(
         healthy=wrong is None, container=container_words(container), summary=words, record=record
     )

@@ -97,23 +97,19 @@ def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) 
     sync(path.parent)
 
 
-def publish_bytes(data: bytes, path: Path) -> None:
-    """Write `data` durably and atomically as `path`. Raises OSError."""
+def publish_bytes(data: bytes, path: Path, *, waiting: bool = True) -> None:
+    """Write `data` atomically as `path`, and durably. Raises OSError.
+
+    waiting: for the disk; not for what is written all the time.
+    """
     temporary = temporary_in(path.parent)
     try:
         temporary.write_bytes(data)
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def replace_bytes(data: bytes, path: Path) -> None:
-    """Write `data` atomically, without waiting for the disk: for what is written all the time."""
-    temporary = temporary_in(path.parent)
-    try:
-        temporary.write_bytes(data)
-        temporary.chmod(PUBLIC_MODE)
-        temporary.replace(path)
+        if waiting:
+            publish(temporary, path)
+        else:
+            temporary.chmod(PUBLIC_MODE)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -17,14 +17,6 @@ from sync.contract.freshness import STALE_SECONDS
 DEFAULT_STATE = "/state"
 
 
-def verdict(record: dict[str, object], now_seconds: float) -> str:
-    """Return why the record is unhealthy, or an empty string."""
-    updated = datetime.fromisoformat(str(record["updated_at"])).timestamp()
-    if now_seconds - updated > STALE_SECONDS:
-        return f"status record is {now_seconds - updated:.0f} s old"
-    return ""
-
-
 def main(arguments: list[str]) -> int:
     """Check the record of the job named first; a second argument is its state directory."""
     job = arguments[0]
@@ -32,9 +24,10 @@ def main(arguments: list[str]) -> int:
     try:
         with open(f"{state}/status.json", encoding="utf-8") as file:  # noqa: PTH123 - pathlib doubles the start time
             record = json.load(file)
-        reason = f"record of {record['job']}" if record["job"] != job else ""
-        reason = reason or verdict(record, time.time())
-    except (OSError, ValueError, KeyError) as error:
+        age = time.time() - datetime.fromisoformat(record["updated_at"]).timestamp()
+        reason = f"status record is {age:.0f} s old" if age > STALE_SECONDS else ""
+        reason = f"record of {record['job']}" if record["job"] != job else reason
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"no status record: {error}"
     print(reason or f"{job}: {record['phase']} {record.get('reason', '')}".rstrip())
     return 1 if reason else 0

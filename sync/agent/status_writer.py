@@ -127,7 +127,8 @@ class StatusWriter:
             self._record = record
             self._dirty = False
         try:
-            durable.replace_bytes((record.model_dump_json() + "\n").encode(), self._path)
+            data = (record.model_dump_json() + "\n").encode()
+            durable.publish_bytes(data, self._path, waiting=False)
         except OSError as error:
             _LOG.warning("status record not written: %s", error)
 
