@@ -20,17 +20,11 @@ _STDIN_LIMIT: Final = 1 << 20
 _COLUMNS: Final = 160  # where no terminal has a width
 
 
-class NotSeenError(click.ClickException):
-    """The mirror could not be looked at."""
-
-    exit_code = 2
-
-
 class Gridhub(click.Group):
     """A group whose commands fail with one sentence that names the remedy, not a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; click prints what it raises."""
+        """Run the command; what kept it from seeing the mirror is printed, and exit code 2."""
         try:
             return super().invoke(ctx)
         except Exception as error:
@@ -41,7 +35,8 @@ class Gridhub(click.Group):
             seen = HostError | SettingsError | RefusedNameError | OSError
             if isinstance(error, BrokenPipeError) or not isinstance(error, seen):
                 raise
-            raise NotSeenError(str(error)) from error
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
 
 
 def _stacks(_context: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:

@@ -15,11 +15,6 @@ from sync.contract import layout
 from sync.contract.names import shown
 
 
-def _directories(options: argparse.Namespace) -> Directories:
-    given = {field.name: getattr(options, f"{field.name}_dir") for field in fields(Directories)}
-    return Directories(**{name: path for name, path in given.items() if path is not None})
-
-
 def _part(text: str) -> tuple[int, int]:
     part, _, parts = text.partition("/")
     numbers = (int(part), int(parts))
@@ -42,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("job", choices=layout.JOBS)
         for field in fields(Directories):
             option = f"--{field.name.replace('_', '-')}-dir"
-            sub.add_argument(option, type=Path, dest=f"{field.name}_dir", metavar="DIR")
+            sub.add_argument(option, type=Path, default=field.default, metavar="DIR")
         if command in {"verify", "repair"}:
             sub.add_argument("--part", type=_part, default=(1, 1), metavar="N/M")
             sub.add_argument("--chunks", action="store_true", help="read every chunk")
@@ -50,8 +45,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _verify(options: argparse.Namespace) -> int:
-    directories = _directories(options)
+def _verify(options: argparse.Namespace, directories: Directories) -> int:
     spec = load_spec(directories.spec, options.job)
     if spec is None:
         raise JobFailed(f"{directories.spec}: holds no spec.json; run `pulumi up` first")
@@ -71,15 +65,17 @@ def _verify(options: argparse.Namespace) -> int:
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit code: 0, or 1 where something is wrong."""
     options = parser().parse_args(arguments)
+    names = [field.name for field in fields(Directories)]
+    directories = Directories(**{name: getattr(options, f"{name}_dir") for name in names})
     if options.command == "run":
         logs.start()
-        run_job(options.job, _directories(options))
+        run_job(options.job, directories)
         return 0
     try:
         if options.command == "status":
-            print((_directories(options).state / layout.STATUS_FILE).read_text(encoding="utf-8"))
+            print((directories.state / layout.STATUS_FILE).read_text(encoding="utf-8"))
             return 0
-        return _verify(options)
+        return _verify(options, directories)
     except (JobFailed, HttpError, ZdbError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

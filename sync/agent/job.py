@@ -58,23 +58,14 @@ class Directories:
             return None
 
 
-class Control:
-    """Ends the work of one spec's engine: asked before each step, shared by its threads."""
+class Control(threading.Event):
+    """Ends the work of one spec's engine: asked before each step, shared by its threads.
 
-    def __init__(self) -> None:
-        self._stop = threading.Event()
+    stop: have the pass end soon, with a durable state. wait: wakes early, with True, when stopping.
+    """
 
-    def stop(self) -> None:
-        """Ask the engine to end its pass soon, with a durable state."""
-        self._stop.set()
-
-    def stopping(self) -> bool:
-        """Return whether stop() was called."""
-        return self._stop.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep; wakes early and returns True when stopping."""
-        return self._stop.wait(max(0.0, seconds))
+    stop = threading.Event.set
+    stopping = threading.Event.is_set
 
 
 class Engine(ABC, Generic[AnySpec]):

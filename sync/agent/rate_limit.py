@@ -3,27 +3,24 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 
+@dataclass(eq=False)
 class TokenBucket:
     """Hands out `rate` tokens a second, at most `burst` at once; shared by threads.
 
     clock: seconds, monotonic (tests give their own). full: there is a burst at the start.
     """
 
-    def __init__(
-        self,
-        rate: float,
-        burst: float,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        full: bool = True,
-    ) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._clock = clock
-        self._tokens = burst if full else 0.0
-        self._filled_at = clock()
+    rate: float
+    burst: float
+    clock: Callable[[], float] = time.monotonic
+    full: bool = True
+
+    def __post_init__(self) -> None:
+        self._tokens = self.burst if self.full else 0.0
+        self._filled_at = self.clock()
         self._lock = threading.Lock()
 
     def take(self, tokens: float) -> float:
@@ -34,7 +31,7 @@ class TokenBucket:
         with self._lock:
             self._fill()
             self._tokens -= tokens
-            return max(0.0, -self._tokens / self._rate)
+            return max(0.0, -self._tokens / self.rate)
 
     def admit(self, tokens: float) -> bool:
         """Take `tokens` if the balance is positive; for those who cannot wait.
@@ -49,8 +46,8 @@ class TokenBucket:
             return True
 
     def _fill(self) -> None:
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        now = self.clock()
+        self._tokens = min(self.burst, self._tokens + (now - self._filled_at) * self.rate)
         self._filled_at = now
 
 

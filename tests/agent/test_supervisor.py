@@ -175,8 +175,8 @@ class Waits(Control):
         self.seconds: list[float] = []
         self._most = most
 
-    def wait(self, seconds: float) -> bool:
-        self.seconds.append(seconds)
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0)
         if len(self.seconds) == self._most:
             self.stop()
         return True

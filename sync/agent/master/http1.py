@@ -102,25 +102,21 @@ class Origin:
         return host if self.port == default else f"{host}:{self.port}"
 
 
+@dataclass(eq=False)
 class _Reader(io.RawIOBase):
     """The socket's bytes, under a deadline that moves on while enough of them come."""
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        timeout_seconds: float,
-        control: Control,
-        bandwidth: TokenBucket | None,
-    ) -> None:
-        self._sock = sock
-        self._timeout_seconds = timeout_seconds
-        self._control = control
-        self._bandwidth = bandwidth
+    sock: socket.socket
+    timeout_seconds: float
+    control: Control
+    bandwidth: TokenBucket | None
+
+    def __post_init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
         """Start a new window of patience (a new reply)."""
-        self._window_ends = time.monotonic() + self._timeout_seconds
+        self._window_ends = time.monotonic() + self.timeout_seconds
         self._window_bytes = 0
 
     def readable(self) -> bool:
@@ -129,17 +125,17 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
         while True:
-            if self._control.stopping():
+            if self.control.stopping():
                 raise HttpStoppedError
             left = self._window_ends - time.monotonic()
             if left <= 0:
                 raise HttpError(
-                    f"hung: {self._window_bytes} bytes in {self._timeout_seconds:g} s", retry=True
+                    f"hung: {self._window_bytes} bytes in {self.timeout_seconds:g} s", retry=True
                 )
             # Short, as nothing else wakes a blocked read when the job stops.
-            self._sock.settimeout(min(_SLICE_SECONDS, left))
+            self.sock.settimeout(min(_SLICE_SECONDS, left))
             try:
-                count = self._sock.recv_into(view)
+                count = self.sock.recv_into(view)
             except TimeoutError:
                 continue
             self._account(count)
@@ -149,8 +145,8 @@ class _Reader(io.RawIOBase):
         self._window_bytes += count
         if self._window_bytes >= LEAST_BYTES:
             self.restart()
-        if self._bandwidth is not None and count and (wait := self._bandwidth.take(count)):
-            if self._control.wait(wait):
+        if self.bandwidth is not None and count and (wait := self.bandwidth.take(count)):
+            if self.control.wait(wait):
                 raise HttpStoppedError
             self.restart()
 

@@ -44,8 +44,8 @@ class Timeless(Control):
         super().__init__()
         self.waits: list[float] = []
 
-    def wait(self, seconds: float) -> bool:
-        self.waits.append(seconds)
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0)
         return False
 
 
