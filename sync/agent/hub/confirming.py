@@ -11,11 +11,35 @@ from typing import Final
 from sync.agent.hub.listing import Link, Listing, Name, TagName, page_path, size_text
 from sync.agent.hub.plan import end_of
 from sync.agent.hub.progress import Pass
+from sync.agent.hub.publisher import Publisher
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
 
 _TAGLINK_BYTES: Final = 1 << 16
 _UNKNOWN: Final = "not followed yet: the master does not answer for it"
 _ELSEWHERE: Final = "not followed yet: on the master it leads elsewhere than is listed"
+
+
+def new_links(work: Pass, publisher: Publisher, coming: Collection[Name]) -> list[Link]:
+    """Return the links that may be served in this pass and are not yet; coming: flists."""
+    # Others would cost a request in each pass, for as long as their flists are withheld. Those in
+    # tags count only where the whole tag may be shown.
+
+    def comes(link: Link) -> bool:
+        end = end_of(work.listing.links, link)
+        if isinstance(end, TagName):
+            return end in work.states and may_show(end)
+        return end is not None and (end in coming or publisher.is_current(end))
+
+    def may_show(tag: TagName) -> bool:
+        state = work.states[tag]
+        return not state.hindrances and all(map(comes, state.links.values()))
+
+    links = [link for link in publisher.waiting() if comes(link)]
+    for tag, state in work.states.items():
+        if not publisher.is_shown(tag) and may_show(tag):
+            served = publisher.tags.get(tag, {})
+            links += [link for name, link in state.links.items() if served.get(name) != link]
+    return links
 
 
 def ask(master: Master, connections: int, work: Pass, links: Collection[Link]) -> set[Link]:

@@ -10,7 +10,7 @@ from typing import Final
 from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub import confirming, pending, plan, tags
 from sync.agent.hub.chunk_store import ChunkStore
-from sync.agent.hub.listing import Link, Listing, Name, Regular, Source, TagName
+from sync.agent.hub.listing import Listing, Regular, Source
 from sync.agent.hub.pipeline import Failure, Outcome, Pipeline, Preparer, Ready
 from sync.agent.hub.progress import Pass, Progress
 from sync.agent.hub.publisher import Publisher
@@ -143,15 +143,14 @@ class UsersEngine(Engine[UsersSpec]):
             self._waiting,
         )
         self._removals.ask(work)
-        work.states = tags.states_of(listing, work.plan, rows, failed, work.unconfirmed, self._spec)
+        work.states = tags.states_of(work, rows, failed, self._spec)
         return work
 
     def _log_refused(self, refused: list[str]) -> None:
         """Log every refusal once: the status record has room for the first hundred only."""
-        for text in refused:
-            # A pass that repeats every minute must not fill the log with the same lines.
-            if text not in self._refused_logged:
-                _LOG.warning("%s", text)
+        # A pass that repeats every minute must not fill the log with the same lines.
+        for text in sorted(set(refused) - self._refused_logged):
+            _LOG.warning("%s", text)
         self._refused_logged = set(refused)
 
     # Content
@@ -197,32 +196,10 @@ class UsersEngine(Engine[UsersSpec]):
 
     def _ask(self, work: Pass, entries: Collection[Regular]) -> None:
         """Ask the master for the new links whose flists are here or coming, each by its name."""
-        links = self._new_links(work, {entry.name for entry in entries})
+        coming = {entry.name for entry in entries}
+        links = confirming.new_links(work, self._publisher, coming)
         connections = self._spec.http.connections
         self._publisher.confirm(confirming.ask(self._master, connections, work, links))
-
-    def _new_links(self, work: Pass, coming: Collection[Name]) -> list[Link]:
-        """Return the links that may be served in this pass and are not yet."""
-        # Others would cost a request in each pass, for as long as their flists are withheld. Those
-        # in tags count only where the whole tag may be shown.
-        publisher = self._publisher
-
-        def comes(link: Link) -> bool:
-            end = plan.end_of(work.listing.links, link)
-            if isinstance(end, TagName):
-                return end in work.states and may_show(end)
-            return end is not None and (end in coming or publisher.is_current(end))
-
-        def may_show(tag: TagName) -> bool:
-            state = work.states[tag]
-            return not state.hindrances and all(map(comes, state.links.values()))
-
-        links = [link for link in publisher.waiting() if comes(link)]
-        for tag, state in work.states.items():
-            if not publisher.is_shown(tag) and may_show(tag):
-                served = publisher.tags.get(tag, {})
-                links += [link for name, link in state.links.items() if served.get(name) != link]
-        return links
 
     def _fetch(self, work: Pass, entries: list[Regular]) -> None:
         """Fetch flists and publish them as they come, each with the links that waited for it."""

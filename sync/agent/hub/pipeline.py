@@ -57,7 +57,7 @@ class Description:
     """What the master says of a flist (/light, or .md5 alone); updated: unix seconds."""
 
     expected: Expected
-    updated: int | None
+    updated: int
     fresh: bool
 
 
@@ -209,17 +209,16 @@ class Preparer:
             reason = f"{len(missing)} of its chunks are on no 0-db that may be asked"
             as_listed = (entry.name, entry.updated, entry.size_text)
             return Withheld(*as_listed, route.namespace, reason, missing)
-        # As /light says, which is younger than the listing: where the two differ, the next pass
-        # finds the flist changed and fetches it again.
-        updated = entry.updated if description.updated is None else description.updated
-        durable.finish(fetched.path, updated)
+        durable.finish(fetched.path, description.updated)
         # What is served differs from the master's file where the backend was rewritten.
         size, md5 = contents.size_bytes, contents.md5
         if size is None or md5 is None:
             size, md5 = download.size_bytes, download.md5
         row = FlistRow(
             name=entry.name,
-            updated=updated,
+            # As /light says, which is younger than the listing: where the two differ, the next pass
+            # finds the flist changed and fetches it again.
+            updated=description.updated,
             size_text=size_text(download.size_bytes),
             size_bytes=download.size_bytes,
             md5=download.md5,

@@ -13,7 +13,7 @@ from sync.agent.hub.pipeline import Ready
 from sync.agent.hub.plan import LinkPlan, TagState, as_listed
 from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld
 from sync.agent.hub.tree import Tree
-from sync.contract.names import FLIST_SUFFIX, RefusedNameError, checked_flist, checked_repository
+from sync.contract.names import RefusedNameError, checked_flist, checked_repository
 from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import ZdbEndpoint
 
@@ -38,10 +38,6 @@ class Publisher:
         self._tree = tree
         self._db = state_db
         self._pinned = pinned
-        self.flists: dict[Name, FlistRow] = {}
-        self.links: dict[Name, Link] = {}
-        self.tags: dict[TagName, dict[Name, Link]] = {}
-        self.withheld: dict[Name, Withheld] = {}
         self._untidy: set[TagName] = set()
         self.reload()
         self.follow(Listing(), LinkPlan(), {})
@@ -54,14 +50,16 @@ class Publisher:
         """Read the rows anew (another process changed them)."""
         self._pinned.invalidate()
         self.flists = self._db.flists()
-        self.links, self.tags = {}, {}
-        for name, link in self._db.links().items():
-            self._links_beside(name)[name] = link
         self.withheld = self._db.withheld()
+        self._take_links(self._db.links(), ())
 
-    def _links_beside(self, name: Name) -> dict[Name, Link]:
-        """Return the served links among which `name` is: those of its tag, or all not in tags."""
-        return self.tags.setdefault(name.its_tag, {}) if name.tag else self.links
+    def _take_links(self, links: Mapping[Name, Link], shown: Iterable[TagName]) -> None:
+        """Take for served these links, and these tags though nothing be in them."""
+        self.links: dict[Name, Link] = {}
+        self.tags: dict[TagName, dict[Name, Link]] = {tag: {} for tag in shown}
+        for name, link in links.items():
+            beside = self.tags.setdefault(name.its_tag, {}) if name.tag else self.links
+            beside[name] = link
 
     def expect(self, backend: ZdbEndpoint | None, rules: str) -> None:
         """Have flists published again under another backend, or tried again under other rules."""
@@ -81,53 +79,40 @@ class Publisher:
     def adopt(self) -> None:
         """Make the rows agree with the disk."""
         self._tree.repair_times()
-        seen: set[Name] = set()
-        self._untidy = set()
-        for name, path in list(self._tree.scan()):
-            if path.is_symlink():
-                self._adopt_link(name, path)
-            elif name.tag:
-                self._untidy.add(name.its_tag)
-            elif path.is_file() and name.name.endswith(FLIST_SUFFIX):
-                self._adopt_flist(name)
-            seen.add(name)
-        for name, flist in list(self.flists.items()):
-            # What is gone from the disk loses its row, so that it comes back.
-            if name not in seen or not self._tree.is_file(name):
-                self._delete_flist_row(name)
-            elif not self._tree.is_file(name, flist.published_bytes, flist.updated):
-                self.update(_unknown(name))
-        self._drop_missing_links()
+        links = {name: path for name, path in self._tree.scan() if path.is_symlink()}
+        self._adopt_links(links)
+        others = {name: path for name, path in self._tree.scan() if name not in links}
+        self._untidy = {name.its_tag for name in others if name.tag}
+        self._adopt_flists({name for name, path in others.items() if _is_flist(name, path)})
 
-    def _drop_missing_links(self) -> None:
-        shown = self._tree.tags()
-        for links in [self.links, *self.tags.values()]:
-            for name in [name for name in links if self._tree.target(name) is None]:
-                with self._db.transaction():
-                    self._db.delete_link(name)
-                del links[name]
-        self.tags = {tag: self.tags.get(tag, {}) for tag in shown}
-
-    def _adopt_link(self, name: Name, path: Path) -> None:
-        target = self._tree.target(name)
-        links = self._links_beside(name)
-        if target is None:
-            # No hub makes such a link, but upstream's hub-clone.py creates whatever the master
-            # names (local_sync_symlink), and a hub follows it to any file of its machine.
-            durable.remove(path)
-        elif name not in links or links[name].target != target:
-            link = Link(name, target, _UNKNOWN_TIME)
-            with self._db.transaction():
+    def _adopt_links(self, found: Mapping[Name, Path]) -> None:
+        known, links = self.served_links(), dict[Name, Link]()
+        for name, path in found.items():
+            target = self._tree.target(name)
+            if target is None:
+                # No hub makes such a link, but upstream's hub-clone.py creates whatever the master
+                # names (local_sync_symlink), and a hub follows it to any file of its machine.
+                durable.remove(path)
+            elif name in known and known[name].target == target:
+                links[name] = known[name]
+            else:
+                links[name] = Link(name, target, _UNKNOWN_TIME)
+        with self._db.transaction():
+            for name in known.keys() - links.keys():
+                self._db.delete_link(name)
+            for link in set(links.values()).difference(known.values()):
                 self._db.put_link(link)
-            links[name] = link
+        self._take_links(links, self._tree.tags())
 
-    def _adopt_flist(self, name: Name) -> None:
-        with contextlib.suppress(RefusedNameError):
-            checked_flist(name.name)
-            checked_repository(name.repository)
+    def _adopt_flists(self, found: set[Name]) -> None:
+        # What is gone from the disk loses its row, so that it comes back.
+        for name in self.flists.keys() - found:
+            self._delete_flist_row(name)
+        for name in found:
+            row = self.flists.get(name)
             # Left by an earlier mirror, or by a kill before its row was written: it counts as
             # changed, so that it is fetched anew or removed.
-            if name not in self.flists:
+            if row is None or not self._tree.is_file(name, row.published_bytes, row.updated):
                 self.update(_unknown(name))
 
     def _delete_flist_row(self, name: Name) -> None:
@@ -373,6 +358,14 @@ class Publisher:
         self._db.set_number(_DIRTY, 0)
         self._released = set()
         return count
+
+
+def _is_flist(name: Name, path: Path) -> bool:
+    """Return whether a file, which is no link, may be served as a flist."""
+    with contextlib.suppress(RefusedNameError):
+        checked_repository(name.repository)
+        return not name.tag and bool(checked_flist(name.name)) and path.is_file()
+    return False
 
 
 def _unknown(name: Name) -> FlistRow:

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sync.agent.hub import plan
 from sync.agent.hub.listing import Link, Listing, Name, Source, Tag, TagName, is_fresh
-from sync.agent.hub.plan import LinkPlan, TagState
+from sync.agent.hub.plan import TagState
+from sync.agent.hub.progress import Pass
 from sync.agent.hub.state_db import HubStateDb, TagRow
 from sync.agent.master.client import HttpError, HttpStoppedError, Page
 from sync.contract.spec import UsersSpec
@@ -74,24 +75,20 @@ def _is_due(tag: Tag, known: TagRow | None) -> bool:
 
 
 def states_of(
-    listing: Listing,
-    links: LinkPlan,
-    rows: Mapping[TagName, TagRow],
-    failed: Mapping[TagName, str],
-    unconfirmed: Mapping[Name, str],
-    spec: UsersSpec,
+    work: Pass, rows: Mapping[TagName, TagRow], failed: Mapping[TagName, str], spec: UsersSpec
 ) -> dict[TagName, TagState]:
     """Return what each listed tag holds, of what was read of it.
 
-    failed: tags that could not be read. unconfirmed: names that are not listed and may be there.
-    An entry whose flist is not listed counts unless the master, asked for it, answered 404.
+    failed: tags that could not be read. An entry whose flist is not listed counts unless the
+    master, asked for it, answered 404.
     """
+    listing, unconfirmed = work.listing, work.unconfirmed
     shown: dict[TagName, dict[Name, Link]] = {name: {} for name in listing.tags}
     hindrances: dict[TagName, list[str]] = {name: [] for name in listing.tags}
-    for name, link in links.wanted.items():
+    for name, link in work.plan.wanted.items():
         if name.tag:
             shown[name.its_tag][name] = link
-    for link, fault in links.dangling.items():
+    for link, fault in work.plan.dangling.items():
         if not link.name.tag:
             continue
         entry, end = f"{link.name.name} -> {link.target}", plan.end_of(listing.links, link)

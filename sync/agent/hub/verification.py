@@ -116,14 +116,9 @@ class Verifier(ExitStack):
             for key in self._db.keys(flist.name):
                 keys.setdefault(key, flist.name)
         for namespace, keys in by_namespace.items():
-            faults = [
-                *(
-                    (key, "could be deleted: not in published.sqlite")
-                    for key in self._pinned.lacks(keys)
-                ),
-                *self._stored(namespace, sorted(keys)),
-            ]
-            for key, fault in faults:
+            unpinned = "could be deleted: not in published.sqlite"
+            faults = [(key, unpinned) for key in self._pinned.lacks(keys)]
+            for key, fault in [*faults, *self._stored(namespace, sorted(keys))]:
                 what = f"{fault} (namespace {namespace}, named by {keys[key]})"
                 yield _Finding(Problem(f"chunk {key.hex()}", what), keys[key], key, namespace)
 
