@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from sync.agent.flist.database import Backend
@@ -29,12 +29,11 @@ Rewriting: TypeAlias = Sequence[tuple[Backend | None, Backend]]
 
 @dataclass(frozen=True)
 class Read:
-    """What a reader found; size_bytes and md5 are those of the rewritten file, None if left."""
+    """What a reader found; rewritten: size in bytes and MD5 of the file if it is a new one."""
 
     backend: Backend | None
     groups: tuple[KeyGroup, ...]
-    size_bytes: int | None
-    md5: str | None
+    rewritten: tuple[int, str] | None
 
 
 class KnownDirectories:
@@ -101,12 +100,6 @@ class ReaderPool:
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         self._groups: WeakValueDictionary[bytes, KeyGroup] = WeakValueDictionary()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop_idle()
-
     def start(self) -> None:
         """Start the processes, so that they are ready when the first flist has come."""
         for _ in range(self._most - self._idle.qsize()):
@@ -146,7 +139,7 @@ class ReaderPool:
             raise OSError(answer["errno"], answer["error"])
         backend = Backend(*answer["backend"]) if answer["backend"] else None
         groups = reader.directories.groups(answer, self._shared)
-        return Read(backend, groups, answer["size"], answer["md5"])
+        return Read(backend, groups, tuple(answer["rewritten"] or ()) or None)
 
     def _shared(self, packed: bytes) -> KeyGroup:
         """Return the group of these keys: the same for all readers, while a flist is under way."""

@@ -31,10 +31,10 @@ def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
     try:
         contents = read_flist(flist, scratch, cache, keep=bool(request["rewriting"]))
         backend = _new_backend(request, contents.backend)
-        size, md5 = None, None
+        rewritten = None
         if backend is not None:
             rewrite_flist(scratch, flist, backend)
-            size, md5 = file_digest(flist)
+            rewritten = file_digest(flist)
     except FlistError as error:
         return {"wrong": str(error)}
     except OSError as error:
@@ -42,7 +42,8 @@ def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-    return {"backend": contents.backend, "size": size, "md5": md5, **directories(contents, cache)}
+    named = directories(contents, cache)
+    return {"backend": contents.backend, "rewritten": rewritten, **named}
 
 
 def _new_backend(request: dict[str, Any], named: Backend | None) -> Backend | None:

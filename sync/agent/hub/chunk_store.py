@@ -158,22 +158,20 @@ class ChunkStore:
         with self._lock:
             self._known.clear()
 
-    def local(self, namespace: str) -> ZdbEndpoint:
-        """Return the local 0-db with that namespace."""
+    def _local(self, namespace: str) -> ZdbEndpoint:
         return self._spec.local_zdb.model_copy(update={"namespace": namespace})
 
-    def absent(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
-        """Return those keys that the local namespace has not. Raises ZdbError."""
+    def _absent(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
         asked = list(frozenset(keys))
         if not asked:
             return []
         self._prepare(namespace)
-        with self._lines.lend(self.local(namespace), admin=True) as line:
+        with self._lines.lend(self._local(namespace), admin=True) as line:
             return _absent(line, asked)
 
     def is_available(self, namespace: str, keys: Iterable[bytes]) -> bool:
         """Return whether each key is in the local namespace or where its chunks come from."""
-        absent = self.absent(namespace, keys)
+        absent = self._absent(namespace, keys)
         for route in self.routes(namespace):
             if absent:
                 absent = self._ask(route, functools.partial(_absent, keys=absent))
@@ -186,7 +184,7 @@ class ChunkStore:
         ZdbError when a 0-db does not do its part, HttpStoppedError when stopping, JobPaused when
         the local 0-db has no memory for them.
         """
-        absent = self.absent(route.namespace, keys)
+        absent = self._absent(route.namespace, keys)
         if not absent:
             return frozenset()
         fetch = functools.partial(self._fetch_new, route)
@@ -285,7 +283,7 @@ class ChunkStore:
         if self._bandwidth is not None and self._control.wait(self._bandwidth.take(size)):
             raise HttpStoppedError
         if good:
-            with self._lines.lend(self.local(route.namespace), admin=True) as local:
+            with self._lines.lend(self._local(route.namespace), admin=True) as local:
                 local.set_many(good)
         with self._lock:
             self.fetched_chunks += len(good)

@@ -59,7 +59,8 @@ class UsersEngine(Engine[UsersSpec]):
         password = directories.zdb_admin_password()
         self._chunks = ChunkStore(spec, password, control, shared, report)
         self._stack.callback(self._chunks.close)
-        self._readers = self._stack.enter_context(ReaderPool())
+        self._readers = ReaderPool()
+        self._stack.callback(self._readers.stop_idle)
         self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
         self._source = Source(self._master, spec)
         self._tags = tags.TagReader(self._source, self._db, spec.http.connections)
@@ -167,7 +168,10 @@ class UsersEngine(Engine[UsersSpec]):
         """Return whether a flist changed, or what withheld it may have gone; asks in doubt."""
         withheld = self._publisher.withheld.get(entry.name)
         if withheld is not None and plan.as_listed(withheld, entry):
-            return bool(withheld.missing) and self._is_publishable(withheld)
+            return bool(withheld.missing) and (
+                self._spec.broken_flists == "publish"
+                or self._chunks.is_available(withheld.namespace, withheld.missing)
+            )
         known = self._publisher.flists.get(entry.name)
         if known is None or not plan.as_listed(known, entry):
             return True
@@ -187,12 +191,6 @@ class UsersEngine(Engine[UsersSpec]):
         if same and not description.fresh:
             self._publisher.update(replace(known, recheck=False))
         return not same
-
-    def _is_publishable(self, withheld: Withheld) -> bool:
-        """Return whether a withheld flist's missing chunks can be had now."""
-        return self._spec.broken_flists == "publish" or self._chunks.is_available(
-            withheld.namespace, withheld.missing
-        )
 
     def _ask(self, work: Pass, entries: Collection[Regular]) -> None:
         """Ask the master for the new links whose flists are here or coming, each by its name."""

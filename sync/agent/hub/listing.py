@@ -99,11 +99,6 @@ class Listing:
         """The printed sizes of its flists in bytes, None where one is none; read once."""
         return {name: _bytes(entry.size_text) for name, entry in self.regulars.items()}
 
-    @property
-    def count(self) -> int:
-        """How many entries it names."""
-        return len(self.regulars) + len(self.links) + len(self.tags)
-
     def add(self, page: str, rows: object, parse: Callable[[object], Entry | None]) -> None:
         """Take the entries of a page. Raises HttpError where it has no list of them."""
         if not isinstance(rows, list):

@@ -41,12 +41,12 @@ def lines(work: Pass, publisher: Publisher) -> list[str]:
 
 
 def _some(reasons: list[str]) -> str:
-    text = "; ".join(_cut(reason) for reason in reasons[:_REASONS]) or "the next pass"
-    return text if len(reasons) <= _REASONS else f"{text}; and more"
-
-
-def _cut(reason: str) -> str:
-    return reason if len(reason) <= _CHARACTERS else f"{reason[:_CHARACTERS]}…"
+    some = [
+        reason if len(reason) <= _CHARACTERS else f"{reason[:_CHARACTERS]}…"
+        for reason in reasons[:_REASONS]
+    ]
+    more = ["and more"] if len(reasons) > _REASONS else []
+    return "; ".join([*some, *more]) or "the next pass"
 
 
 def _of_tag(work: Pass, publisher: Publisher, tag: TagName) -> Iterator[str]:

@@ -8,6 +8,7 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -39,7 +40,6 @@ _PREPARERS: Final = 4
 # Flists that may be in staging at once: what is fetched waits for its chunks.
 _IN_STAGING: Final = 128
 _BATCH: Final = 64
-_PATIENCE_SECONDS: Final = 0.5
 # One transaction and one fsync of a directory serve all that is ready within this time.
 _TOGETHER_SECONDS: Final = 0.03
 
@@ -211,9 +211,7 @@ class Preparer:
             return Withheld(*as_listed, route.namespace, reason, missing)
         durable.finish(fetched.path, description.updated)
         # What is served differs from the master's file where the backend was rewritten.
-        size, md5 = contents.size_bytes, contents.md5
-        if size is None or md5 is None:
-            size, md5 = download.size_bytes, download.md5
+        size, md5 = contents.rewritten or (download.size_bytes, download.md5)
         row = FlistRow(
             name=entry.name,
             # As /light says, which is younger than the listing: where the two differ, the next pass
@@ -264,24 +262,18 @@ class Pipeline:
         at once, HttpStoppedError when stopping.
         """
         batch: list[Outcome] = []
-        until = 0.0
-        while self._awaited and len(batch) < _BATCH:
-            wait = max(0.0, until - time.monotonic()) if batch else _PATIENCE_SECONDS
-            try:
+        wait, until = None, 0.0
+        with suppress(queue.Empty):
+            while self._awaited and len(batch) < _BATCH:
                 outcome = self._outcomes.get(timeout=wait)
-            except queue.Empty:
-                if self._control.stopping():
-                    raise HttpStoppedError from None
-                if batch:
-                    break
-                continue
-            if isinstance(outcome, BaseException):
-                # The batch so far is left in staging, and discarded with the rest.
-                raise outcome
-            self._start(1)
-            self._awaited -= 1
-            until = until if batch else time.monotonic() + _TOGETHER_SECONDS
-            batch.append(outcome)
+                if isinstance(outcome, BaseException):
+                    # The batch so far is left in staging, and discarded with the rest.
+                    raise outcome
+                self._start(1)
+                self._awaited -= 1
+                until = until if batch else time.monotonic() + _TOGETHER_SECONDS
+                wait = max(0.0, until - time.monotonic())
+                batch.append(outcome)
         return batch
 
     def _start(self, count: int) -> None:

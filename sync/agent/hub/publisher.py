@@ -113,7 +113,7 @@ class Publisher:
             # Left by an earlier mirror, or by a kill before its row was written: it counts as
             # changed, so that it is fetched anew or removed.
             if row is None or not self._tree.is_file(name, row.published_bytes, row.updated):
-                self.update(_unknown(name))
+                self.update(FlistRow(name))
 
     def _delete_flist_row(self, name: Name) -> None:
         self.flists.pop(name, None)
@@ -244,10 +244,8 @@ class Publisher:
             return self.links.get(target) == wanted and self._is_visible(wanted.target)
         return self.is_current(target)
 
-    def is_current(self, name: Target) -> bool:
+    def is_current(self, name: Name) -> bool:
         """Return whether a flist is served as the master lists it."""
-        if isinstance(name, TagName):
-            return False
         flist = self.flists.get(name)
         known = flist is not None and flist.published_md5 is not None
         return known and as_listed(flist, self._listing.regulars.get(name))
@@ -366,8 +364,3 @@ def _is_flist(name: Name, path: Path) -> bool:
         checked_repository(name.repository)
         return not name.tag and bool(checked_flist(name.name)) and path.is_file()
     return False
-
-
-def _unknown(name: Name) -> FlistRow:
-    """Return the row of a file that is served and says nothing of where it came from."""
-    return FlistRow(name, None, None, None, None, None, None, None)

@@ -117,7 +117,8 @@ class Removals:
     def _guard(self, work: Pass, gone: list[Name]) -> None:
         dropped = [name for name in gone if not self._is_settled(work, name)]
         known = len(self._publisher.flists) + len(self._publisher.served_links())
-        vanished = Vanished(len(dropped), known, work.listing.count)
+        listed = len(work.listing.regulars) + len(work.listing.links) + len(work.listing.tags)
+        vanished = Vanished(len(dropped), known, listed)
         used = int(self._db.number(_CONFIRMED))
         if guard(self._spec, vanished, used, self._spec.schedule.interval_seconds):
             self._db.set_number(_CONFIRMED, self._spec.removal_confirmation)

@@ -54,16 +54,19 @@ _PRAGMAS: Final = (*WAL, "synchronous=NORMAL")
 
 @dataclass(frozen=True)
 class FlistRow:
-    """A published flist: the master's file as it was, and the file that is served."""
+    """A published flist: the master's file as it was, and the file that is served.
+
+    None: not known, as of a file that an earlier mirror left.
+    """
 
     name: Name
-    updated: int | None
-    size_text: str | None
-    size_bytes: int | None
-    md5: str | None
-    published_bytes: int | None
-    published_md5: str | None
-    namespace: str | None
+    updated: int | None = None
+    size_text: str | None = None
+    size_bytes: int | None = None
+    md5: str | None = None
+    published_bytes: int | None = None
+    published_md5: str | None = None
+    namespace: str | None = None
     recheck: bool = False
     missing_since: float | None = None
     broken: bool = False
@@ -215,10 +218,10 @@ class HubStateDb(StateDb):
             values = (*tag.name, link.name.name, *link.target[:2], link.link_time)
             self._put("tag_entry", *values)
 
-    def set_tags_due(self, tags: Iterable[TagName], *, due: bool) -> None:
-        """Note whether tags are to be read although their times stay."""
-        rows = [(due, *tag) for tag in tags]
-        self._db.executemany("UPDATE tag SET recheck=? WHERE repository=? AND tag=?", rows)
+    def set_due_tags(self, tags: Iterable[TagName]) -> None:
+        """Note which tags, and no others, are to be read although their times stay."""
+        self._db.execute("UPDATE tag SET recheck=0 WHERE recheck")
+        self._db.executemany("UPDATE tag SET recheck=1 WHERE repository=? AND tag=?", tags)
 
     def delete_tag(self, tag: TagName) -> None:
         """Delete a tag and its contents."""

@@ -25,7 +25,6 @@ class TagReader:
         # A tag's page has no digest, and is not read again while the tag's time stays: what one
         # byte that was turned over did to it would stay as well. So it is due until a pass ended
         # without doubts about what it says.
-        self._just_read: set[TagName] = set()
         self.unsettled: set[TagName] = set()
 
     def read(self, listing: Listing) -> dict[TagName, str]:
@@ -35,18 +34,18 @@ class TagReader:
         """
         known = self._db.tags()
         due = [tag for name, tag in listing.tags.items() if _is_due(tag, known.get(name))]
-        self._just_read, self.unsettled = set(), set()
+        self.unsettled = set()
         failed: dict[TagName, str] = {}
         with ThreadPoolExecutor(self._connections) as pool:
             for tag, outcome in zip(due, pool.map(self._fetch, due), strict=True):
                 if isinstance(outcome, HttpError):
                     failed[tag.name] = f"could not be read: {outcome}"
+                    self.unsettled.add(tag.name)
                     continue
                 page, found = outcome
                 row = TagRow(tag.name, tag.updated, True, tuple(found.refused))
                 with self._db.transaction():
                     self._db.put_tag(row, found.links.values())
-                self._just_read.add(tag.name)
                 # A tag's time is its directory's st_mtime (api_user_contents).
                 if found.refused or is_fresh(page, tag.updated):
                     self.unsettled.add(tag.name)
@@ -61,13 +60,9 @@ class TagReader:
             return error
 
     def settle(self, doubtful: Collection[TagName]) -> None:
-        """Believe what was just read; doubtful ones, whenever they were read, are read again."""
-        again = self.unsettled.union(doubtful)
-        settled = self._just_read - again
-        if settled or doubtful:
-            with self._db.transaction():
-                self._db.set_tags_due(settled, due=False)
-                self._db.set_tags_due(doubtful, due=True)
+        """Believe what was read; doubtful and unsettled tags are read again by the next pass."""
+        with self._db.transaction():
+            self._db.set_due_tags(self.unsettled.union(doubtful))
 
 
 def _is_due(tag: Tag, known: TagRow | None) -> bool:

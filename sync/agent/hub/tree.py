@@ -59,9 +59,7 @@ class Tree:
         self.users = root / USERS
         self.users.mkdir(exist_ok=True)
         self._folders_known: dict[TagName, Path] = {}
-        self.staging = root / durable.STAGING
-        if empty_staging:
-            self.staging = durable.staging_directory(root)
+        self.staging = durable.staging_directory(root) if empty_staging else root / durable.STAGING
 
     def path(self, name: Target) -> Path:
         """Where a name lives. Every part is checked again: nothing else becomes a path."""

@@ -116,18 +116,17 @@ def test_rewritten_flist_is_a_tar_that_others_read(flist: Path, tmp_path: Path) 
 
 
 def test_reader_processes_find_the_same_as_the_reader(
-    packed: Packed, flist: Path, tmp_path: Path
+    packed: Packed, flist: Path, reading: reader_pool.ReaderPool, tmp_path: Path
 ) -> None:
     foreign = Backend("hub.grid.tf", 9900, "default")
-    with reader_pool.ReaderPool() as reading:
-        plain = reading.read(flist, scratch(tmp_path), [])
-        assert keys_of(plain.groups) == packed.chunks.keys()
-        assert plain.size_bytes is None
-        wanted = [(foreign, MIRROR), (None, Backend("x", 1, "y"))]
-        rewritten = reading.read(flist, scratch(tmp_path), wanted)
+    plain = reading.read(flist, scratch(tmp_path), [])
+    assert keys_of(plain.groups) == packed.chunks.keys()
+    assert plain.rewritten is None
+    wanted = [(foreign, MIRROR), (None, Backend("x", 1, "y"))]
+    rewritten = reading.read(flist, scratch(tmp_path), wanted)
     assert read_flist(flist, scratch(tmp_path)).backend == MIRROR
-    assert rewritten.md5 == hashlib.md5(flist.read_bytes()).hexdigest()
-    assert rewritten.size_bytes == flist.stat().st_size
+    data = flist.read_bytes()
+    assert rewritten.rewritten == (len(data), hashlib.md5(data).hexdigest())
 
 
 def test_database_in_memory_says_the_same_as_the_one_in_a_file(
@@ -176,19 +175,21 @@ def test_directories_are_sent_once_and_understood_for_as_long_as_the_reader_know
 
 
 def test_reader_that_ends_or_hangs_makes_a_bad_flist_and_is_replaced(
-    flist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flist: Path,
+    reading: reader_pool.ReaderPool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with reader_pool.ReaderPool() as reading:
-        monkeypatch.setattr(reader_pool, "LONGEST_SECONDS", 0.0)
-        with pytest.raises(FlistError, match="its reader ended"):
-            reading.read(flist, scratch(tmp_path), [])
-        monkeypatch.setattr(reader_pool, "LONGEST_SECONDS", 60.0)
-        assert reading.read(flist, scratch(tmp_path), []).groups
-        flist.write_bytes(b"<html>")
-        with pytest.raises(FlistError, match="gzip"):
-            reading.read(flist, scratch(tmp_path), [])
-        with pytest.raises(FileNotFoundError):
-            reading.read(tmp_path / "none", scratch(tmp_path), [])
+    monkeypatch.setattr(reader_pool, "LONGEST_SECONDS", 0.0)
+    with pytest.raises(FlistError, match="its reader ended"):
+        reading.read(flist, scratch(tmp_path), [])
+    monkeypatch.setattr(reader_pool, "LONGEST_SECONDS", 60.0)
+    assert reading.read(flist, scratch(tmp_path), []).groups
+    flist.write_bytes(b"<html>")
+    with pytest.raises(FlistError, match="gzip"):
+        reading.read(flist, scratch(tmp_path), [])
+    with pytest.raises(FileNotFoundError):
+        reading.read(tmp_path / "none", scratch(tmp_path), [])
     assert not scratch(tmp_path).exists()
 
 
