@@ -168,7 +168,7 @@ def config() -> None:
 @_flag("--dry-run", "Print the page and write nothing.")
 def config_docs(*, dry_run: bool) -> None:
     """Write docs/configuration.md from the settings' own descriptions."""
-    from components.settings.describe import PAGE, page
+    from components.settings.configuration_page import PAGE, page
 
     if dry_run:
         click.echo(page(), nl=False)

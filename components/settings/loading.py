@@ -28,7 +28,6 @@ from components.settings.rules import combination_problems
 
 PROJECT: Final = "gridhub"
 _LONGEST_SHOWN: Final = 60
-_TOKEN_FROM: Final = ("dnsApiToken", "CLOUDFLARE_API_TOKEN")
 # What the provider takes (terraform-provider-cloudflare 5: internal/provider.go, ProviderSchema).
 # It looks at its own configuration only; the environment's token would first fail at the API.
 _API_TOKEN: Final = re.compile(r"[0-9A-Za-z_-]{40,80}")
@@ -115,7 +114,7 @@ def _token_problems(right: Mapping[str, Any], environment: Mapping[str, str]) ->
     dns = right.get("dns")
     if dns is None or dns.provider != "cloudflare" or "dns_api_token" not in right:
         return
-    setting, variable = _TOKEN_FROM
+    setting, variable = "dnsApiToken", "CLOUDFLARE_API_TOKEN"
     token = right["dns_api_token"] or environment.get(variable)
     if not token:
         remedy = f"`pulumi config set --secret {setting}`, or set {variable}"

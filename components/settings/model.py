@@ -209,10 +209,7 @@ class LimitSettings(Section):
 
 
 class SourceSettings(Section):
-    """The master: any hub, bootstrap and 0-db, also those of another mirror.
-
-    Each is a list of names of one and the same service, the preferred one first.
-    """
+    """The master: any hub, bootstrap and 0-db, also those of another mirror, each by its names."""
 
     hub: SourceUrls = Field(
         ["https://hub.threefold.me", "https://hub.grid.tf"],
@@ -246,7 +243,7 @@ class ZdbSettings(Section):
 
 
 class HubSettings(Section):
-    """What the hub's own configuration says."""
+    """0-hub: what its own configuration says."""
 
     official_repositories: list[PlainName] = Field(
         [
@@ -275,7 +272,7 @@ class HubSettings(Section):
 
 
 class BootstrapSettings(Section):
-    """The bootstrap server."""
+    """0-bootstrap: the bootstrap server."""
 
     enabled: bool = Field(
         default=True, description="Whether it runs here; if not, no kernels are synced either."
@@ -287,7 +284,7 @@ class BootstrapSettings(Section):
 
 
 class PreflightSettings(Section):
-    """What the host must have before anything is changed."""
+    """Preflight: what the host must have before anything is changed."""
 
     cores: int = Field(2, ge=0, description="Processor cores.")
     memory_mb: int = Field(
@@ -333,7 +330,7 @@ class _JobSwitch(Section):
 
 
 class UsersSettings(UsersOptions, _JobSwitch):
-    """The users job: its options, whether it runs, and which 0-db flists name."""
+    """The users job: repositories, flists, links and tags."""
 
     rewrite_backend: bool = Field(
         default=True,
@@ -342,11 +339,11 @@ class UsersSettings(UsersOptions, _JobSwitch):
 
 
 class KernelsSettings(KernelsOptions, _JobSwitch):
-    """The kernels job: its options, and whether it runs."""
+    """The kernels job: kernels, and the links that a booting node follows."""
 
 
 class FlistsSettings(FlistsOptions, _JobSwitch):
-    """The flists job: its options, and whether it runs."""
+    """The flists job: every chunk of the master's 0-db namespace."""
 
 
 class Settings(Section):
@@ -374,30 +371,28 @@ class Settings(Section):
         description="Folder on the host with all of the stack's data; one stack, one root. Another "
         "one begins as it is found there: nothing is moved.",
     )
-    host: HostSettings = Field(HostSettings(), description="Docker host.")
-    network: NetworkSettings = Field(NetworkSettings(), description="Docker network.")
-    bind: BindSettings = Field(BindSettings(), description="Addresses to listen on.")
-    ports: PortSettings = Field(PortSettings(), description="Ports to listen on.")
-    public_addresses: PublicAddressSettings = Field(
-        description="Addresses of the host in the Internet."
-    )
-    dns: DnsSettings = Field(DnsSettings(), description="DNS records.")
+    host: HostSettings = HostSettings()
+    network: NetworkSettings = NetworkSettings()
+    bind: BindSettings = BindSettings()
+    ports: PortSettings = PortSettings()
+    public_addresses: PublicAddressSettings
+    dns: DnsSettings = DnsSettings()
     dns_api_token: str | None = Field(
         None,
         description="Cloudflare API token that may edit the zone's DNS, 40 to 80 characters; "
         "unset: CLOUDFLARE_API_TOKEN of the environment, which then stays out of the state.",
         json_schema_extra={"secret": True},
     )
-    acme: AcmeSettings = Field(AcmeSettings(), description="Certificates.")
-    images: ImageSettings = Field(description="Service images, pinned.")
-    limits: LimitSettings = Field(LimitSettings(), description="Limits per service.")
-    source: SourceSettings = Field(SourceSettings(), description="The master.")
-    zdb: ZdbSettings = Field(ZdbSettings(), description="0-db.")
-    hub: HubSettings = Field(HubSettings(), description="0-hub.")
-    bootstrap: BootstrapSettings = Field(BootstrapSettings(), description="0-bootstrap.")
-    users: UsersSettings = Field(UsersSettings(), description="The users job.")
-    kernels: KernelsSettings = Field(KernelsSettings(), description="The kernels job.")
-    flists: FlistsSettings = Field(FlistsSettings(), description="The flists job.")
+    acme: AcmeSettings = AcmeSettings()
+    images: ImageSettings
+    limits: LimitSettings = LimitSettings()
+    source: SourceSettings = SourceSettings()
+    zdb: ZdbSettings = ZdbSettings()
+    hub: HubSettings = HubSettings()
+    bootstrap: BootstrapSettings = BootstrapSettings()
+    users: UsersSettings = UsersSettings()
+    kernels: KernelsSettings = KernelsSettings()
+    flists: FlistsSettings = FlistsSettings()
     ready: Ready = Field(
         "started",
         description="What `up` waits for: jobs `started`; something `bootable`; a complete "
@@ -409,12 +404,8 @@ class Settings(Section):
     health_interval_seconds: int = Field(
         10, ge=1, le=59, description="Time between two health checks of a container."
     )
-    preflight: PreflightSettings = Field(
-        PreflightSettings(), description="Requirements on the host."
-    )
-    rotation: RotationSettings = Field(
-        RotationSettings(), description="Rotation of generated secrets."
-    )
+    preflight: PreflightSettings = PreflightSettings()
+    rotation: RotationSettings = RotationSettings()
     purge: bool = Field(
         default=False,
         description="`destroy` also deletes the data below the data root; as of the last `up`.",

@@ -71,23 +71,20 @@ def _ssh_needs_key_and_pin(host: HostSettings) -> Found:
 
 @_rule
 def _listens_somewhere(bind: BindSettings) -> Found:
-    if not bind.ipv4 and not bind.ipv6:
+    if not bind.addresses:
         yield "bind", "names no address, so nothing would be served", "name at least one"
 
 
 @_rule
 def _addresses_once(bind: BindSettings, public_addresses: PublicAddressSettings) -> Found:
-    for key, addresses in {
-        "bind.ipv4": bind.ipv4,
-        "bind.ipv6": bind.ipv6,
-        "publicAddresses.ipv4": public_addresses.ipv4,
-        "publicAddresses.ipv6": public_addresses.ipv6,
-    }.items():
-        for address in _repeated(addresses):
-            yield key, f"names {address} twice", "name it once"
-        anywhere = [address for address in addresses if ip_address(address).is_unspecified]
-        if anywhere and len(addresses) > 1:
-            yield key, f"{anywhere[0]} already means every address", "remove the others"
+    for section, both in (("bind", bind), ("publicAddresses", public_addresses)):
+        for family, addresses in both:
+            for address in _repeated(addresses):
+                yield f"{section}.{family}", f"names {address} twice", "name it once"
+            anywhere = [address for address in addresses if ip_address(address).is_unspecified]
+            if anywhere and len(addresses) > 1:
+                reason = f"{anywhere[0]} already means every address"
+                yield f"{section}.{family}", reason, "remove the others"
 
 
 def _repeated(names: list[str]) -> list[str]:
@@ -96,11 +93,10 @@ def _repeated(names: list[str]) -> list[str]:
 
 @_rule
 def _public_addresses_exist(public_addresses: PublicAddressSettings) -> Found:
-    ipv4, ipv6 = public_addresses.ipv4, public_addresses.ipv6
-    if not ipv4 and not ipv6:
+    if not public_addresses.addresses:
         remedy = "`pulumi config set --path 'publicAddresses.ipv4[0]' 203.0.113.10`"
         yield "publicAddresses", "names no address, so no DNS record can be set", remedy
-    for family, addresses in (("ipv4", ipv4), ("ipv6", ipv6)):
+    for family, addresses in public_addresses:
         for address in addresses:
             if ip_address(address).is_unspecified:
                 reason = f"{address} is no host's address"
@@ -109,10 +105,7 @@ def _public_addresses_exist(public_addresses: PublicAddressSettings) -> Found:
 
 @_rule
 def _families_agree(bind: BindSettings, public_addresses: PublicAddressSettings) -> Found:
-    for family, bound, public in (
-        ("ipv4", bind.ipv4, public_addresses.ipv4),
-        ("ipv6", bind.ipv6, public_addresses.ipv6),
-    ):
+    for (family, bound), (_, public) in zip(bind, public_addresses, strict=True):
         if public and not bound:
             reason = f"is empty although publicAddresses.{family} promises {public[0]}"
             remedy = "bind an address of that family, or do not publish one"
@@ -220,15 +213,12 @@ def _waiting_needs_running_jobs(
 ) -> Found:
     if mode != "mirror" or ready == "started":
         return
-    jobs = {
-        "users": (users.enabled, users.paused),
-        "kernels": (kernels.enabled, kernels.paused),
-        "flists": (flists.enabled, flists.paused),
-    }
-    for key in [job for job, (enabled, paused) in jobs.items() if enabled and paused]:
+    jobs: dict[str, UsersSettings | KernelsSettings | FlistsSettings]
+    jobs = {"users": users, "kernels": kernels, "flists": flists}
+    for key in [key for key, job in jobs.items() if job.enabled and job.paused]:
         reason = f"a paused job never gets as far as ready {ready}"
         yield f"{key}.paused", reason, "resume it, or set ready to started"
-    if not any(enabled for enabled, _ in jobs.values()):
+    if not any(job.enabled for job in jobs.values()):
         yield "ready", f"{ready} waits for jobs, and none is enabled", "use started"
 
 

@@ -18,6 +18,11 @@ class RefusedNameError(ValueError):
     """A name from the master that must not become a path; `str()` says which and why."""
 
 
+def _refused(kind: str, name: object, fault: str) -> RefusedNameError:
+    shown = name[:_SHOWN] if isinstance(name, str) else type(name).__name__
+    return RefusedNameError(f"refused {kind} name {shown!r}: {fault}")
+
+
 def checked(name: object, kind: str) -> str:
     """Return `name` if it is a safe file name, else raise RefusedNameError.
 
@@ -29,15 +34,7 @@ def checked(name: object, kind: str) -> str:
     are kept byte for byte, percent-encoded in URLs, put into no shell, and `shown` to people.
     """
     if not isinstance(name, str):
-        raise RefusedNameError(f"refused {kind} name {type(name).__name__!r}: not a text")
-    fault = _fault(name)
-    if fault:
-        raise RefusedNameError(f"refused {kind} name {name[:_SHOWN]!r}: {fault}")
-    return name
-
-
-def _fault(name: str) -> str:
-    """Return why a name is no safe file name, or nothing."""
+        raise _refused(kind, name, "not a text")
     size = len(name.encode(errors="surrogatepass"))
     faults = {
         "empty": not name,
@@ -47,7 +44,10 @@ def _fault(name: str) -> str:
         "not UTF-8": _SURROGATE.search(name),
         "holds a control character": _CONTROL.search(name),
     }
-    return next((fault for fault, there in faults.items() if there), "")
+    for fault, there in faults.items():
+        if there:
+            raise _refused(kind, name, fault)
+    return name
 
 
 def checked_plain(name: object, kind: str) -> str:
@@ -57,8 +57,7 @@ def checked_plain(name: object, kind: str) -> str:
     digit or an underscore: so it is never hidden, an option, or percent-encoded.
     """
     if not isinstance(name, str) or not _PLAIN.fullmatch(name):
-        text = name if isinstance(name, str) else type(name).__name__
-        raise RefusedNameError(f"refused {kind} name {text[:_SHOWN]!r}: not a plain name")
+        raise _refused(kind, name, "not a plain name")
     return name
 
 
@@ -66,7 +65,7 @@ def checked_repository(name: object) -> str:
     """Return `name` if a hub can serve a repository of that name, else raise RefusedNameError."""
     safe = checked(name, "repository")
     if safe == _STATIC:
-        raise RefusedNameError(f"refused repository name {safe!r}: a hub has its own files there")
+        raise _refused("repository", safe, "a hub has its own files there")
     return safe
 
 
@@ -74,7 +73,7 @@ def checked_flist(name: object) -> str:
     """Return `name` if it is a safe name that ends in `.flist`, else raise RefusedNameError."""
     safe = checked(name, "flist")
     if not safe.endswith(FLIST_SUFFIX):
-        raise RefusedNameError(f"refused flist name {safe[:_SHOWN]!r}: does not end in .flist")
+        raise _refused("flist", safe, "does not end in .flist")
     return safe
 
 
@@ -86,9 +85,9 @@ def tag_directory(tag: str) -> str:
 def checked_tag(name: object) -> str:
     """Return `name` if it can be a tag's, else raise RefusedNameError: its folder has a prefix."""
     safe = checked(name, "tag")
-    if len(safe.encode()) > LONGEST_BYTES - len(_TAG_PREFIX):
-        longest = LONGEST_BYTES - len(_TAG_PREFIX)
-        raise RefusedNameError(f"refused tag name {safe[:_SHOWN]!r}: longer than {longest} bytes")
+    longest = LONGEST_BYTES - len(_TAG_PREFIX)
+    if len(safe.encode()) > longest:
+        raise _refused("tag", safe, f"longer than {longest} bytes")
     return safe
 
 

@@ -12,7 +12,7 @@ table cannot be read, treat every chunk as pinned and try again later.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -157,12 +157,10 @@ class PinnedChunksReader:
                     keys.add(bytes(row[0]))
         return sorted(keys)
 
-    @contextlib.contextmanager
-    def _open(self, patience_seconds: float = _READ_SECONDS) -> Iterator[sqlite3.Connection]:
+    def _open(
+        self, patience_seconds: float = _READ_SECONDS
+    ) -> contextlib.closing[sqlite3.Connection]:
         if not self.exists:
             raise sqlite3.OperationalError(f"{self._path}: is not there")
         uri = f"file:{self._path}?mode=ro"
-        with contextlib.closing(
-            sqlite3.connect(uri, uri=True, timeout=patience_seconds)
-        ) as database:
-            yield database
+        return contextlib.closing(sqlite3.connect(uri, uri=True, timeout=patience_seconds))

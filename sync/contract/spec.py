@@ -101,14 +101,14 @@ class HttpLimits(Section):
 
 
 class KernelsHttpLimits(HttpLimits):
-    """The same for kernels, which are few and large."""
+    """What a job may do to a master's HTTP service; kernels are few and large."""
 
     connections: int = Field(8, ge=1, le=64, description=_CONNECTIONS)
 
 
 class _Options(Section):
     paused: bool = Field(default=False, description="Hold the job; it keeps reporting.")
-    backoff: Backoff = Field(Backoff(), description="Waiting after failures.")
+    backoff: Backoff = Backoff()
     bandwidth_bytes_per_second: Positive | None = Field(
         None, description="At most, from the master; unset: no limit."
     )
@@ -159,8 +159,8 @@ class UsersOptions(_Options):
         ],
         description="Repositories that are synced first, in this order.",
     )
-    schedule: Schedule = Field(Schedule(), description="Passes.")
-    http: HttpLimits = Field(HttpLimits(), description="Load on the master.")
+    schedule: Schedule = Schedule()
+    http: HttpLimits = HttpLimits()
     retention_days: Days = Field(
         0.0, description="How long flists that the master deleted stay served."
     )
@@ -196,8 +196,8 @@ class KernelsOptions(_Options):
     max_age_days: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Leave out older ones; unset: none."
     )
-    schedule: Schedule = Field(Schedule(), description="Passes.")
-    http: KernelsHttpLimits = Field(KernelsHttpLimits(), description="Load on the master.")
+    schedule: Schedule = Schedule()
+    http: KernelsHttpLimits = KernelsHttpLimits()
     retention_days: Days = Field(0.0, description="How long a deleted kernel is kept aside.")
     max_kernel_bytes: Positive = Field(2 << 30, description="A larger kernel is refused.")
 

@@ -64,8 +64,7 @@ class StateDb:
 
     def number(self, name: str) -> float:
         """Return a number kept under `name`, 0 where there is none."""
-        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
-        return float(row[0]) if row else 0.0
+        return float(self.text(name) or 0)
 
     def set_number(self, name: str, value: float) -> None:
         """Keep a number under `name`."""

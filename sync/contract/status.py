@@ -31,11 +31,9 @@ class Amount(_Record):
     bytes: int | None = None
 
 
-class Lag(_Record):
+class Lag(Amount):
     """How far behind the master; all three are 0 when in sync, null before the first listing."""
 
-    items: int | None = None
-    bytes: int | None = None
     seconds: float | None = None
 
 

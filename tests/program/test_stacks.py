@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from components.job_specs import job_specs
 from components.naming import Stack
 from components.settings import SettingsError, parse
-from components.settings.describe import PAGE, options, page
+from components.settings.configuration_page import PAGE, options, page
 from components.settings.model import FlistsSettings, KernelsSettings, UsersSettings
 from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec, canonical
 from sync.contract.spec import parse as parse_spec
