@@ -13,6 +13,7 @@ import pulumi_docker as docker
 
 from components.host import Placement
 from components.settings.model import ServiceLimits
+from sync.contract.addresses import bracketed
 
 # The docker plugin reports a change of these as applied and leaves the container as it was.
 NOT_APPLIED_IN_PLACE: Final = ("healthcheck", "init", "tmpfs")
@@ -43,8 +44,7 @@ class PublishedPort:
 
     def __str__(self) -> str:
         """Return it as `docker ps` does: ADDRESS:EXTERNAL->INTERNAL."""
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{address}:{self.external}->{self.internal}"
+        return f"{bracketed(self.address)}:{self.external}->{self.internal}"
 
 
 def digest(text: str) -> str:

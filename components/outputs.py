@@ -22,8 +22,7 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
     """
     stack, settings, syncs = mirror.stack, mirror.stack.settings, mirror.syncs
     hub, bootstrap, zdb = stack.url(stack.hub), stack.url(stack.bootstrap), stack.published_zdb
-    address = f"{f'[{zdb.host}]' if ':' in zdb.host else zdb.host}:{zdb.port}"
-    urls = {"hub": hub, "zdb": f"zdb://{address}"}
+    urls = {"hub": hub, "zdb": f"zdb://{zdb.address}"}
     source: dict[str, Any] = {"hub": [hub], "zdb": [zdb.model_dump()]}
     if settings.bootstrap.enabled:
         urls["bootstrap"] = bootstrap
@@ -43,8 +42,8 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
         "workloadFlistUrl": f"{hub}/REPOSITORY/NAME.flist",
         # As zos-config's production.json names a hub and its chunks.
         "zosConfig": {
-            "flist_url": f"redis://{address}",
-            "hub_storage": f"zdb://{address}",
+            "flist_url": f"redis://{zdb.address}",
+            "hub_storage": f"zdb://{zdb.address}",
             "hub_urls": [hub],
         },
     }

@@ -26,12 +26,13 @@ from components.settings.values import (
     SourceUrls,
     ZdbMemory,
 )
+from sync.contract.addresses import Host, HttpUrl, Port
 from sync.contract.preflight import Check
-from sync.contract.sections import Count, Host, HttpUrl, PlainName, Port, Section
+from sync.contract.sections import Count, PlainName, Section
 from sync.contract.spec import FlistsOptions, KernelsOptions, UsersOptions, ZdbEndpoint
+from sync.contract.status import Ready
 
 Mode: TypeAlias = Literal["mirror", "detached", "standalone"]
-Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
 
 
 class HostSettings(Section):

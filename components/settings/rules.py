@@ -24,12 +24,12 @@ from components.settings.model import (
     NetworkSettings,
     PortSettings,
     PublicAddressSettings,
-    Ready,
     SourceSettings,
     UsersSettings,
     ZdbSettings,
 )
 from components.settings.problems import Problem
+from sync.contract.status import Ready
 
 # Cloudflare's own words: 1 is automatic, else 60 to 86400 (30 in an Enterprise zone, which nothing
 # here can tell from others).

@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator
 
-from sync.contract.sections import HOST_LABEL, http_url, split_url
+from sync.contract.addresses import HOST_LABEL, http_url, split_url
 from sync.contract.spec import Endpoints, Urls
 from sync.contract.zdb_memory import LEAST_MIB
 

@@ -14,18 +14,8 @@ from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from sync.contract.sections import (
-    Count,
-    Days,
-    Fraction,
-    Host,
-    HttpUrl,
-    PlainName,
-    Port,
-    Positive,
-    Seconds,
-    Section,
-)
+from sync.contract.addresses import Host, HttpUrl, Port, bracketed
+from sync.contract.sections import Count, Days, Fraction, PlainName, Positive, Seconds, Section
 
 MOST_SOURCES: Final = 8
 # What a spec of an earlier release named with one value, and where that stands now.
@@ -40,8 +30,12 @@ class ZdbEndpoint(Section):
     namespace: PlainName = Field("default", description="Namespace.")
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}/{self.namespace}"
+        return f"{self.address}/{self.namespace}"
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 _AnyItem = TypeVar("_AnyItem")

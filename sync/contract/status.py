@@ -14,6 +14,8 @@ from sync.contract.freshness import STALE_SECONDS
 from sync.contract.layout import Job
 
 Service: TypeAlias = Literal["hub", "bootstrap", "zdb"]
+# What `up` waits for before it calls a job ready.
+Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
 Phase: TypeAlias = Literal["starting", "snapshot", "following", "idle", "paused", "failed"]
 _ONCE_WAITING_FOR_SPEC: Final = "waiting for spec.json"
 NAMES_SHOWN: Final = 100

@@ -13,12 +13,13 @@ from pulumi.dynamic import Resource
 from pydantic.alias_generators import to_camel
 
 from sync.contract.layout import Job
+from sync.contract.status import Ready
 from sync.providers.agent_bundle import AgentBundleProvider, bundle_path
 from sync.providers.base import Bag, InputsT, OutputsT, Provider
 from sync.providers.host.directories import HostDirectoriesProvider
 from sync.providers.host.files import HostFilesProvider
 from sync.providers.jobs.outputs import RECORD
-from sync.providers.jobs.provider import JobProvider, Ready
+from sync.providers.jobs.provider import JobProvider
 from sync.providers.mode_guard import ModeGuardProvider
 from sync.providers.preflight.provider import PreflightProvider
 from sync.providers.stack_secrets import KINDS, StackSecretProvider

@@ -8,7 +8,7 @@ import base64
 import contextlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult
@@ -16,15 +16,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sync.contract import layout
 from sync.contract import spec as contract
+from sync.contract.addresses import HttpUrl
 from sync.contract.layout import Job
-from sync.contract.sections import HttpUrl
+from sync.contract.status import Ready
 from sync.providers.base import Bag, HostInputs, Provider, plainly, unknown
 from sync.providers.host.host import DataRootGoneError
 from sync.providers.jobs.outputs import JobOutputs, outputs, trouble
 from sync.providers.jobs.view import JobsView, invalidate, view
 from sync.providers.jobs.wait import Wanted, wait_until_ready, wait_until_stopped
 
-Ready: TypeAlias = Literal["started", "bootable", "first-pass", "in-sync"]
 _RESTART_SECONDS: Final = 60
 _SHARED_SECONDS: Final = 0.4
 _NAMES: Final[TypeAdapter[list[str | contract.ZdbEndpoint]]] = TypeAdapter(
