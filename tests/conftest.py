@@ -43,11 +43,16 @@ _SHARED: Final = (
     "tests/e2e/test_whole_line.py",
     "tests/e2e/test_remote_host.py",
 )
-_LONG: Final = (
-    *_SHARED,
+# Their tests look at one mirror that runs; what changes it comes last.
+_ONE_MIRROR: Final = (
+    "tests/e2e/test_hardening.py",
     "tests/e2e/test_previews.py",
-    "tests/e2e/test_drift.py",
     "tests/e2e/test_review.py",
+    "tests/e2e/test_drift.py",
+)
+_LONG: Final = (
+    *_ONE_MIRROR,
+    *_SHARED,
     "tests/e2e/test_typed.py",
     "tests/e2e",
 )
@@ -119,7 +124,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Give a worker a file at a time, or a test of a file whose tests share nothing."""
+    """Give a worker a file at a time; files that share a mirror at once; others test by test."""
     NodeManager.EXIT_TIMEOUT = _CLEAN_SECONDS
     config.option.loadscopereorder = False
     scheduling = LoadScopeScheduling(config, log)
@@ -129,6 +134,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 def _unit(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
+    if file in _ONE_MIRROR:
+        return "one mirror"
     return nodeid if file in _SHARED else file
 
 

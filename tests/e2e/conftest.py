@@ -22,11 +22,14 @@ def master(place: Ground) -> Iterator[Upstream]:
         yield upstream
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running(
     place: Ground, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[MirrorStack, Upstream]]:
-    """Provide a mirror that a file's tests share, and its master; it is probed seldom."""
+    """Provide a mirror and its master to all tests that look, or put back what they broke.
+
+    tests/conftest.py gives the files that use it to one worker.
+    """
     directory = tmp_path_factory.mktemp("running")
-    with running_mirror(place, directory, healthIntervalSeconds=5) as found:
+    with running_mirror(place, directory, hub={"aliases": ["hub.grid.tf"]}) as found:
         yield found

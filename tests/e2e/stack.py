@@ -219,8 +219,8 @@ def project_copy(target: Path) -> Path:
     for name in _PROGRAM:
         source = PROJECT / name
         if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-            shutil.copytree(source, target / name, ignore=ignored)
+            # What is compiled already is not compiled anew; `.pyc.*` is on its way to be.
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("*.pyc.*"))
         else:
             shutil.copy2(source, target / name)
     (target / "stacks").mkdir()
@@ -253,7 +253,7 @@ def base_config(name: str, place: Ground, master: Upstream, root: Path) -> dict[
         "ready": "in-sync",
         "readyTimeoutSeconds": 120,
         # A probe costs an engine 0.1 s of work, and seven containers have one each.
-        "healthIntervalSeconds": 3,
+        "healthIntervalSeconds": 5,
         "preflight": {"cores": 1, "memoryMb": 512, "freeSpaceGb": 1.0, "checkDns": False},
     }
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import pytest
 import urllib3
 
 from sync.contract import layout
-from tests.e2e.stack import Ground, MirrorStack, mirror_stack
+from tests.e2e.stack import MirrorStack
 from tests.sandbox.services.zdb_client import ZdbClient, ZdbError
-from tests.sandbox.upstream import Upstream, standard_world
+from tests.sandbox.upstream import Upstream
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -26,14 +25,9 @@ _UIDS: dict[str, int] = {
 }
 
 
-@pytest.fixture(scope="module")
-def stack(place: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirrorStack]:
-    upstream = Upstream(addresses=(place.wan.gateway,))
-    standard_world(upstream.model)
-    folder, hub = tmp_path_factory.mktemp("hard"), {"aliases": ["hub.grid.tf"]}
-    with upstream, mirror_stack(place, upstream, folder, hub=hub) as running:
-        running.up()
-        yield running
+@pytest.fixture
+def stack(running: tuple[MirrorStack, Upstream]) -> MirrorStack:
+    return running[0]
 
 
 def inspected(stack: MirrorStack) -> dict[str, dict[str, Any]]:
