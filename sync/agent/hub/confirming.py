@@ -8,8 +8,8 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from sync.agent.hub.links import end_of
 from sync.agent.hub.listing import Link, Listing, Name, TagName, page_path, size_text
-from sync.agent.hub.plan import end_of
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master

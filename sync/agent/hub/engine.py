@@ -8,14 +8,22 @@ from dataclasses import replace
 from typing import Final
 
 from sync.agent.flist.reader_pool import ReaderPool
-from sync.agent.hub import confirming, pending, plan, tags
+from sync.agent.hub import confirming, tags, waiting
 from sync.agent.hub.chunk_store import ChunkStore
-from sync.agent.hub.listing import Listing, Regular, Source
-from sync.agent.hub.pipeline import Failure, Outcome, Pipeline, Preparer, Ready
+from sync.agent.hub.links import judge
+from sync.agent.hub.listing import Listing, Regular, Source, deselected
+from sync.agent.hub.pipeline import Failure, Outcome, Pipeline, Preparer, Ready, in_order
 from sync.agent.hub.progress import Pass, Progress
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.removal import Removals
-from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRow, HubStateDb, Withheld
+from sync.agent.hub.state_db import (
+    DATABASE,
+    GENERATION,
+    FlistRow,
+    HubStateDb,
+    Withheld,
+    as_listed,
+)
 from sync.agent.hub.tree import Tree
 from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
 from sync.agent.master.client import HttpError, HttpStoppedError, Master
@@ -49,7 +57,7 @@ class UsersEngine(Engine[UsersSpec]):
             # What an earlier process left in staging goes, and rows that another spec made.
             self._tree = Tree(directories.public)
             self._publisher = Publisher(self._tree, self._db, self._pinned)
-            self._publisher.expect(spec.publish_backend, plan.publishable_by(spec))
+            self._publisher.expect(spec)
         shared = bandwidth(spec.bandwidth_bytes_per_second)
         report = self._status.sources
         self._master = Master(
@@ -125,7 +133,7 @@ class UsersEngine(Engine[UsersSpec]):
             for name, known in self._publisher.flists.items()
             if known.md5 is not None
             and known.missing_since is None
-            and not plan.deselected(self._spec, name)
+            and not deselected(self._spec, name)
         }
         listed = {name: float(entry.updated) for name, entry in listing.regulars.items()}
         identity = follow(self._spec, self._directories.state, source, mirrored, listed)
@@ -138,7 +146,7 @@ class UsersEngine(Engine[UsersSpec]):
         refused = [text for tag in listing.tags if tag in rows for text in rows[tag].refused]
         work = Pass(
             listing,
-            plan.judge(listing, self._db.tag_links().values()),
+            judge(listing, self._db.tag_links().values()),
             [*listing.refused, *refused],
             {f"tag {'/'.join(tag)}": failed[tag] for tag in failed},
             self._waiting,
@@ -160,20 +168,20 @@ class UsersEngine(Engine[UsersSpec]):
         """Return the flists to fetch, in the order of work."""
         publisher, regulars = self._publisher, work.listing.regulars
         publisher.drop_withheld(publisher.withheld.keys() - regulars.keys())
-        return plan.in_order(
+        return in_order(
             [entry for entry in regulars.values() if self._is_due(work, entry)], self._spec
         )
 
     def _is_due(self, work: Pass, entry: Regular) -> bool:
         """Return whether a flist changed, or what withheld it may have gone; asks in doubt."""
         withheld = self._publisher.withheld.get(entry.name)
-        if withheld is not None and plan.as_listed(withheld, entry):
+        if withheld is not None and as_listed(withheld, entry):
             return bool(withheld.missing) and (
                 self._spec.broken_flists == "publish"
                 or self._chunks.is_available(withheld.namespace, withheld.missing)
             )
         known = self._publisher.flists.get(entry.name)
-        if known is None or not plan.as_listed(known, entry):
+        if known is None or not as_listed(known, entry):
             return True
         return known.recheck and self._changed_after_all(work, entry, known)
 
@@ -251,7 +259,7 @@ class UsersEngine(Engine[UsersSpec]):
                 self._tree.set_tag_time(name, tag.updated)
 
     def _report_waiting(self, work: Pass) -> None:
-        self._waiting = work.waiting = pending.lines(work, self._publisher)
+        self._waiting = work.waiting = waiting.lines(work, self._publisher)
         self._progress.report(work)
 
     def _finish(self, work: Pass) -> None:

@@ -123,6 +123,13 @@ class Listing:
             self.links[entry.name] = entry
 
 
+def deselected(spec: UsersSpec, name: Target) -> bool:
+    """Return whether the operator, not the master, is why a name is not listed."""
+    if not spec.repositories.takes(name.repository):
+        return True
+    return isinstance(name, Name) and not name.tag and not spec.flists.takes(str(name))
+
+
 def page_path(name: Target) -> str:
     """Return the page of a name on a hub, which is 404 once it is gone."""
     repository = quote(name.repository)

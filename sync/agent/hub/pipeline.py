@@ -6,7 +6,7 @@ prepare wait for chunks, for readers and for the disk.
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -227,6 +227,17 @@ class Preparer:
             broken=bool(missing),
         )
         return Ready(fetched.path, row, contents.groups)
+
+
+def in_order(entries: Iterable[Regular], spec: UsersSpec) -> list[Regular]:
+    """Sort into the order of work: official repositories, then most recently updated."""
+    # Nodes boot and upgrade from the official ones.
+    rank = {repository: number for number, repository in enumerate(spec.official)}
+
+    def key(entry: Regular) -> tuple[int, int, Name]:
+        return rank.get(entry.name.repository, len(rank)), -entry.updated, entry.name
+
+    return sorted(entries, key=key)
 
 
 class Pipeline:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sync.agent.hub.chunk_store import ChunkStore
+from sync.agent.hub.links import LinkPlan, TagState
 from sync.agent.hub.listing import Listing, Name, TagName
-from sync.agent.hub.plan import LinkPlan, TagState, as_listed
 from sync.agent.hub.publisher import Publisher
+from sync.agent.hub.state_db import as_listed
 from sync.agent.master.client import Master
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.status import Amount, Lag

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
+from sync.agent.flist import ACCEPTED
 from sync.agent.flist.keys import KeyGroup
+from sync.agent.hub.links import LinkPlan, TagState
 from sync.agent.hub.listing import Link, Listing, Name, TagName, Target
 from sync.agent.hub.pipeline import Ready
-from sync.agent.hub.plan import LinkPlan, TagState, as_listed
-from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld
+from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld, as_listed
 from sync.agent.hub.tree import Tree
 from sync.contract.names import RefusedNameError, checked_flist, checked_repository
 from sync.contract.pinned_chunks import PinnedChunks
-from sync.contract.spec import ZdbEndpoint
+from sync.contract.spec import UsersSpec
 
 _DIRTY: Final = "published_dirty"
 _BACKEND: Final = "publish_backend"
@@ -61,11 +62,15 @@ class Publisher:
             beside = self.tags.setdefault(name.its_tag, {}) if name.tag else self.links
             beside[name] = link
 
-    def expect(self, backend: ZdbEndpoint | None, rules: str) -> None:
+    def expect(self, spec: UsersSpec) -> None:
         """Have flists published again under another backend, or tried again under other rules."""
-        named = "" if backend is None else backend.model_dump_json()
+        backend = "" if spec.publish_backend is None else spec.publish_backend.model_dump_json()
+        # All that decides which flists can be published, of the spec and of us.
+        sources = [one.model_dump_json() for one in (*spec.sources_zdb, *spec.allowed_backends)]
+        limits = [str(spec.max_flist_bytes), str(ACCEPTED)]
+        rules = "\n".join([spec.foreign_namespace, *limits, *sources])
         for key, text, refetch in (
-            (_BACKEND, named, self._db.refetch_all),
+            (_BACKEND, backend, self._db.refetch_all),
             (_RULES, rules, self._db.refetch_broken),
         ):
             if self._db.text(key) != text:

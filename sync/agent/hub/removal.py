@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Final
 
 from sync.agent.deletion_guard import Absences, Vanished, guard
-from sync.agent.hub import plan
-from sync.agent.hub.listing import Name, TagName, Target, page_path
+from sync.agent.hub.links import chain_of, needed, outermost_first
+from sync.agent.hub.listing import Name, TagName, Target, deselected, page_path
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import HubStateDb
@@ -88,14 +88,14 @@ class Removals:
         served = publisher.served_links()
         inside = [name for tag in tags for name in publisher.tags[tag]]
         # A link that waits for its new target still leads through what the master dropped.
-        needed = plan.needed(served, [*names, *inside], work.listing.tags.keys() - work.deselected)
-        stay = {name.its_tag if isinstance(name, Name) else name for name in needed}
-        going = plan.outermost_first(served, [name for name in names if name not in needed])
+        kept = needed(served, [*names, *inside], work.listing.tags.keys() - work.deselected)
+        tags_kept = {name.its_tag if isinstance(name, Name) else name for name in kept}
+        going = outermost_first(served, [name for name in names if name not in kept])
         taglinks = [name for name in going if isinstance(served[name].target, TagName)]
         publisher.remove_links(taglinks)
-        publisher.remove_tags(tag for tag in tags if tag not in stay)
+        publisher.remove_tags(tag for tag in tags if tag not in tags_kept)
         publisher.remove_links(name for name in going if name not in taglinks)
-        work.kept = len(needed)
+        work.kept = len(kept)
 
     def _is_unlisted(self, work: Pass, name: Name) -> bool:
         """Return whether the master has a served name no more, or it leads nowhere there."""
@@ -130,7 +130,7 @@ class Removals:
         return {
             tag
             for tag, links in self._publisher.tags.items()
-            if plan.deselected(self._spec, tag)
+            if deselected(self._spec, tag)
             or any(
                 link.target not in work.listing.regulars
                 and self._chain_is_deselected(work, link.target)
@@ -151,10 +151,8 @@ class Removals:
     def _chain_is_deselected(self, work: Pass, name: Target) -> bool:
         """Return whether something that a name leads to, here or on the master, is deselected."""
         # Such names go unasked and unguarded: the master has them, and the operator decided.
-        chains = [
-            plan.chain_of(links, name) for links in (self._publisher.links, work.listing.links)
-        ]
-        return any(plan.deselected(self._spec, one) for chain in chains for one in chain)
+        chains = [chain_of(links, name) for links in (self._publisher.links, work.listing.links)]
+        return any(deselected(self._spec, one) for chain in chains for one in chain)
 
     # Retention
 
@@ -163,7 +161,7 @@ class Removals:
         return known is not None and known.missing_since is not None
 
     def _expired(self, name: Name) -> bool:
-        if not self._spec.retention_days or plan.deselected(self._spec, name):
+        if not self._spec.retention_days or deselected(self._spec, name):
             return True
         flist, now = self._publisher.flists[name], time.time()
         if flist.missing_since is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.flist.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
-from sync.agent.hub.listing import Link, Name, TagName
+from sync.agent.hub.listing import Link, Name, Regular, TagName
 from sync.contract.state_db import WAL, StateDb
 
 DATABASE: Final = "users.sqlite"
@@ -95,6 +95,17 @@ class TagRow:
     updated: int
     due: bool
     refused: tuple[str, ...] = ()
+
+
+def as_listed(known: FlistRow | Withheld | None, entry: Regular | None) -> bool:
+    """Return whether what is known of a flist is of the file that is listed."""
+    # Equal, not newer as upstream's hub-clone.py has it: a rename keeps the file's time
+    # (flist-uploader.py, api_my_rename), so an older file may take a newer one's name.
+    return (
+        known is not None
+        and entry is not None
+        and (known.updated, known.size_text) == (entry.updated, entry.size_text)
+    )
 
 
 class HubStateDb(StateDb):

@@ -3,9 +3,8 @@
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from sync.agent.hub import plan
-from sync.agent.hub.listing import Link, Listing, Name, Source, Tag, TagName, is_fresh
-from sync.agent.hub.plan import TagState
+from sync.agent.hub.links import TagState, end_of
+from sync.agent.hub.listing import Link, Listing, Name, Source, Tag, TagName, deselected, is_fresh
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.state_db import HubStateDb, TagRow
 from sync.agent.master.client import HttpError, HttpStoppedError, Page
@@ -86,9 +85,9 @@ def states_of(
     for link, fault in work.plan.dangling.items():
         if not link.name.tag:
             continue
-        entry, end = f"{link.name.name} -> {link.target}", plan.end_of(listing.links, link)
+        entry, end = f"{link.name.name} -> {link.target}", end_of(listing.links, link)
         # Such a tag is never shown: a node would take what it lacks for removed by the master.
-        if end is not None and plan.deselected(spec, end):
+        if end is not None and deselected(spec, end):
             text = f"{entry} is deselected by the operator's patterns"
             hindrances[link.name.its_tag].append(text)
         # Else the master has a dead link there, of which a node would get nothing (404), too.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sync.agent.file_digest import file_digest
-from sync.agent.hub import plan
 from sync.agent.hub.chunk_store import ChunkStore, groups, proves_itself
+from sync.agent.hub.links import judge
 from sync.agent.hub.listing import Link, Name, Source, light_path
 from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRow, HubStateDb
 from sync.agent.hub.tree import Tree
@@ -143,7 +143,7 @@ class Verifier(ExitStack):
     ) -> Iterator[_Finding]:
         self._master.begin_pass()
         listing = Source(self._master, self._spec).listing()
-        wanted = plan.judge(listing, self._db.tag_links().values()).wanted
+        wanted = judge(listing, self._db.tag_links().values()).wanted
         withheld = self._db.withheld()
         for name in sorted(filter(self._covers, listing.regulars.keys() - flists.keys())):
             reason = f" (withheld: {withheld[name].reason})" if name in withheld else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.flist import ACCEPTED, Backend, read_flist
-from sync.agent.hub import plan
+from sync.agent.hub import publisher
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import keys_in, small
 from tests.agent.hub.small_hub import DAY, OLD, small_model
@@ -128,7 +128,7 @@ def test_what_is_no_flist_is_fetched_again_once_more_is_accepted(
     mirror.upstream.model.add_flist("alice", "page.flist", b"<html>404</html>", OLD)
     assert mirror.one_pass().details["received_bytes"]
     assert mirror.one_pass().details["received_bytes"] == 0
-    monkeypatch.setattr(plan, "ACCEPTED", ACCEPTED + 1)
+    monkeypatch.setattr(publisher, "ACCEPTED", ACCEPTED + 1)
     assert mirror.one_pass().details["received_bytes"] == len(b"<html>404</html>")
     assert mirror.one_pass().details["received_bytes"] == 0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sync.agent.hub.links import TagState, judge
 from sync.agent.hub.listing import Link, Listing, Name, Regular, Tag, TagName
-from sync.agent.hub.plan import TagState, judge
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import DATABASE, FlistRow, HubStateDb
 from sync.agent.hub.tree import Tree

@@ -2,8 +2,8 @@
 
 import itertools
 
+from sync.agent.hub.links import LONGEST_CHAIN, chain_of, end_of, outermost_first
 from sync.agent.hub.listing import Link, Name, TagName
-from sync.agent.hub.plan import LONGEST_CHAIN, chain_of, end_of, outermost_first
 
 
 def name(text: str) -> Name:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
+from sync.agent.hub.links import end_of
 from sync.agent.hub.listing import Link, Name, TagName
-from sync.agent.hub.plan import end_of
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
 

@@ -1,4 +1,4 @@
-"""What a pass has to do, by entry: flists to fetch, links to follow, and in which order.
+"""What links lead to: chains of them, those that lead nowhere, and in which order they go.
 
 A link becomes visible after what it leads to, never before; and it goes before that.
 """
@@ -7,55 +7,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from sync.agent.flist import ACCEPTED
-from sync.agent.hub.listing import Link, Listing, Name, Regular, TagName, Target
-from sync.agent.hub.state_db import FlistRow, Withheld
-from sync.contract.spec import UsersSpec
+from sync.agent.hub.listing import Link, Listing, Name, TagName, Target
 
 # Linux follows 40 (path_resolution(7)), for all the links of a path together.
 LONGEST_CHAIN: Final = 16
-
-# Flists
-
-
-def as_listed(known: FlistRow | Withheld | None, entry: Regular | None) -> bool:
-    """Return whether what is known of a flist is of the file that is listed."""
-    # Equal, not newer as upstream's hub-clone.py has it: a rename keeps the file's time
-    # (flist-uploader.py, api_my_rename), so an older file may take a newer one's name.
-    return (
-        known is not None
-        and entry is not None
-        and (known.updated, known.size_text) == (entry.updated, entry.size_text)
-    )
-
-
-def in_order(entries: Iterable[Regular], spec: UsersSpec) -> list[Regular]:
-    """Sort into the order of work: official repositories, then most recently updated."""
-    # Nodes boot and upgrade from the official ones.
-    rank = {repository: number for number, repository in enumerate(spec.official)}
-
-    def key(entry: Regular) -> tuple[int, int, Name]:
-        return rank.get(entry.name.repository, len(rank)), -entry.updated, entry.name
-
-    return sorted(entries, key=key)
-
-
-def publishable_by(spec: UsersSpec) -> str:
-    """Return all that decides which flists can be published, of the spec and of us, as one text."""
-    sources = [*spec.sources_zdb, *spec.allowed_backends]
-    texts = [one.model_dump_json() for one in sources]
-    limits = [str(spec.max_flist_bytes), str(ACCEPTED)]
-    return "\n".join([spec.foreign_namespace, *limits, *texts])
-
-
-def deselected(spec: UsersSpec, name: Target) -> bool:
-    """Return whether the operator, not the master, is why a name is not listed."""
-    if not spec.repositories.takes(name.repository):
-        return True
-    return isinstance(name, Name) and not name.tag and not spec.flists.takes(str(name))
-
-
-# Links
 
 
 def chain_of(
