@@ -25,7 +25,7 @@ from sync.agent.chunks.copying.copy_loop import (
     WINDOW_LOOK_SECONDS,
     CopyLoop,
 )
-from sync.agent.chunks.copying.fetched import Fetched
+from sync.agent.chunks.copying.fetcher import Fetched
 from sync.agent.chunks.copying.writer import Writer
 from sync.agent.chunks.scan.cut_points import plan, sample_size
 from sync.agent.chunks.scan.index_source import IndexSource
@@ -134,9 +134,17 @@ def _fetch_all(spec: FlistsSpec, directories: Directories, loop: CopyLoop) -> No
         loop.check_times()
 
 
+class _Nowhere(CopyLoop):
+    """Stores nothing of what it fetched."""
+
+    @override
+    def _store(self, fetched: Fetched) -> None:
+        self._on_stored(fetched.batch, len(fetched.keys), fetched.payload_bytes)
+
+
 def _limit(spec: FlistsSpec, directories: Directories) -> Run:
     started, cpu_started = time.monotonic(), time.process_time()
-    loop = CopyLoop(spec, directories.zdb_admin_password(), null_sink=True)
+    loop = _Nowhere(spec, directories.zdb_admin_password())
     with contextlib.closing(loop):
         _fetch_all(spec, directories, loop)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
@@ -144,18 +152,18 @@ def _limit(spec: FlistsSpec, directories: Directories) -> Run:
     return Run(counters.new_items, counters.new_bytes, seconds, _peak_mib(), cpu_seconds)
 
 
-class _Keeping(CopyLoop):
+class _Keeping(_Nowhere):
     """Keeps what was fetched, as the SET requests that would go to the slave."""
 
     def __init__(self, spec: FlistsSpec, password: str | None) -> None:
         self.fetched: deque[Fetched] = deque()
-        super().__init__(spec, password, null_sink=True)
+        super().__init__(spec, password)
 
     @override
-    def _on_fetched(self, fetched: Fetched) -> None:
+    def _store(self, fetched: Fetched) -> None:
         fetched.pieces = [b"".join(fetched.pieces)]
         self.fetched.append(fetched)
-        super()._on_fetched(fetched)
+        super()._store(fetched)
 
 
 def _store(spec: FlistsSpec, directories: Directories) -> Run:

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Final
 
 from sync.agent.chunks.copying.writer import FULL, SlaveRefusedError
@@ -18,7 +17,7 @@ from sync.agent.zdb.errors import (
     ZdbProtocolError,
     ZdbReplyError,
 )
-from sync.contract.spec import FlistsSpec, ZdbEndpoint
+from sync.contract.spec import FlistsSpec
 
 _FULL_RETRY_SECONDS: Final = 10.0
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -44,7 +43,9 @@ class ChunksEngine(Engine[FlistsSpec]):
             endpoint = sources.choose()
             session: Session | None = None
             try:
-                with _outcomes(), self._open(endpoint) as session:
+                spec = self._spec.at(endpoint)
+                opened = open_session(spec, self._directories, self._status, sources)
+                with _outcomes(), opened as session:
                     session.run(self._control)
             except ZdbConnectionError as error:
                 died = silence(endpoint, self._spec.io_timeout_seconds)
@@ -55,10 +56,6 @@ class ChunksEngine(Engine[FlistsSpec]):
                 if died and not others and sources.count > 1:
                     raise ZdbConnectionError(sources.reasons()) from error
                 raise
-
-    def _open(self, endpoint: ZdbEndpoint) -> AbstractContextManager[Session]:
-        spec = self._spec.at(endpoint)
-        return open_session(spec, self._directories, self._status, self._sources)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,10 @@ class Failback:
         self._stop.set()
 
     def _try(self) -> None:
-        while not self._stop.wait(max(_LEAST_SECONDS, self._seconds_to_next())):
+        while True:
+            next_seconds = min(due_seconds for _, due_seconds in self._sources.preferred())
+            if self._stop.wait(max(_LEAST_SECONDS, next_seconds)):
+                return
             for endpoint, due_seconds in self._sources.preferred():
                 if due_seconds > 0 or self._stop.is_set():
                     continue
@@ -67,6 +70,3 @@ class Failback:
                 if not reason:
                     self.due.set()
                     return
-
-    def _seconds_to_next(self) -> float:
-        return min(due_seconds for _, due_seconds in self._sources.preferred())

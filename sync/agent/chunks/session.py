@@ -38,21 +38,6 @@ _PROBED_ITEMS: Final = 50_000
 _REFUSED_KEPT: Final = 10_000
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Everything that a session drives; opened and ended by `open_session`."""
-
-    ledger: Ledger
-    saver: Saver
-    loop: CopyLoop
-    index: IndexSource
-    master: InfoPoller
-    slave: InfoPoller
-    cut_points: CutPointFinder
-    reconciler: Reconciler
-    failback: Failback
-
-
 @contextlib.contextmanager
 def open_session(
     spec: FlistsSpec,
@@ -65,7 +50,7 @@ def open_session(
     sources: the names of the master's 0-db; the one in use is the spec's first. Raises ZdbError,
     JobFailed, JobPaused.
     """
-    password = directories.zdb_admin_password()
+    password, timeout = directories.zdb_admin_password(), spec.io_timeout_seconds
     checkpoint = Checkpoint.load(directories.state)
     ledger = Ledger(directories.state)
     ledger.repair(checkpoint.ledger_bytes)
@@ -84,19 +69,20 @@ def open_session(
         loop.probing = handshake.slave.entries > handshake.checkpoint.stored_items
         keep = opened.enter_context
         keep(closing(WriteWaiter(spec, index.look_now, index.look_again)))
-        timeout = spec.io_timeout_seconds
-        parts = Parts(
-            ledger=ledger,
-            saver=saver,
-            loop=loop,
-            index=index,
+        session = Session(
+            spec,
+            status,
+            handshake,
+            ledger,
+            saver,
+            loop,
+            index,
             master=keep(closing(InfoPoller(spec.source, None, timeout, slave=False))),
             slave=keep(closing(InfoPoller(spec.local_zdb, password, timeout, slave=True))),
             cut_points=keep(closing(CutPointFinder(spec, directories.users_state))),
             reconciler=keep(closing(Reconciler(spec, directories, ledger))),
             failback=keep(closing(Failback(sources, timeout))),
         )
-        session = Session(spec, handshake, parts, status)
         try:
             yield session
         finally:
@@ -151,19 +137,26 @@ def _require_memory(spec: FlistsSpec, handshake: Handshake, keys: int) -> None:
     require_key_room(keys, spec.local_zdb_memory_bytes, wanted)
 
 
+@dataclass(eq=False)
 class Session:
-    """Copies and follows with what `open_session` opened."""
+    """Copies and follows with what `open_session` opened. progressed: it did some good."""
 
-    def __init__(
-        self, spec: FlistsSpec, handshake: Handshake, parts: Parts, status: StatusWriter
-    ) -> None:
-        # Whether this session did any good.
-        self.progressed = False
-        self._spec = spec
-        self._handshake = handshake
-        self._parts = parts
-        self._status = status
-        self._checkpoint = handshake.checkpoint
+    spec: FlistsSpec
+    status: StatusWriter
+    handshake: Handshake
+    ledger: Ledger
+    saver: Saver
+    loop: CopyLoop
+    index: IndexSource
+    master: InfoPoller
+    slave: InfoPoller
+    cut_points: CutPointFinder
+    reconciler: Reconciler
+    failback: Failback
+    progressed: bool = False
+
+    def __post_init__(self) -> None:
+        self._checkpoint = self.handshake.checkpoint
         self._following = False
         # When nothing was missing last (monotonic).
         self._caught_up_at: float | None = None
@@ -173,7 +166,7 @@ class Session:
         self._looked_at = 0.0
         # The slave's keys less what was sent to it, by its last answer.
         self._counted_by: Answer | None = None
-        self._other_keys = handshake.slave_keys
+        self._other_keys = self.handshake.slave_keys
         self._probed_from = (0, 0)
         self._unreadable_noted = 0
 
@@ -182,43 +175,33 @@ class Session:
 
         Raises ZdbError, OSError, JobFailed, JobPaused.
         """
-        loop = self._parts.loop
         while not control.stopping() and not self._changes_name():
             now = time.monotonic()
-            if loop.has_room:
-                self._copy_listed(now)
-            if loop.step(now + 0.25):
-                self._count_done()
+            if self.loop.has_room:
+                pages = self.index.pull(now)
+                # Before any of it reaches the slave: a key that is not in the ledger is for ever.
+                for page in pages:
+                    self.ledger.write([entry[0] for entry in page.entries])
+                self.loop.copy(pages)
+            if self.loop.step(now + 0.25) and (done := self.index.acknowledge()):
+                self._checkpoint = self._checkpoint.counting(done)
+                self.progressed = True
             self._tick(time.monotonic())
-
-    def _copy_listed(self, now: float) -> None:
-        pages = self._parts.index.pull(now)
-        # Before anything of them reaches the slave: a key that is not in the ledger is for ever.
-        for page in pages:
-            self._parts.ledger.write([entry[0] for entry in page.entries])
-        self._parts.loop.copy(pages)
-
-    def _count_done(self) -> None:
-        pages = self._parts.index.acknowledge()
-        if pages:
-            self._checkpoint = self._checkpoint.counting(pages)
-            self.progressed = True
 
     def _changes_name(self) -> bool:
         """Return whether to go on by a better name: never while something is to be copied."""
-        return self._parts.failback.due.is_set() and self._following and not self._parts.loop.busy
+        return self.failback.due.is_set() and self._following and not self.loop.busy
 
     def _tick(self, now: float) -> None:
-        parts = self._parts
-        parts.loop.check_times()
+        self.loop.check_times()
         self._watch_memory()
-        parts.master.check()
-        parts.slave.check()
-        if now - self._saved_at >= _SAVE_SECONDS and parts.saver.idle:
+        self.master.check()
+        self.slave.check()
+        if now - self._saved_at >= _SAVE_SECONDS and self.saver.idle:
             self._saved_at = now
             self.save()
         # The first moment without anything missing is reported at once, not at the next look.
-        arrived = parts.index.following and not self._following and not parts.loop.busy
+        arrived = self.index.following and not self._following and not self.loop.busy
         if arrived or now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
             was_following = self._following
@@ -230,17 +213,16 @@ class Session:
             self._report(now)
 
     def _look_around(self, now: float) -> None:
-        parts = self._parts
-        master, slave = parts.master.latest, parts.slave.latest
+        master, slave = self.master.latest, self.slave.latest
         if slave:
-            _require_disk_room(self._spec, slave.info.free_bytes)
+            _require_disk_room(self.spec, slave.info.free_bytes)
             self._watch_foreign_writes(slave.info.entries)
-        self._following = parts.index.following and not parts.loop.busy
+        self._following = self.index.following and not self.loop.busy
         if self._following:
             self._caught_up_at = now
             self.progressed = True
-        self._checkpoint = parts.reconciler.take(self._checkpoint)
-        parts.reconciler.check()
+        self._checkpoint = self.reconciler.take(self._checkpoint)
+        self.reconciler.check()
         if master and slave:
             self._require_content(master.info)
             if self._following:
@@ -248,21 +230,21 @@ class Session:
                 self._checkpoint = self._checkpoint.changed(
                     done_items=master.info.entries, done_bytes=master.info.data_size_bytes
                 )
-            parts.reconciler.consider(
-                self._checkpoint, parts.master, parts.slave, following=self._following
+            self.reconciler.consider(
+                self._checkpoint, self.master, self.slave, following=self._following
             )
-        parts.index.divide(parts.cut_points.poll(wanted=parts.index.divisible))
+        self.index.divide(self.cut_points.poll(wanted=self.index.divisible))
 
     def _require_content(self, master: NamespaceInfo) -> None:
-        if master.entries == 0 and self._checkpoint.done_items > self._spec.removal_floor_items:
+        if master.entries == 0 and self._checkpoint.done_items > self.spec.removal_floor_items:
             raise JobFailed(
-                f"the master {self._spec.source.host} suddenly lists nothing; what is mirrored "
+                f"the master {self.spec.source.host} suddenly lists nothing; what is mirrored "
                 "is kept. If that is meant, raise removalConfirmation by one"
             )
 
     def _watch_foreign_writes(self, slave_entries: int) -> None:
         """Ask the slave before fetching only while others fill it too: it costs a third."""
-        loop, counters = self._parts.loop, self._parts.loop.counters
+        loop, counters = self.loop, self.loop.counters
         # SET of a payload that is there answers nil, so copying it again is right, only wasteful:
         # what matters is how much of the last so many entries the slave had.
         if loop.probing:
@@ -272,33 +254,32 @@ class Session:
                 self._probed_from = (counters.listed_items, counters.new_items)
                 loop.probing = known > _PROBED_ITEMS // 100
         else:
-            loop.probing = slave_entries > self._handshake.slave.entries + loop.sent_items
+            loop.probing = slave_entries > self.handshake.slave.entries + loop.sent_items
 
     def _watch_memory(self) -> None:
         """Count what was sent since the slave was asked as new there: 0-db must not be filled."""
-        answer, sent = self._parts.slave.latest, self._parts.loop.sent_items
+        answer, sent = self.slave.latest, self.loop.sent_items
         if answer and answer is not self._counted_by:
             self._counted_by = answer
             self._other_keys = answer.keys - sent
-        _require_memory(self._spec, self._handshake, self._other_keys + sent)
+        _require_memory(self.spec, self.handshake, self._other_keys + sent)
 
     def save(self) -> None:
         """Save what is acknowledged and found, soon."""
-        parts = self._parts
-        checkpoint = self._note_lacking(parts.reconciler.take(self._checkpoint))
-        spans = tuple(SpanState.of(span) for span in parts.index.spans)
+        checkpoint = self._note_lacking(self.reconciler.take(self._checkpoint))
+        spans = tuple(SpanState.of(span) for span in self.index.spans)
         if not checkpoint.anchors and spans and spans[-1].low.cursor:
             checkpoint = checkpoint.changed(anchors=(spans[-1].low.cursor,))
-        slave = parts.slave.latest
+        slave = self.slave.latest
         if slave and slave.end:
             checkpoint = checkpoint.with_slave_end(slave.end)
-        size_bytes = parts.ledger.size_bytes
+        size_bytes = self.ledger.size_bytes
         self._checkpoint = checkpoint.changed(spans=spans, ledger_bytes=size_bytes)
-        parts.saver.save(self._checkpoint)
+        self.saver.save(self._checkpoint)
 
     def _note_lacking(self, checkpoint: Checkpoint) -> Checkpoint:
         """Note the keys that the slave cannot have: refused, or unreadable on the master."""
-        counters = self._parts.loop.counters
+        counters = self.loop.counters
         known = {*checkpoint.refused, *(key.hex() for key in counters.refused)}
         lacking_items = checkpoint.lacking_items + len(known) - len(checkpoint.refused)
         lacking_items += len(counters.unreadable) - self._unreadable_noted
@@ -308,9 +289,9 @@ class Session:
         return checkpoint.changed(refused=refused, lacking_items=lacking_items)
 
     def _report(self, now: float) -> None:
-        parts, checkpoint, counters = self._parts, self._checkpoint, self._parts.loop.counters
+        checkpoint, counters = self._checkpoint, self.loop.counters
         tail = checkpoint.spans[-1].low.cursor if checkpoint.spans else None
-        master = parts.master.latest.info if parts.master.latest else self._handshake.master
+        master = self.master.latest.info if self.master.latest else self.handshake.master
         self._rate.add(now, counters.done_items, counters.new_bytes)
         changes = progress(
             checkpoint, master, self._rate, self._caught_up_at, following=self._following
@@ -320,19 +301,19 @@ class Session:
             "copied_items": counters.new_items,
             "gone_items": counters.missing_items,
             "listed_items": counters.listed_items,
-            "spans": len(parts.index.spans),
+            "spans": len(self.index.spans),
             "unreadable_items": len(counters.unreadable),
-            **parts.reconciler.details(checkpoint),
+            **self.reconciler.details(checkpoint),
         }
         if self._following:
-            record = self._status.record
+            record = self.status.record
             changes["last_success_at"] = reached_at = utc_now()
             changes["bootable_at"] = record.bootable_at or reached_at
             changes["first_pass_at"] = record.first_pass_at or reached_at
-        self._status.update(
+        self.status.update(
             # Once in this session nothing was missing: later writes are lag, no new snapshot.
             phase="snapshot" if self._caught_up_at is None else "following",
-            reason=parts.reconciler.remark,
+            reason=self.reconciler.remark,
             cursor=tail.hex if tail else None,
             refused=name_list(checkpoint.refused),
             details=details,

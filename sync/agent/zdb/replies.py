@@ -12,7 +12,7 @@ from sync.agent.zdb.protocol import Reply, check_entry, expect
 NO_MORE_DATA: Final = "No more data"
 # idlength, fileid, length, idxoffset, crc (packed).
 _CURSOR: Final = struct.Struct("<BIIII")
-CURSOR_BYTES: Final = _CURSOR.size
+_CURSOR_BYTES: Final = _CURSOR.size
 # 0-db counts in size_t (libzdb/index.h, index_stats_t).
 _NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _LARGEST: Final = (1 << 64) - 1
@@ -37,8 +37,8 @@ class Cursor:
     raw: bytes
 
     def __post_init__(self) -> None:
-        if len(self.raw) != CURSOR_BYTES:
-            raise ZdbProtocolError(f"a cursor of {len(self.raw)} bytes instead of {CURSOR_BYTES}")
+        if len(self.raw) != _CURSOR_BYTES:
+            raise ZdbProtocolError(f"a cursor of {len(self.raw)} bytes instead of {_CURSOR_BYTES}")
 
     @property
     def position(self) -> tuple[int, int]:

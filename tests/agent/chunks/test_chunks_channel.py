@@ -13,8 +13,7 @@ from typing_extensions import override
 
 from sync.agent.chunks.copying.batches import Batch, cut
 from sync.agent.chunks.copying.channel import Channel, Connected, connect
-from sync.agent.chunks.copying.fetched import Buffers, Fetched
-from sync.agent.chunks.copying.fetcher import Fetcher
+from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.zdb.transport import NUDGE_SECONDS

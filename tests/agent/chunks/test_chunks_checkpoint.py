@@ -142,7 +142,7 @@ def test_what_a_task_finds_until_it_ends_is_saved_with_the_session(mirror: Flist
     status = make_status("flists", mirror.directories, str(spec.source))
     sources = MasterEndpoints("zdb", spec.sources, spec.backoff)
     with open_session(spec, mirror.directories, status, sources) as session:
-        reconciler = session._parts.reconciler
+        reconciler = session.reconciler
 
         def task() -> None:
             reconciler._stop.wait(10)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from sync.agent.chunks.copying.batches import Batch, cut
 from sync.agent.chunks.copying.channel import Connected
-from sync.agent.chunks.copying.fetched import Buffers, Fetched
-from sync.agent.chunks.copying.fetcher import Fetcher
+from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.scan.pages import Page, parse_reply
 from sync.agent.zdb import ZdbProtocolError, ZdbTimeoutError
 from tests.agent.chunks.chunks_mirror import key_of
@@ -68,7 +67,7 @@ def fetch(
 
     def deliver(fetched: Fetched) -> None:
         if keep:
-            fetched.keep()
+            fetched.kept = True
             delivered.append(fetched)
             return
         fetched.pieces = [b"".join(fetched.pieces)]

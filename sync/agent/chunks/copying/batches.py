@@ -1,7 +1,6 @@
 """Batches: the keys of a page that are fetched with one MGET."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -37,26 +36,24 @@ def cut(page: Page, entries: list[Entry], batch_keys: int, batch_bytes: int) -> 
 
     The listing's hold on the page is passed on to its batches. Raises ZdbProtocolError.
     """
-    most = (batch_keys, batch_bytes)
-    if not page.plain_keys:
-        batches = _cut(page, entries, most, ordered=False)
-    else:
+    hashes, plain = entries, list[Entry]()
+    if page.plain_keys:
         # An overwritten key is listed again at the end of the index: only the order in which its
         # payloads are stored makes the last one stay. A hash has but one payload.
         plain = [entry for entry in entries if len(entry[0]) != HASH_BYTES]
         hashes = [entry for entry in entries if len(entry[0]) == HASH_BYTES]
-        batches = _cut(page, hashes, most, ordered=False) + _cut(page, plain, most, ordered=True)
+    batches = _cut(page, hashes, batch_keys, batch_bytes, ordered=False)
+    batches += _cut(page, plain, batch_keys, batch_bytes, ordered=True)
     page.hold(len(batches))
     page.release()
     return batches
 
 
 def _cut(
-    page: Page, entries: Sequence[Entry], most: tuple[int, int], *, ordered: bool
+    page: Page, entries: list[Entry], batch_keys: int, batch_bytes: int, *, ordered: bool
 ) -> list[Batch]:
     # zdbd refuses more than 1,024 arguments and closes (zdbd/redis.c, redis_handle_resp_empty):
     # the spec allows no more keys than fit.
-    batch_keys, batch_bytes = most
     lengths = page.lengths if entries is page.entries else [int(entry[1]) for entry in entries]
     if lengths and max(lengths) > MAX_PAYLOAD_BYTES:
         check_entry(entries[0][0], max(lengths))
@@ -68,6 +65,6 @@ def _cut(
         end = min(bisect_right(ends, taken + batch_bytes), start + batch_keys)
         # A chunk larger than a batch goes alone.
         end = max(end, start + 1)
-        batches.append(Batch(page, list(entries[start:end]), lengths[start:end], ordered))
+        batches.append(Batch(page, entries[start:end], lengths[start:end], ordered))
         start, taken = end, ends[end - 1]
     return batches

@@ -16,8 +16,7 @@ from typing import Final
 
 from sync.agent.chunks.copying.batches import Batch, cut
 from sync.agent.chunks.copying.channel import Channel, connect, open_all
-from sync.agent.chunks.copying.fetched import Buffers, Fetched
-from sync.agent.chunks.copying.fetcher import Fetcher
+from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.copying.prober import Prober
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
 from sync.agent.chunks.scan.pages import Entry, Page
@@ -54,13 +53,12 @@ class CopyLoop:
     Of one thread, whose `step` drives all connections, those of `watch` among them.
     """
 
-    def __init__(self, spec: FlistsSpec, password: str | None, *, null_sink: bool = False) -> None:
+    def __init__(self, spec: FlistsSpec, password: str | None) -> None:
         self.spec = spec
         self.counters = Counters()
         self.probing = True
         # Given to the slave, acknowledged or not.
         self.sent_items = 0
-        self._null_sink = null_sink
         self._poll = select.epoll()
         # The fetchers have a poll of their own, a member of the other one while they are read.
         # It gives them in turn: the kernel puts one that is not empty yet behind the others.
@@ -254,14 +252,17 @@ class CopyLoop:
         counters.missing_items += len(fetched.missing)
         counters.refused += fetched.refused
         counters.unreadable += fetched.unreadable
-        if self._null_sink or not fetched.keys:
-            self._on_stored(fetched.batch, len(fetched.keys), fetched.payload_bytes)
+        if fetched.keys:
+            self._store(fetched)
         else:
-            self.sent_items += len(fetched.keys)
-            self.writer.store(fetched)
-            if not self.writer.blocked:
-                # It may have run dry while batches were parsed.
-                self.writer.on_writable()
+            self._on_stored(fetched.batch, 0, 0)
+
+    def _store(self, fetched: Fetched) -> None:
+        self.sent_items += len(fetched.keys)
+        self.writer.store(fetched)
+        if not self.writer.blocked:
+            # It may have run dry while batches were parsed.
+            self.writer.on_writable()
 
     def _on_stored(self, batch: Batch, new_items: int, new_bytes: int) -> None:
         self.counters.new_items += new_items

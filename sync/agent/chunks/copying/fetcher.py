@@ -1,9 +1,10 @@
-"""MGET on one connection to the master: batches in, verified SET requests out."""
+"""MGET on one connection to the master: batches in, fetched payloads out as SET requests."""
 
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable
-from itertools import accumulate
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from operator import add
 from typing import Final
 
@@ -16,7 +17,6 @@ from sync.agent.chunks.copying.channel import (
     Connected,
     Pipeline,
 )
-from sync.agent.chunks.copying.fetched import SMALLEST_BUFFER_BYTES, Buffers, Fetched
 from sync.agent.chunks.scan.pages import HASH_BYTES
 from sync.agent.zdb.errors import ZdbReplyError
 from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES
@@ -32,6 +32,73 @@ _TAIL: Final = b"\r\n$%d\r\n%b\r\n"
 _HASH_HEAD: Final = _HEAD.replace(b"$%d", b"$16", 1)
 _TAIL_AND_HEAD: Final = _TAIL + _HASH_HEAD
 _blake2b: Final = hashlib.blake2b
+_SMALLEST_BUFFER_BYTES: Final = 64 << 10
+# Of each size: enough for what the mirror has not acknowledged (batches of 1 MiB). Larger ones than
+# this are not kept, nor more than this of all sizes together.
+_SPARE_BUFFERS: Final = 8
+_LARGEST_SPARE_BYTES: Final = 4 << 20
+_SPARE_BYTES: Final = _SPARE_BUFFERS * _LARGEST_SPARE_BYTES
+
+
+class Buffers:
+    """Receive buffers that are used again: fresh memory costs as much as copying into it.
+
+    For one thread. Sizes are powers of two up to the largest that is kept and multiples of that
+    from there, so that what one batch gave back fits the next; what is kept is bounded.
+    """
+
+    def __init__(self) -> None:
+        self._spare: dict[int, list[bytearray]] = {}
+
+    def take(self, least_bytes: int) -> bytearray:
+        """Return a buffer of at least that size."""
+        size = _SMALLEST_BUFFER_BYTES
+        while size < least_bytes:
+            size += min(size, _LARGEST_SPARE_BYTES)
+        spare = self._spare.get(size)
+        return spare.pop() if spare else bytearray(size)
+
+    def give(self, buffer: bytearray) -> None:
+        """Take back a buffer that nobody looks at any more."""
+        size = len(buffer)
+        spare = self._spare.setdefault(size, [])
+        kept_bytes = sum(map(len, chain.from_iterable(self._spare.values())))
+        # Chunks of 8 MiB (zdbd/redis.h, REDIS_MAX_PAYLOAD) are rare: their buffers are let go.
+        if (
+            size <= _LARGEST_SPARE_BYTES
+            and len(spare) < _SPARE_BUFFERS
+            and kept_bytes + size <= _SPARE_BYTES
+        ):
+            spare.append(buffer)
+
+
+@dataclass(slots=True, eq=False)
+class Fetched:
+    """What one MGET gave: SET requests of the payloads that are right, and keys without any.
+
+    keys, pieces: what to store, and its requests; the pieces are valid while they are delivered,
+    or, if `kept` is set meanwhile, until `release`. buffer: in which they stand then. missing: keys
+    that the master has no more. refused: keys whose payload has another hash. unreadable: keys that
+    the master could not read.
+    """
+
+    batch: Batch
+    buffers: Buffers = field(default_factory=Buffers)
+    keys: list[bytes] = field(default_factory=list)
+    pieces: list[bytes | memoryview] = field(default_factory=list)
+    payload_bytes: int = 0
+    missing: list[bytes] = field(default_factory=list)
+    refused: list[bytes] = field(default_factory=list)
+    unreadable: list[bytes] = field(default_factory=list)
+    kept: bool = False
+    buffer: bytearray | None = None
+
+    def release(self) -> None:
+        """Give up the pieces."""
+        self.pieces = []
+        if self.buffer is not None:
+            self.buffers.give(self.buffer)
+        self.buffer = None
 
 
 class Fetcher(Pipeline[Batch]):
@@ -55,7 +122,7 @@ class Fetcher(Pipeline[Batch]):
         self.outstanding = 0
         self._deliver = deliver
         self._buffers = buffers
-        self._buffer = buffers.take(SMALLEST_BUFFER_BYTES)
+        self._buffer = buffers.take(_SMALLEST_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         # Of the current reply: bytes read, bytes expected and allowed, how far it is parsed.
         self._filled = 0
@@ -281,7 +348,7 @@ class Fetcher(Pipeline[Batch]):
         # What was read beyond this reply, because it became shorter, begins the next one.
         rest = self._filled - self._at
         if result is not None and result.kept:
-            result.own(self._buffer)
+            result.buffer = self._buffer
             self._change_buffer(len(self._buffer), rest, self._at)
         elif rest:
             self._buffer[:rest] = bytes(self._view[self._at : self._filled])

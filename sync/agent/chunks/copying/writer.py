@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from sync.agent.chunks.copying.batches import Batch
 from sync.agent.chunks.copying.channel import PONG, Connected, Pipeline
-from sync.agent.chunks.copying.fetched import Fetched
+from sync.agent.chunks.copying.fetcher import Fetched
 from sync.agent.chunks.scan.pages import NeedMoreBytes, parse_reply
 from sync.agent.zdb.errors import ZdbReplyError
 
@@ -61,8 +61,7 @@ class Writer(Pipeline[_Awaited]):
     def store(self, fetched: Fetched) -> None:
         """Send the SET requests of a fetched batch."""
         if fetched.payload_bytes >= _UNCOPIED_BYTES * len(fetched.keys):
-            fetched.keep()
-            pieces = fetched.pieces
+            fetched.kept, pieces = True, fetched.pieces
         else:
             pieces, fetched.pieces = [b"".join(fetched.pieces)], []
         size = sum(map(len, pieces))

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from sync.agent.chunks.scan.pages import Entry
 from sync.agent.chunks.scan.spans import SCANS, Edge, Span
-from sync.agent.zdb import Cursor, ScanPage, ZdbConnection
+from sync.agent.zdb import Cursor, ZdbConnection
 from sync.agent.zdb.errors import ZdbError, ZdbReplyError
 from sync.agent.zdb.protocol import Reply
 from sync.agent.zdb.replies import NO_MORE_DATA, scan_page
@@ -32,6 +32,11 @@ class CutPoint(NamedTuple):
     cursor: Cursor
     entry: Entry
 
+    @property
+    def edge(self) -> Edge:
+        """Where a span begins or ends."""
+        return Edge(self.cursor, self.entry[0])
+
 
 def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries: int) -> list[Span]:
     """Cut a master's whole index into closed spans and the open one behind them.
@@ -39,27 +44,26 @@ def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries:
     entries: how many the master has. Raises ZdbError.
     """
     useful = scanners > SCANS and entries >= _LEAST_ENTRIES
-    last_page, found = _last_page_and_points(master, known_keys if useful else [])
+    keys = known_keys if useful else []
+    # In one round trip with the last page of the index.
+    listed, *answers = master.pipeline([(b"RSCAN",), *_questions(keys)])
+    if isinstance(listed, ZdbReplyError) and listed.reason != NO_MORE_DATA:
+        raise listed
+    last_page = None if isinstance(listed, ZdbReplyError) else scan_page(listed)
     if last_page is None or not last_page.entries:
-        return [Span(Edge(None))]
+        return [Span(Edge())]
     # A page's cursor stands on its last entry, the oldest of RSCAN's first page (commands_scan.c,
     # command_scan_send_scanlist): closed spans end there, the newest entries are the tail's.
     entry = last_page.entries[-1]
     top: Entry = (entry.key, b"%d" % entry.length_bytes, b"%d" % entry.timestamp)
-    points = [point for point in found if point.cursor.position < last_page.cursor.position]
-    points = _spread(points, scanners // SCANS - 1)
+    last = CutPoint(last_page.cursor, top)
+    points = [at for at in _points(keys, answers) if at.cursor.position < last.cursor.position]
     spans: list[Span] = []
-    low = Edge(None)
-    for cursor, listed in [*points, CutPoint(last_page.cursor, top)]:
-        high = Edge(cursor, listed[0])
-        spans.append(Span(low, high, listed))
-        low = high
+    low = Edge()
+    for point in [*_spread(points, scanners // SCANS - 1), last]:
+        spans.append(Span(low, point.edge, point.entry))
+        low = point.edge
     return [*spans, Span(low)]
-
-
-def cut_points(master: ZdbConnection, keys: list[bytes]) -> list[CutPoint]:
-    """Return the positions of those keys that the master has, in index order. Raises ZdbError."""
-    return _points(keys, list(master.pipeline(_questions(keys))))
 
 
 def _questions(keys: list[bytes]) -> list[tuple[bytes, bytes]]:
@@ -74,17 +78,6 @@ def _points(keys: list[bytes], answers: list[Reply]) -> list[CutPoint]:
             cursor = Cursor(raw)
             found.append(CutPoint(cursor, (key, b"%d" % cursor.length_bytes, b"%d" % timestamp)))
     return sorted(found, key=lambda point: point.cursor.position)
-
-
-def _last_page_and_points(
-    master: ZdbConnection, keys: list[bytes]
-) -> tuple[ScanPage | None, list[CutPoint]]:
-    """Ask for the last page of the index and for the positions of keys, in one round trip."""
-    listed, *answers = master.pipeline([(b"RSCAN",), *_questions(keys)])
-    if isinstance(listed, ZdbReplyError) and listed.reason != NO_MORE_DATA:
-        raise listed
-    page = None if isinstance(listed, ZdbReplyError) else scan_page(listed)
-    return page, _points(keys, answers)
 
 
 def _spread(points: list[CutPoint], wanted: int) -> list[CutPoint]:
@@ -130,7 +123,7 @@ class CutPointFinder:
         if not keys:
             return []
         with ZdbConnection.open(self._spec.source, None, self._spec.io_timeout_seconds) as master:
-            return cut_points(master, keys)
+            return _points(keys, master.pipeline(_questions(keys)))
 
 
 def sample_size(scanners: int) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 from sync.agent.chunks.scan.cut_points import CutPoint
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.chunks.scan.scanner import Scanner, open_scanners
-from sync.agent.chunks.scan.spans import SCANS, Edge, Scan, Span
+from sync.agent.chunks.scan.spans import SCANS, Scan, Span
 from sync.contract.spec import FlistsSpec
 
 # A second look shortly after WAIT was sent: it may have overtaken the scan.
@@ -90,7 +90,7 @@ class IndexSource:
             self._cut(inside.index(most), most[len(most) // 2])
 
     def _cut(self, index: int, point: CutPoint) -> None:
-        upper = self.spans[index].cut(Edge(point.cursor, point.entry[0]), point.entry)
+        upper = self.spans[index].cut(point.edge, point.entry)
         self.spans.insert(index + 1, upper)
         for scanner in self.scanners:
             if scanner.scan is not None and scanner.scan is upper.down:

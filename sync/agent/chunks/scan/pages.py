@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
-from sync.agent.zdb.protocol import Limits, Reply, ReplyParser, check_entry
-from sync.agent.zdb.replies import CURSOR_BYTES, NO_MORE_DATA, Cursor
+from sync.agent.zdb.protocol import Limits, Reply, ReplyParser
+from sync.agent.zdb.replies import NO_MORE_DATA, Cursor, scan_page
 
 # A chunk's key is the BLAKE2b-128 of its payload (0-flist: libflist/zero_chunk.c); a key of any
 # other size proves nothing.
@@ -96,18 +96,8 @@ def _parse_odd(data: bytearray) -> tuple[Cursor, list[Entry]] | None:
         if reply.reason == NO_MORE_DATA:
             return None
         raise reply
-    match reply:
-        case [bytes(cursor), list(items)] if len(cursor) == CURSOR_BYTES:
-            return Cursor(cursor), [_odd_entry(item) for item in items]
-    raise ZdbProtocolError("SCAN: a page that is not a cursor and a list")
-
-
-def _odd_entry(item: Reply) -> Entry:
-    match item:
-        case [bytes(key), int(length), int(timestamp)]:
-            check_entry(key, length)
-            return key, b"%d" % length, b"%d" % timestamp
-    raise ZdbProtocolError("SCAN: an entry that is not (key, length, timestamp)")
+    page = scan_page(reply)
+    return page.cursor, [(key, b"%d" % size, b"%d" % at) for key, size, at in page.entries]
 
 
 @dataclass(slots=True)
