@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
@@ -10,7 +9,6 @@ from sync.agent.zdb.errors import ZdbAuthError, ZdbError, ZdbProtocolError, ZdbR
 from sync.agent.zdb.protocol import (
     MAX_KEY_BYTES,
     MAX_PAYLOAD_BYTES,
-    Limits,
     Reply,
     Status,
     encode,
@@ -55,7 +53,6 @@ class ZdbConnection(ZdbTransport):
         endpoint: ZdbEndpoint,
         password: str | None = None,
         timeout_seconds: float = 30,
-        limits: Limits | None = None,
     ) -> Self:
         """Connect, become admin where a password is given, and select the namespace.
 
@@ -64,7 +61,7 @@ class ZdbConnection(ZdbTransport):
         """
         where = f"{endpoint.host}:{endpoint.port}"
         connected = open_socket(endpoint, timeout_seconds)
-        connection = cls(connected, where, timeout_seconds, limits or Limits())
+        connection = cls(connected, where, timeout_seconds)
         try:
             if password is not None:
                 connection.authenticate(password)
@@ -117,54 +114,45 @@ class ZdbConnection(ZdbTransport):
 
     def exists(self, keys: Sequence[bytes]) -> list[bool]:
         """Return for each key whether the namespace has it."""
-        found: list[Reply] = []
-        on_wire: deque[int] = deque()
         longest = max(map(len, keys), default=0)
-        together = WINDOW_BYTES // _EXISTS_GROUPS // (_EXISTS_FRAME_BYTES + longest)
-        for at in range(0, len(keys), together):
-            group = keys[at : at + together]
-            self._send(_exists_requests(group), requests=len(group))
-            on_wire.append(len(group))
-            if len(on_wire) == _EXISTS_GROUPS:
-                found += self._replies(on_wire.popleft())
-        for count in on_wire:
-            found += self._replies(count)
+        size = WINDOW_BYTES // _EXISTS_GROUPS // (_EXISTS_FRAME_BYTES + longest)
+        groups = [keys[at : at + size] for at in range(0, len(keys), size)]
+        pieces = ((_exists_requests(group), len(group)) for group in groups)
+        found = self._exchange(pieces, together=True)
         if {*map(type, found)} <= {int}:
             return [reply == 1 for reply in found]
         return [expect(reply, int, "EXISTS") == 1 for reply in _without_errors(found)]
 
     def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Payloads of the keys, None for one that is not there."""
-        groups = [keys[at : at + _MGET_KEYS] for at in range(0, len(keys), _MGET_KEYS)]
-        replies = self.pipeline([(b"MGET", *group) for group in groups])
-        return self._payloads(groups, _without_errors(replies))
+        return self._mget(keys, [])[1]
 
-    def _payloads(
-        self, groups: Sequence[Sequence[bytes]], replies: Sequence[Reply]
-    ) -> list[bytes | None]:
+    def _mget(
+        self, keys: Sequence[bytes], before: Sequence[Sequence[bytes]]
+    ) -> tuple[list[Reply], list[bytes | None]]:
+        """Return replies to the requests `before`, and payloads: all is asked at once."""
+        groups = [keys[at : at + _MGET_KEYS] for at in range(0, len(keys), _MGET_KEYS)]
+        replies = self.pipeline([*before, *((b"MGET", *group) for group in groups)])
         payloads: list[bytes | None] = []
-        for group, reply in zip(groups, replies, strict=True):
+        for group, reply in zip(groups, _without_errors(replies[len(before) :]), strict=True):
             items = expect(reply, list, "MGET")
             if len(items) != len(group):
                 self.close()
                 raise ZdbProtocolError(f"MGET of {len(group)} keys gave {len(items)} replies")
             payloads += [item if isinstance(item, bytes) else None for item in items]
-        return payloads
+        return replies[: len(before)], payloads
 
     def mget_timed(self, keys: Sequence[bytes]) -> list[tuple[bytes, int | None] | None]:
         """Payloads of the keys with their timestamps (unix seconds), None for one not there.
 
-        All is asked at once: the times cost no round trip of their own. A server that refuses
-        KEYTIME, as one does that is too old for it, gives payloads with None for the time.
+        The times cost no round trip of their own. A server that refuses KEYTIME, as one does that
+        is too old for it, gives payloads with None for the time.
         """
-        groups = [keys[at : at + _MGET_KEYS] for at in range(0, len(keys), _MGET_KEYS)]
-        requests = [(b"KEYTIME", key) for key in keys]
-        replies = self.pipeline([*requests, *((b"MGET", *group) for group in groups)])
-        payloads = self._payloads(groups, _without_errors(replies[len(keys) :]))
+        times, payloads = self._mget(keys, [(b"KEYTIME", key) for key in keys])
         # nil for a key that is not there, also one that was deleted (zdbd/commands_dataset.c).
         return [
             None if payload is None or time is None else (payload, _seconds(time))
-            for payload, time in zip(payloads, replies[: len(keys)], strict=True)
+            for payload, time in zip(payloads, times, strict=True)
         ]
 
     def scan(self, cursor: Cursor | None = None, *, backwards: bool = False) -> ScanPage | None:
@@ -263,16 +251,12 @@ class ZdbConnection(ZdbTransport):
 
     def delete_many(self, keys: Iterable[bytes]) -> list[bool]:
         """Remove keys; False for each that was not there."""
-        removed: list[bool] = []
-        failed: ZdbReplyError | None = None
-        for reply in self.pipeline((b"DEL", key) for key in keys):
-            removed.append(not isinstance(reply, ZdbReplyError))
+        replies = self.pipeline((b"DEL", key) for key in keys)
+        for reply in replies:
             # Said as well of a key that was deleted before (zdbd/commands_dataset.c).
             if isinstance(reply, ZdbReplyError) and reply.reason != "Key not found":
-                failed = failed or ZdbReplyError(reply.reason, "DEL")
-        if failed:
-            raise failed
-        return removed
+                raise ZdbReplyError(reply.reason, "DEL")
+        return [not isinstance(reply, ZdbReplyError) for reply in replies]
 
     # Namespaces, as admin
 

@@ -1,13 +1,18 @@
 """RESP as 0-db speaks it: requests encoded, replies parsed within limits (0-db: zdbd/redis.c)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
 from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
 
 MAX_KEY_BYTES: Final = 255  # MAX_KEY_LENGTH (libzdb/index.h)
 MAX_PAYLOAD_BYTES: Final = 8 << 20  # REDIS_MAX_PAYLOAD (zdbd/redis.h)
+# What a reply may be at most; past it the connection is given up.
+_LINE_BYTES: Final = 1024
+_ARRAY_ITEMS: Final = 65_536
+# A list of entries is SCAN's deepest reply: array, array, array (zdbd/commands_scan.c).
+_DEPTH: Final = 3
+_REPLY_BYTES: Final = 512 << 20
 
 
 class Status(str):
@@ -20,20 +25,6 @@ _Kind = TypeVar("_Kind")
 Reply: TypeAlias = "bytes | int | Status | ZdbReplyError | list[Reply] | None"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a reply may be at most; past it the connection is given up.
-
-    A list of entries is SCAN's deepest reply: array, array, array (zdbd/commands_scan.c).
-    """
-
-    line_bytes: int = 1024
-    bulk_bytes: int = MAX_PAYLOAD_BYTES
-    array_items: int = 65_536
-    depth: int = 3
-    reply_bytes: int = 512 << 20
-
-
 def encode(*arguments: bytes) -> bytes:
     """One request: an array of bulk strings."""
     parts = [b"*%d\r\n" % len(arguments)]
@@ -44,6 +35,7 @@ def encode(*arguments: bytes) -> bytes:
 # The shortest reply that there is (zdbd/commands_dataset.c, command_exists).
 _YES: Final = b":1\r\n"
 _FLAG_BYTES: Final = len(_YES)
+_LINE_END: Final = b"\r\n"
 
 
 class ReplyParser:
@@ -52,9 +44,8 @@ class ReplyParser:
     receive: returns the next bytes, never none (it raises when there are no more).
     """
 
-    def __init__(self, receive: Callable[[], bytes], limits: Limits | None = None) -> None:
+    def __init__(self, receive: Callable[[], bytes]) -> None:
         self._receive = receive
-        self._limits = limits or Limits()
         self._buffer = bytearray()
         self._taken = 0
         self._budget = 0
@@ -69,8 +60,8 @@ class ReplyParser:
 
         Raises ZdbProtocolError for bytes that are no RESP or pass a limit.
         """
-        self._budget = self._limits.reply_bytes
-        return self._reply(self._limits.depth)
+        self._budget = _REPLY_BYTES
+        return self._reply(_DEPTH)
 
     def replies(self, count: int) -> list[Reply]:
         """Parse so many replies; quick where all are :0 or :1, as the answers to EXISTS are.
@@ -94,11 +85,11 @@ class ReplyParser:
         line = self._line()
         kind, rest = line[:1], line[1:]
         if kind == b"$":
-            return self._bulk(self._number(rest, "length", self._limits.bulk_bytes))
+            return self._bulk(self._number(rest, "length", MAX_PAYLOAD_BYTES))
         if kind == b":":
             return self._number(rest, "number", (1 << 63) - 1)
         if kind == b"*":
-            return self._array(self._number(rest, "count", self._limits.array_items), depth)
+            return self._array(self._number(rest, "count", _ARRAY_ITEMS), depth)
         text = rest.decode("ascii", "replace")
         if kind == b"+":
             return Status(text)
@@ -140,20 +131,15 @@ class ReplyParser:
         self._budget -= count
         if self._budget < 0:
             raise ZdbProtocolError(
-                f"a reply passes the limit of {self._limits.reply_bytes} bytes; ask for fewer keys"
+                f"a reply passes the limit of {_REPLY_BYTES} bytes; ask for fewer keys"
             )
 
     def _line(self) -> bytes:
-        limit = self._limits.line_bytes
-        start = self._taken
-        while (end := self._buffer.find(b"\r\n", start)) < 0:
-            if self.buffered_bytes > limit:
-                raise ZdbProtocolError(f"a line of more than {limit} bytes: not a 0-db")
-            start = max(self._taken, len(self._buffer) - 1)
-            shift = self._more()
-            start -= shift
-        if end - self._taken > limit:
-            raise ZdbProtocolError(f"a line of more than {limit} bytes: not a 0-db")
+        longest = _LINE_BYTES + len(_LINE_END)
+        while (end := self._buffer.find(_LINE_END, self._taken, self._taken + longest)) < 0:
+            if self.buffered_bytes >= longest:
+                raise ZdbProtocolError(f"a line of more than {_LINE_BYTES} bytes: not a 0-db")
+            self._more()
         line = bytes(self._buffer[self._taken : end])
         self._taken = end + 2
         self._spend(len(line))
@@ -166,14 +152,11 @@ class ReplyParser:
         self._taken += count
         return data
 
-    def _more(self) -> int:
-        """Receive; return by how many bytes the buffered ones moved to the front."""
-        shift = self._taken
-        if shift:
-            del self._buffer[:shift]
+    def _more(self) -> None:
+        if self._taken:
+            del self._buffer[: self._taken]
             self._taken = 0
         self._buffer += self._receive()
-        return shift
 
 
 def expect(reply: Reply, kind: type[_Kind], command: str) -> _Kind:

@@ -4,7 +4,8 @@ import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import starmap
 from typing import Final, Self
 
 from sync.agent.zdb.errors import (
@@ -13,7 +14,7 @@ from sync.agent.zdb.errors import (
     ZdbReplyError,
     ZdbTimeoutError,
 )
-from sync.agent.zdb.protocol import Limits, Reply, ReplyParser, Status, encode
+from sync.agent.zdb.protocol import Reply, ReplyParser, Status, encode
 from sync.contract.spec import ZdbEndpoint
 
 # zdbd does not drain its edge-triggered socket when a read ends exactly on a request boundary; the
@@ -59,19 +60,31 @@ def open_socket(endpoint: ZdbEndpoint, timeout_seconds: float) -> socket.socket:
     return connected
 
 
+def _joined(requests: Iterable[Sequence[bytes]]) -> Iterator[tuple[bytes, int]]:
+    """Join small requests: a system call for each would cost more than the rest."""
+    waiting: list[bytes] = []
+    waiting_bytes = 0
+    for data in starmap(encode, requests):
+        if waiting and waiting_bytes + len(data) > _TOGETHER_BYTES:
+            yield b"".join(waiting), len(waiting)
+            waiting, waiting_bytes = [], 0
+        waiting.append(data)
+        waiting_bytes += len(data)
+    if waiting:
+        yield b"".join(waiting), len(waiting)
+
+
 class ZdbTransport:
     """One connection that answers requests in their order; not to be shared between threads.
 
     Every method raises ZdbError; after any but ZdbReplyError the connection is closed.
     """
 
-    def __init__(
-        self, connected: socket.socket, where: str, timeout_seconds: float, limits: Limits
-    ) -> None:
+    def __init__(self, connected: socket.socket, where: str, timeout_seconds: float) -> None:
         self._socket = connected
         self._where = where
         self._timeout_seconds = timeout_seconds
-        self._parser = ReplyParser(self._receive, limits)
+        self._parser = ReplyParser(self._receive)
         # One element per request on the wire: False stands for a PING of ours to swallow.
         self._awaited: deque[bool] = deque()
         self._nudge = True
@@ -120,36 +133,34 @@ class ZdbTransport:
 
         About 32 KB of requests are on the wire at once.
         """
-        replies: list[Reply] = []
-        on_wire: deque[int] = deque()
-        on_wire_bytes = 0
-        # Small requests leave together: a system call for each would cost more than the rest.
-        waiting: list[bytes] = []
-        waiting_bytes = 0
-        for request in requests:
-            data = encode(*request)
-            while on_wire and on_wire_bytes + len(data) > WINDOW_BYTES:
-                self._send_all(waiting)
-                waiting_bytes = 0
-                replies += self._replies(1)
-                on_wire_bytes -= on_wire.popleft()
-            waiting.append(data)
-            waiting_bytes += len(data)
-            if waiting_bytes > _TOGETHER_BYTES:
-                self._send_all(waiting)
-                waiting_bytes = 0
-            on_wire.append(len(data))
-            on_wire_bytes += len(data)
-        self._send_all(waiting)
-        for _ in on_wire:
-            replies += self._replies(1)
-        return replies
+        return self._exchange(_joined(requests))
 
-    def _send_all(self, waiting: list[bytes]) -> None:
-        """Send requests as one piece and empty the list."""
-        if waiting:
-            self._send(b"".join(waiting), requests=len(waiting))
-            waiting.clear()
+    def _exchange(
+        self, pieces: Iterable[tuple[bytes, int]], *, together: bool = False
+    ) -> list[Reply]:
+        """Send pieces of so many requests each; returns the replies.
+
+        together: those to a piece are read as one, for which the time-out counts, too.
+        """
+        replies: list[Reply] = []
+        on_wire: deque[tuple[int, int]] = deque()
+        on_wire_bytes = 0
+
+        def take() -> int:
+            size, count = on_wire.popleft()
+            for _ in range(1 if together else count):
+                replies.extend(self._replies(count if together else 1))
+            return size
+
+        for data, count in pieces:
+            while on_wire and on_wire_bytes + len(data) > WINDOW_BYTES:
+                on_wire_bytes -= take()
+            self._send(data, requests=count)
+            on_wire.append((len(data), count))
+            on_wire_bytes += len(data)
+        while on_wire:
+            take()
+        return replies
 
     def _send(self, data: bytes, *, requests: int = 1, is_request: bool = True) -> None:
         try:

@@ -17,8 +17,9 @@ from sync.agent.zdb import (
     ZdbProtocolError,
     ZdbReplyError,
     ZdbTimeoutError,
+    protocol,
 )
-from sync.agent.zdb.protocol import Limits, ReplyParser, encode
+from sync.agent.zdb.protocol import ReplyParser, encode
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import chunks
 from tests.agent.chunks.scripted_zdb import ScriptedZdb, bulk, page
@@ -58,12 +59,12 @@ def test_replies_that_are_no_0_dbs_are_named_and_end_the_connection(
             connection.call(b"PING")
 
 
-def test_a_reply_larger_than_its_limit_is_given_up() -> None:
+def test_a_reply_larger_than_its_limit_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     many = b"*3\r\n" + bulk(b"x" * 400) * 3
-    limits = Limits(reply_bytes=1000)
+    monkeypatch.setattr(protocol, "_REPLY_BYTES", 1000)
     with (
         ScriptedZdb(lambda request: many if request[0] == b"MGET" else None) as server,
-        ZdbConnection.open(server.endpoint, limits=limits) as connection,
+        ZdbConnection.open(server.endpoint) as connection,
         pytest.raises(ZdbProtocolError, match="fewer keys"),
     ):
         connection.mget([b"a", b"b", b"c"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
-from sync.agent.zdb.protocol import Limits, Reply, ReplyParser
+from sync.agent.zdb.protocol import Reply, ReplyParser
 from sync.agent.zdb.replies import NO_MORE_DATA, Cursor, scan_page
 
 # A chunk's key is the BLAKE2b-128 of its payload (0-flist: libflist/zero_chunk.c); a key of any
@@ -36,7 +36,7 @@ class NeedMoreBytes(Exception):  # noqa: N818 - not an error: the reply is not c
     """The reply is not complete yet."""
 
 
-def parse_reply(data: bytes | bytearray, limits: Limits | None = None) -> tuple[Reply, int]:
+def parse_reply(data: bytes | bytearray) -> tuple[Reply, int]:
     """Parse one reply from the start of `data`; returns it and how many bytes it took.
 
     Raises NeedMoreBytes, ZdbProtocolError.
@@ -48,7 +48,7 @@ def parse_reply(data: bytes | bytearray, limits: Limits | None = None) -> tuple[
             raise NeedMoreBytes
         return pieces.pop()
 
-    parser = ReplyParser(receive, limits)
+    parser = ReplyParser(receive)
     reply = parser.reply()
     return reply, len(data) - parser.buffered_bytes
 
