@@ -26,11 +26,11 @@ def per_second(source: ZdbEndpoint, local: ZdbEndpoint, password: str, seconds: 
         copied = 0
         started = time.monotonic()
         for entry in entries:
-            timestamp = master.call(b"KEYTIME", entry.key)
-            (payload,) = master.mget([entry.key])
+            timestamp = master.call(b"KEYTIME", entry[0])
+            (payload,) = master.mget([entry[0]])
             if payload is None or not isinstance(timestamp, int):
                 raise RuntimeError("the master lost an entry")
-            slave.set_many([(entry.key, payload, timestamp)])
+            slave.set_many([(entry[0], payload, timestamp)])
             copied += 1
             if time.monotonic() - started >= seconds:
                 break

@@ -13,13 +13,13 @@ from sync.agent.zdb.errors import (
     ZdbReplyError,
     ZdbTimeoutError,
 )
-from sync.agent.zdb.replies import Cursor, Entry, NamespaceInfo, ScanPage
+from sync.agent.zdb.replies import Cursor, NamespaceInfo
+from sync.agent.zdb.scan_pages import Entry
 
 __all__ = [
     "Cursor",
     "Entry",
     "NamespaceInfo",
-    "ScanPage",
     "ZdbAuthError",
     "ZdbConnection",
     "ZdbConnectionError",

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Self
 
 from sync.agent.zdb.errors import ZdbAuthError, ZdbError, ZdbProtocolError, ZdbReplyError
@@ -14,15 +14,9 @@ from sync.agent.zdb.protocol import (
     encode,
     expect,
 )
-from sync.agent.zdb.replies import (
-    NO_MORE_DATA,
-    Cursor,
-    NamespaceInfo,
-    ScanPage,
-    scan_page,
-    text_fields,
-)
-from sync.agent.zdb.transport import WINDOW_BYTES, ZdbTransport, open_socket
+from sync.agent.zdb.replies import Cursor, NamespaceInfo, text_fields
+from sync.agent.zdb.scan_pages import Entry, ScanPage, page_of, quick_page
+from sync.agent.zdb.transport import WINDOW_BYTES, ZdbTransport
 from sync.contract.spec import ZdbEndpoint
 
 # Of 8 MiB each they stay below Limits.reply_bytes; zdbd takes 1,023 (zdbd/redis.c).
@@ -59,9 +53,7 @@ class ZdbConnection(ZdbTransport):
         timeout_seconds: for connecting, and for silence while a reply is awaited.
         Raises ZdbConnectionError, ZdbAuthError (password or namespace refused), ZdbError.
         """
-        where = f"{endpoint.host}:{endpoint.port}"
-        connected = open_socket(endpoint, timeout_seconds)
-        connection = cls(connected, where, timeout_seconds)
+        connection = cls(endpoint, timeout_seconds)
         try:
             if password is not None:
                 connection.authenticate(password)
@@ -162,13 +154,19 @@ class ZdbConnection(ZdbTransport):
         Raises ZdbReplyError ("Invalid key format") for a cursor that is not this namespace's.
         """
         command = b"RSCAN" if backwards else b"SCAN"
-        try:
-            reply = self.call(command, cursor.raw) if cursor else self.call(command)
-        except ZdbReplyError as error:
-            if error.reason == NO_MORE_DATA:
-                return None
-            raise
-        return scan_page(reply)
+        self._send(encode(command, cursor.raw) if cursor else encode(command))
+        found = self._answer(lambda: self._parser.quick(quick_page))
+        return found if isinstance(found, ScanPage) else page_of(found)
+
+    def pages(self) -> Iterator[list[Entry]]:
+        """Yield the entries of the whole namespace in index order, page by page."""
+        page = self.scan()
+        while page:
+            yield page.entries
+            following = self.scan(page.cursor)
+            if following and following.cursor.position <= page.cursor.position:
+                raise ZdbProtocolError(f"0-db {self._where}: SCAN: the cursor does not advance")
+            page = following
 
     def accepts(self, cursor: Cursor) -> bool:
         """Return whether the namespace knows a cursor; raises for anything but yes or no."""
@@ -189,7 +187,7 @@ class ZdbConnection(ZdbTransport):
             return None
         # The page's own cursor stands on its oldest entry (zdbd/commands_scan.c); and the newest
         # entry may have been deleted since it was listed.
-        keys = [entry.key for entry in page.entries[:_NEWEST_KEYS]]
+        keys = [entry[0] for entry in page.entries[:_NEWEST_KEYS]]
         replies = self.pipeline([(b"KEYCUR", key) for key in keys])
         return next((Cursor(reply) for reply in replies if isinstance(reply, bytes)), page.cursor)
 

@@ -15,6 +15,10 @@ _DEPTH: Final = 3
 _REPLY_BYTES: Final = 512 << 20
 
 
+class NeedMoreBytes(Exception):  # noqa: N818 - not an error: the reply is not complete yet
+    """The reply is not complete yet."""
+
+
 class Status(str):
     """A simple string reply (+OK), as opposed to a payload."""
 
@@ -22,6 +26,7 @@ class Status(str):
 
 
 _Kind = TypeVar("_Kind")
+_Parsed = TypeVar("_Parsed")
 Reply: TypeAlias = "bytes | int | Status | ZdbReplyError | list[Reply] | None"
 
 
@@ -80,6 +85,22 @@ class ReplyParser:
             self._taken += wanted
             return [digit - ord("0") for digit in digits]
         return [self.reply() for _ in range(count)]
+
+    def quick(self, parse: Callable[[bytearray], tuple[_Parsed, int] | None]) -> "_Parsed | Reply":
+        """Parse one reply with `parse`, or as any other one where it returns None.
+
+        It returns as well how many bytes it took, and raises NeedMoreBytes for a beginning.
+        """
+        while True:
+            try:
+                found = parse(self._buffer[self._taken :])
+            except NeedMoreBytes:
+                self._more()
+                continue
+            if found is None:
+                return self.reply()
+            self._taken += found[1]
+            return found[0]
 
     def _reply(self, depth: int) -> Reply:
         line = self._line()
@@ -169,11 +190,18 @@ def expect(reply: Reply, kind: type[_Kind], command: str) -> _Kind:
     return reply
 
 
-def check_entry(key: bytes, length_bytes: int) -> None:
-    """Raise ZdbProtocolError for a listed entry that no 0-db can hold."""
-    if not 0 < len(key) <= MAX_KEY_BYTES:
-        raise ZdbProtocolError(f"SCAN: a key of {len(key)} bytes; 0-db has 1 to {MAX_KEY_BYTES}")
-    if not 0 <= length_bytes <= MAX_PAYLOAD_BYTES:
-        raise ZdbProtocolError(
-            f"SCAN: a payload of {length_bytes} bytes; 0-db has up to {MAX_PAYLOAD_BYTES}"
-        )
+def parse_reply(data: bytes | bytearray) -> tuple[Reply, int]:
+    """Parse one reply from the start of `data`; returns it and how many bytes it took.
+
+    Raises NeedMoreBytes, ZdbProtocolError.
+    """
+    pieces = [bytes(data)] if data else []
+
+    def receive() -> bytes:
+        if not pieces:
+            raise NeedMoreBytes
+        return pieces.pop()
+
+    parser = ReplyParser(receive)
+    reply = parser.reply()
+    return reply, len(data) - parser.buffered_bytes

@@ -3,27 +3,17 @@
 import re
 import struct
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from sync.agent.zdb.errors import ZdbProtocolError
-from sync.agent.zdb.protocol import Reply, check_entry, expect
+from sync.agent.zdb.protocol import Reply, expect
 
-# Said by SCAN and RSCAN past their last entry, and by an empty namespace.
-NO_MORE_DATA: Final = "No more data"
 # idlength, fileid, length, idxoffset, crc (packed).
 _CURSOR: Final = struct.Struct("<BIIII")
 _CURSOR_BYTES: Final = _CURSOR.size
 # 0-db counts in size_t (libzdb/index.h, index_stats_t).
 _NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _LARGEST: Final = (1 << 64) - 1
-
-
-class Entry(NamedTuple):
-    """One key of a namespace: payload length in bytes, timestamp in unix seconds."""
-
-    key: bytes
-    length_bytes: int
-    timestamp: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +51,6 @@ class Cursor:
     def from_hex(cls, text: str) -> Self:
         """Read what `hex` gave; ValueError or ZdbProtocolError where it is none."""
         return cls(bytes.fromhex(text))
-
-
-@dataclass(frozen=True, slots=True)
-class ScanPage:
-    """One page of SCAN or RSCAN: its entries in listing order and the cursor of the last one."""
-
-    cursor: Cursor
-    entries: list[Entry]
-
-
-def scan_page(reply: Reply) -> ScanPage:
-    """Read a reply of SCAN or RSCAN; raise ZdbProtocolError where it is not shaped as one."""
-    # *2 <cursor of the last entry> *N [*3 key length timestamp] (zdbd/commands_scan.c).
-    match reply:
-        case [bytes(cursor), list(items)]:
-            return ScanPage(Cursor(cursor), [_entry(item) for item in items])
-    raise ZdbProtocolError("SCAN: a page that is not a cursor and a list")
-
-
-def _entry(item: Reply) -> Entry:
-    match item:
-        case [bytes(key), int(length), int(timestamp)]:
-            check_entry(key, length)
-            return Entry(key, length, timestamp)
-    raise ZdbProtocolError("SCAN: an entry that is not (key, length, timestamp)")
 
 
 @dataclass(frozen=True, slots=True)

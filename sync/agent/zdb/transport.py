@@ -4,9 +4,9 @@ import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import starmap
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from sync.agent.zdb.errors import (
     ZdbConnectionError,
@@ -32,6 +32,7 @@ _TOGETHER_BYTES: Final = 4 << 10
 # queue for us: its list of replies has no limit (zdbd/redis.c, redis_response_push).
 WINDOW_BYTES: Final = 32 << 10
 _RECEIVE_BYTES: Final = 256 << 10
+_Answer = TypeVar("_Answer")
 
 
 def acknowledge(connected: socket.socket) -> None:
@@ -43,21 +44,6 @@ def acknowledge(connected: socket.socket) -> None:
     # A socket pair is no TCP, and has nothing to acknowledge.
     with contextlib.suppress(OSError):
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def open_socket(endpoint: ZdbEndpoint, timeout_seconds: float) -> socket.socket:
-    """Connect with TCP_NODELAY; raise ZdbConnectionError naming host and port."""
-    where = f"{endpoint.host}:{endpoint.port}"
-    try:
-        connected = socket.create_connection((endpoint.host, endpoint.port), timeout_seconds)
-    except TimeoutError as error:
-        raise ZdbTimeoutError(f"0-db {where}: no connection in {timeout_seconds:g} s") from error
-    except OSError as error:
-        raise ZdbConnectionError(f"0-db {where}: {error.strerror or error}") from error
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # A server that vanished without a word is noticed in the end, also where WAIT is silent.
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return connected
 
 
 def _joined(requests: Iterable[Sequence[bytes]]) -> Iterator[tuple[bytes, int]]:
@@ -80,9 +66,18 @@ class ZdbTransport:
     Every method raises ZdbError; after any but ZdbReplyError the connection is closed.
     """
 
-    def __init__(self, connected: socket.socket, where: str, timeout_seconds: float) -> None:
-        self._socket = connected
-        self._where = where
+    def __init__(self, endpoint: ZdbEndpoint, timeout_seconds: float) -> None:
+        self._where = where = f"{endpoint.host}:{endpoint.port}"
+        try:
+            self._socket = socket.create_connection((endpoint.host, endpoint.port), timeout_seconds)
+        except TimeoutError as error:
+            reason = f"no connection in {timeout_seconds:g} s"
+            raise ZdbTimeoutError(f"0-db {where}: {reason}") from error
+        except OSError as error:
+            raise ZdbConnectionError(f"0-db {where}: {error.strerror or error}") from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A server that vanished without a word is noticed in the end, also where WAIT is silent.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._timeout_seconds = timeout_seconds
         self._parser = ReplyParser(self._receive)
         # One element per request on the wire: False stands for a PING of ours to swallow.
@@ -148,8 +143,10 @@ class ZdbTransport:
 
         def take() -> int:
             size, count = on_wire.popleft()
-            for _ in range(1 if together else count):
-                replies.extend(self._replies(count if together else 1))
+            if together:
+                replies.extend(self._answer(lambda: self._parser.replies(count), count))
+            else:
+                replies.extend([self._answer(self._parser.reply) for _ in range(count)])
             return size
 
         for data, count in pieces:
@@ -171,16 +168,16 @@ class ZdbTransport:
             raise self._lost(error) from error
         self._awaited.extend([is_request] * requests)
 
-    def _replies(self, count: int) -> list[Reply]:
-        """Return the replies to so many requests that were sent as one piece."""
+    def _answer(self, parse: Callable[[], _Answer], requests: int = 1) -> _Answer:
+        """Return what `parse` makes of the answer to so many requests."""
         self._deadline = time.monotonic() + self._timeout_seconds
         self._received_bytes = 0
         try:
             while not self._awaited.popleft():
                 self._swallow_pong()
-            for _ in range(count - 1):
+            for _ in range(requests - 1):
                 self._awaited.popleft()
-            return [self._parser.reply()] if count == 1 else self._parser.replies(count)
+            return parse()
         except (ZdbProtocolError, ZdbConnectionError) as error:
             self.close()
             raise type(error)(f"0-db {self._where}: {error}") from error

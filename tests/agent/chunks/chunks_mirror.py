@@ -51,9 +51,9 @@ def content(connection: ZdbConnection) -> dict[bytes, tuple[bytes | None, int]]:
     cursor = None
     while page := connection.scan(cursor):
         cursor = page.cursor
-        payloads = connection.mget([entry.key for entry in page.entries])
-        for entry, payload in zip(page.entries, payloads, strict=True):
-            found[entry.key] = (payload, entry.timestamp)
+        payloads = connection.mget([entry[0] for entry in page.entries])
+        for (key, _, timestamp), payload in zip(page.entries, payloads, strict=True):
+            found[key] = (payload, int(timestamp))
     return found
 
 

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
-from sync.agent.chunks.scan.pages import NeedMoreBytes, parse_reply
-from sync.agent.zdb.protocol import expect
+from sync.agent.zdb.protocol import NeedMoreBytes, expect, parse_reply
 from sync.contract.spec import ZdbEndpoint
 
 # Given a request's arguments: bytes to send, or None to close the connection.

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.agent.chunks.scan.pages import NeedMoreBytes, parse_page, parse_reply
 from sync.agent.zdb import (
     Cursor,
     ZdbAuthError,
@@ -19,7 +18,8 @@ from sync.agent.zdb import (
     ZdbTimeoutError,
     protocol,
 )
-from sync.agent.zdb.protocol import ReplyParser, encode
+from sync.agent.zdb.protocol import NeedMoreBytes, ReplyParser, encode, parse_reply
+from sync.agent.zdb.scan_pages import parse_page
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import chunks
 from tests.agent.chunks.scripted_zdb import ScriptedZdb, bulk, page
@@ -104,6 +104,30 @@ def test_a_silent_server_is_nudged_once_and_its_pong_swallowed() -> None:
         assert connection.call(b"GET", b"two") == b"two"
 
 
+def test_a_page_is_read_whole_though_the_pong_of_a_nudge_comes_with_it() -> None:
+    listed = page(CURSOR, (bytes(16), 5, 1), (b"name", 0, -1))
+
+    def stall(request: list[bytes]) -> bytes | None:
+        if request[0] == b"PING":
+            return listed + b"+PONG\r\n"
+        return b"" if request == [b"SCAN"] else None
+
+    with ScriptedZdb(stall) as server, ZdbConnection.open(server.endpoint) as connection:
+        entries = [(bytes(16), b"5", b"1"), (b"name", b"0", b"-1")]
+        assert connection.scan() == (Cursor(CURSOR), entries)
+        assert connection.scan(Cursor(CURSOR)) is None
+
+
+def test_a_namespace_whose_cursor_does_not_advance_is_given_up() -> None:
+    listed = page(CURSOR, (bytes(16), 5, 1))
+    with (
+        ScriptedZdb(lambda request: listed if request[0] == b"SCAN" else None) as server,
+        ZdbConnection.open(server.endpoint) as connection,
+        pytest.raises(ZdbProtocolError, match="does not advance"),
+    ):
+        list(connection.pages())
+
+
 def test_a_closed_connection_and_a_refused_one_say_where() -> None:
     endpoint = ZdbEndpoint(host="127.0.0.1", port=free_port())
     with pytest.raises(ZdbConnectionError, match=str(endpoint.port)):
@@ -163,7 +187,7 @@ def _listed(connection: ZdbConnection, *, backwards: bool) -> list[tuple[bytes, 
     found: list[tuple[bytes, int, int]] = []
     cursor: Cursor | None = None
     while listed := connection.scan(cursor, backwards=backwards):
-        found += [tuple(entry) for entry in listed.entries]  # type: ignore[misc]
+        found += [(key, int(length), int(at)) for key, length, at in listed.entries]
         cursor = listed.cursor
     return found
 

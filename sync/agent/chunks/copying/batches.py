@@ -4,8 +4,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sync.agent.chunks.scan.pages import HASH_BYTES, Entry, Page
-from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES, check_entry
+from sync.agent.chunks.scan.pages import HASH_BYTES, Page
+from sync.agent.zdb.scan_pages import Entry, check_payload_bytes
 
 
 @dataclass(slots=True)
@@ -55,8 +55,7 @@ def _cut(
     # zdbd refuses more than 1,024 arguments and closes (zdbd/redis.c, redis_handle_resp_empty):
     # the spec allows no more keys than fit.
     lengths = page.lengths if entries is page.entries else [int(entry[1]) for entry in entries]
-    if lengths and max(lengths) > MAX_PAYLOAD_BYTES:
-        check_entry(entries[0][0], max(lengths))
+    check_payload_bytes(max(lengths, default=0))
     ends = list(accumulate(lengths))
     batches: list[Batch] = []
     start = 0

@@ -11,8 +11,8 @@ from typing_extensions import override
 from sync.agent.chunks.copying.batches import Batch
 from sync.agent.chunks.copying.channel import PONG, Connected, Pipeline
 from sync.agent.chunks.copying.fetcher import Fetched
-from sync.agent.chunks.scan.pages import NeedMoreBytes, parse_reply
 from sync.agent.zdb.errors import ZdbReplyError
+from sync.agent.zdb.protocol import NeedMoreBytes, parse_reply
 
 # What zdbd says when it cannot store any more (zdbd/commands_set.c); it goes on serving.
 FULL: Final = (

@@ -10,7 +10,7 @@ from sync.agent.chunks.key_files import KeyFile, KeyPartitions, read_keys
 from sync.agent.chunks.reconcile.deletes import WORK_DIRECTORY, Deletes
 from sync.agent.chunks.reconcile.refetch import refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
-from sync.agent.chunks.scan.full_scan import full_scan
+from sync.agent.zdb import ZdbConnection
 
 # A comparison takes no more than a tenth of the time.
 _COMPARE_SHARE: Final = 10
@@ -55,11 +55,15 @@ def _list(
     password = context.directories.zdb_admin_password()
     # 0-db has no snapshots, so the slave is listed first: what appears on the master meanwhile is
     # "missing" and is asked for again, while what is dropped was really there and is gone.
-    for page in full_scan(spec.local_zdb, password, timeout, context.stopping):
-        slave.add([entry[0] for entry in page])
+    with ZdbConnection.open(spec.local_zdb, password, timeout) as connection:
+        for page in connection.pages():
+            context.check_stop()
+            slave.add([entry[0] for entry in page])
     began_at = time.time()
-    for page in full_scan(spec.source, None, timeout, context.stopping):
-        master.add([entry[0] for entry in page])
+    with ZdbConnection.open(spec.source, None, timeout) as connection:
+        for page in connection.pages():
+            context.check_stop()
+            master.add([entry[0] for entry in page])
     for keys in read_keys(context.ledger.path):
         ledger.add(keys)
     return began_at

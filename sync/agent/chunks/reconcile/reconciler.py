@@ -16,8 +16,7 @@ from sync.agent.chunks.pollers import Answer, InfoPoller
 from sync.agent.chunks.reconcile.crash_recovery import check_plain_keys, prove
 from sync.agent.chunks.reconcile.deletes import Deletes
 from sync.agent.chunks.reconcile.key_comparison import compare_keys
-from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
-from sync.agent.chunks.scan.full_scan import Stopped
+from sync.agent.chunks.reconcile.tasks import Finding, Stopped, TaskContext
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import Directories
 from sync.contract.spec import FlistsSpec

@@ -35,45 +35,34 @@ def refetch(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) 
     """Copy `keys` from the master to the slave with the master's timestamps. Raises ZdbError."""
     result = Refetched()
     for asked in grouped(keys, _ASKED_KEYS):
-        lengths = list(master.pipeline([(b"LENGTH", key) for key in asked]))
-        times = list(master.pipeline([(b"KEYTIME", key) for key in asked]))
+        lengths = zip(asked, master.pipeline([(b"LENGTH", key) for key in asked]), strict=True)
         # nil for a key that is not there (zdbd/commands_dataset.c, command_length).
-        there = [
-            Entry(key, length, timestamp)
-            for key, length, timestamp in zip(asked, lengths, times, strict=True)
-            if isinstance(length, int) and isinstance(timestamp, int)
-        ]
+        there = [(key, length) for key, length in lengths if isinstance(length, int)]
         result.gone += len(asked) - len(there)
         for group in _by_size(there):
-            _copy(master, slave, group, result)
+            good: list[tuple[bytes, bytes, int | None]] = []
+            for key, found in zip(group, master.mget_timed(group), strict=True):
+                if found is None:
+                    result.gone += 1
+                elif is_right(key, found[0]):
+                    good.append((key, *found))
+                else:
+                    result.refused.append(key)
+            slave.set_many(good)
+            result.stored += len(good)
     return result
 
 
-def _copy(
-    master: ZdbConnection, slave: ZdbConnection, group: list[Entry], result: Refetched
-) -> None:
-    payloads = master.mget([entry.key for entry in group])
-    good: list[tuple[bytes, bytes, int | None]] = []
-    for entry, payload in zip(group, payloads, strict=True):
-        if payload is None:
-            result.gone += 1
-        elif is_right(entry.key, payload):
-            good.append((entry.key, payload, entry.timestamp))
-        else:
-            result.refused.append(entry.key)
-    slave.set_many(good)
-    result.stored += len(good)
-
-
-def _by_size(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    group: list[Entry] = []
-    size = 0
-    for entry in entries:
-        if group and (len(group) == _FETCHED_KEYS or size + entry.length_bytes > _FETCHED_BYTES):
+def _by_size(sizes: Iterable[tuple[bytes, int]]) -> Iterator[list[bytes]]:
+    """Group keys by the length of their payloads."""
+    group: list[bytes] = []
+    group_bytes = 0
+    for key, size_bytes in sizes:
+        if group and (len(group) == _FETCHED_KEYS or group_bytes + size_bytes > _FETCHED_BYTES):
             yield group
-            group, size = [], 0
-        group.append(entry)
-        size += entry.length_bytes
+            group, group_bytes = [], 0
+        group.append(key)
+        group_bytes += size_bytes
     if group:
         yield group
 
@@ -81,8 +70,7 @@ def _by_size(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 def bad_keys(slave: ZdbConnection, entries: Iterable[Entry]) -> list[bytes]:
     """Read payloads back and return the keys that are not their hash. Raises ZdbError."""
     bad: list[bytes] = []
-    for group in _by_size(entries):
-        keys = [entry.key for entry in group]
+    for keys in _by_size((key, int(length)) for key, length, _ in entries):
         for key, payload in zip(keys, slave.mget(keys), strict=True):
             if payload is None or not is_right(key, payload):
                 bad.append(key)

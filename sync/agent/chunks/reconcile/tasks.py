@@ -8,11 +8,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sync.agent.chunks.scan.full_scan import Stopped
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import Directories
 from sync.agent.zdb import ZdbConnection
 from sync.contract.spec import FlistsSpec
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the job is stopping
+    """A task was stopped."""
 
 
 @dataclass(frozen=True)

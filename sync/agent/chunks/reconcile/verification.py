@@ -7,9 +7,8 @@ from typing import Final
 from sync.agent.chunks.failover import answering
 from sync.agent.chunks.key_files import KeyPartitions
 from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
-from sync.agent.chunks.scan.full_scan import full_scan
 from sync.agent.job import Directories, JobFailed, Problem, VerifyOptions, VerifyReport
-from sync.agent.zdb import Entry, ZdbConnection, ZdbError
+from sync.agent.zdb import ZdbConnection, ZdbError
 from sync.contract.spec import FlistsSpec
 
 BAD: Final = "its payload does not have this hash"
@@ -57,18 +56,15 @@ def _check(
         ZdbConnection.open(spec.local_zdb, password, timeout) as slave,
     ):
         here, there = KeyPartitions(Path(work) / "slave"), KeyPartitions(Path(work) / "master")
-        for page in full_scan(spec.local_zdb, password, timeout):
-            entries = [
-                Entry(key, int(length), int(timestamp))
-                for key, length, timestamp in page
-                if in_part(key, options)
-            ]
+        for page in slave.pages():
+            entries = [entry for entry in page if in_part(entry[0], options)]
             checked += len(entries)
-            here.add([entry.key for entry in entries])
+            here.add([entry[0] for entry in entries])
             problems += [Problem(key.hex(), BAD) for key in bad_keys(slave, entries)]
         if not options.offline:
-            for listed in full_scan(spec.source, None, timeout):
-                there.add([entry[0] for entry in listed if in_part(entry[0], options)])
+            with ZdbConnection.open(spec.source, None, timeout) as master:
+                for page in master.pages():
+                    there.add([entry[0] for entry in page if in_part(entry[0], options)])
             for ours, theirs in zip(here.parts(), there.parts(), strict=True):
                 problems += [Problem(key.hex(), MISSING) for key in sorted(theirs - ours)]
         if repairing and problems:

@@ -11,12 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sync.agent.chunks.scan.pages import Entry
 from sync.agent.chunks.scan.spans import SCANS, Edge, Span
-from sync.agent.zdb import Cursor, ZdbConnection
-from sync.agent.zdb.errors import ZdbError, ZdbReplyError
+from sync.agent.zdb import Cursor, Entry, ZdbConnection
+from sync.agent.zdb.errors import ZdbError
 from sync.agent.zdb.protocol import Reply
-from sync.agent.zdb.replies import NO_MORE_DATA, scan_page
+from sync.agent.zdb.scan_pages import page_of
 from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
@@ -47,16 +46,12 @@ def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries:
     keys = known_keys if useful else []
     # In one round trip with the last page of the index.
     listed, *answers = master.pipeline([(b"RSCAN",), *_questions(keys)])
-    if isinstance(listed, ZdbReplyError) and listed.reason != NO_MORE_DATA:
-        raise listed
-    last_page = None if isinstance(listed, ZdbReplyError) else scan_page(listed)
+    last_page = page_of(listed)
     if last_page is None or not last_page.entries:
         return [Span(Edge())]
     # A page's cursor stands on its last entry, the oldest of RSCAN's first page (commands_scan.c,
     # command_scan_send_scanlist): closed spans end there, the newest entries are the tail's.
-    entry = last_page.entries[-1]
-    top: Entry = (entry.key, b"%d" % entry.length_bytes, b"%d" % entry.timestamp)
-    last = CutPoint(last_page.cursor, top)
+    last = CutPoint(last_page.cursor, last_page.entries[-1])
     points = [at for at in _points(keys, answers) if at.cursor.position < last.cursor.position]
     spans: list[Span] = []
     low = Edge()

@@ -11,9 +11,10 @@ from sync.agent.chunks.copying.channel import (
     connect,
     open_all,
 )
-from sync.agent.chunks.scan.pages import MAX_PAGE_BYTES, Entry, NeedMoreBytes, Page, parse_page
+from sync.agent.chunks.scan.pages import Page
 from sync.agent.chunks.scan.spans import Scan, Span
-from sync.agent.zdb.replies import Cursor
+from sync.agent.zdb.protocol import NeedMoreBytes
+from sync.agent.zdb.scan_pages import MAX_PAGE_BYTES, ScanPage, parse_page
 from sync.contract.spec import FlistsSpec
 
 _LINE_END: Final = b"\r\n"
@@ -28,7 +29,7 @@ class Scanner(Channel):
         super().__init__(connected)
         self._received = bytearray()
         self._asked = False
-        self.answer: tuple[Cursor, list[Entry]] | None = None
+        self.answer: ScanPage | None = None
         self.answered = False
         self.span: Span | None = None
         self.scan: Scan | None = None

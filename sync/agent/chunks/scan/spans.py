@@ -13,9 +13,8 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
-from sync.agent.chunks.scan.pages import Entry, Page
-from sync.agent.zdb.errors import ZdbProtocolError
-from sync.agent.zdb.replies import Cursor
+from sync.agent.chunks.scan.pages import Page
+from sync.agent.zdb import Cursor, Entry, ZdbProtocolError
 
 # Of a closed span: upwards and downwards.
 SCANS: Final = 2
