@@ -125,29 +125,20 @@ def preview(stack: str, file: Path) -> int:
 
 def comment(pull_request: str, stack: str, text: str) -> int:
     """Write the stack's own comment: the one with its marker, else a new one."""
-    repository = os.environ["GITHUB_REPOSITORY"]
-    issue = f"repos/{repository}/issues/{pull_request}/comments"
-    found = [
-        entry["id"]
-        for entry in _gh_list(issue)
-        if entry["body"].startswith(_marker("preview", stack))
-    ]
-    if found:
-        path = f"repos/{repository}/issues/comments/{found[0]}"
-        return _gh_body("PATCH", path, {"body": text})
-    return _gh_body("POST", issue, {"body": text})
+    comments = f"{pull_request}/comments"
+    found = _gh_find(comments, _marker("preview", stack))
+    if found is None:
+        return _gh_write("POST", comments, body=text)
+    return _gh_write("PATCH", f"comments/{found['id']}", body=text)
 
 
 def drift(stack: str) -> int:
     """Refresh and compare; returns 0 also when there is drift, as the issue then tells it."""
     done = _preview(stack, "--diff", "--refresh", "--expect-no-changes")
     marker = _marker("drift", stack)
-    opened = _open_issue(marker)
-    repository = os.environ["GITHUB_REPOSITORY"]
+    opened = _gh_find("?state=open&per_page=100", marker)
     if done.returncode == 0:
-        if opened is None:
-            return 0
-        return _gh_body("PATCH", f"repos/{repository}/issues/{opened}", {"state": "closed"})
+        return _gh_write("PATCH", opened["number"], state="closed") if opened else 0
     text = {
         "title": f"Drift of {stack}",
         "body": (
@@ -156,17 +147,7 @@ def drift(stack: str) -> int:
             f"when the next check finds nothing.\n\n{_fenced(done.stdout + done.stderr)}\n"
         ),
     }
-    if opened is None:
-        return _gh_body("POST", f"repos/{repository}/issues", text)
-    return _gh_body("PATCH", f"repos/{repository}/issues/{opened}", text)
-
-
-def _open_issue(marker: str) -> int | None:
-    path = f"repos/{os.environ['GITHUB_REPOSITORY']}/issues?state=open&per_page=100"
-    for entry in _gh_list(path):
-        if (entry["body"] or "").startswith(marker):
-            return int(entry["number"])
-    return None
+    return _gh_write("PATCH", opened["number"], **text) if opened else _gh_write("POST", **text)
 
 
 def _marker(kind: str, stack: str) -> str:
@@ -192,13 +173,21 @@ def _preview(stack: str, *flags: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def _gh_list(path: str) -> list[dict[str, Any]]:
-    pages = json.loads(_run("gh", "api", "--paginate", "--slurp", path).stdout)
-    return [entry for page in pages for entry in page]
+def _issues(below: str | int = "") -> str:
+    """Return the path of the repository's issues, or of what is below them."""
+    slash = "/" if below and not str(below).startswith("?") else ""
+    return f"repos/{os.environ['GITHUB_REPOSITORY']}/issues{slash}{below}"
 
 
-def _gh_body(method: str, path: str, body: dict[str, str]) -> int:
-    command = ("gh", "api", "--method", method, path, "--input", "-", "--silent")
+def _gh_find(below: str, marker: str) -> dict[str, Any] | None:
+    """Return the first issue or comment that begins with a marker."""
+    pages = json.loads(_run("gh", "api", "--paginate", "--slurp", _issues(below)).stdout)
+    entries = (entry for page in pages for entry in page)
+    return next((entry for entry in entries if (entry["body"] or "").startswith(marker)), None)
+
+
+def _gh_write(method: str, below: str | int = "", **body: str) -> int:
+    command = ("gh", "api", "--method", method, _issues(below), "--input", "-", "--silent")
     return _run(*command, stdin=json.dumps(body)).returncode
 
 

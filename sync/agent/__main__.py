@@ -1,4 +1,4 @@
-"""The agent's command line: run, verify, repair, status."""
+"""The agent's command line: run, verify, repair."""
 
 import argparse
 import importlib
@@ -31,14 +31,13 @@ def parser() -> argparse.ArgumentParser:
         ("run", "run a job until SIGTERM"),
         ("verify", "compare the mirror with its state and the master; changes nothing"),
         ("repair", "verify, and repair just what is wrong"),
-        ("status", "print the job's status record"),
     ):
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("job", choices=layout.JOBS)
         for field in fields(Directories):
             option = f"--{field.name.replace('_', '-')}-dir"
             sub.add_argument(option, type=Path, default=field.default, metavar="DIR")
-        if command in {"verify", "repair"}:
+        if command != "run":
             sub.add_argument("--part", type=_part, default=(1, 1), metavar="N/M")
             sub.add_argument("--chunks", action="store_true", help="read every chunk")
             sub.add_argument("--offline", action="store_true", help="ask the master nothing")
@@ -72,9 +71,6 @@ def main(arguments: list[str]) -> int:
         run_job(options.job, directories)
         return 0
     try:
-        if options.command == "status":
-            print((directories.state / layout.STATUS_FILE).read_text(encoding="utf-8"))
-            return 0
         return _verify(options, directories)
     except (JobFailed, HttpError, ZdbError, OSError) as error:
         print(error, file=sys.stderr)

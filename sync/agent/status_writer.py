@@ -76,43 +76,41 @@ class StatusWriter:
     def __init__(self, path: Path, record: StatusRecord) -> None:
         self._path = path
         self._record = record
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()
         self._dirty = True
-        self._closed = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._write_until_closed, name="status", daemon=True)
         self._thread.start()
 
     @property
     def record(self) -> StatusRecord:
         """The record as it is now (frozen; nothing in it changes later)."""
-        with self._condition:
+        with self._lock:
             return self._record
 
     def update(self, **changes: Any) -> None:
         """Change fields of the record. Raises pydantic.ValidationError for what is no field."""
         if "reason" in changes:
             changes["reason"] = shown(changes["reason"])
-        with self._condition:
+        with self._lock:
             fields = {name: getattr(self._record, name) for name in StatusRecord.model_fields}
             self._record = StatusRecord.model_validate(fields | changes)
             self._dirty = True
-            self._condition.notify()
 
     def error(self, message: str) -> None:
         """Log `message` and keep it among the last errors of the record."""
         _LOG.error(message)
         error = JobError(at=utc_now(), message=shown(message)[:_ERROR_CHARACTERS])
-        with self._condition:
+        with self._lock:
             self.update(errors=[*self._record.errors, error][-ERRORS_SHOWN:])
 
-    def seen_master(self, source: str, identity: str | None, **changes: Any) -> None:
+    def seen_master(self, source: str, identity: str | None) -> None:
         """Record that the master answered just now, by which of its names, and who it is."""
-        master = MasterIdentity(source=source, identity=identity, seen_at=utc_now())
-        self.update(master=master, **changes)
+        self.update(master=MasterIdentity(source=source, identity=identity, seen_at=utc_now()))
 
     def sources(self, service: Service, uses: list[SourceUse]) -> None:
         """Record how the names of a service stand; one that is newly skipped is an error."""
-        with self._condition:
+        with self._lock:
             before = self._record.sources
             known = {use.name for use in before if use.service == service and use.reason}
             for use in uses:
@@ -122,7 +120,7 @@ class StatusWriter:
 
     def flush(self) -> None:
         """Write the record now."""
-        with self._condition:
+        with self._lock:
             record = self._record.model_copy(update={"updated_at": utc_now()})
             self._record = record
             self._dirty = False
@@ -134,22 +132,14 @@ class StatusWriter:
 
     def close(self) -> None:
         """Write the record a last time and end the thread."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify()
+        self._closed.set()
         self._thread.join(WRITE_SECONDS)
         self.flush()
 
     def _write_until_closed(self) -> None:
-        written_at = 0.0
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._dirty or self._closed, WRITE_SECONDS)
-                # Many updates come together: one write serves all of them.
-                pause = written_at + LEAST_INTERVAL_SECONDS - time.monotonic()
-                if pause > 0:
-                    self._condition.wait_for(lambda: self._closed, pause)
-                if self._closed:
-                    return
-            self.flush()
-            written_at = time.monotonic()
+        due = time.monotonic()
+        # Many updates come together: one write serves all of them.
+        while not self._closed.wait(LEAST_INTERVAL_SECONDS):
+            if self._dirty or time.monotonic() >= due:
+                self.flush()
+                due = time.monotonic() + WRITE_SECONDS - LEAST_INTERVAL_SECONDS

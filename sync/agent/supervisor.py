@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -32,17 +32,17 @@ from sync.agent.job import (
     PassIncompleteError,
 )
 from sync.agent.master.client import EndpointLostError, HttpError, HttpStoppedError
+from sync.agent.master.endpoints import by_any_name
 from sync.agent.status_writer import StatusWriter, first_record, read_status, utc_now
 from sync.agent.zdb import ZdbError
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job
 from sync.contract.names import RefusedNameError
-from sync.contract.spec import MOST_SOURCES, FlistsSpec, JobSpec, Schedule
+from sync.contract.spec import FlistsSpec, JobSpec, Schedule
 from sync.contract.status import MasterIdentity, Service, SourceUse, StatusRecord
 
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
 SPEC_POLL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 9.0  # Docker kills after 10
 _LAG_SECONDS: Final = 1.0
@@ -68,21 +68,6 @@ def load_spec(directory: Path, job: Job) -> JobSpec | None:
     if spec.job != job:
         raise JobFailed(f"{path}: is the spec of {spec.job}, not of {job}")
     return spec
-
-
-def by_any_name(work: Callable[[], _T]) -> _T:
-    """Do `work`, and do it anew each time that the name in use dies and another one is left.
-
-    Each name gets one turn, however far it came (one limiter may stand before all of them). Raises
-    EndpointLostError where none is left: it is time to wait.
-    """
-    for _ in range(MOST_SOURCES - 1):
-        try:
-            return work()
-        except EndpointLostError as lost:
-            if not lost.others:
-                raise
-    return work()
 
 
 def seconds_to_next(schedule: Schedule, elapsed_seconds: float, chance: float) -> float:

@@ -21,7 +21,8 @@ from sync.agent.job import (
     one_at_a_time,
 )
 from sync.agent.master.client import HttpMissingError, Master
-from sync.agent.supervisor import by_any_name, repair_pass
+from sync.agent.master.endpoints import by_any_name
+from sync.agent.supervisor import repair_pass
 from sync.agent.zdb import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import UsersSpec

@@ -20,7 +20,8 @@ from sync.agent.kernels.folder import KernelFolder
 from sync.agent.kernels.links import is_net, points_to
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpMissingError, Master
-from sync.agent.supervisor import by_any_name, repair_pass
+from sync.agent.master.endpoints import by_any_name
+from sync.agent.supervisor import repair_pass
 from sync.contract.spec import KernelsSpec
 
 

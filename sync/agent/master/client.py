@@ -158,21 +158,14 @@ class Master:
 
         def read(reply: Reply) -> Page:
             # Without a body, and with the headers that may have changed (RFC 9110, 15.4.5).
-            if reply.status == _NOT_MODIFIED:
-                return page_of(reply)
-            self._raise_for(path, reply)
-            return page_of(reply, unpacked(reply, max_bytes))
+            body = b"" if reply.status == _NOT_MODIFIED else unpacked(reply, max_bytes)
+            return page_of(reply, body)
 
-        return self._retried("GET", path, lambda: asked, read)
+        return self._retried("GET", path, lambda: asked, read, _NOT_MODIFIED)
 
     def head(self, path: str) -> Page:
         """Ask for the headers of a page."""
-
-        def read(reply: Reply) -> Page:
-            self._raise_for(path, reply)
-            return page_of(reply, reply.read_all(0))
-
-        return self._retried("HEAD", path, dict, read)
+        return self._retried("HEAD", path, dict, page_of)
 
     def download(
         self, path: str, target: Path, max_bytes: int, expected: Expected | None = None
@@ -181,11 +174,9 @@ class Master:
 
         On failure `target` is gone. Raises HttpError, and OSError of the disk.
         """
-        partial = Partial(target, max_bytes, expected or Expected(), self._count)
+        partial = Partial(path, target, max_bytes, expected or Expected(), self._count)
         try:
-            return self._retried(
-                "GET", path, partial.headers, lambda reply: self._receive(path, reply, partial)
-            )
+            return self._retried("GET", path, partial.headers, partial.receive, _RANGE_WRONG)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -210,22 +201,16 @@ class Master:
                 if first.keeps_alive:
                     self._raise_for(description_path, first)
                     page = page_of(first, first.read_all(_ERROR_PAGE_BYTES))
-                    partial = Partial(target, max_bytes, describe(page), self._count)
-                    return self._receive(path, connection.reply("GET"), partial)
+                    partial = Partial(path, target, max_bytes, describe(page), self._count)
+                    second = connection.reply("GET")
+                    self._raise_for(path, second)
+                    return partial.receive(second)
                 self._pipelines = False
             target.unlink(missing_ok=True)
             if self._control.stopping():
                 raise HttpStoppedError
         page = self.get(description_path, _ERROR_PAGE_BYTES)
         return self.download(path, target, max_bytes, describe(page))
-
-    def _receive(self, path: str, reply: Reply, partial: Partial) -> Downloaded:
-        # The file is shorter by now than what came of it (RFC 9110, 15.5.17).
-        if reply.status == _RANGE_WRONG:
-            partial.restart()
-            raise HttpError(f"{path}: cannot be resumed", retry=True)
-        self._raise_for(path, reply)
-        return partial.receive(path, reply)
 
     def _count(self, size_bytes: int) -> None:
         self.bytes_received += size_bytes
@@ -274,8 +259,8 @@ class Master:
         base = {"User-Agent": "gridhub-mirror/1", "Accept-Encoding": "identity"}
         connection.send(method, [self._prefix + path for path in paths], {**base, **headers})
 
-    def _raise_for(self, path: str, reply: Reply) -> None:
-        if reply.status in {_OK, _PART}:
+    def _raise_for(self, path: str, reply: Reply, accepted: int = _OK) -> None:
+        if reply.status in {_OK, _PART, accepted}:
             return
         # The connection is given up with the error, so the page need not be read.
         if reply.status in _GONE:
@@ -297,15 +282,21 @@ class Master:
         path: str,
         headers: Callable[[], Mapping[str, str]],
         read: Callable[[Reply], _T],
+        accepted: int = _OK,
     ) -> _T:
-        """Ask for a page until `read` accepts its reply; headers: made for each attempt."""
+        """Ask for a page until `read` accepts its reply; headers: made for each attempt.
+
+        accepted: a status beside 200 and 206 that `read` knows.
+        """
         clock = BackoffClock(self._backoff)
         while True:
             if self._lost is not None:
                 raise self._lost
             try:
                 with self._connection() as connection:
-                    done = read(self._exchange(connection, method, path, headers()))
+                    reply = self._exchange(connection, method, path, headers())
+                    self._raise_for(path, reply, accepted)
+                    done = read(reply)
             except HttpStoppedError:
                 raise
             except HttpError as error:
@@ -382,23 +373,17 @@ class Master:
                     return not error.elsewhere
                 return not failure.unreachable and not failure.unanswered
 
-    def _take_slot(self, *, at_once: bool) -> None:
-        """Take one of the connections, once the master may be asked again."""
-        while True:
-            self._slots.acquire()
-            wait = 0.0 if at_once else self._not_before - time.monotonic()
-            if wait <= 0:
-                return
-            self._slots.release()
-            self._wait(wait)
-
     @contextlib.contextmanager
     def _connection(self, *, at_once: bool = False) -> Iterator[Connection]:
-        """Lend a connection; it is kept only when the exchange ended well.
+        """Lend one of the connections; it is kept only when the exchange ended well.
 
         at_once: although the master asked for patience.
         """
-        self._take_slot(at_once=at_once)
+        self._slots.acquire()
+        while not at_once and (wait := self._not_before - time.monotonic()) > 0:
+            self._slots.release()
+            self._wait(wait)
+            self._slots.acquire()
         connection: Connection | None = None
         kept_replies = 0
         try:

@@ -9,7 +9,7 @@ from typing import Final
 from sync.agent.master.http1 import HttpError, Reply
 from sync.agent.master.replies import Page, page_of
 
-_PART: Final = 206
+_PART, _RANGE_WRONG = 206, 416
 # One second would do by the RFC (9110, 8.8.2.2); file systems and servers round differently.
 _STRONG_DATE_SECONDS: Final = 2.0
 
@@ -35,9 +35,10 @@ class Downloaded:
 class Partial:
     """A file on its way: how much of it has come, and the page under which it came.
 
-    count: is given the size of each piece that comes.
+    name: of the file, for messages. count: is given the size of each piece that comes.
     """
 
+    name: str
     path: Path
     max_bytes: int
     expected: Expected
@@ -60,8 +61,12 @@ class Partial:
             return {}
         return {"Range": f"bytes={self.size_bytes}-", "If-Range": validator}
 
-    def receive(self, name: str, reply: Reply) -> Downloaded:
+    def receive(self, reply: Reply) -> Downloaded:
         """Take the file, or the rest of it, from a reply. Raises HttpError, and OSError of disk."""
+        # The file is shorter by now than what came of it (RFC 9110, 15.5.17).
+        if reply.status == _RANGE_WRONG:
+            self.restart()
+            raise HttpError(f"{self.name}: cannot be resumed", retry=True)
         page = page_of(reply)
         if reply.status != _PART:
             # Also to a request with Range: If-Range did not match (RFC 9110, 13.1.5).
@@ -70,8 +75,8 @@ class Partial:
         # Only Content-Range says which part it is; a server may send another (RFC 9110, 15.3.7).
         elif not reply.header("Content-Range").startswith(f"bytes {self.size_bytes}-"):
             self.restart()
-            raise HttpError(f"{name}: answered with another range", retry=True)
-        too_long = HttpError(f"{name}: longer than {self.max_bytes} bytes", retry=False)
+            raise HttpError(f"{self.name}: answered with another range", retry=True)
+        too_long = HttpError(f"{self.name}: longer than {self.max_bytes} bytes", retry=False)
         if self.size_bytes + (reply.length or 0) > self.max_bytes:
             raise too_long
         with self.path.open("ab" if self.size_bytes else "wb") as file:
@@ -82,9 +87,9 @@ class Partial:
                 self.digest.update(data)
                 self.size_bytes += len(data)
                 self.count(len(data))
-        return self._verified(name, page)
+        return self._verified(page)
 
-    def _verified(self, name: str, page: Page) -> Downloaded:
+    def _verified(self, page: Page) -> Downloaded:
         md5, size, expected = self.digest.hexdigest(), self.size_bytes, self.expected
         wrong = ""
         if expected.size_bytes not in {None, size}:
@@ -96,7 +101,7 @@ class Partial:
             wrong = "the master does not say how long it is"
         if wrong:
             self.restart()
-            raise HttpError(f"{name}: {wrong}", retry=True)
+            raise HttpError(f"{self.name}: {wrong}", retry=True)
         return Downloaded(size, md5, page)
 
 

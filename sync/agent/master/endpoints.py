@@ -13,10 +13,12 @@ from datetime import datetime, timedelta
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from sync.agent.backoff import BackoffClock
+from sync.agent.master.http1 import EndpointLostError
 from sync.agent.status_writer import utc_now
-from sync.contract.spec import Backoff
+from sync.contract.spec import MOST_SOURCES, Backoff
 from sync.contract.status import Service, SourceUse
 
+_T = TypeVar("_T")
 Endpoint = TypeVar("Endpoint")
 EndpointReport: TypeAlias = Callable[[Service, list[SourceUse]], None]
 _REASON_CHARACTERS: Final = 300
@@ -24,6 +26,21 @@ _REASON_CHARACTERS: Final = 300
 
 def no_report(_: Service, __: list[SourceUse]) -> None:
     """Report to nobody."""
+
+
+def by_any_name(work: Callable[[], _T]) -> _T:
+    """Do `work`, and do it anew each time that the name in use dies and another one is left.
+
+    Each name gets one turn, however far it came (one limiter may stand before all of them). Raises
+    EndpointLostError where none is left: it is time to wait.
+    """
+    for _ in range(MOST_SOURCES - 1):
+        try:
+            return work()
+        except EndpointLostError as lost:
+            if not lost.others:
+                raise
+    return work()
 
 
 @dataclass(eq=False)

@@ -10,8 +10,8 @@ import pytest
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.verification import verify
 from sync.agent.job import JobFailed, VerifyOptions
+from sync.agent.master.endpoints import by_any_name
 from sync.agent.master.identity import agrees
-from sync.agent.supervisor import by_any_name
 from sync.agent.zdb import ZdbConnection, ZdbConnectionError
 from sync.contract.spec import ZdbEndpoint
 from sync.contract.status import StatusRecord

@@ -7,8 +7,8 @@ import pytest
 
 from sync.agent.job import Directories, JobFailed, VerifyOptions
 from sync.agent.kernels.verification import verify
+from sync.agent.master.endpoints import by_any_name
 from sync.agent.status_writer import utc_now
-from sync.agent.supervisor import by_any_name
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import StatusRecord
 from tests.agent.dead_names import OF_HTTP, no_such_name

@@ -15,8 +15,7 @@ from sync.agent.master.client import (
     HttpMissingError,
     Master,
 )
-from sync.agent.master.endpoints import MasterEndpoints
-from sync.agent.supervisor import by_any_name
+from sync.agent.master.endpoints import MasterEndpoints, by_any_name
 from sync.contract import spec as contract
 from sync.contract.spec import Backoff, FlistsSpec, HttpLimits, KernelsSpec, UsersSpec
 from sync.contract.status import Service, SourceUse
