@@ -125,11 +125,11 @@ def preview(stack: str, file: Path) -> int:
 
 def comment(pull_request: str, stack: str, text: str) -> int:
     """Write the stack's own comment: the one with its marker, else a new one."""
-    comments = f"{pull_request}/comments"
+    comments = f"/{pull_request}/comments"
     found = _gh_find(comments, _marker("preview", stack))
     if found is None:
         return _gh_write("POST", comments, body=text)
-    return _gh_write("PATCH", f"comments/{found['id']}", body=text)
+    return _gh_write("PATCH", f"/comments/{found['id']}", body=text)
 
 
 def drift(stack: str) -> int:
@@ -138,7 +138,7 @@ def drift(stack: str) -> int:
     marker = _marker("drift", stack)
     opened = _gh_find("?state=open&per_page=100", marker)
     if done.returncode == 0:
-        return _gh_write("PATCH", opened["number"], state="closed") if opened else 0
+        return _gh_write("PATCH", f"/{opened['number']}", state="closed") if opened else 0
     text = {
         "title": f"Drift of {stack}",
         "body": (
@@ -147,7 +147,9 @@ def drift(stack: str) -> int:
             f"when the next check finds nothing.\n\n{_fenced(done.stdout + done.stderr)}\n"
         ),
     }
-    return _gh_write("PATCH", opened["number"], **text) if opened else _gh_write("POST", **text)
+    if opened:
+        return _gh_write("PATCH", f"/{opened['number']}", **text)
+    return _gh_write("POST", "", **text)
 
 
 def _marker(kind: str, stack: str) -> str:
@@ -173,10 +175,8 @@ def _preview(stack: str, *flags: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def _issues(below: str | int = "") -> str:
-    """Return the path of the repository's issues, or of what is below them."""
-    slash = "/" if below and not str(below).startswith("?") else ""
-    return f"repos/{os.environ['GITHUB_REPOSITORY']}/issues{slash}{below}"
+def _issues(below: str) -> str:
+    return f"repos/{os.environ['GITHUB_REPOSITORY']}/issues{below}"
 
 
 def _gh_find(below: str, marker: str) -> dict[str, Any] | None:
@@ -186,7 +186,7 @@ def _gh_find(below: str, marker: str) -> dict[str, Any] | None:
     return next((entry for entry in entries if (entry["body"] or "").startswith(marker)), None)
 
 
-def _gh_write(method: str, below: str | int = "", **body: str) -> int:
+def _gh_write(method: str, below: str, **body: str) -> int:
     command = ("gh", "api", "--method", method, _issues(below), "--input", "-", "--silent")
     return _run(*command, stdin=json.dumps(body)).returncode
 
