@@ -4,7 +4,7 @@ import click
 
 from cli.stack import LINE_BYTES, StackOnHost
 from sync.contract.layout import Job
-from sync.providers.host.connection import until_stdin_ends
+from sync.providers.host.commands import until_stdin_ends
 
 
 def check(command: str, stack: str, job: Job, part: str | None, **flags: bool) -> int:

@@ -19,7 +19,7 @@ import click
 
 from cli.stack import LINE_BYTES, StackOnHost
 from sync.contract.names import shown
-from sync.providers.host.connection import Running, until_stdin_ends
+from sync.providers.host.commands import Running, until_stdin_ends
 
 _COLOURS: Final = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green")
 _LINES_IN_MEMORY: Final = 64

@@ -12,7 +12,8 @@ import yaml
 
 from components.settings import PROJECT, Settings, parse
 from sync.contract.layout import directories, under
-from sync.providers.host.connection import HostConnection, HostError, Running
+from sync.providers.host.commands import Running
+from sync.providers.host.connection import HostConnection, HostError
 from sync.providers.host.host import DataRoot, Host
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]

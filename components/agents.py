@@ -9,17 +9,17 @@ from components.container import ContainerConfig, Mount, declare
 from components.host import Placement
 from components.host_files import HostFile, write_files
 from components.job_specs import job_specs
-from sync import providers
 from sync.contract import layout
 from sync.contract.layout import Job
 from sync.contract.spec import JobSpec
+from sync.providers import agent_bundle, resources
 from sync.providers.agent_bundle import bundle_path
 
-Sync = providers.UsersSync | providers.KernelsSync | providers.FlistsSync
+Sync = resources.UsersSync | resources.KernelsSync | resources.FlistsSync
 _RESOURCES: Final[dict[Job, type[Sync]]] = {
-    "users": providers.UsersSync,
-    "kernels": providers.KernelsSync,
-    "flists": providers.FlistsSync,
+    "users": resources.UsersSync,
+    "kernels": resources.KernelsSync,
+    "flists": resources.FlistsSync,
 }
 # These write chunks, so they are 0-db's admins.
 _ZDB_ADMINS: Final[frozenset[Job]] = frozenset({"users", "flists"})
@@ -35,8 +35,8 @@ class Agents(pulumi.ComponentResource):
     ) -> None:
         super().__init__("gridhub:index:Agents", name, None, opts)
         self.placement, self.zdb = placement, zdb
-        self.digest = providers.agent_digest()
-        self.bundle = providers.AgentBundle(
+        self.digest = agent_bundle.agent_digest()
+        self.bundle = resources.AgentBundle(
             f"{name}-bundle",
             host=placement.connection,
             root=placement.settings.data_root,

@@ -11,7 +11,7 @@ from components.naming import DockerNames, Stack
 from components.settings import Settings
 from components.settings.model import HostSettings
 from sync.contract.layout import directories, under
-from sync.providers import HostDirectories, StackSecrets
+from sync.providers.resources import HostDirectories, StackSecrets
 
 
 def connection(settings: Settings) -> dict[str, str]:

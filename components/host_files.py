@@ -7,7 +7,7 @@ from typing import Any
 import pulumi
 
 from components.host import Placement
-from sync.providers import HostFiles
+from sync.providers.resources import HostFiles
 
 
 @dataclass(frozen=True)

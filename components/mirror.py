@@ -13,7 +13,7 @@ from components.naming import DockerNames, Stack
 from components.network import Network
 from components.preflight import declare_preflight
 from components.zdb import Zdb
-from sync.providers import ModeGuard, StackSecrets
+from sync.providers.resources import ModeGuard, StackSecrets
 
 
 class Mirror(pulumi.ComponentResource):

@@ -8,7 +8,7 @@ import pulumi
 from components.host import connection
 from components.naming import DockerNames, Stack
 from components.settings import Settings
-from sync.providers import Preflight
+from sync.providers.resources import Preflight
 
 
 def declare_preflight(

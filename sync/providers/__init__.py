@@ -3,34 +3,7 @@
 import logging
 import sys
 
-from sync.providers.agent_bundle import agent_digest
 from sync.providers.host import directories, files
-from sync.providers.resources import (
-    AgentBundle,
-    FlistsSync,
-    HostDirectories,
-    HostFiles,
-    KernelsSync,
-    ModeGuard,
-    Preflight,
-    StackSecret,
-    StackSecrets,
-    UsersSync,
-)
-
-__all__ = [
-    "AgentBundle",
-    "FlistsSync",
-    "HostDirectories",
-    "HostFiles",
-    "KernelsSync",
-    "ModeGuard",
-    "Preflight",
-    "StackSecret",
-    "StackSecrets",
-    "UsersSync",
-    "agent_digest",
-]
 
 # A state names each provider by module and class (pulumi.dynamic pickles them by reference), and a
 # refresh or delete loads what stands there: the modules' names in the releases before.

@@ -24,7 +24,6 @@ from sync.providers.host.root_helper import MANIFEST
 PROJECT: Final = Path(__file__).resolve().parents[2]
 LOCK: Final = PROJECT / "sync" / "agent" / "requirements.lock"
 _SOURCES: Final = ("sync/__init__.py", "sync/contract", "sync/agent")
-_PIECE_BYTES: Final = 1 << 18
 
 
 def source_files() -> Iterator[Path]:
@@ -61,20 +60,15 @@ def bundle_files(architecture: str) -> dict[str, bytes]:
     return dict(sorted(files.items()))
 
 
-def packed(files: Mapping[str, bytes]) -> Iterator[bytes]:
-    """Yield a gzip-compressed tar of the files, the same bytes for the same files."""
+def packed(files: Mapping[str, bytes]) -> bytes:
+    """Return a gzip-compressed tar of the files, the same bytes for the same files."""
     buffer = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=6, mtime=0) as stream,
-        tarfile.open(fileobj=stream, mode="w|") as archive,
-    ):
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path, content in files.items():
             member = tarfile.TarInfo(path)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    whole = buffer.getbuffer()
-    for start in range(0, len(whole), _PIECE_BYTES):
-        yield bytes(whole[start : start + _PIECE_BYTES])
+    return gzip.compress(buffer.getbuffer(), compresslevel=6, mtime=0)
 
 
 def _digests_in_use(host: Host, root: str) -> set[str]:
@@ -115,11 +109,11 @@ class AgentBundleProvider(HostProvider[BundleInputs, BundleOutputs]):
                     "the agent's sources changed after the program computed their digest; "
                     "run pulumi up again"
                 )
-            request = {"agents": layout.AGENTS, "digest": inputs.digest}
-            facts.change(root, "install_bundle", request, packed(bundle_files(architecture)))
+            archive = packed(bundle_files(architecture))
+            root.change("install_bundle", [archive], agents=layout.AGENTS, digest=inputs.digest)
         if before is not None:
             keep = {inputs.digest, *_digests_in_use(root.on_host(), root.path)}
-            facts.change(root, "remove_bundles", {"agents": layout.AGENTS, "keep": sorted(keep)})
+            root.change("remove_bundles", agents=layout.AGENTS, keep=sorted(keep))
         return BundleOutputs(platform=architecture)
 
     def observe(self, inputs: BundleInputs, before: BundleOutputs) -> BundleOutputs | None:
@@ -129,4 +123,4 @@ class AgentBundleProvider(HostProvider[BundleInputs, BundleOutputs]):
 
     def remove(self, inputs: BundleInputs, _before: BundleOutputs) -> None:
         """Remove every version from the host."""
-        facts.change(inputs.data_root, "remove_bundles", {"agents": layout.AGENTS, "keep": []})
+        inputs.data_root.change("remove_bundles", agents=layout.AGENTS, keep=[])

@@ -19,13 +19,12 @@ from typing import Annotated, ClassVar, Final, Generic, ParamSpec, TypeAlias, Ty
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
-from pulumi.output import Unknown
-from pulumi.runtime import rpc
+from pulumi.runtime.rpc import contains_unknowns
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from sync.providers.host.connection import HostConnection, HostError
-from sync.providers.host.host import DataRoot, DataRootGoneError
+from sync.providers.host.connection import DataRootGoneError, HostConnection, HostError
+from sync.providers.host.host import DataRoot
 from sync.providers.wheels import WheelError
 
 # Properties as the engine hands them over: floats for numbers, unknowns in previews.
@@ -85,15 +84,6 @@ def plainly(operation: Callable[Parameters, Result]) -> Callable[Parameters, Res
             raise error.with_traceback(None) from None
 
     return plain
-
-
-def unknown(value: object) -> bool:
-    """Return whether a value holds anything that a preview does not know yet."""
-    if isinstance(value, Mapping):
-        return any(unknown(entry) for entry in value.values())
-    if isinstance(value, list | tuple):
-        return any(unknown(entry) for entry in value)
-    return isinstance(value, Unknown) or (isinstance(value, str) and value == rpc.UNKNOWN)
 
 
 class Provider(ResourceProvider, ABC, Generic[InputsT, OutputsT]):
@@ -165,9 +155,7 @@ class Provider(ResourceProvider, ABC, Generic[InputsT, OutputsT]):
     @plainly
     def diff(self, _id: str, _olds: Bag, _news: Bag) -> DiffResult:
         """Compare; show no more than what differs, and log why a repair is needed."""
-        news = None
-        if not unknown(_news):
-            news = self.inputs_type.model_validate(_news)
+        news = None if contains_unknowns(_news) else self.inputs_type.model_validate(_news)
         before = self.outputs_type.model_validate(_olds)
         olds = None
         with contextlib.suppress(ValidationError):  # the form of an earlier release

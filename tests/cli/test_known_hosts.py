@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sync.providers.host.connection import Command, HostConnection
-from sync.providers.host.ssh import SshTransport
+from sync.providers.host.commands import Command
+from sync.providers.host.connection import HostConnection
+from sync.providers.host.ssh import SshHost
 from tests.cli.conftest import run
 from tests.sandbox.host import sshd
 
@@ -36,7 +37,7 @@ def test_show_and_pin_a_host_key(server: sshd.Sshd, tmp_path: Path) -> None:
     assert run("known-hosts", "pin", *arguments, "--yes").exit_code == 0
     assert len(path.read_text().splitlines()) == 1
     here = server.connection("root", "", "::1")
-    transport = SshTransport(HostConnection(here["dockerHost"], here["sshKeyPath"], str(path)))
+    transport = SshHost(HostConnection(here["dockerHost"], here["sshKeyPath"], str(path)))
     assert transport.run(Command(["echo", "in"])).stdout == b"in\n"
     transport.close()
 

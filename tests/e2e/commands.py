@@ -12,7 +12,7 @@ import psutil
 
 from cli.stack import StackOnHost
 from sync.contract import layout
-from sync.providers.host.connection import until_stdin_ends
+from sync.providers.host.commands import until_stdin_ends
 from tests.e2e.stack import MirrorStack
 from tests.program.declared import PROJECT
 from tests.sandbox.host.processes import wait_until

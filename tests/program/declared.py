@@ -221,7 +221,7 @@ def _declare(
         with (
             mock.patch.object(pulumi, "export", exported.__setitem__),
             # The graph is what is tested here, whatever the agent's sources are at this moment.
-            mock.patch("sync.providers.agent_digest", return_value=AGENT_DIGEST),
+            mock.patch("sync.providers.agent_bundle.agent_digest", return_value=AGENT_DIGEST),
         ):
             runpy.run_path(str(PROJECT / "__main__.py"), run_name="__main__")
         return pulumi.Output.from_input(exported).apply(declared.outputs.update)

@@ -15,9 +15,8 @@ from rich.console import Console
 
 from sync.contract import layout
 from sync.providers.base import HostInputs, Model
-from sync.providers.host import facts
+from sync.providers.host import cache
 from sync.providers.host.connection import HostConnection
-from sync.providers.jobs import view
 from sync.providers.preflight import probe
 from tests.sandbox.host import dockerd, images, sshd
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
@@ -67,8 +66,7 @@ def data_root() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
     yield
-    facts.invalidate()
-    view.invalidate()
+    cache.invalidate()
 
 
 @pytest.fixture(scope="session")

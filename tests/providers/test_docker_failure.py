@@ -2,8 +2,9 @@
 
 import pytest
 
-from sync.providers.host.connection import Completed, HostDockerError, HostError, HostSpaceError
-from sync.providers.host.host import docker_failure
+from sync.providers.host.commands import Completed
+from sync.providers.host.connection import HostDockerError, HostError, HostSpaceError
+from sync.providers.host.docker_failure import docker_failure
 
 PULLED = "Unable to find image 'python@sha256:ab' locally\nStatus: Downloaded newer image\n"
 

@@ -18,8 +18,9 @@ import pytest
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.providers.agent_bundle import AgentBundleProvider, agent_digest, bundle_path, packed
-from sync.providers.host import facts, root_helper
-from sync.providers.host.connection import Command, Completed, HostError, HostUnreachableError
+from sync.providers.host import cache, root_helper
+from sync.providers.host.commands import Command, Completed
+from sync.providers.host.connection import HostError, HostUnreachableError
 from sync.providers.host.directories import HostDirectoriesProvider
 from sync.providers.host.files import HostFilesProvider
 from sync.providers.host.host import DataRoot, Host, connect
@@ -48,8 +49,7 @@ def host(request: pytest.FixtureRequest, local_host: dict[str, str]) -> dict[str
 
 
 def _seen(provider: Any, id_: str, outs: dict[str, Any]) -> dict[str, Any]:
-    facts.invalidate()
-    view.invalidate()
+    cache.invalidate()
     found = provider.read(id_, outs)
     return dict(found.outs) if found.id else {}
 
@@ -392,16 +392,16 @@ def test_a_refresh_looks_at_the_host_once_for_jobs_and_once_for_files(
             "spec": spec.model_dump(mode="json"),
         }
         reads.append((JobProvider(), JobProvider().create(inputs).outs or {}))
-    facts.invalidate()
-    view.invalidate()
+    cache.invalidate()
     commands: list[str] = []
-    run = Host.run
+    kind = type(connect(connection(host)))
+    run = kind.run
 
     def counted(self: Host, command: Command) -> Completed:
         commands.append(command.argv[0])
         return run(self, command)
 
-    monkeypatch.setattr(Host, "run", counted)
+    monkeypatch.setattr(kind, "run", counted)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda pair: pair[0].read("id", pair[1]), reads))
     assert all(result.id == "id" for result in found)
@@ -415,18 +415,19 @@ def test_an_upload_cut_off_by_the_network_is_reported_and_the_next_one_succeeds(
     content = {"src/large": os.urandom(2 << 20)}
     manifest = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     whole = {**content, root_helper.MANIFEST: json.dumps(manifest).encode()}
-    request = {"agents": "agent", "digest": "v1"}
+    request: dict[str, Any] = {"agents": "agent", "digest": "v1"}
+    archive = packed(whole)
     with Relay(("127.0.0.1", ssh_server.port)) as relay:
         port = relay.address[1]
         known = ssh_server.known_hosts.read_text().replace(f":{ssh_server.port} ", f":{port} ")
         known_hosts = Path(data_root).parent / "known_hosts"
         known_hosts.write_text(known)
         far = dataclasses.replace(ssh_server, port=port, known_hosts=known_hosts)
-        host = connect(connection(far.connection("root", helper_image)))
+        root = DataRoot(connection(far.connection("root", helper_image)), data_root)
         relay.fault = Fault("reset", after_bytes=1 << 20, direction="up")
         with pytest.raises(HostUnreachableError, match="run pulumi up again"):
-            host.as_root("install_bundle", data_root, request, packed(whole))
-        installed = host.as_root("install_bundle", data_root, request, packed(whole))
+            root.as_root("install_bundle", [archive], **request)
+        installed = root.as_root("install_bundle", [archive], **request)
     # The first one may still be running over there; hidden folders are its own.
     assert installed == "installed"
     shown = [path for path in (Path(data_root) / "agent").iterdir() if path.name[0] != "."]

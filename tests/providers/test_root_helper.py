@@ -205,7 +205,7 @@ def _install(root: Path, files: Mapping[str, bytes], digest: str = "v1") -> Any:
     whole = {**files, root_helper.MANIFEST: json.dumps(manifest).encode()}
     request: dict[str, object] = {"root": str(root), "agents": "agent", "digest": digest}
     request["operation"] = "install_bundle"
-    return root_helper.answer(request, io.BytesIO(b"".join(packed(whole))))
+    return root_helper.answer(request, io.BytesIO(packed(whole)))
 
 
 FILES = {"src/sync/__init__.py": b"", "src/sync/agent.py": b"print()", "site-packages/x.so": b"\0"}
@@ -243,7 +243,7 @@ def test_a_damaged_bundle_is_repaired_in_the_same_directory(agents: Path) -> Non
 
 
 def test_a_bundle_cut_off_on_the_way_is_not_installed(agents: Path) -> None:
-    archive = b"".join(packed(FILES))
+    archive = packed(FILES)
     half = io.BytesIO(archive[: len(archive) // 2])
     with pytest.raises((EOFError, tarfile.TarError, root_helper.RefusedError)):
         root_helper.install_bundle(str(agents.parent), "agent", "v1", half)
@@ -278,7 +278,7 @@ def test_two_at_once_that_install_one_bundle_do_not_disturb_each_other(
 ) -> None:
     content = {f"src/{number}": os.urandom(4096) for number in range(16)}
     manifest = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    archive = b"".join(packed({**content, root_helper.MANIFEST: json.dumps(manifest).encode()}))
+    archive = packed({**content, root_helper.MANIFEST: json.dumps(manifest).encode()})
     seen: list[str] = []
 
     def install(stream: io.BytesIO) -> str:

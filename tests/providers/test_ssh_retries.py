@@ -9,15 +9,15 @@ import pytest
 import stamina
 
 from sync.providers.host import ssh
+from sync.providers.host.commands import Command
 from sync.providers.host.connection import (
-    Command,
     HostConnection,
     HostError,
     HostLoginError,
     HostSessionsError,
     HostUnreachableError,
 )
-from sync.providers.host.ssh import SshTransport
+from sync.providers.host.ssh import SshHost
 
 BUSY = HostSessionsError("does not greet")
 FULL = paramiko.ChannelException(4, "Administratively prohibited")
@@ -56,7 +56,7 @@ def without_pauses() -> Iterator[None]:
 
 def _open(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "connect", server.connect)
-    SshTransport(HostConnection("ssh://root@203.0.113.10"))._open_session()
+    SshHost(HostConnection("ssh://root@203.0.113.10"))._open_session()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_command_killed_by_a_signal_is_no_broken_connection(
 ) -> None:
     for broken in (False, True):
         monkeypatch.setattr(ssh, "connect", Shell(broken=broken).connect)
-        running = SshTransport(HostConnection("ssh://root@203.0.113.10")).start(["true"])
+        running = SshHost(HostConnection("ssh://root@203.0.113.10")).start(["true"])
         if broken:
             with pytest.raises(HostUnreachableError, match="the connection broke"):
                 running.status()
@@ -152,12 +152,12 @@ class Broken(Server):
         raise EOFError
 
 
-@pytest.mark.parametrize("ask", [SshTransport.run, SshTransport.start])
+@pytest.mark.parametrize("ask", [SshHost.run, SshHost.start])
 def test_a_connection_that_breaks_at_a_commands_start_is_named_with_its_remedy(
     ask: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssh, "connect", Broken("connected", "open").connect)
-    transport = SshTransport(HostConnection("ssh://root@203.0.113.10"))
-    command = Command(["true"]) if ask is SshTransport.run else ["true"]
+    transport = SshHost(HostConnection("ssh://root@203.0.113.10"))
+    command = Command(["true"]) if ask is SshHost.run else ["true"]
     with pytest.raises(HostUnreachableError, match=r"in mid-command .* run pulumi up again"):
         ask(transport, command)

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sync.providers.host.connection import Command
-from sync.providers.host.ssh import SshTransport
+from sync.providers.host.commands import Command
+from sync.providers.host.ssh import SshHost
 from tests.providers.conftest import connection
 from tests.sandbox.host import sshd
 
@@ -20,7 +20,7 @@ def test_sessions_end_with_the_server_and_users_are_removed(tmp_path: Path) -> N
     with sshd.temporary_user("hub-sandbox-test", socket_path=None) as user:
         assert pwd.getpwnam(user).pw_shell == "/bin/sh"
         with sshd.running(tmp_path, sshd.SshdSettings(("root",))) as server:
-            transport = SshTransport(connection(server.connection("root", "")))
+            transport = SshHost(connection(server.connection("root", "")))
             assert transport.run(Command(["echo", "up"])).stdout == b"up\n"
             started = _servers() - before
             assert len(started) >= 2

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from sync.providers import agent_bundle, wheels
-from sync.providers.host.connection import Command, Completed, HostConnection, HostError
-from sync.providers.host.host import Host
-from sync.providers.host.local import LocalTransport
+from sync.providers.host.commands import Command, Completed
+from sync.providers.host.connection import HostConnection, HostError
+from sync.providers.host.local import LocalHost
 
 METADATA = {
     "METADATA": "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n",
@@ -274,13 +274,14 @@ def test_the_digest_is_of_sources_and_lock_and_needs_no_network(
 
 def test_the_same_files_make_the_same_archive() -> None:
     files = {"b": b"2", "a": b"1" * 100_000}
-    assert b"".join(agent_bundle.packed(files)) == b"".join(agent_bundle.packed(dict(files)))
+    assert agent_bundle.packed(files) == agent_bundle.packed(dict(files))
 
 
-class _DockerSays(LocalTransport):
+class _DockerSays(LocalHost):
     """A way to a host whose docker command always ends in the same way."""
 
     def __init__(self, completed: Completed) -> None:
+        super().__init__(HostConnection("unix:///run/docker.sock"))
         self._completed = completed
 
     def run(self, _command: Command) -> Completed:
@@ -289,9 +290,8 @@ class _DockerSays(LocalTransport):
 
 def test_where_docker_cannot_say_what_is_in_use_no_version_is_removed() -> None:
     silent = _DockerSays(Completed(1, b"", b"Cannot connect to the Docker daemon"))
-    host = Host(HostConnection("unix:///run/docker.sock"), silent)
     with pytest.raises(HostError, match="Docker does not run"):
-        agent_bundle._digests_in_use(host, "/srv")
+        agent_bundle._digests_in_use(silent, "/srv")
     mounts = b"/srv/agent/0123456789abcdef,/srv/0-db_data\n\n/other/agent/f\n"
-    host = Host(HostConnection("unix:///run/docker.sock"), _DockerSays(Completed(0, mounts, b"")))
+    host = _DockerSays(Completed(0, mounts, b""))
     assert agent_bundle._digests_in_use(host, "/srv") == {"0123456789abcdef"}

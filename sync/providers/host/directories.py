@@ -2,7 +2,8 @@
 
 from sync.providers.base import Drift, HostInputs, HostProvider, Whole
 from sync.providers.host import facts
-from sync.providers.host.connection import Command, HostError
+from sync.providers.host.commands import Command
+from sync.providers.host.connection import HostError
 from sync.providers.host.facts import OwnedPath
 
 
@@ -44,8 +45,8 @@ class HostDirectoriesProvider(HostProvider[DirectoriesInputs, Drift]):
                 f"{inputs.root} is no mount, as preflight.dataRootIsMount wants it: nothing was "
                 "made there; mount the storage (see /etc/fstab)"
             )
-        request = {"directories": [entry.model_dump() for entry in inputs.directories]}
-        facts.change(inputs.data_root, "make_directories", request, create_root=True)
+        listed = [entry.model_dump() for entry in inputs.directories]
+        inputs.data_root.change("make_directories", create=True, directories=listed)
         return Drift()
 
     def observe(self, inputs: DirectoriesInputs, _before: Drift) -> Drift | None:
@@ -59,6 +60,6 @@ class HostDirectoriesProvider(HostProvider[DirectoriesInputs, Drift]):
         """Keep everything, unless the stack says purge."""
         if not inputs.purge:
             return
-        facts.change(inputs.data_root, "purge", {"paths": inputs.paths})
+        inputs.data_root.change("purge", paths=inputs.paths)
         # The root itself, where it is empty, no mount point, and ours to remove.
         inputs.data_root.on_host().run(Command(["rmdir", inputs.root]))

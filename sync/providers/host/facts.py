@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 from sync.contract import layout
 from sync.providers.base import Model, Whole
 from sync.providers.host.cache import Cache
-from sync.providers.host.host import DataRoot, DataRootGoneError
+from sync.providers.host.connection import DataRootGoneError
+from sync.providers.host.host import DataRoot
 
 _TREES: Final = (layout.CONFIG, layout.SECRETS)
 
@@ -49,9 +50,9 @@ def _known_paths() -> list[str]:
 
 
 def _ask(root: DataRoot, paths: Iterable[str]) -> Facts:
-    request = {"paths": sorted(paths), "trees": list(_TREES), "agents": layout.AGENTS}
     try:
-        return _ADAPTER.validate_python(root.on_host().as_root("facts", root.path, request))
+        seen = root.as_root("facts", paths=sorted(paths), trees=_TREES, agents=layout.AGENTS)
+        return _ADAPTER.validate_python(seen)
     except DataRootGoneError:
         return Facts({}, {})
 
@@ -71,24 +72,6 @@ def gather(root: DataRoot, paths: Iterable[str] = ()) -> Facts:
     if not further:
         return shared
     return Facts({**shared.paths, **_ask(root, further).paths}, shared.bundles)
-
-
-invalidate: Final = _FACTS.invalidate
-
-
-def change(
-    root: DataRoot,
-    operation: str,
-    parameters: Mapping[str, object],
-    stream: Iterable[bytes] = (),
-    *,
-    create_root: bool = False,
-) -> None:
-    """Run one operation of root_helper.py; what was seen before counts no more."""
-    try:
-        root.on_host().as_root(operation, root.path, parameters, stream, create_root=create_root)
-    finally:
-        invalidate()
 
 
 def drift(

@@ -6,6 +6,7 @@ four worker threads, so all of them share it.
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,75 +14,40 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from sync.providers.host import cache
+from sync.providers.host.commands import Command, Completed, Running
 from sync.providers.host.connection import (
-    Command,
-    Completed,
+    DataRootGoneError,
     HostConnection,
-    HostDockerError,
     HostError,
     HostSpaceError,
-    Running,
-    Transport,
 )
-from sync.providers.host.local import LocalTransport
+from sync.providers.host.docker_failure import docker_failure
 
 _CONTAINER_SECONDS: Final = 600
 _BOOT: Final = "import sys;i=sys.stdin.buffer;exec(i.read(int(i.readline())))"
 _ROOT_HELPER: Final = Path(__file__).with_name("root_helper.py")
 _CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
-
-# What a failing docker CLI prints, and what to do about it.
-_REMEDIES: Final[tuple[tuple[str, type[HostError], str], ...]] = (
-    (
-        "permission denied while trying to connect",
-        HostDockerError,
-        "this user may not use Docker: add it to the docker group (usermod -aG docker USER)",
-    ),
-    (
-        "dial unix",
-        HostDockerError,
-        "Docker does not answer on its socket: start it (systemctl start docker)",
-    ),
-    (
-        "Cannot connect to the Docker daemon",
-        HostDockerError,
-        "Docker does not run: start it (systemctl start docker)",
-    ),
-    ("no space left on device", HostSpaceError, "no space left: free some, or move Docker's data"),
-)
-_NOT_FOUND: Final = 127  # the shell's "command not found"
-# `docker run` itself failed. It says "Unable to find image" before every pull, also before one that
-# succeeds and is followed by a failure of the program.
-_NOT_RUN: Final = 125
-
-
 _REPLY: Final = TypeAdapter(dict[str, object])  # {"result"}, or {"error", "kind"}
 
 
-class DataRootGoneError(HostError):
-    """The data root does not exist on the host."""
+class Host(ABC):
+    """One mirror host; threads share it."""
 
-
-class Host:
-    """One mirror host."""
-
-    def __init__(self, connection: HostConnection, transport: Transport) -> None:
+    def __init__(self, connection: HostConnection) -> None:
         self.connection = connection
-        self._transport = transport
 
+    @abstractmethod
     def run(self, command: Command) -> Completed:
-        """Run a command; HostError for everything that kept it from running."""
-        return self._transport.run(command)
+        """Run to the end; HostError for everything that kept it from running."""
 
+    @abstractmethod
     def start(self, argv: Sequence[str]) -> Running:
         """Start a command whose output is read while it runs; the caller ends it."""
-        return self._transport.start(argv)
 
     def docker(self, *arguments: str) -> list[str]:
-        """Argument list of the docker CLI on the host."""
-        if self.connection.remote:
-            return ["docker", *arguments]  # the user's own default over there
-        return ["docker", "--host", self.connection.docker_host, *arguments]
+        """Argument list of the docker CLI on the host: on the default of the user over there."""
+        return ["docker", *arguments]
 
     def run_docker(self, *arguments: str, timeout_seconds: float = 60) -> str:
         """Run a docker command that must succeed and return its stdout."""
@@ -89,29 +55,6 @@ class Host:
         if completed.status != 0:
             raise docker_failure(self.connection.docker_host, completed)
         return completed.stdout.decode(errors="replace")
-
-    def as_root(
-        self,
-        operation: str,
-        root: str,
-        parameters: Mapping[str, object],
-        stream: Iterable[bytes] = (),
-        *,
-        create_root: bool = False,
-    ) -> object:
-        """Run one operation of root_helper.py as root on the data root; returns its result.
-
-        Raises DataRootGoneError where root is missing and create_root is false.
-        """
-        if len(Path(root).parts) < 2 or not root.startswith("/") or ".." in Path(root).parts:  # noqa: PLR2004
-            raise HostError(f"data root {root!r} is not an absolute path below /")
-        request = {"operation": operation, "root": root, **parameters}
-        mount = (
-            ["--volume", f"{root}:{root}"]
-            if create_root
-            else ["--mount", f"type=bind,source={root},target={root}"]
-        )
-        return self.run_script(_ROOT_HELPER, ["--network=none", *mount], request, stream)
 
     def run_script(
         self,
@@ -124,23 +67,20 @@ class Host:
 
         options: of `docker run`. The script and the request go on stdin, never on a command line.
         """
+        where = self.connection.docker_host
         if not self.connection.helper_image:
             raise HostError(
                 "images.python is not set: it runs the operations on the host (Python 3.11)"
             )
-        capabilities = [f"--cap-add={name}" for name in _CAPABILITIES]
         argv = self.docker(
             *("run", "--rm", "--interactive", "--read-only", "--user=0:0", "--cap-drop=ALL"),
-            *(*capabilities, "--security-opt=no-new-privileges", "--label=gridhub.one-shot=1"),
+            *(f"--cap-add={name}" for name in _CAPABILITIES),
+            *("--security-opt=no-new-privileges", "--label=gridhub.one-shot=1"),
             *("--log-driver=none", "--entrypoint=python3"),
             *(*options, self.connection.helper_image, "-I", "-B", "-c", _BOOT),
         )
         stdin = _framed([script.read_bytes(), json.dumps(request).encode()], stream)
         completed = self.run(Command(argv, stdin, timeout_seconds=_CONTAINER_SECONDS))
-        return self._result(completed)
-
-    def _result(self, completed: Completed) -> object:
-        where = self.connection.docker_host
         if completed.status != 0:
             if "bind source path does not exist" in completed.error_text:
                 raise DataRootGoneError(f"{where}: {completed.error_text}")
@@ -159,22 +99,6 @@ def _framed(messages: Iterable[bytes], stream: Iterable[bytes]) -> Iterator[byte
     yield from stream
 
 
-def docker_failure(where: str, completed: Completed) -> HostError:
-    """Turn a docker command that failed into the error that names the remedy."""
-    text = completed.error_text
-    if completed.status == _NOT_FOUND:
-        return HostDockerError(
-            f"{where}: docker is not on the PATH there: install Docker (apt install docker.io)"
-        )
-    for words, kind, remedy in _REMEDIES:
-        if words.lower() in text.lower():
-            return kind(f"{where}: {remedy}\n{text}")
-    if completed.status == _NOT_RUN and "Unable to find image" in text:
-        remedy = "check its name, and that the host reaches its registry"
-        return HostDockerError(f"{where}: the helper image cannot be had: {remedy}\n{text}")
-    return HostError(f"{where}: docker exited with {completed.status}: {text or 'no message'}")
-
-
 _HOSTS: Final[dict[HostConnection, Host]] = {}
 _LOCK: Final = threading.Lock()
 
@@ -183,17 +107,19 @@ def connect(connection: HostConnection) -> Host:
     """Return this process's Host for a connection; connects on first use."""
     with _LOCK:
         if connection not in _HOSTS:
-            _HOSTS[connection] = Host(connection, _transport(connection))
+            _HOSTS[connection] = _host(connection)
         return _HOSTS[connection]
 
 
-def _transport(connection: HostConnection) -> Transport:
+def _host(connection: HostConnection) -> Host:
     if connection.docker_host.startswith("unix://"):
-        return LocalTransport()
-    if connection.remote:
-        from sync.providers.host.ssh import SshTransport
+        from sync.providers.host.local import LocalHost
 
-        return SshTransport(connection)
+        return LocalHost(connection)
+    if connection.docker_host.startswith("ssh://"):
+        from sync.providers.host.ssh import SshHost
+
+        return SshHost(connection)
     raise HostError(
         f"host.docker {connection.docker_host!r} is neither unix:///path nor ssh://user@host"
     )
@@ -209,3 +135,37 @@ class DataRoot:
     def on_host(self) -> Host:
         """Return the host."""
         return connect(self.connection)
+
+    def as_root(
+        self,
+        operation: str,
+        stream: Iterable[bytes] = (),
+        *,
+        create: bool = False,
+        **parameters: object,
+    ) -> object:
+        """Run one operation of root_helper.py as root on the data root; returns its result.
+
+        Raises DataRootGoneError where it is missing and create is false.
+        """
+        root = self.path
+        if len(Path(root).parts) < 2 or not root.startswith("/") or ".." in Path(root).parts:  # noqa: PLR2004
+            raise HostError(f"data root {root!r} is not an absolute path below /")
+        bind = f"--mount=type=bind,source={root},target={root}"
+        mount = f"--volume={root}:{root}" if create else bind
+        request = {"operation": operation, "root": root, **parameters}
+        return self.on_host().run_script(_ROOT_HELPER, ["--network=none", mount], request, stream)
+
+    def change(
+        self,
+        operation: str,
+        stream: Iterable[bytes] = (),
+        *,
+        create: bool = False,
+        **parameters: object,
+    ) -> None:
+        """Run an operation that changes the host: what was seen before counts no more."""
+        try:
+            self.as_root(operation, stream, create=create, **parameters)
+        finally:
+            cache.invalidate()

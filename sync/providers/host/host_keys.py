@@ -16,12 +16,17 @@ def fingerprint(key: paramiko.PKey) -> str:
     return f"{key.get_name()} SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
+def _known_as(address: SshAddress) -> str:
+    """Return the address as known_hosts files have it (OpenSSH sshd(8), SSH_KNOWN_HOSTS FORMAT)."""
+    return address.host if address.port == 22 else f"[{address.host}]:{address.port}"  # noqa: PLR2004
+
+
 def pinned(path: Path, address: SshAddress) -> list[paramiko.PKey]:
     """Return the keys that the file holds for this host; a missing file holds none."""
     if not path.exists():
         return []
     try:
-        found = paramiko.HostKeys(str(path)).lookup(address.known_hosts_name)
+        found = paramiko.HostKeys(str(path)).lookup(_known_as(address))
     except (OSError, paramiko.SSHException) as error:
         raise HostKeyError(f"{path} cannot be read: {error}") from error
     return [key for key in (found or {}).values() if key is not None]
@@ -41,22 +46,12 @@ def pin(path: Path, address: SshAddress, key: paramiko.PKey, *, replace: bool) -
             f"{address}: pinned is {shown}, the host offers {fingerprint(key)}. If the host was "
             "reinstalled and the new fingerprint is right, repeat with --replace"
         )
-    kept = [line for line in _lines(path) if address.known_hosts_name not in _names(line)]
-    line = f"{address.known_hosts_name} {key.get_name()} {key.get_base64()}"
-    _write(path, [*kept, line])
-    return True
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _names(line: str) -> list[str]:
-    return line.split(" ", 1)[0].split(",")
-
-
-def _write(path: Path, lines: list[str]) -> None:
+    name = _known_as(address)
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if name not in line.split(" ", 1)[0].split(",")]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(f"{line}\n" for line in lines))
+    added = f"{name} {key.get_name()} {key.get_base64()}"
+    temporary.write_text("".join(f"{line}\n" for line in [*kept, added]))
     temporary.replace(path)
+    return True

@@ -11,15 +11,20 @@ import subprocess
 from collections.abc import Sequence
 from typing import IO
 
-from sync.providers.host.connection import Command, Completed, HostError, Running
-from sync.providers.host.exchange import PIECE_BYTES, exchange
+from sync.providers.host.commands import PIECE_BYTES, Command, Completed, Running, exchange
+from sync.providers.host.connection import HostError
+from sync.providers.host.host import Host
 
 
-class LocalTransport:
-    """Runs commands as the user that runs Pulumi."""
+class LocalHost(Host):
+    """The machine that Pulumi runs on; commands run as its user."""
+
+    def docker(self, *arguments: str) -> list[str]:
+        """Argument list of the docker CLI, on the socket that the stack names."""
+        return ["docker", "--host", self.connection.docker_host, *arguments]
 
     def run(self, command: Command) -> Completed:
-        """Run to the end; HostError when the program is missing, slow or talks too much."""
+        """Run to the end; HostError when the program is slow or talks too much."""
         try:
             process = _started(command.argv, stderr=subprocess.PIPE)
         except FileNotFoundError as error:
@@ -43,9 +48,7 @@ class LocalTransport:
 def _started(argv: Sequence[str], stderr: int) -> subprocess.Popen[bytes]:
     """Start a process group of its own: it can be ended as one, and Ctrl-C is ours to answer."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        list(argv), stdin=pipe, stdout=pipe, stderr=stderr, start_new_session=True
-    )
+    return subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=stderr, start_new_session=True)
 
 
 class _LocalProgram:

@@ -5,30 +5,27 @@ stops before our key is offered.
 """
 
 import contextlib
-import errno
 import shlex
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 import paramiko
 import stamina
 
+from sync.providers.host.commands import PIECE_BYTES, Command, Completed, Running, exchange
 from sync.providers.host.connection import (
-    Command,
-    Completed,
     HostConnection,
     HostError,
     HostKeyError,
     HostLoginError,
     HostSessionsError,
     HostUnreachableError,
-    Running,
     SshAddress,
-    expand,
 )
-from sync.providers.host.exchange import PIECE_BYTES, exchange
+from sync.providers.host.host import Host
 from sync.providers.host.host_keys import fingerprint
 
 CONNECT_SECONDS: Final = 15.0
@@ -43,11 +40,11 @@ _PIN: Final = "gridhub known-hosts pin"
 _BREAKS: Final = (paramiko.SSHException, EOFError, OSError)
 
 
-class SshTransport:
-    """Runs commands over one SSH connection, opened on first use and reopened when it broke."""
+class SshHost(Host):
+    """A host by one SSH connection, opened on first use and reopened when it broke."""
 
     def __init__(self, connection: HostConnection) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._address = SshAddress.parse(connection.docker_host)
         self._lock = threading.Lock()
         self._sessions = threading.BoundedSemaphore(_SESSIONS)
@@ -121,9 +118,7 @@ class SshTransport:
             if transport is None or not transport.is_active():
                 # Attempts of its own: a server too busy to greet us (MaxStartups) takes none of
                 # those that a session has.
-                self._client = _RETRYING(
-                    HostSessionsError, connect, self._connection, self._address
-                )
+                self._client = _RETRYING(HostSessionsError, connect, self.connection, self._address)
                 transport = self._client.get_transport()
             if transport is None:
                 raise HostUnreachableError(f"{self._address}: the connection ended at once")
@@ -167,23 +162,20 @@ def dial(address: SshAddress) -> socket.socket:
     where = f"{address} ({address.host} port {address.port})"
     try:
         stream = socket.create_connection((address.host, address.port), CONNECT_SECONDS)
-    except socket.gaierror as error:
-        raise HostUnreachableError(
-            f"{where}: the name does not resolve ({error.strerror}); check host.docker and DNS"
-        ) from error
-    except ConnectionRefusedError as error:
-        raise HostUnreachableError(
-            f"{where}: connection refused; is sshd running there, on this port?"
-        ) from error
-    except TimeoutError as error:
-        raise HostUnreachableError(
-            f"{where}: no answer within {CONNECT_SECONDS:g} s; is the host up, and does its "
-            f"firewall let port {address.port} in from here?"
-        ) from error
     except OSError as error:
-        raise HostUnreachableError(
-            f"{where}: unreachable ({error.strerror}); is the host up, and is there a route to it?"
-        ) from error
+        match error:
+            case socket.gaierror():
+                why = f"the name does not resolve ({error.strerror}); check host.docker and DNS"
+            case ConnectionRefusedError():
+                why = "connection refused; is sshd running there, on this port?"
+            case TimeoutError():
+                why = (
+                    f"no answer within {CONNECT_SECONDS:g} s; is the host up, and does its "
+                    f"firewall let port {address.port} in from here?"
+                )
+            case _:
+                why = f"unreachable ({error.strerror}); is the host up, and is there a route to it?"
+        raise HostUnreachableError(f"{where}: {why}") from error
     with contextlib.suppress(OSError):
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return stream
@@ -196,7 +188,7 @@ def _load_known_hosts(client: paramiko.SSHClient, connection: HostConnection) ->
             f"host's key with: {_PIN} {connection.docker_host}"
         )
     try:
-        client.load_host_keys(str(expand(connection.known_hosts_path)))
+        client.load_host_keys(str(Path(connection.known_hosts_path).expanduser()))
     except FileNotFoundError as error:
         raise HostKeyError(
             f"host.knownHostsPath {connection.known_hosts_path} does not exist; see the host's "
@@ -216,7 +208,7 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
     """Return the private key; None lets the SSH agent answer."""
     if not connection.ssh_key_path:
         return None
-    path = expand(connection.ssh_key_path)
+    path = Path(connection.ssh_key_path).expanduser()
     try:
         return paramiko.PKey.from_path(path)
     except FileNotFoundError as error:
@@ -255,23 +247,14 @@ def _failure(connection: HostConnection, address: SshAddress, error: Exception) 
             f"{address}: its host key is not in {connection.known_hosts_path}; see its fingerprint "
             f"and pin it with: {_pin_command(connection)}"
         )
-    if _too_busy(error, text):
+    reset = isinstance(error, ConnectionResetError | BrokenPipeError | EOFError)
+    if reset or "banner" in text or "No existing session" in text:
         return HostSessionsError(
             f"{address}: the SSH server ended the connection before it began, or does not greet "
             f"({text}): too many connections at once? Run pulumi with --parallel 4, or raise "
             "MaxStartups in the host's sshd_config"
         )
     return HostUnreachableError(f"{address}: SSH failed: {text or type(error).__name__}")
-
-
-def _too_busy(error: Exception, text: str) -> bool:
-    if isinstance(error, ConnectionResetError | EOFError | BrokenPipeError):
-        return True
-    return (
-        "banner" in text
-        or "No existing session" in text
-        or getattr(error, "errno", None) == errno.ECONNRESET
-    )
 
 
 def _status(channel: paramiko.Channel) -> int:

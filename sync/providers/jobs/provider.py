@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult
+from pulumi.runtime.rpc import contains_unknowns
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sync.contract import layout
@@ -19,10 +20,11 @@ from sync.contract import spec as contract
 from sync.contract.addresses import HttpUrl
 from sync.contract.layout import Job
 from sync.contract.status import Ready
-from sync.providers.base import Bag, HostInputs, Provider, plainly, unknown
-from sync.providers.host.host import DataRootGoneError
+from sync.providers.base import Bag, HostInputs, Provider, plainly
+from sync.providers.host.cache import invalidate
+from sync.providers.host.connection import DataRootGoneError
 from sync.providers.jobs.outputs import JobOutputs, outputs, trouble
-from sync.providers.jobs.view import JobsView, invalidate, view
+from sync.providers.jobs.view import JobsView, view
 from sync.providers.jobs.wait import Wanted, wait_until_ready, wait_until_stopped
 
 _RESTART_SECONDS: Final = 60
@@ -81,7 +83,7 @@ class JobProvider(Provider[JobInputs, JobOutputs]):
     def check(self, _olds: Bag, news: Bag) -> CheckResult:
         """Name every wrong key of the spec; what a preview does not know yet is not judged."""
         inputs = self.given(news)
-        if unknown(news.get("spec")):
+        if contains_unknowns(news.get("spec")):
             return CheckResult(inputs, [])
         try:
             spec = contract.parse(news["spec"])
@@ -103,9 +105,8 @@ class JobProvider(Provider[JobInputs, JobOutputs]):
         if seen.files[inputs.job].spec != inputs.spec:
             content = base64.b64encode(contract.canonical(inputs.spec)).decode()
             file = {"path": spec_path(inputs.job), "uid": 0, "mode": 0o644, "content": content}
-            inputs.data_root.on_host().as_root("write_files", inputs.root, {"files": [file]})
+            inputs.data_root.change("write_files", files=[file])
         restarted_at = _restart_if_in_trouble(inputs, seen)
-        invalidate()
         wanted = Wanted(
             inputs.spec, inputs.agent_version, inputs.container_name, inputs.ready, restarted_at
         )
@@ -149,17 +150,11 @@ class JobProvider(Provider[JobInputs, JobOutputs]):
         """
         installed = InstalledJob.model_validate(_props)
         job, root = installed.job, installed.data_root
-        host = root.on_host()
         with contextlib.suppress(DataRootGoneError):
-            try:
-                host.as_root("remove_files", root.path, {"paths": [spec_path(job)]})
-                wait_until_stopped(
-                    job, installed.container_name, lambda: view(root, _SHARED_SECONDS)
-                )
-                if installed.purge:
-                    host.as_root("empty", root.path, {"paths": [layout.job_state_dir(job)]})
-            finally:
-                invalidate()
+            root.change("remove_files", paths=[spec_path(job)])
+            wait_until_stopped(job, installed.container_name, lambda: view(root, _SHARED_SECONDS))
+            if installed.purge:
+                root.change("empty", paths=[layout.job_state_dir(job)])
 
 
 def _restart_if_in_trouble(inputs: JobInputs, seen: JobsView) -> datetime | None:
@@ -169,7 +164,10 @@ def _restart_if_in_trouble(inputs: JobInputs, seen: JobsView) -> datetime | None
     if wrong is None or wrong.phase == "missing":
         return None  # a container that is missing is made by its own resource
     pulumi.log.info(f"{inputs.job}: {wrong.words}; restarting it")
-    inputs.data_root.on_host().run_docker("restart", name, timeout_seconds=_RESTART_SECONDS)
+    try:
+        inputs.data_root.on_host().run_docker("restart", name, timeout_seconds=_RESTART_SECONDS)
+    finally:
+        invalidate()
     return seen.now
 
 

@@ -18,8 +18,10 @@ from sync.contract.layout import Job
 from sync.contract.status import StatusRecord
 from sync.providers.base import Model
 from sync.providers.host.cache import KEPT_SECONDS, Cache
-from sync.providers.host.connection import Command, HostError
-from sync.providers.host.host import DataRoot, docker_failure
+from sync.providers.host.commands import Command
+from sync.providers.host.connection import HostError
+from sync.providers.host.docker_failure import docker_failure
+from sync.providers.host.host import DataRoot
 
 Value = TypeVar("Value")
 _SECONDS: Final = 60
@@ -123,7 +125,3 @@ _VIEWS: Final[Cache[DataRoot, JobsView]] = Cache(_fetch)
 def view(root: DataRoot, kept_seconds: float = KEPT_SECONDS) -> JobsView:
     """Look at the jobs of a data root; kept_seconds: how old a shared view may be."""
     return _VIEWS.get(root, kept_seconds)
-
-
-# To be called after every change on the host.
-invalidate: Final = _VIEWS.invalidate
