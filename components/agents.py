@@ -13,7 +13,6 @@ from sync.contract import layout
 from sync.contract.layout import Job
 from sync.contract.spec import JobSpec
 from sync.providers import agent_bundle, resources
-from sync.providers.agent_bundle import bundle_path
 
 Sync = resources.UsersSync | resources.KernelsSync | resources.FlistsSync
 _RESOURCES: Final[dict[Job, type[Sync]]] = {
@@ -82,7 +81,7 @@ class SyncJob(pulumi.ComponentResource):
 def _container(placement: Placement, digest: str, job: Job) -> ContainerConfig:
     path, admin = placement.path, job in _ZDB_ADMINS
     mounts = [
-        Mount(bundle_path(placement.settings.data_root, digest), layout.AGENT_MOUNT),
+        Mount(agent_bundle.bundle_path(placement.settings.data_root, digest), layout.AGENT_MOUNT),
         Mount(path(layout.job_spec_dir(job)), layout.SPEC_MOUNT),
         Mount(path(layout.job_state_dir(job)), layout.STATE_MOUNT, read_only=False),
     ]
