@@ -9,7 +9,6 @@ says which plugin is used.
 
 import importlib.metadata
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, Final
 
 import pulumi
@@ -19,11 +18,7 @@ from components.dns_adoption import Found
 RECORD_KIND: Final = "cloudflare:index/dnsRecord:DnsRecord"
 # The name of the resource type before the SDK's release 6.
 _FORMER_KIND: Final = "cloudflare:index/record:Record"
-
-
-@cache
-def _version() -> str:
-    return importlib.metadata.version("pulumi-cloudflare")
+_VERSION: Final = importlib.metadata.version("pulumi-cloudflare")
 
 
 class Provider(pulumi.ProviderResource):
@@ -37,7 +32,7 @@ class Provider(pulumi.ProviderResource):
         opts: pulumi.ResourceOptions,
     ) -> None:
         secret = pulumi.ResourceOptions(
-            version=_version(),
+            version=_VERSION,
             additional_secret_outputs=["apiKey", "apiToken", "apiUserServiceKey"],
         )
         token = pulumi.Output.secret(api_token) if api_token else None
@@ -50,7 +45,7 @@ class DnsRecord(pulumi.CustomResource):
 
     def __init__(self, name: str, inputs: Mapping[str, Any], opts: pulumi.ResourceOptions) -> None:
         former = pulumi.ResourceOptions(
-            version=_version(), aliases=[pulumi.Alias(type_=_FORMER_KIND)]
+            version=_VERSION, aliases=[pulumi.Alias(type_=_FORMER_KIND)]
         )
         super().__init__(
             RECORD_KIND, name, dict(inputs), pulumi.ResourceOptions.merge(opts, former)
@@ -65,7 +60,7 @@ def dns_records(provider: Provider, zone_id: str | None, name: str) -> list[Foun
     answer = pulumi.runtime.invoke(
         "cloudflare:index/getDnsRecords:getDnsRecords",
         {"zoneId": zone_id, "name": {"exact": name}},
-        opts=pulumi.InvokeOptions(provider=provider, version=_version()),
+        opts=pulumi.InvokeOptions(provider=provider, version=_VERSION),
     )
     return [
         Found(

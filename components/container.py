@@ -114,7 +114,11 @@ def declare(
         security_opts=["no-new-privileges:true"],
         memory=limits.memory_mb,
         memory_swap=limits.memory_mb,
-        ulimits=_ulimits(limits),
+        # The plugin has no pids limit; nproc counts the processes and threads of the service's uid.
+        ulimits=[
+            docker.ContainerUlimitArgs(name=name, soft=value, hard=value)
+            for name, value in (("nofile", _OPEN_FILES), ("nproc", limits.processes))
+        ],
         log_driver="json-file",
         log_opts={"max-file": str(limits.log_files), "max-size": f"{limits.log_size_mb}m"},
         tmpfs=dict(sorted(config.tmpfs.items())),
@@ -127,7 +131,13 @@ def declare(
             )
         ],
         labels=placement.names.apply(lambda names: _labels({**names.labels, **_revision(config)})),
-        healthcheck=_healthcheck(config.health, settings.health_interval_seconds),
+        healthcheck=docker.ContainerHealthcheckArgs(
+            tests=list(config.health),
+            interval=f"{settings.health_interval_seconds}s",
+            timeout=f"{_HEALTH_TIMEOUT_SECONDS}s",
+            start_period=f"{_HEALTH_TIMEOUT_SECONDS}s",
+            retries=_HEALTH_RETRIES,
+        ),
         init=True,
         restart="unless-stopped",
         must_run=True,
@@ -153,15 +163,6 @@ def _labels(labels: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
     ]
 
 
-def _ulimits(limits: ServiceLimits) -> list[docker.ContainerUlimitArgs]:
-    # The plugin has no pids limit; nproc counts the processes and threads of the service's uid.
-    wanted = {"nofile": _OPEN_FILES, "nproc": limits.processes}
-    return [
-        docker.ContainerUlimitArgs(name=name, soft=value, hard=value)
-        for name, value in sorted(wanted.items())
-    ]
-
-
 def _volumes(mounts: Sequence[Mount]) -> list[docker.ContainerVolumeArgs]:
     return [
         docker.ContainerVolumeArgs(
@@ -178,13 +179,3 @@ def _ports(ports: Sequence[PublishedPort]) -> list[docker.ContainerPortArgs] | N
         )
         for port in sorted(ports)
     ] or None
-
-
-def _healthcheck(test: Sequence[str], interval_seconds: int) -> docker.ContainerHealthcheckArgs:
-    return docker.ContainerHealthcheckArgs(
-        tests=list(test),
-        interval=f"{interval_seconds}s",
-        timeout=f"{_HEALTH_TIMEOUT_SECONDS}s",
-        start_period=f"{_HEALTH_TIMEOUT_SECONDS}s",
-        retries=_HEALTH_RETRIES,
-    )

@@ -33,7 +33,7 @@ class Record:
 class Ours:
     """A record in the stack's state: the provider's id, and what it was when last seen.
 
-    `name` becomes as `plain_name` has it.
+    `name` is kept as names are compared: in lower case, without the last dot.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Ours:
     content: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", plain_name(self.name))
+        object.__setattr__(self, "name", self.name.rstrip(".").lower())
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,6 @@ class Found(Ours):
         """Return it for a terminal or a comment; what others may have written there is quoted."""
         content = self.content if _ADDRESS.fullmatch(self.content) else repr(self.content)
         return f"{self.name} {self.type} {content}"
-
-
-def plain_name(name: str) -> str:
-    """Return a DNS name in the form that names are compared in: lower case, no last dot."""
-    return name.rstrip(".").lower()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import pulumi
 
-from components.agents import Agents
 from components.bootstrap import Bootstrap
 from components.dns import Dns
 from components.edge import Edge
@@ -12,6 +11,7 @@ from components.images import Images
 from components.naming import DockerNames, Stack
 from components.network import Network
 from components.preflight import declare_preflight
+from components.sync_jobs import Agents
 from components.zdb import Zdb
 from sync.providers.resources import ModeGuard, StackSecrets
 

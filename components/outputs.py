@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 import pulumi
 
-from components.agents import Sync
 from components.host import ssh_options
 from components.mirror import Mirror
 from components.naming import DockerNames, Stack
+from components.sync_jobs import Sync
 
 
 def stack_outputs(mirror: Mirror) -> dict[str, Any]:

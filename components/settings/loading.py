@@ -5,6 +5,7 @@ holds a list or a mapping. Each key is checked on its own, so that one wrong key
 another; the rules that span keys run on all that are right.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -146,21 +147,14 @@ def _plain_secrets(given: Mapping[str, Any], secret_keys: Collection[str]) -> It
 def _value(info: FieldInfo, given: Any) -> Any:
     """Validate one top-level setting, strictly and by its camelCase keys: nowhere else again."""
     adapter: TypeAdapter[Any] = TypeAdapter(info.rebuild_annotation())
-    text = _as_json(adapter, given)
-    return adapter.validate_json(text, strict=True, by_alias=True, by_name=False)
-
-
-def _as_json(adapter: TypeAdapter[Any], value: Any) -> str:
-    """Text stays text where the setting is text; elsewhere it is the JSON that Pulumi made."""
-    schema = adapter.json_schema()
+    schema, text = adapter.json_schema(), json.dumps(given)
+    # Text stays text where the setting is text; elsewhere it is the JSON that Pulumi made.
     textual = any(one.get("type") == "string" for one in schema.get("anyOf", [schema]))
-    if isinstance(value, str) and not textual:
-        try:
-            json.loads(value)
-        except ValueError:
-            return json.dumps(value)
-        return value
-    return json.dumps(value)
+    if isinstance(given, str) and not textual:
+        with contextlib.suppress(ValueError):
+            json.loads(given)
+            text = given
+    return adapter.validate_json(text, strict=True, by_alias=True, by_name=False)
 
 
 def _problem(key: str, detail: Any) -> Problem:

@@ -10,6 +10,8 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
+from pydantic.alias_generators import to_camel
+
 from components.settings.model import (
     AcmeSettings,
     BindSettings,
@@ -291,9 +293,7 @@ def _backoff_grows(users: UsersSettings, kernels: KernelsSettings, flists: Flist
 
 @_rule
 def _subnets_are_named_together(network: NetworkSettings) -> Found:
-    for missing, other, key in (
-        (network.ipv4_subnet, network.ipv6_subnet, "ipv4Subnet"),
-        (network.ipv6_subnet, network.ipv4_subnet, "ipv6Subnet"),
-    ):
-        if missing is None and other is not None:
-            yield f"network.{key}", "is derived while the other is given", "give both, or neither"
+    derived = [key for key, subnet in network if subnet is None]
+    if len(derived) == 1:
+        key = f"network.{to_camel(derived[0])}"
+        yield key, "is derived while the other is given", "give both, or neither"

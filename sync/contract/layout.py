@@ -21,21 +21,13 @@ ENGINES: Final[dict[Job, str]] = {
 
 # One uid per service: a process that is taken over owns nothing of its neighbours.
 # gid equals uid. 10000 upwards is outside what Debian or the images give to real accounts.
-UID_USERS: Final = 10001
-UID_KERNELS: Final = 10002
-UID_FLISTS: Final = 10003
+JOB_UIDS: Final[dict[Job, int]] = {"users": 10001, "kernels": 10002, "flists": 10003}
 UID_ZDB: Final = 10004
 UID_HUB: Final = 10005
 UID_BOOTSTRAP: Final = 10006
 UID_CADDY: Final = 10007
 # The packer keeps owners and device nodes of what it unpacks: root, with the capabilities for that.
 UID_PACKER: Final = 0
-
-JOB_UIDS: Final[dict[Job, int]] = {
-    "users": UID_USERS,
-    "kernels": UID_KERNELS,
-    "flists": UID_FLISTS,
-}
 
 ZDB_DATA: Final = "0-db_data"
 ZDB_INDEX: Final = "0-db_index"
@@ -101,7 +93,7 @@ def directories(*, hub_writes: bool) -> tuple[OwnedDirectory, ...]:
     hub_writes: true in the modes `detached` and `standalone`, where the hub itself publishes
     and therefore owns the public folder; in `mirror` the users job does.
     """
-    public_owner = UID_HUB if hub_writes else UID_USERS
+    public_owner = UID_HUB if hub_writes else JOB_UIDS["users"]
     jobs: list[OwnedDirectory] = []
     for job in JOBS:
         jobs += [
@@ -123,8 +115,8 @@ def directories(*, hub_writes: bool) -> tuple[OwnedDirectory, ...]:
         OwnedDirectory(f"{HUB_PUBLIC}/users", public_owner),
         OwnedDirectory(HUB_WORKDIR, UID_HUB, 0o750),
         OwnedDirectory("0-bootstrap", 0),
-        OwnedDirectory(KERNELS, UID_KERNELS),
-        OwnedDirectory(f"{KERNELS}/net", UID_KERNELS),
+        OwnedDirectory(KERNELS, JOB_UIDS["kernels"]),
+        OwnedDirectory(f"{KERNELS}/net", JOB_UIDS["kernels"]),
         OwnedDirectory("caddy", 0),
         OwnedDirectory(CADDY_DATA, UID_CADDY, 0o700),
         OwnedDirectory(CADDY_CONFIG, UID_CADDY, 0o700),

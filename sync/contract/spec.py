@@ -235,7 +235,16 @@ class _Spec(Section):
         return {**listed, **kept}
 
 
-class UsersSpec(UsersOptions, _Spec):
+class _HttpSpec(_Spec):
+    sources: Urls
+
+    @property
+    def source(self) -> str:
+        """The preferred name of the master's service."""
+        return self.sources[0]
+
+
+class UsersSpec(UsersOptions, _HttpSpec):
     """The users job's options, and what derives from the rest of the settings.
 
     sources: base URLs of the master's hub, the preferred one first: names of one and the same
@@ -249,16 +258,10 @@ class UsersSpec(UsersOptions, _Spec):
     """
 
     job: Literal["users"] = "users"
-    sources: Urls
     sources_zdb: Endpoints
     local_zdb: ZdbEndpoint
     local_zdb_memory_bytes: Positive | None = None
     publish_backend: ZdbEndpoint | None = None
-
-    @property
-    def source(self) -> str:
-        """The preferred name of the master's hub."""
-        return self.sources[0]
 
     @property
     def source_zdb(self) -> ZdbEndpoint:
@@ -266,16 +269,10 @@ class UsersSpec(UsersOptions, _Spec):
         return self.sources_zdb[0]
 
 
-class KernelsSpec(KernelsOptions, _Spec):
+class KernelsSpec(KernelsOptions, _HttpSpec):
     """The kernels job's options, and the master. sources: base URLs, as in UsersSpec."""
 
     job: Literal["kernels"] = "kernels"
-    sources: Urls
-
-    @property
-    def source(self) -> str:
-        """The preferred name of the master's bootstrap server."""
-        return self.sources[0]
 
 
 class FlistsSpec(FlistsOptions, _Spec):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sync.contract.layout import HUB_PUBLIC, UID_HUB, UID_USERS
+from sync.contract.layout import HUB_PUBLIC, JOB_UIDS, UID_HUB
 from sync.providers.mode_guard import ModeGuardProvider, ModeOutputs, refused
 from tests.program.declared import Declared, declare, production
 
@@ -36,7 +36,7 @@ def test_a_mirror_is_read_only_and_runs_the_jobs() -> None:
     assert config["backend-internal-pass"] == ""
     assert config["guest-token"] is None
     assert set(declared.containers()) >= JOBS
-    assert _owners(declared)[HUB_PUBLIC] == UID_USERS
+    assert _owners(declared)[HUB_PUBLIC] == JOB_UIDS["users"]
     assert "hubSeed" not in declared.outputs
 
 

@@ -236,7 +236,7 @@ def test_the_agent_runs_from_its_bundle_which_is_adopted_and_repaired(
 
 
 def _start_container(agent: Agent, name: str, version: str, image: str) -> None:
-    root = Path(agent.root)
+    root, uid = Path(agent.root), layout.JOB_UIDS["kernels"]
     mounts = {
         root / "agent" / version: "/agent:ro",
         root / layout.job_spec_dir("kernels"): "/spec:ro",
@@ -245,7 +245,7 @@ def _start_container(agent: Agent, name: str, version: str, image: str) -> None:
     }
     command = [
         *("docker", "run", "--detach", f"--name={name}", "--network=none", "--read-only"),
-        *(f"--user={layout.UID_KERNELS}:{layout.UID_KERNELS}", "--cap-drop=ALL", "--init"),
+        *(f"--user={uid}:{uid}", "--cap-drop=ALL", "--init"),
         *(f"--volume={path}:{target}" for path, target in mounts.items()),
         *("--env=PYTHONPATH=/agent/src:/agent/site-packages", "--env=PYTHONDONTWRITEBYTECODE=1"),
         *(f"--env=GRIDHUB_AGENT_VERSION={version}", image),
