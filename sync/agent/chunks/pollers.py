@@ -104,19 +104,18 @@ class WriteWaiter:
         self._stop.set()
 
     def _wait(self) -> None:
+        # zdbd refuses a WAIT of less than 100 ms (zdbd/commands.c, command_wait).
+        seconds, timeout = max(0.1, self._spec.poll_seconds), self._spec.io_timeout_seconds
         while not self._stop.is_set():
             # WAIT has a connection of its own: it answers nothing else meanwhile (zdbd/redis.c,
             # redis_client_set_watcher). An error is reported by the copy loop's own connections;
             # polling goes on meanwhile.
-            with contextlib.suppress(ZdbError):
-                self._wait_for_writes()
+            with (
+                contextlib.suppress(ZdbError),
+                ZdbConnection.open(self._spec.source, None, timeout) as connection,
+            ):
+                while not self._stop.is_set():
+                    self._on_armed()
+                    if connection.wait_for("SET", seconds):
+                        self._on_write()
             self._stop.wait(_AGAIN_SECONDS)
-
-    def _wait_for_writes(self) -> None:
-        # zdbd refuses a WAIT of less than 100 ms (zdbd/commands.c, command_wait).
-        seconds, timeout = max(0.1, self._spec.poll_seconds), self._spec.io_timeout_seconds
-        with ZdbConnection.open(self._spec.source, None, timeout) as connection:
-            while not self._stop.is_set():
-                self._on_armed()
-                if connection.wait_for("SET", seconds):
-                    self._on_write()

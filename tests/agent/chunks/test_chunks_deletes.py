@@ -9,9 +9,9 @@ import pytest
 
 from sync.agent import durable
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.chunks.key_files import KeyFile
-from sync.agent.chunks.reconcile import deletes, reconciler
-from sync.agent.chunks.reconcile.deletes import Dropped
+from sync.agent.chunks.keys import KeyFile
+from sync.agent.chunks.reconcile import reconciler
+from sync.agent.chunks.reconcile.deletes import Deletes, Dropped
 from sync.agent.chunks.reconcile.reconciler import Reconciler
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import JobPaused
@@ -127,7 +127,7 @@ def test_a_confirmed_delete_that_was_interrupted_needs_no_second_confirmation(
             master.delete_many(keys[:1000])
         job.wait(lambda record: record.phase == "paused", "paused")
     groups: list[object] = []
-    whole = deletes.delete_group
+    whole = Deletes._delete_group
 
     def cut_off(*arguments: object) -> int:
         groups.append(arguments)
@@ -136,11 +136,11 @@ def test_a_confirmed_delete_that_was_interrupted_needs_no_second_confirmation(
         time.sleep(1.2)
         raise JobPaused("cut off", 1)
 
-    monkeypatch.setattr(deletes, "delete_group", cut_off)
+    monkeypatch.setattr(Deletes, "_delete_group", cut_off)
     with mirror.job(removal_confirmation=1) as job:
         job.wait(lambda record: record.phase == "paused", "cut off")
         assert "cut off" in job.record.reason
-    monkeypatch.setattr(deletes, "delete_group", whole)
+    monkeypatch.setattr(Deletes, "_delete_group", whole)
     with mirror.job(removal_confirmation=1) as job:
         job.wait(following)
         mirror.await_same(job)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sync.agent.chunks.checkpoint import SpanState
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.chunks.scan.spans import Edge, Scan, Span
-from sync.agent.zdb import Cursor, Entry, ZdbProtocolError
+from sync.agent.zdb import Cursor, ZdbProtocolError
+from sync.agent.zdb.scan_pages import ScanPage
 
 PAGE_ENTRIES = 3
 
@@ -28,14 +29,14 @@ class Index:
     def __init__(self, size: int) -> None:
         self.live = [True] * size
 
-    def page(self, scan: Scan, *, down: bool) -> tuple[Cursor, list[Entry]] | None:
+    def page(self, scan: Scan, *, down: bool) -> ScanPage | None:
         """Answer SCAN or RSCAN after the scan's cursor."""
         start = self._place(scan.asked.cursor)
         places = range(start - 1, -1, -1) if down else range(start + 1, len(self.live))
         found = [place for place in places if self.live[place]][:PAGE_ENTRIES]
         if not found:
             return None
-        return cursor_at(found[-1]), [(key_at(place), b"1", b"1") for place in found]
+        return ScanPage(cursor_at(found[-1]), [(key_at(at), b"1", b"1") for at in found])
 
     def _place(self, cursor: Cursor | None) -> int:
         if cursor is None:
@@ -52,14 +53,11 @@ def list_once(index: Index, span: Span, *, down: bool) -> list[Page]:
     return give(span, index.page(scan, down=down), down=down)
 
 
-def give(span: Span, answer: tuple[Cursor, list[Entry]] | None, *, down: bool) -> list[Page]:
+def give(span: Span, answer: ScanPage | None, *, down: bool) -> list[Page]:
     """Give an answer to a span, as a scanner does."""
-    if answer is None:
-        scan = span.down if down else span.up
-        assert scan
-        span.end_of_index(scan)
-        return []
-    return [span.take_down(*answer) if down else span.take_up(*answer)]
+    scan = span.down if down else span.up
+    assert scan
+    return span.take(scan, answer)
 
 
 def cut_at(index: Index, spans: list[Span], place: int, *, late: bool) -> list[Page]:
@@ -225,10 +223,9 @@ def test_deletes_and_restarts_meanwhile_make_nothing_that_stays_be_missed(
 
 def test_a_scan_that_does_not_advance_is_refused() -> None:
     span = Span(Edge(cursor_at(5), key_at(5)), Edge(cursor_at(9), key_at(9)), (b"9", b"1", b"1"))
-    with pytest.raises(ZdbProtocolError, match="advance"):
-        span.take_up(cursor_at(5), [])
-    with pytest.raises(ZdbProtocolError, match="go back"):
-        span.take_down(cursor_at(9), [])
+    for place, down in ((5, False), (9, True)):
+        with pytest.raises(ZdbProtocolError, match="does not advance"):
+            give(span, ScanPage(cursor_at(place), []), down=down)
 
 
 def test_where_two_scans_met_is_not_passed_before_the_other_one_has_copied_it() -> None:
@@ -237,8 +234,8 @@ def test_where_two_scans_met_is_not_passed_before_the_other_one_has_copied_it() 
     span = Span(Edge(None), Edge(cursor_at(9), key_at(9)), top)
     pages = first_pages([span])
     entries = [(key_at(place), b"1", b"1") for place in range(9)]
-    lower = span.take_down(cursor_at(0), entries[::-1])
-    pages.append(span.take_up(cursor_at(8), entries))
+    (lower,) = give(span, ScanPage(cursor_at(0), entries[::-1]), down=True)
+    pages += give(span, ScanPage(cursor_at(8), entries), down=False)
     for page in pages:
         page.release()
     span.acknowledge()

@@ -4,7 +4,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sync.agent.chunks.scan.pages import HASH_BYTES, Page
+from sync.agent.chunks.keys import HASH_BYTES
+from sync.agent.chunks.scan.pages import Page
 from sync.agent.zdb.scan_pages import Entry, check_payload_bytes
 
 
@@ -44,8 +45,7 @@ def cut(page: Page, entries: list[Entry], batch_keys: int, batch_bytes: int) -> 
         hashes = [entry for entry in entries if len(entry[0]) == HASH_BYTES]
     batches = _cut(page, hashes, batch_keys, batch_bytes, ordered=False)
     batches += _cut(page, plain, batch_keys, batch_bytes, ordered=True)
-    page.hold(len(batches))
-    page.release()
+    page.divide(len(batches))
     return batches
 
 

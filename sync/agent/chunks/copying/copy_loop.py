@@ -170,19 +170,13 @@ class CopyLoop:
 
     def _ask(self) -> None:
         """Ask for batches while connections and the bandwidth limit have room."""
+        fetchers = [(fetcher, self._ready) for fetcher in sorted(self.fetchers, key=_outstanding)]
         # Plain keys come by one connection: another one could overtake a later payload.
-        if not self._ask_from(self._ready_ordered, self.fetchers[0]):
-            return
-        for fetcher in sorted(self.fetchers, key=_outstanding):
-            if not self._ask_from(self._ready, fetcher):
-                return
-
-    def _ask_from(self, ready: deque[Batch], fetcher: Fetcher) -> bool:
-        while ready and fetcher.has_room:
-            if self._bandwidth and not self._bandwidth.admit(ready[0].payload_bytes):
-                return False
-            fetcher.ask(ready.popleft())
-        return True
+        for fetcher, ready in [(self.fetchers[0], self._ready_ordered), *fetchers]:
+            while ready and fetcher.has_room:
+                if self._bandwidth and not self._bandwidth.admit(ready[0].payload_bytes):
+                    return
+                fetcher.ask(ready.popleft())
 
     def _drive(self, until: float) -> None:
         patience = max(0.0, min(TICK_SECONDS, until - time.monotonic()))

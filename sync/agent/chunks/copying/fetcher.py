@@ -17,7 +17,7 @@ from sync.agent.chunks.copying.channel import (
     Connected,
     Pipeline,
 )
-from sync.agent.chunks.scan.pages import HASH_BYTES
+from sync.agent.chunks.keys import HASH_BYTES
 from sync.agent.zdb.errors import ZdbReplyError
 from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES
 

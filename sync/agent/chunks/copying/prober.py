@@ -6,7 +6,8 @@ from typing import Final
 from typing_extensions import override
 
 from sync.agent.chunks.copying.channel import Connected, Pipeline
-from sync.agent.chunks.scan.pages import HASH_BYTES, Page
+from sync.agent.chunks.keys import HASH_BYTES
+from sync.agent.chunks.scan.pages import Page
 from sync.agent.zdb import Entry
 
 _LENGTH: Final = b"*2\r\n$6\r\nLENGTH\r\n$%d\r\n%b\r\n"

@@ -34,13 +34,12 @@ class SlaveRefusedError(ZdbReplyError):
 
 @dataclass(slots=True, eq=False)
 class _Awaited:
-    """The replies to one batch; taken_*: how far the slow path has come."""
+    """The replies to one batch; taken_items: how far the slow path has come."""
 
     fetched: Fetched
     wire_bytes: int
     expected: bytes
     taken_items: int = 0
-    taken_bytes: int = 0
     known_items: int = 0
 
 
@@ -85,15 +84,8 @@ class Writer(Pipeline[_Awaited]):
         if not data:
             return
         self._received += data
-        taken = 0
-        while self._awaited:
-            end = self._take(self._awaited[0], taken)
-            if end is None:
-                break
-            taken = end
+        while self._awaited and self._take(self._awaited[0]):
             self._awaited.popleft()
-        if taken:
-            del self._received[:taken]
         if self._received and not self._awaited:
             raise self._wrong("bytes that nobody asked for")
         self._sleep_until_answered()
@@ -108,50 +100,48 @@ class Writer(Pipeline[_Awaited]):
             self._woken_at_bytes = least
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
-    def _take(self, head: _Awaited | None, at: int) -> int | None:
-        """Take the replies to one batch (or PING); returns where they end, None if incomplete."""
+    def _take(self, head: _Awaited | None) -> bool:
+        """Take the replies to one batch (or PING); False while they are incomplete."""
         received = self._received
         if head is None:
-            if len(received) - at < len(PONG):
-                return None
-            self._require_pong(received[at : at + len(PONG)])
-            return at + len(PONG)
-        if head.taken_items == 0 and received.startswith(head.expected, at):
+            if len(received) < len(PONG):
+                return False
+            self._require_pong(received[: len(PONG)])
+            del received[: len(PONG)]
+            return True
+        if head.taken_items == 0 and received.startswith(head.expected):
+            del received[: len(head.expected)]
             self._done(head)
-            return at + len(head.expected)
-        if head.taken_items == 0 and head.expected.startswith(received[at:]):
-            return None
-        return self._take_mixed(head, at)
+            return True
+        if head.taken_items == 0 and head.expected.startswith(received):
+            return False
+        return self._take_mixed(head)
 
-    def _take_mixed(self, head: _Awaited, at: int) -> int | None:
+    def _take_mixed(self, head: _Awaited) -> bool:
         """As _take, where not every reply is the key: it was there already, or an error."""
-        received = self._received
-        position = at + head.taken_bytes
-        keys = head.fetched.keys
-        while head.taken_items < len(keys):
-            size = self._reply_bytes(keys[head.taken_items], position)
+        for key in head.fetched.keys[head.taken_items :]:
+            size = self._reply_bytes(key)
             if size == 0:
-                head.taken_bytes = position - at
-                return None
-            head.known_items += size == len(_NIL) and received.startswith(_NIL, position)
+                return False
+            head.known_items += self._received.startswith(_NIL)
             head.taken_items += 1
-            position += size
+            del self._received[:size]
         self._done(head)
-        return position
+        return True
 
-    def _reply_bytes(self, key: bytes, position: int) -> int:
+    def _reply_bytes(self, key: bytes) -> int:
         """Measure the reply to one SET: 0 while it is incomplete; raises what it refuses."""
         received = self._received
         # SET answers the key itself, and nil where the same payload is there already: that is
         # success too, and keeps the old timestamp (commands_set.c, redis_set_handler_userkey).
         echo = b"$%d\r\n%b\r\n" % (len(key), key)
         for reply in (echo, _NIL):
-            if received.startswith(reply, position):
+            if received.startswith(reply):
                 return len(reply)
-            if reply.startswith(received[position : position + len(reply)]):
+            if reply.startswith(received[: len(reply)]):
                 return 0
         try:
-            answer, _ = parse_reply(received[position:])
+            answer, _ = parse_reply(received)
         except NeedMoreBytes:
             return 0
         if not isinstance(answer, ZdbReplyError):

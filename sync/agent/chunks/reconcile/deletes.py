@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sync.agent import durable
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.chunks.key_files import KeyFile, read_keys
+from sync.agent.chunks.keys import KeyFile, read_keys
 from sync.agent.chunks.reconcile.refetch import grouped, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.deletion_guard import Vanished, guard
@@ -173,34 +173,31 @@ class Deletes:
         self._context.report(Finding({"confirmation": max(checkpoint.confirmation, confirmed)}))
 
     def _delete(self, pinned: PinnedChunksReader | None, judged: KeyFile, extra_items: int) -> None:
-        with self._context.connections() as (master, slave):
+        with self._context.connections() as servers:
             for keys in grouped(chain.from_iterable(judged.read()), _GROUP):
-                deleted = delete_group(master, slave, pinned, keys)
+                deleted = self._delete_group(servers, pinned, keys)
                 extra_items = max(0, extra_items - deleted)
                 changes = {"extra_items": extra_items}
                 self._context.report(Finding(changes, {"deleted_items": deleted}))
                 self._context.check_stop()
 
-
-def delete_group(
-    master: ZdbConnection,
-    slave: ZdbConnection,
-    pinned: PinnedChunksReader | None,
-    keys: list[bytes],
-) -> int:
-    """Delete judged keys on the slave; a key that came back is left or restored.
-
-    Returns how many are deleted. Raises ZdbError, sqlite3.Error.
-    """
-    gone = [key for key, back in zip(keys, master.exists(keys), strict=True) if not back]
-    # Once more, as close to the delete as can be: a flist may have been published.
-    named = pinned.pinned(gone) if pinned else set()
-    doomed = [key for key in gone if key not in named]
-    # False for a key that is deleted already ("Key not found", commands_dataset.c).
-    deleted = sum(slave.delete_many(doomed))
-    # Written on the master between the question and the delete: fetch it again.
-    again = zip(doomed, master.exists(doomed), strict=True)
-    back = [key for key, is_back in again if is_back]
-    if back:
-        refetch(master, slave, back)
-    return deleted - len(back)
+    def _delete_group(
+        self,
+        servers: tuple[ZdbConnection, ZdbConnection],
+        pinned: PinnedChunksReader | None,
+        keys: list[bytes],
+    ) -> int:
+        """Delete judged keys; one that came back is left or restored. Returns how many are gone."""
+        master, slave = servers
+        gone = [key for key, back in zip(keys, master.exists(keys), strict=True) if not back]
+        # Once more, as close to the delete as can be: a flist may have been published.
+        named = pinned.pinned(gone) if pinned else set()
+        doomed = [key for key in gone if key not in named]
+        # False for a key that is deleted already ("Key not found", commands_dataset.c).
+        deleted = sum(slave.delete_many(doomed))
+        # Written on the master between the question and the delete: fetch it again.
+        again = zip(doomed, master.exists(doomed), strict=True)
+        back = [key for key, is_back in again if is_back]
+        if back:
+            refetch(master, slave, back)
+        return deleted - len(back)

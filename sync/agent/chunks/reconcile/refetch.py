@@ -1,12 +1,11 @@
 """Fetching single keys from the master: what is missing or bad here, in no hurry, bounded."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from sync.agent.chunks.scan.pages import HASH_BYTES
+from sync.agent.chunks.keys import is_right
 from sync.agent.zdb import Entry, ZdbConnection
 
 # An MGET is answered as a whole: so many payloads are in memory together, here and in zdbd.
@@ -22,13 +21,6 @@ class Refetched:
     stored: int = 0
     gone: int = 0
     refused: list[bytes] = field(default_factory=list)
-
-
-def is_right(key: bytes, payload: bytes) -> bool:
-    """Return whether a payload has its key as hash; a plain key proves nothing."""
-    if len(key) != HASH_BYTES:
-        return True
-    return hashlib.blake2b(payload, digest_size=HASH_BYTES).digest() == key
 
 
 def refetch(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) -> Refetched:

@@ -1,13 +1,9 @@
 """Pages of the master's index on their way to the slave: what is acknowledged as one."""
 
 from dataclasses import dataclass, field
-from typing import Final
 
+from sync.agent.chunks.keys import HASH_BYTES
 from sync.agent.zdb import Cursor, Entry, ZdbProtocolError
-
-# A chunk's key is the BLAKE2b-128 of its payload (0-flist: libflist/zero_chunk.c); a key of any
-# other size proves nothing.
-HASH_BYTES: Final = 16
 
 
 @dataclass(slots=True)
@@ -33,9 +29,9 @@ class Page:
         hashes = {*map(len, keys)} <= {HASH_BYTES}
         self.plain_keys = [] if hashes else [key for key in keys if len(key) != HASH_BYTES]
 
-    def hold(self, batches: int) -> None:
-        """Keep the page from being done until so many batches are released."""
-        self._holds += batches
+    def divide(self, batches: int) -> None:
+        """Pass the listing's hold on to so many batches: the page is done once all are released."""
+        self._holds += batches - 1
 
     def release(self) -> None:
         """Give up one hold. Raises ZdbProtocolError where there is none."""

@@ -84,15 +84,8 @@ class Scanner(Channel):
 
     def take(self) -> list[Page]:
         """Give the answered page to its span; returns the part that is to be copied, if any."""
-        span, scan, answer = self.span, self.scan, self.answer
         self.answered = False
-        self.answer = None
-        if span is None or scan is None or scan.finished:
-            return []
-        if answer is None:
-            span.end_of_index(scan)
-            return []
-        return [span.take_down(*answer) if scan is span.down else span.take_up(*answer)]
+        return self.span.take(self.scan, self.answer) if self.span and self.scan else []
 
 
 def open_scanners(spec: FlistsSpec, count: int) -> list[Scanner]:

@@ -7,6 +7,7 @@ last span is open: its scan is the tail. What a span has acknowledged is two cur
 that a restart needs.
 """
 
+import operator
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final
@@ -15,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from sync.agent.chunks.scan.pages import Page
 from sync.agent.zdb import Cursor, Entry, ZdbProtocolError
+from sync.agent.zdb.scan_pages import ScanPage
 
 # Of a closed span: upwards and downwards.
 SCANS: Final = 2
@@ -46,8 +48,9 @@ class Edge:
     cursor: HexCursor | None = None
     key: HexKey = b""
 
+    @property
     def position(self) -> tuple[int, int]:
-        """Return the position in the index; before everything where there is no cursor yet."""
+        """The position in the index; before everything where there is no cursor yet."""
         return self.cursor.position if self.cursor else (-1, 0)
 
 
@@ -113,7 +116,7 @@ class Span:
         """Return whether neither scan of a closed span has come to this position."""
         if self.down is None or self.listed:
             return False
-        return self.up.asked.position() < position < self.down.asked.position()
+        return self.up.asked.position < position < self.down.asked.position
 
     @property
     def listed(self) -> bool:
@@ -142,29 +145,26 @@ class Span:
         page, self.first_page = self.first_page, None
         return [page] if page else []
 
-    def take_up(self, cursor: Cursor, entries: list[Entry]) -> Page:
-        """Take a page of SCAN; returns the part that is to be copied. Raises ZdbProtocolError."""
+    def take(self, scan: Scan, listed: ScanPage | None) -> list[Page]:
+        """Take the next page of a scan, None past the index; returns the part that is to be copied.
+
+        Raises ZdbProtocolError.
+        """
+        other = self.down if scan is self.up else self.up
+        if scan.finished:
+            return []
+        if listed is None:
+            if other:
+                self._meet(scan, other, []).release()
+            return []
+        before = operator.lt if scan is self.up else operator.gt
         # The cursor is the master's word alone: one that stays would list the same page for ever.
-        if cursor.position <= self.up.asked.position():
+        if not before(scan.asked.position, listed.cursor.position):
             raise ZdbProtocolError("SCAN: the cursor does not advance")
-        if self.down is None or cursor.position < self.down.asked.position():
-            return self.up.extend(_edge(cursor, entries), entries)
-        return self._meet(self.up, self.down, entries)
-
-    def take_down(self, cursor: Cursor, entries: list[Entry]) -> Page:
-        """Take a page of RSCAN; as take_up."""
-        if self.down is None:
-            raise ZdbProtocolError("RSCAN in an open span")
-        if cursor.position >= self.down.asked.position():
-            raise ZdbProtocolError("RSCAN: the cursor does not go back")
-        if cursor.position > self.up.asked.position():
-            return self.down.extend(_edge(cursor, entries), entries)
-        return self._meet(self.down, self.up, entries)
-
-    def end_of_index(self, scan: Scan) -> None:
-        """Take "No more data": the scan has reached an end of the index."""
-        if self.down is not None:
-            self._meet(scan, self.down if scan is self.up else self.up, []).release()
+        if other is None or before(listed.cursor.position, other.asked.position):
+            key = listed.entries[-1][0] if listed.entries else b""
+            return [scan.extend(Edge(listed.cursor, key), listed.entries)]
+        return [self._meet(scan, other, listed.entries)]
 
     def _meet(self, scan: Scan, other: Scan, entries: list[Entry]) -> Page:
         """End both scans: copy the part that the other one has not listed."""
@@ -181,7 +181,3 @@ class Span:
         scan.asked = other.asked
         scan.finished = other.finished = True
         return page
-
-
-def _edge(cursor: Cursor, entries: list[Entry]) -> Edge:
-    return Edge(cursor, entries[-1][0] if entries else b"")

@@ -1,20 +1,31 @@
-"""Keys on disk: as files of (length byte, key), and as sets that are larger than memory."""
+"""Keys of chunks: what they prove, files of (length byte, key), sets larger than memory."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
+# A chunk's key is the BLAKE2b-128 of its payload (0-flist: libflist/zero_chunk.c); a key of any
+# other size proves nothing.
+HASH_BYTES: Final = 16
 PARTITIONS: Final = 256
 _BUFFERED_KEYS: Final = 100_000
 _READ_BYTES: Final = 1 << 20
+
+
+def is_right(key: bytes, payload: bytes) -> bool:
+    """Return whether a payload has its key as hash; a plain key proves nothing."""
+    if len(key) != HASH_BYTES:
+        return True
+    return hashlib.blake2b(payload, digest_size=HASH_BYTES).digest() == key
 
 
 def encode_keys(keys: list[bytes]) -> bytes:
     """Encode keys as (length byte, key)."""
     if not keys:
         return b""
-    if {*map(len, keys)} == {16}:  # the size of nearly all keys
+    if {*map(len, keys)} == {HASH_BYTES}:  # the size of nearly all keys
         return b"\x10" + b"\x10".join(keys)
     # A byte is enough: 0-db's keys have at most 255 (libzdb/index.h, MAX_KEY_LENGTH).
     return b"".join([bytes((len(key),)) + key for key in keys])
