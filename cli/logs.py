@@ -38,10 +38,8 @@ def merge(mirror: StackOnHost, containers: Mapping[str, str], arguments: Sequenc
         followed: dict[str, Running] = {}
         for service, name in containers.items():
             log = until_stdin_ends(*mirror.host.docker("logs", *arguments, name))
-            followed[service] = started.enter_context(mirror.running(log))
-        for service, running in followed.items():
-            reader = threading.Thread(target=_read, args=(service, running, lines), daemon=True)
-            reader.start()
+            followed[service] = running = started.enter_context(mirror.running(log))
+            threading.Thread(target=_read, args=(service, running, lines), daemon=True).start()
         while followed:
             service, line = lines.get()
             if line:
@@ -55,12 +53,10 @@ def merge(mirror: StackOnHost, containers: Mapping[str, str], arguments: Sequenc
 
 def _read(service: str, running: Running, lines: "queue.Queue[tuple[str, bytes]]") -> None:
     """Hand on every line, and an empty one at the end."""
-    line = b"-"
-    while line:
-        line = b""
-        with contextlib.suppress(OSError):  # ended meanwhile
-            line = running.readline(LINE_BYTES)
-        lines.put((service, line))
+    with contextlib.suppress(OSError):  # ended meanwhile
+        while line := running.readline(LINE_BYTES):
+            lines.put((service, line))
+    lines.put((service, b""))
 
 
 def _prefixes(services: list[str]) -> dict[str, str]:

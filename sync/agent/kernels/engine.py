@@ -9,11 +9,10 @@ from typing import Final
 from sync.agent import durable
 from sync.agent.deletion_guard import Absences, Vanished, guard
 from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
-from sync.agent.kernels import listing
+from sync.agent.kernels import folder, listing
 from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, master_of, url_of
-from sync.agent.kernels.folder import KernelFolder
 from sync.agent.kernels.links import Links, Pass, is_net, linked, named
-from sync.agent.kernels.listing import DAY_SECONDS, Kernel
+from sync.agent.kernels.listing import DAY_SECONDS, NET, Kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb
 from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.master.identity import follow
@@ -34,23 +33,25 @@ class KernelsEngine(Engine[KernelsSpec]):
         self, spec: KernelsSpec, directories: Directories, status: StatusWriter, control: Control
     ) -> None:
         super().__init__(spec, directories, status, control)
+        self._root = directories.kernels
         self._db = self._stack.enter_context(KernelStateDb(directories.state))
         self._master = master_of(spec, control, status.sources)
         self._stack.callback(self._master.close)
         with one_at_a_time(directories.state):
-            self._folder = KernelFolder(directories.kernels)
+            (self._root / NET).mkdir(exist_ok=True)
+            staging = durable.staging_directory(self._root)
             self._adopt()
-        self._fetcher = Fetcher(self._master, spec, self._folder.staging, control)
-        self._links = Links(self._fetcher, self._folder, self._db)
+        self._fetcher = Fetcher(self._master, spec, staging, control)
+        self._links = Links(self._fetcher, self._root, self._db)
         self._absences: Absences[str] = Absences(self._master, spec.http.connections, url_of)
 
     def _adopt(self) -> None:
         """Take over the files that an earlier mirror left, and drop the rows of lost ones."""
-        names, rows = self._folder.names(), self._db.kernels()
+        names, rows = folder.names(self._root), self._db.kernels()
         for name, row in rows.items():
             # The row of a file that was taken over earlier has no size: it stays with the file.
             taken_over = row.size_bytes is None and name in names
-            if not taken_over and not self._folder.holds(name, row.size_bytes):
+            if not taken_over and not folder.holds(self._root / name, row.size_bytes):
                 self._db.delete(name)
         for name in names - rows.keys():
             self._db.put(KernelRow(name, None, None, None, None))
@@ -149,7 +150,7 @@ class KernelsEngine(Engine[KernelsSpec]):
     def _publish(self, work: Pass, kernel: Kernel, fetched: Fetched) -> None:
         date, updated = work.listing.date_seconds, kernel.updated_seconds
         recheck = date is not None and updated is not None and date - updated < _RECHECK_SECONDS
-        self._folder.publish(kernel.name, fetched)
+        folder.publish(fetched, self._root / kernel.name)
         work.known[kernel.name] = replace(fetched.row, recheck=recheck)
         self._db.put(work.known[kernel.name])
         self._links.find(work)
@@ -159,11 +160,11 @@ class KernelsEngine(Engine[KernelsSpec]):
 
     def _remove(self, work: Pass, keep: set[str]) -> None:
         """Remove what the master dropped (guarded, retained) or the operator deselected."""
-        on_disk, listed = self._folder.names(), work.listed.keys()
+        on_disk, listed = folder.names(self._root), work.listed.keys()
         # A kernel that takes a link's name and could not be had yet leaves the link served.
         links_gone = (work.gone & work.links.keys()) - (keep - on_disk)
         lost = {path for path in links_gone if path in self._spec.links and path not in listed}
-        served = linked(self._folder.root).items()
+        served = linked(self._root).items()
         keep |= {target for path, target in served if path not in links_gone}
         keep |= set(work.targets.values())
         dropped = [name for name in work.known if name not in listed and name not in keep]
@@ -181,9 +182,9 @@ class KernelsEngine(Engine[KernelsSpec]):
             self._delete_row(work, name)
         going = [name for name in dropped if name not in replaced and name not in unconfirmed]
         for name in [*deselected, *self._expired(work, going)]:
-            durable.remove(self._folder.root / name)
+            durable.remove(self._root / name)
             self._delete_row(work, name)
-        for path in work.targets.keys() & self._folder.names():
+        for path in work.targets.keys() & folder.names(self._root):
             work.broken.append(f"{named(path)}: the kernel of that name is still needed here")
 
     def _delete_row(self, work: Pass, name: str) -> None:
@@ -218,7 +219,7 @@ class KernelsEngine(Engine[KernelsSpec]):
         missing = len(chosen) - len(done)
         last = self._status.record.last_success_at
         behind = None if last is None else (utc_now() - last).total_seconds()
-        net = [is_net(path) for path in linked(self._folder.root)]
+        net = [is_net(path) for path in linked(self._root)]
         self._status.update(
             done=Amount(items=len(done), bytes=done_bytes),
             total=Amount(items=len(chosen), bytes=None if missing else done_bytes),

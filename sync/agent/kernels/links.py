@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sync.agent import durable
+from sync.agent.kernels import folder
 from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head
-from sync.agent.kernels.folder import KernelFolder
 from sync.agent.kernels.listing import NET, Kernel, Listing, checked_kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError
@@ -85,7 +85,7 @@ class Links:
     """Resolves the links of a pass and serves them; `ask`, `find`, `find_by_content`, `apply`."""
 
     fetcher: Fetcher
-    folder: KernelFolder
+    root: Path
     db: KernelStateDb
 
     def ask(self, work: Pass) -> None:
@@ -150,7 +150,7 @@ class Links:
                 return
             row, file = work.links.get(path), work.heads[path]
             # A net file of its own must be here still; at the top nothing is kept.
-            served = row and (not is_net(path) or self.folder.holds(path, row.size_bytes))
+            served = row and (not is_net(path) or folder.holds(self.root / path, row.size_bytes))
             with work.noting(named(path)):
                 if row and row.md5 and served and Head.of(row) == file:
                     self._take_content(work, path, row.md5, None)
@@ -176,19 +176,19 @@ class Links:
             work.broken.append(f"{named(path)}: leads to no kernel that the master lists")
         elif fetched is not None:
             # No kernel of that content is listed: the master keeps a file of its own there.
-            self.folder.publish(path, fetched)
+            folder.publish(fetched, self.root / path)
         self._put(work, path, None, md5)
 
     def _put(self, work: Pass, path: str, target: str | None, md5: str | None = None) -> None:
         file = work.heads.get(path, Head())
-        self.db.put_link(LinkRow(path, file.size_bytes, file.modified_seconds, target, md5))
+        self.db.put(LinkRow(path, file.size_bytes, file.modified_seconds, target, md5))
 
     def apply(self, work: Pass) -> bool:
         """Point every link whose kernel is served at it; returns whether a net link leads to one.
 
         A kernel that the master had under the name of a link stays until the removals.
         """
-        on_disk = self.folder.names()
+        on_disk = folder.names(self.root)
         ready = [
             path
             for path, target in work.targets.items()
@@ -201,14 +201,14 @@ class Links:
     def link(self, work: Pass, path: str) -> None:
         """Point a link at the kernel that it names."""
         target = work.targets[path]
-        if not points_to(self.folder.root, path, target):
-            durable.publish_link(_text(path, target), self.folder.root / path, self.folder.staging)
+        if not points_to(self.root, path, target):
+            durable.publish_link(_text(path, target), self.root / path, self.fetcher.staging)
         self._put(work, path, target)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove links, and net files of their own; never a kernel at the top."""
         for path in paths:
-            served = self.folder.root / path
+            served = self.root / path
             if is_net(path) or served.is_symlink():
                 durable.remove(served)
             self.db.delete_link(path)

@@ -77,9 +77,9 @@ class KernelStateDb(StateDb):
         rows = self._db.execute("SELECT * FROM kernel")
         return {row[0]: KernelRow(*row) for row in rows}
 
-    def put(self, kernel: KernelRow) -> None:
-        """Insert or replace one kernel."""
-        self._put("kernel", *astuple(kernel))
+    def put(self, row: KernelRow | LinkRow) -> None:
+        """Insert or replace one kernel or link."""
+        self._put("kernel" if isinstance(row, KernelRow) else "link", *astuple(row))
 
     def delete(self, name: str) -> None:
         """Delete one kernel."""
@@ -89,10 +89,6 @@ class KernelStateDb(StateDb):
         """Return every link by its path."""
         rows = self._db.execute("SELECT * FROM link")
         return {row[0]: LinkRow(*row) for row in rows}
-
-    def put_link(self, link: LinkRow) -> None:
-        """Insert or replace one link."""
-        self._put("link", *astuple(link))
 
     def delete_link(self, path: str) -> None:
         """Delete one link."""

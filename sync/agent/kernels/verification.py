@@ -14,9 +14,8 @@ from sync.agent.job import (
     VerifyReport,
     one_at_a_time,
 )
-from sync.agent.kernels import listing
+from sync.agent.kernels import folder, listing
 from sync.agent.kernels.fetcher import Head, head, master_of
-from sync.agent.kernels.folder import KernelFolder
 from sync.agent.kernels.links import is_net, points_to
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpMissingError, Master
@@ -31,7 +30,7 @@ class _Scan:
     def __init__(self, spec: KernelsSpec, directories: Directories, options: VerifyOptions) -> None:
         self._spec = spec
         self._options = options
-        self._folder = KernelFolder(directories.kernels, empty_staging=False)
+        self._root = directories.kernels
         self.checked = 0
 
     def problems(self, db: KernelStateDb) -> Iterator[Problem]:
@@ -39,11 +38,11 @@ class _Scan:
         known = {name: row for name, row in rows.items() if self._options.covers(name)}
         for row in known.values():
             self.checked += 1
-            if not self._folder.holds(row.name, row.size_bytes):
+            if not folder.holds(self._root / row.name, row.size_bytes):
                 yield Problem(row.name, "is not there, or has another size")
             elif not self._has_md5(row.name, row.md5):
                 yield Problem(row.name, "is not the file that was published")
-        for name in filter(self._options.covers, sorted(self._folder.names() - rows.keys())):
+        for name in filter(self._options.covers, sorted(folder.names(self._root) - rows.keys())):
             self.checked += 1
             yield Problem(name, "is served and was not published by this job")
         yield from self._links([link for link in links.values() if self._options.covers(link.path)])
@@ -53,16 +52,16 @@ class _Scan:
                 yield from by_any_name(lambda: [*self._against_master(master, known, linked)])
 
     def _has_md5(self, path: str, md5: str | None) -> bool:
-        return file_digest(self._folder.root / path)[1] == md5
+        return file_digest(self._root / path)[1] == md5
 
     def _links(self, links: list[LinkRow]) -> Iterator[Problem]:
         for link in links:
             if link.target is None and not is_net(link.path):
                 continue  # at the top, what is none of the master's kernels is not served
             self.checked += 1
-            if link.target is not None and not points_to(self._folder.root, link.path, link.target):
+            if link.target is not None and not points_to(self._root, link.path, link.target):
                 yield Problem(link.path, f"does not lead to {link.target}")
-            elif not (self._folder.root / link.path).exists():
+            elif not (self._root / link.path).exists():
                 yield Problem(link.path, "is not there, or dangles")
             elif link.md5 is not None and not self._has_md5(link.path, link.md5):
                 yield Problem(link.path, "is not the file that was published")
