@@ -1,8 +1,10 @@
 """The DNS records of a mirror: set by Cloudflare, or shown as an output."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import pulumi
 
@@ -14,13 +16,14 @@ from components.dns_adoption import (
     Record,
     RecordType,
     Wanted,
-    assigned,
+    address_of,
     judge,
 )
 from components.dns_state import DnsState
 from components.naming import Stack
 
 _Answer = TypeVar("_Answer")
+_NUMBER: Final = re.compile(r"(-[0-9]+)?")
 
 
 def wanted_records(stack: Stack) -> list[Record]:
@@ -164,3 +167,32 @@ def _by_stem(name: str, stack: Stack, records: Sequence[Record]) -> dict[str, li
         label = record.name.removesuffix(f".{stack.settings.domain}").replace("*", "wildcard")
         stems.setdefault(f"{name}-{label}-{record.type.lower()}", []).append(record)
     return stems
+
+
+def assigned(stems: Mapping[str, Sequence[Record]], ours: Mapping[str, Ours]) -> dict[str, Record]:
+    """Return the records by resource name: a stem for one, `STEM-2`, … for more of the same stem.
+
+    stems: the records that share one, in the settings' order. What the state has keeps its number:
+    the zone takes a content once, and the engine updates before it deletes. The others get the
+    numbers that are left, of the state first: there a changed address is an update in place.
+    """
+    return {
+        resource: record
+        for stem, records in stems.items()
+        for resource, record in _numbered(stem, records, ours)
+    }
+
+
+def _numbered(
+    stem: str, records: Sequence[Record], ours: Mapping[str, Ours]
+) -> Iterator[tuple[str, Record]]:
+    there = [key for key in ours if key.startswith(stem) and _NUMBER.fullmatch(key, len(stem))]
+    there.sort(key=lambda key: (len(key), key))
+    holders = {address_of(ours[key].content): key for key in reversed(there)}
+    contents = {address_of(record.content) for record in records}
+    kept = {holders[content] for content in contents & holders.keys()}
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    new = (key for key in names if key not in there)
+    free = itertools.chain((key for key in there if key not in kept), new)
+    for record in records:
+        yield holders.get(address_of(record.content)) or next(free), record

@@ -5,7 +5,6 @@ what to do about it. Pure: who asks the zone and the state is `components/dns.py
 """
 
 import ipaddress
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,6 @@ from typing import Final, Literal, TypeAlias
 RecordType: TypeAlias = Literal["A", "AAAA"]
 # No address can stand beside one of these at the same name.
 _EXCLUSIVE: Final = ("CNAME", "NS")
-_NUMBER: Final = re.compile(r"(-[0-9]+)?")
 # Not what `ipaddress` takes: the scope of an IPv6 address may be any text.
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]+")
 
@@ -110,35 +108,6 @@ class ExistingRecordsError(ValueError):
         super().__init__(f"{count} in the way; nothing was changed:{listed}")
 
 
-def assigned(stems: Mapping[str, Sequence[Record]], ours: Mapping[str, Ours]) -> dict[str, Record]:
-    """Return the records by resource name: a stem for one, `STEM-2`, … for more of the same stem.
-
-    stems: the records that share one, in the settings' order. What the state has keeps its number:
-    the zone takes a content once, and the engine updates before it deletes. The others get the
-    numbers that are left, of the state first: there a changed address is an update in place.
-    """
-    return {
-        resource: record
-        for stem, records in stems.items()
-        for resource, record in _numbered(stem, records, ours)
-    }
-
-
-def _numbered(
-    stem: str, records: Sequence[Record], ours: Mapping[str, Ours]
-) -> Iterator[tuple[str, Record]]:
-    there = [key for key in ours if key.startswith(stem) and _NUMBER.fullmatch(key, len(stem))]
-    there.sort(key=lambda key: (len(key), key))
-    holders = {_address(ours[key].content): key for key in reversed(there)}
-    contents = {_address(record.content) for record in records}
-    kept = {holders[content] for content in contents & holders.keys()}
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    new = (key for key in names if key not in there)
-    free = itertools.chain((key for key in there if key not in kept), new)
-    for record in records:
-        yield holders.get(_address(record.content)) or next(free), record
-
-
 def judge(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> Verdict:
     """Return what becomes of each record that is there. ours: the state's, by resource name."""
     known = {record.id for record in ours.values()}
@@ -178,10 +147,11 @@ def judge(wanted: Wanted, found: Sequence[Found], ours: Mapping[str, Ours]) -> V
 def _same_answer(record: Record, other: Found) -> bool:
     """Return whether both give one answer, which the zone allows once, whatever else they say."""
     same = (record.name, record.type) == (other.name, other.type)
-    return same and ipaddress.ip_address(record.content) == _address(other.content)
+    return same and ipaddress.ip_address(record.content) == address_of(other.content)
 
 
-def _address(content: str) -> object:
+def address_of(content: str) -> object:
+    """Return the address that a record's content is, however written; None where it is none."""
     try:
         return ipaddress.ip_address(content)
     except ValueError:

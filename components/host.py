@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
 
 import pulumi
 import pulumi_docker as docker
@@ -49,6 +50,13 @@ def ssh_options(host: HostSettings) -> list[str] | None:
     }
     flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     return ["-i", str(host.ssh_key_path), *flags]
+
+
+def ssh_command(host: HostSettings) -> list[str]:
+    """Return how to get onto an ssh:// host; ssh wants IPv6 addresses without brackets."""
+    parts = urlsplit(host.docker)
+    port = [] if parts.port is None else ["-p", str(parts.port)]
+    return ["ssh", *(ssh_options(host) or []), *port, f"{parts.username}@{parts.hostname}"]
 
 
 class DataRoot(pulumi.ComponentResource):

@@ -15,8 +15,9 @@ import pulumi
 from components.container import ContainerConfig, Mount, declare, digest
 from components.host import Placement
 from components.host_files import HostFile, python_config, write_files
-from components.naming import LOCAL_ZDB, Stack
+from components.naming import Stack
 from components.settings import Settings
+from components.zdb import LOCAL_ZDB, published_zdb
 from sync.contract import layout
 
 PORT: Final = 5555
@@ -105,7 +106,7 @@ def hub_config(stack: Stack, private_key: str, seed: str, guest_token: str) -> d
     Secrets as StackSecrets has them: private_key base64, seed base64 of 32 bytes. The password of
     0-db is none of the hub's: `zflist-bin` drops the empty one that the hub then gives.
     """
-    settings, zdb = stack.settings, stack.published_zdb
+    settings, zdb = stack.settings, published_zdb(stack)
     return {
         "authentication": True,
         "backend-internal-host": LOCAL_ZDB.host,

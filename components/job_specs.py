@@ -4,7 +4,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from components.naming import LOCAL_ZDB, Stack
+from components.naming import Stack
+from components.zdb import LOCAL_ZDB, published_zdb
 from sync.contract.layout import Job
 from sync.contract.spec import FlistsSpec, JobSpec, KernelsSpec, UsersSpec
 
@@ -17,7 +18,7 @@ def job_specs(stack: Stack) -> list[JobSpec]:
     users, kernels, flists = settings.users, settings.kernels, settings.flists
     memory = settings.limits.zdb.memory_mb << 20
     local = {"local_zdb": LOCAL_ZDB, "local_zdb_memory_bytes": memory}
-    backend = stack.published_zdb if users.rewrite_backend else None
+    backend = published_zdb(stack) if users.rewrite_backend else None
     hub = {"sources": source.hub, "sources_zdb": source.zdb, "publish_backend": backend}
     specs: dict[Job, JobSpec] = {
         "users": _spec(UsersSpec, users, stack=name, **hub, **local),

@@ -6,10 +6,7 @@ from typing import Final
 
 from components.settings import Settings
 from sync.contract.layout import JOBS, Job
-from sync.contract.spec import ZdbEndpoint
 
-# The mirror's own 0-db, as the containers of the stack's network know it.
-LOCAL_ZDB: Final = ZdbEndpoint(host="zdb", port=9900, namespace="default")
 SERVICES: Final = ("zdb", "packer", "hub", "bootstrap", "caddy")
 
 
@@ -44,13 +41,6 @@ class Stack:
         """Every host name that is served here, the hub's first."""
         media = [self.bootstrap, self.unsecure_bootstrap]
         return [self.hub, *(media if self.settings.bootstrap.enabled else ())]
-
-    @property
-    def published_zdb(self) -> ZdbEndpoint:
-        """Where nodes reach this mirror's chunks."""
-        zdb = self.settings.zdb
-        host, port = zdb.publish_host or self.hub, zdb.publish_port or self.settings.ports.zdb
-        return ZdbEndpoint(host=host, port=port)
 
     @property
     def jobs(self) -> Sequence[Job]:

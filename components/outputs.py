@@ -3,14 +3,14 @@
 import shlex
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit
 
 import pulumi
 
-from components.host import ssh_options
+from components.host import ssh_command
 from components.mirror import Mirror
 from components.naming import DockerNames, Stack
 from components.sync_jobs import Sync
+from components.zdb import published_zdb
 
 
 def stack_outputs(mirror: Mirror) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def stack_outputs(mirror: Mirror) -> dict[str, Any]:
     `workloadFlistUrl` is what a workload names (docs/nodes.md).
     """
     stack, settings, syncs = mirror.stack, mirror.stack.settings, mirror.syncs
-    hub, bootstrap, zdb = stack.url(stack.hub), stack.url(stack.bootstrap), stack.published_zdb
+    hub, bootstrap, zdb = stack.url(stack.hub), stack.url(stack.bootstrap), published_zdb(stack)
     urls = {"hub": hub, "zdb": f"zdb://{zdb.address}"}
     source: dict[str, Any] = {"hub": [hub], "zdb": [zdb.model_dump()]}
     if settings.bootstrap.enabled:
@@ -81,18 +81,10 @@ def _commands(stack: Stack, names: DockerNames) -> dict[str, Any]:
     host = stack.settings.host
     remote = host.docker.startswith("ssh://")
     # ssh's own options, as the docker command line takes none for an ssh:// host.
-    words = ["ssh", *(ssh_options(host) or []), *_target(host.docker)]
-    ssh = shlex.join(words) if remote else ""
+    ssh = shlex.join(ssh_command(host)) if remote else ""
     prefix = f"{ssh} docker" if remote else f"docker --host {host.docker}"
     logs = {
         service: f"{prefix} logs --tail 100 --follow {names.container(service)}"
         for service in stack.services
     }
     return {"ssh": ssh or "the host is this machine", "logs": logs}
-
-
-def _target(docker_host: str) -> list[str]:
-    """Return what ssh takes for an ssh:// host; it wants IPv6 addresses without brackets."""
-    parts = urlsplit(docker_host)
-    port = [] if parts.port is None else ["-p", str(parts.port)]
-    return [*port, f"{parts.username}@{parts.hostname}"]

@@ -7,10 +7,13 @@ import pulumi
 from components.container import ContainerConfig, Mount, PublishedPort, declare
 from components.host import Placement
 from components.host_files import HostFile, write_files
-from components.naming import LOCAL_ZDB
+from components.naming import Stack
 from components.settings.model import ZdbSettings
 from sync.contract.layout import SECRETS, UID_ZDB, ZDB_ADMIN_FILE, ZDB_DATA, ZDB_INDEX
+from sync.contract.spec import ZdbEndpoint
 
+# The mirror's own 0-db, as the containers of the stack's network know it.
+LOCAL_ZDB: Final = ZdbEndpoint(host="zdb", port=9900, namespace="default")
 PORT: Final = LOCAL_ZDB.port
 SECRET_PATH: Final = f"{SECRETS}/zdb/{ZDB_ADMIN_FILE}"
 _SECRETS_MOUNT: Final = "/secrets"
@@ -25,6 +28,12 @@ HEALTH: Final = (
         f" | busybox timeout 5 busybox nc 127.0.0.1 {PORT} | grep -q PONG"
     ),
 )
+
+
+def published_zdb(stack: Stack) -> ZdbEndpoint:
+    """Return where nodes reach this mirror's chunks."""
+    zdb, ports = stack.settings.zdb, stack.settings.ports
+    return ZdbEndpoint(host=zdb.publish_host or stack.hub, port=zdb.publish_port or ports.zdb)
 
 
 def start_script(settings: ZdbSettings) -> str:

@@ -24,31 +24,15 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from components.settings.model import Settings
-from components.settings.problems import Problem, SettingsError
+from components.settings.problems import Problem, SettingsError, invalid, missing
 from components.settings.rules import combination_problems
 
 PROJECT: Final = "gridhub"
-_LONGEST_SHOWN: Final = 60
 # What the provider takes (terraform-provider-cloudflare 5: internal/provider.go, ProviderSchema).
 # It looks at its own configuration only; the environment's token would first fail at the API.
 _API_TOKEN: Final = re.compile(r"[0-9A-Za-z_-]{40,80}")
 _FIELDS: Final[dict[str, tuple[str, FieldInfo]]] = {
     str(info.alias): (name, info) for name, info in Settings.model_fields.items()
-}
-_REMEDIES: Final = {
-    "domain": "pulumi config set domain grid.example.org",
-    "publicAddresses": "pulumi config set --path 'publicAddresses.ipv4[0]' 203.0.113.10",
-    "images": "gridhub pin-images --stack <stack>",
-}
-_EXPECTED: Final = {
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be text",
-    "list_type": "must be a list",
-    "dict_type": "must be a mapping",
-    "model_type": "must be a mapping",
-    "model_attributes_type": "must be a mapping",
 }
 
 
@@ -82,12 +66,12 @@ def parse(
     right: dict[str, Any] = {}
     for key, (name, info) in _FIELDS.items():
         if key not in given and info.is_required():
-            problems.append(Problem(key, "is required and not set", f"`{_REMEDIES[key]}`"))
+            problems.append(missing(key, key))
             continue
         try:
             right[name] = _value(info, given[key]) if key in given else info.get_default()
         except ValidationError as error:
-            problems += [_problem(key, detail) for detail in error.errors(include_url=False)]
+            problems += [invalid(key, detail) for detail in error.errors(include_url=False)]
     problems += _token_problems(right, environment)
     problems += combination_problems(right)
     if problems:
@@ -155,26 +139,3 @@ def _value(info: FieldInfo, given: Any) -> Any:
             json.loads(given)
             text = given
     return adapter.validate_json(text, strict=True, by_alias=True, by_name=False)
-
-
-def _problem(key: str, detail: Any) -> Problem:
-    path = ".".join([key, *(str(part) for part in detail["loc"] if part != "[key]")])
-    kind, shown = detail["type"], _shown(detail["input"])
-    if kind == "extra_forbidden":
-        return Problem(path, "is not a setting", "docs/configuration.md lists them all")
-    if kind == "missing":
-        remedy = f"`{_REMEDIES[key]}`" if key in _REMEDIES else "add it to the stack file"
-        return Problem(path, "is required and not set", remedy)
-    if kind == "value_error":
-        message, _, remedy = str(detail["ctx"]["error"]).partition("; ")
-        return Problem(path, f"{shown} {message}", remedy)
-    if kind in _EXPECTED:
-        return Problem(path, f"{_EXPECTED[kind]}, not {shown}")
-    message = detail["msg"].replace("Input should be", "must be")
-    return Problem(path, f"{message}, not {shown}")
-
-
-def _shown(value: Any) -> str:
-    # What an operator pastes may hold a password where none belongs.
-    text = re.sub(r"//[^/@\s]*@", "//***@", json.dumps(value, default=str))
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 import pytest
 
+from components.dns import assigned
 from components.dns_adoption import (
     Found,
     Ours,
@@ -15,7 +16,6 @@ from components.dns_adoption import (
     RecordType,
     Verdict,
     Wanted,
-    assigned,
     judge,
 )
 from tests.program.declared import DNS_RECORD, declare, production
