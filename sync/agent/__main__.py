@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from sync.agent import logs
-from sync.agent.job import Directories, JobFailed, VerifyOptions
+from sync.agent.job import ENGINES, Directories, JobFailed, VerifyOptions
 from sync.agent.master.client import HttpError
 from sync.agent.supervisor import load_spec, run_job
 from sync.agent.zdb import ZdbError
@@ -48,7 +48,7 @@ def _verify(options: argparse.Namespace, directories: Directories) -> int:
     spec = load_spec(directories.spec, options.job)
     if spec is None:
         raise JobFailed(f"{directories.spec}: holds no spec.json; run `pulumi up` first")
-    engine = importlib.import_module(layout.ENGINES[options.job])
+    engine = importlib.import_module(ENGINES[options.job])
     part, parts = options.part
     asked = VerifyOptions(part, parts, chunks=options.chunks, offline=options.offline)
     report = getattr(engine, options.command)(spec, directories, asked)

@@ -21,6 +21,13 @@ from sync.contract.spec import JobSpec
 
 AnySpec = TypeVar("AnySpec", bound=JobSpec)
 LOCK: Final = "pass.lock"
+# A job has upstream's word in settings, states, folders and container names; its engine is named
+# for what it copies: hub repositories with their flists, kernels, the chunks of a 0-db namespace.
+ENGINES: Final[dict[layout.Job, str]] = {
+    "users": "sync.agent.hub",
+    "kernels": "sync.agent.kernels",
+    "flists": "sync.agent.chunks",
+}
 
 
 class JobFailed(Exception):  # noqa: N818 - an outcome of a job, not a defect of the program
@@ -71,7 +78,7 @@ class Control(threading.Event):
 class Engine(ABC, Generic[AnySpec]):
     """The work of a job under one spec; made anew after an error that nobody foresaw.
 
-    Each package of layout.ENGINES has one as `Engine`. What it puts on its stack is closed with it.
+    Each package of ENGINES has one as `Engine`. What it puts on its stack is closed with it.
     """
 
     def __init__(

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from sync.agent.backoff import BackoffClock
 from sync.agent.durable import NoSpaceError
 from sync.agent.job import (
+    ENGINES,
     Control,
     Directories,
     Engine,
@@ -98,7 +99,7 @@ class EngineLoop:
 
     def make_engine(self) -> Engine[Any]:
         """Return a new engine of the job that the spec is for."""
-        made: Engine[Any] = importlib.import_module(layout.ENGINES[self._spec.job]).Engine(
+        made: Engine[Any] = importlib.import_module(ENGINES[self._spec.job]).Engine(
             self._spec, self._directories, self._status, self._control
         )
         return made

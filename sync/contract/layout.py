@@ -11,13 +11,6 @@ from typing import Final, Literal, TypeAlias
 
 Job: TypeAlias = Literal["users", "kernels", "flists"]
 JOBS: Final[tuple[Job, ...]] = ("users", "kernels", "flists")
-# A job has upstream's word in settings, states, folders and container names; its engine is named
-# for what it copies: hub repositories with their flists, kernels, the chunks of a 0-db namespace.
-ENGINES: Final[dict[Job, str]] = {
-    "users": "sync.agent.hub",
-    "kernels": "sync.agent.kernels",
-    "flists": "sync.agent.chunks",
-}
 
 # One uid per service: a process that is taken over owns nothing of its neighbours.
 # gid equals uid. 10000 upwards is outside what Debian or the images give to real accounts.
