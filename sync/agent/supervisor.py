@@ -13,7 +13,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
@@ -223,7 +222,7 @@ class _Process:
             directories.state / layout.STATUS_FILE, _first_record(job, directories)
         )
 
-    def terminate(self, *_: object) -> None:
+    def terminate(self) -> None:
         """End the process: the engine returns, the status is written."""
         self._terminated.set()
         self._control.stop()
@@ -306,18 +305,6 @@ def _first_record(job: Job, directories: Directories) -> StatusRecord:
     return fresh.model_copy(update={name: getattr(old, name) for name in _KEPT_OVER_A_RESTART})
 
 
-def _install_signals(stop: Callable[..., None]) -> None:
-    def on_signal(*_: object) -> None:
-        # The state is durable at every moment, so a thread that hangs may be left behind.
-        deadline = threading.Timer(STOP_SECONDS, os._exit, (0,))
-        deadline.daemon = True
-        deadline.start()
-        stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-
-
 def collect_garbage_seldom() -> None:
     """Look for cycles a tenth as often: a job makes hundreds of thousands of tuples, no cycles."""
     gc.freeze()
@@ -325,10 +312,18 @@ def collect_garbage_seldom() -> None:
 
 
 def run_job(job: Job, directories: Directories) -> None:
-    """Run `job` until SIGTERM or SIGINT."""
+    """Run `job` until SIGTERM or SIGINT; called by the main thread."""
     collect_garbage_seldom()
     directories.state.mkdir(parents=True, exist_ok=True)
     process = _Process(job, directories)
-    if threading.current_thread() is threading.main_thread():
-        _install_signals(process.terminate)
+
+    def on_signal(*_: object) -> None:
+        # The state is durable at every moment, so a thread that hangs may be left behind.
+        deadline = threading.Timer(STOP_SECONDS, os._exit, (0,))
+        deadline.daemon = True
+        deadline.start()
+        process.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
     process.run()

@@ -104,9 +104,8 @@ class KernelsEngine(Engine[KernelsSpec]):
         return work
 
     def _wanted(self, work: Pass) -> list[Kernel]:
-        needed = set(work.targets.values())
-        for path in work.unresolved:
-            needed |= {kernel.name for kernel in work.candidates(path)}
+        may_be = {kernel.name for path in work.unresolved for kernel in work.candidates(path)}
+        needed = may_be.union(work.targets.values())
         return listing.wanted(work.listing.kernels, self._spec, needed, time.time())
 
     def _apply_links(self, work: Pass) -> None:

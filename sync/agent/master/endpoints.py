@@ -78,7 +78,7 @@ class _Name(Generic[Endpoint]):
 class MasterEndpoints(Generic[Endpoint]):
     """Chooses among the names of a service; threads may share it.
 
-    report: gets every change, for the status record.
+    count: how many there are. report: gets every change, for the status record.
     """
 
     def __init__(
@@ -91,16 +91,12 @@ class MasterEndpoints(Generic[Endpoint]):
     ) -> None:
         self._service: Service = service
         self._names = [_Name(endpoint, BackoffClock(backoff)) for endpoint in endpoints]
+        self.count = len(endpoints)
         self._report_to = report
         self._clock = clock
         self._lock = threading.Lock()
         self._current = self._names[0]
         self.choose()
-
-    @property
-    def count(self) -> int:
-        """How many names the service has."""
-        return len(self._names)
 
     @property
     def current(self) -> Endpoint:
@@ -203,7 +199,7 @@ class MasterEndpoints(Generic[Endpoint]):
         """Return why each name is skipped, after they all died."""
         with self._lock:
             each = "; ".join(f"{name.endpoint} ({name.reason})" for name in self._names)
-            return f"none of the master's {len(self._names)} names answers: {each}"
+            return f"none of the master's {self.count} names answers: {each}"
 
     def _has_others_than(self, name: _Name[Endpoint]) -> bool:
         now = self._clock()

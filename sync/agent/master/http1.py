@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 from urllib.parse import SplitResult
@@ -138,17 +138,14 @@ class _Reader(io.RawIOBase):
                 count = self.sock.recv_into(view)
             except TimeoutError:
                 continue
-            self._account(count)
+            self._window_bytes += count
+            if self._window_bytes >= LEAST_BYTES:
+                self.restart()
+            if self.bandwidth is not None and count and (wait := self.bandwidth.take(count)):
+                if self.control.wait(wait):
+                    raise HttpStoppedError
+                self.restart()
             return count
-
-    def _account(self, count: int) -> None:
-        self._window_bytes += count
-        if self._window_bytes >= LEAST_BYTES:
-            self.restart()
-        if self.bandwidth is not None and count and (wait := self.bandwidth.take(count)):
-            if self.control.wait(wait):
-                raise HttpStoppedError
-            self.restart()
 
 
 class Reply:
@@ -156,7 +153,7 @@ class Reply:
 
     What can be read in more than one way is refused: the two ends of a pipelined connection, or a
     cache before the master, would disagree on where the next reply starts (RFC 9112, 11.2).
-    length: bytes of the body that are still to come; None where the master did not say.
+    length: of the body, in bytes; None where the master did not say. ended: all of it was read.
     Raises HttpError when the head is wrong.
     """
 
@@ -171,13 +168,12 @@ class Reply:
             self._fields = self._read_fields()
         else:
             raise HttpError("no reply: interim ones without end", retry=True)
-        self._chunked = False
-        self._chunk_left = 0
         self.length: int | None = 0
+        self.says_its_end = True
+        self._body: Iterator[bytes] = iter(())
         # These have no body, whatever their headers say of its length (RFC 9112, 6.3).
         if method != "HEAD" and self.status not in _WITHOUT_BODY:
-            self._read_framing()
-        self.says_its_end = self._chunked or self.length is not None
+            self._body = self._framed()
         self.ended = self.length == 0
         # HTTP/1.1 keeps the connection unless it says close, 1.0 the reverse (RFC 9112, 9.3).
         options = {option.strip() for option in self.header("Connection").lower().split(",")}
@@ -220,39 +216,48 @@ class Reply:
             fields[key] = f"{fields[key]}, {value}" if key in fields else value
         raise HttpError(f"no reply: more than {_MOST_FIELDS} headers", retry=True)
 
-    def _read_framing(self) -> None:
-        """Find out how the body ends: by chunks, by its length, or with the connection."""
+    def _framed(self) -> Iterator[bytes]:
+        """Return the pieces of the body: it ends by chunks, by length, or with the connection."""
         coding = self.header("Transfer-Encoding").lower()
         length = self.header("Content-Length")
-        self._chunked = coding == "chunked"
-        self.length = None
         # Both at once is how requests are smuggled (RFC 9112, 6.3), and no other coding than
         # chunked was asked for by TE (RFC 9110, 10.1.4).
-        if coding and (length or not self._chunked):
+        if coding and (length or coding != "chunked"):
             raise HttpError(f"no reply: transfer coding {coding[:20]!r}", retry=True)
         if length:
             # Also "3, 4" of two fields, or a sign (RFC 9110, 8.6; RFC 9112, 6.3).
             if not _LENGTH.fullmatch(length):
                 raise HttpError(f"no reply: a length of {length[:40]!r}", retry=True)
             self.length = int(length)
+            return self._sized(self.length)
+        self.length = None
+        if coding:
+            return self._chunks()
+        # It ends with the connection, as it also does when cut off (RFC 9112, 8).
+        self.says_its_end = False
+        return iter(lambda: self._received(self._source.read1, _READ_BYTES), b"")
 
-    def read(self, amount: int = _READ_BYTES) -> bytes:
-        """Return next bytes of the body as they come, nothing at its end. Raises HttpError."""
-        if self.ended:
-            return b""
-        if self._chunked:
-            return self._read_chunk(amount)
-        most = amount if self.length is None else min(amount, self.length)
-        data = self._received(self._source.read1, most)
-        # It ends with the connection, as it also does when cut off (RFC 9112, 8): see says_its_end.
-        if self.length is None:
-            self.ended = not data
-        elif not data:
-            raise HttpError(f"truncated: {self.length} bytes missing", retry=True)
-        else:
-            self.length -= len(data)
-            self.ended = self.length == 0
-        return data
+    def _sized(self, left: int) -> Iterator[bytes]:
+        while left:
+            data = self._received(self._source.read1, min(_READ_BYTES, left))
+            if not data:
+                raise HttpError(f"truncated: {left} bytes missing", retry=True)
+            left -= len(data)
+            yield data
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := self._chunk_size():
+            yield from self._sized(size)
+            if self._line():
+                raise HttpError("truncated: in a chunk", retry=True)
+        self._read_fields()  # trailers, which may be thrown away (RFC 9112, 7.1.2)
+
+    def _chunk_size(self) -> int:
+        # Extensions after the size are to be ignored (RFC 9112, 7.1.1).
+        size = self._line().partition(";")[0].strip()
+        if not _CHUNK.fullmatch(size):
+            raise HttpError(f"broke off: a chunk of {size[:20]!r} bytes", retry=True)
+        return int(size, 16)
 
     def _received(self, read: Callable[[int], bytes], amount: int) -> bytes:
         try:
@@ -260,21 +265,10 @@ class Reply:
         except (OSError, ValueError) as error:
             raise HttpError(f"broke off: {error!r}", retry=True) from error
 
-    def _read_chunk(self, amount: int) -> bytes:
-        if not self._chunk_left:
-            # Extensions after the size are to be ignored (RFC 9112, 7.1.1).
-            size = self._line().partition(";")[0].strip()
-            if not _CHUNK.fullmatch(size):
-                raise HttpError(f"broke off: a chunk of {size[:20]!r} bytes", retry=True)
-            self._chunk_left = int(size, 16)
-        if not self._chunk_left:
-            self._read_fields()  # trailers, which may be thrown away (RFC 9112, 7.1.2)
-            self.ended = True
-            return b""
-        data = self._received(self._source.read1, min(amount, self._chunk_left))
-        self._chunk_left -= len(data)
-        if not data or (not self._chunk_left and self._line()):
-            raise HttpError("truncated: in a chunk", retry=True)
+    def read(self) -> bytes:
+        """Return next bytes of the body as they come, nothing at its end. Raises HttpError."""
+        data = next(self._body, b"")
+        self.ended = not data
         return data
 
     def read_all(self, max_bytes: int) -> bytes:

@@ -92,11 +92,7 @@ def follow(
             "if this master is right, raise removalConfirmation by one"
         )
     identity = before.identity if same and before.identity else source
-    now = Followed(
-        source=source,
-        sources=spec.sources,
-        identity=identity,
-        confirmation=spec.removal_confirmation,
-    )
+    confirmed = spec.removal_confirmation
+    now = Followed(source=source, sources=spec.sources, identity=identity, confirmation=confirmed)
     now.save(state, before)
     return identity
