@@ -19,7 +19,7 @@ def check(command: str, stack: str, job: Job, part: str | None, **flags: bool) -
     agent = until_stdin_ends("python3", "-m", "sync.agent", command, job, *options)
     container = mirror.containers(job)[job]
     argv = mirror.host.docker("exec", "--interactive", container, *agent)
-    with mirror.running(argv) as running:
+    with mirror.host.start(argv) as running:
         while line := running.readline(LINE_BYTES):
             click.echo(line.decode(errors="replace"), nl=False)
         return int(running.status() != 0)

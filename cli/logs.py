@@ -38,7 +38,7 @@ def merge(mirror: StackOnHost, containers: Mapping[str, str], arguments: Sequenc
         followed: dict[str, Running] = {}
         for service, name in containers.items():
             log = until_stdin_ends(*mirror.host.docker("logs", *arguments, name))
-            followed[service] = running = started.enter_context(mirror.running(log))
+            followed[service] = running = started.enter_context(mirror.host.start(log))
             threading.Thread(target=_read, args=(service, running, lines), daemon=True).start()
         while followed:
             service, line = lines.get()

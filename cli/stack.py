@@ -1,8 +1,6 @@
 """From a stack's name to its settings, its host and its containers; the state is not needed."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +10,6 @@ import yaml
 
 from components.settings import PROJECT, Settings, parse
 from sync.contract.layout import directories, under
-from sync.providers.host.commands import Running
 from sync.providers.host.connection import HostConnection, HostError
 from sync.providers.host.host import DataRoot, Host
 
@@ -108,12 +105,3 @@ class StackOnHost:
                 "`pulumi preview --refresh` says"
             )
         return {service: found[service] for service in services or found}
-
-    @contextlib.contextmanager
-    def running(self, argv: Sequence[str]) -> Iterator[Running]:
-        """Start a command on the host; it ends there when the block is left."""
-        running = self.host.start(argv)
-        try:
-            yield running
-        finally:
-            running.end()

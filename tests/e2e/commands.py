@@ -106,7 +106,7 @@ def what_is_cut_off_ends_in_the_container(stack: MirrorStack) -> None:
         mirror = StackOnHost.of(stack.name)
     words = until_stdin_ends("sleep", "1234")
     argv = mirror.host.docker("exec", "--interactive", mirror.containers()["kernels"], *words)
-    with mirror.running(argv):
+    with mirror.host.start(argv):
         wait_until(lambda: _sleeps(stack), "the command", SECONDS)
     wait_until(lambda: not _sleeps(stack), "its end", SECONDS)
 

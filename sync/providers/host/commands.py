@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from sync.providers.host.connection import HostError, HostTimeoutError
 
@@ -52,6 +52,12 @@ class Running:
     readline: Callable[[int], bytes]
     status: Callable[[], int]
     end: Callable[[], None]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 _UNTIL_STDIN_ENDS: Final = """
