@@ -110,10 +110,10 @@ class AgentBundleProvider(HostProvider[BundleInputs, BundleOutputs]):
                     "run pulumi up again"
                 )
             archive = packed(bundle_files(architecture))
-            root.change("install_bundle", [archive], agents=layout.AGENTS, digest=inputs.digest)
+            root.as_root("install_bundle", [archive], agents=layout.AGENTS, digest=inputs.digest)
         if before is not None:
             keep = {inputs.digest, *_digests_in_use(root.on_host(), root.path)}
-            root.change("remove_bundles", agents=layout.AGENTS, keep=sorted(keep))
+            root.as_root("remove_bundles", agents=layout.AGENTS, keep=sorted(keep))
         return BundleOutputs(platform=architecture)
 
     def observe(self, inputs: BundleInputs, before: BundleOutputs) -> BundleOutputs | None:
@@ -123,4 +123,4 @@ class AgentBundleProvider(HostProvider[BundleInputs, BundleOutputs]):
 
     def remove(self, inputs: BundleInputs, _before: BundleOutputs) -> None:
         """Remove every version from the host."""
-        inputs.data_root.change("remove_bundles", agents=layout.AGENTS, keep=[])
+        inputs.data_root.as_root("remove_bundles", agents=layout.AGENTS, keep=[])

@@ -14,29 +14,19 @@ def _token() -> str:
     return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
-def _guest_token() -> str:
-    # 0-hub looks for the guest among tokens with a dot only (src/hub/security.py, apicall).
-    return f"guest.{_token()}"
-
-
-def _hub_seed() -> str:
+def _base64() -> str:
     return base64.b64encode(secrets.token_bytes(_TOKEN_BYTES)).decode()
-
-
-def _hub_private_key() -> str:
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-    return base64.b64encode(X25519PrivateKey.generate().private_bytes_raw()).decode()
 
 
 # What a stack generates: the zdb admin password (shell and command-line safe), the hub's x25519
 # key (base64) and 32-byte seed (base64), the bootstrap API token, the hub's guest token.
 KINDS: Final[Mapping[str, Callable[[], str]]] = {
     "zdbAdmin": _token,
-    "hubKey": _hub_private_key,
-    "hubSeed": _hub_seed,
+    "hubKey": _base64,  # RFC 7748, 6.1: 32 random bytes
+    "hubSeed": _base64,
     "bootstrapToken": _token,
-    "guestToken": _guest_token,
+    # 0-hub looks for the guest among tokens with a dot only (src/hub/security.py, apicall).
+    "guestToken": lambda: f"guest.{_token()}",
 }
 
 

@@ -21,7 +21,6 @@ from sync.providers.preflight.checks import (
     Limits,
     Master,
     Needs,
-    Root,
     judge,
 )
 from sync.providers.preflight.provider import PreflightError, PreflightProvider
@@ -29,20 +28,17 @@ from tests.providers.conftest import ENGINE_COMPARES, changed, zdb_asked
 from tests.sandbox.host.ports import free_port
 from tests.sandbox.services.zdb import ZdbServer
 
-GOOD_ROOT = Root(
-    is_directory=True,
-    is_link=False,
-    is_mount=True,
-    free_bytes=2 * 10**12,
-    read_only=False,
-)
 ZDB = "hub.grid.tf:9900"
 MASTERS = ("hub.threefold.me:443", "hub.grid.tf:443")
 GOOD = Facts(
     cores=4,
     memory_bytes=8 * 10**9,
     keys={ZDB: 26_000_000},
-    root=GOOD_ROOT,
+    is_directory=True,
+    is_link=False,
+    is_mount=True,
+    free_bytes=2 * 10**12,
+    read_only=False,
     listening=(("0.0.0.0", 22), ("127.0.0.1", 53)),
     foreign_addresses=(),
     resolved={"hub.example.org": ("203.0.113.10", "2001:db8::10")},
@@ -69,10 +65,6 @@ NEEDS = Needs(
 )
 
 
-def _root(**changes: Any) -> Root:
-    return replace(GOOD_ROOT, **changes)
-
-
 def test_a_good_host_has_no_finding() -> None:
     assert judge(GOOD, NEEDS) == []
 
@@ -94,14 +86,14 @@ BROKEN: list[tuple[str, Facts, str]] = [
         replace(GOOD, keys={ZDB: 30_000_000}),
         "holds 30000000 keys, for which 0-db needs 4275 MB of memory; limits.zdb.memoryMb is 4096",
     ),
-    ("space", replace(GOOD, root=_root(free_bytes=10**11)), "100.0 GB free, 1.0 TB are needed"),
+    ("space", replace(GOOD, free_bytes=10**11), "100.0 GB free, 1.0 TB are needed"),
     ("docker", replace(GOOD, docker_version="19.03.8"), "is 19.03.8, 20.10 is needed"),
     ("ports", replace(GOOD, listening=(("0.0.0.0", 80),)), "203.0.113.10:80 is taken by a program"),
     ("ports", replace(GOOD, listening=(("::", 443),)), "[2001:db8::10]:443 is taken by a program"),
     ("ports", replace(GOOD, containers=(WEB,)), "203.0.113.10:80 is taken by container web"),
-    ("mount", replace(GOOD, root=_root(is_mount=False)), "/srv is not a mount point"),
-    ("data-root", replace(GOOD, root=_root(is_link=True)), "/srv is a symbolic link"),
-    ("data-root", replace(GOOD, root=_root(read_only=True)), "on a read-only file system"),
+    ("mount", replace(GOOD, is_mount=False), "/srv is not a mount point"),
+    ("data-root", replace(GOOD, is_link=True), "/srv is a symbolic link"),
+    ("data-root", replace(GOOD, read_only=True), "on a read-only file system"),
     (
         "addresses",
         replace(GOOD, foreign_addresses=("2001:db8::10",)),
@@ -220,7 +212,7 @@ def test_another_address_of_the_same_port_is_free() -> None:
 
 
 def test_space_that_the_mirror_itself_has_filled_only_warns() -> None:
-    facts = replace(GOOD, root=_root(free_bytes=1), first=False)
+    facts = replace(GOOD, free_bytes=1, first=False)
     found = judge(facts, NEEDS)
     assert [(finding.level, finding.check) for finding in found] == [("warning", "space")]
 

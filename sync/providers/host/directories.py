@@ -46,7 +46,7 @@ class HostDirectoriesProvider(HostProvider[DirectoriesInputs, Drift]):
                 "made there; mount the storage (see /etc/fstab)"
             )
         listed = [entry.model_dump() for entry in inputs.directories]
-        inputs.data_root.change("make_directories", create=True, directories=listed)
+        inputs.data_root.as_root("make_directories", create=True, directories=listed)
         return Drift()
 
     def observe(self, inputs: DirectoriesInputs, _before: Drift) -> Drift | None:
@@ -60,6 +60,6 @@ class HostDirectoriesProvider(HostProvider[DirectoriesInputs, Drift]):
         """Keep everything, unless the stack says purge."""
         if not inputs.purge:
             return
-        inputs.data_root.change("purge", paths=inputs.paths)
+        inputs.data_root.as_root("purge", paths=inputs.paths)
         # The root itself, where it is empty, no mount point, and ours to remove.
         inputs.data_root.on_host().run(Command(["rmdir", inputs.root]))

@@ -85,16 +85,14 @@ def drift(
     """
     lines = []
     for entry in wanted:
-        state = found.get(entry.path)
+        state, wrong = found.get(entry.path), "not a directory"
+        content: tuple[str, str | None] = ("directory", "")
+        if digests is not None:
+            content, wrong = ("file", digests.get(entry.path)), "changed on the host"
         if state is None:
             lines.append(f"{entry.path}: missing")
-        elif digests is None and state.kind != "directory":
-            lines.append(f"{entry.path}: not a directory")
-        elif digests is not None and (state.kind, state.sha256) != (
-            "file",
-            digests.get(entry.path),
-        ):
-            lines.append(f"{entry.path}: changed on the host")
+        elif (state.kind, state.sha256) != content:
+            lines.append(f"{entry.path}: {wrong}")
         elif (state.uid, state.mode) != (entry.uid, entry.mode):
             lines.append(
                 f"{entry.path}: belongs to {state.uid}, mode {state.mode:o} instead of "

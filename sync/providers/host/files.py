@@ -62,7 +62,7 @@ class HostFilesProvider(HostProvider[FilesInputs, FilesOutputs]):
             }
             for file in inputs.files
         ]
-        inputs.data_root.change("write_files", files=files)
+        inputs.data_root.as_root("write_files", files=files)
         former = [file.path for file in before.written] if before else []
         self._remove(inputs, [path for path in former if path not in inputs.digests])
         return FilesOutputs(written=inputs.written, digests=inputs.digests)
@@ -89,4 +89,4 @@ class HostFilesProvider(HostProvider[FilesInputs, FilesOutputs]):
 
     def _remove(self, inputs: FilesInputs, paths: list[str]) -> None:
         if paths:
-            inputs.data_root.change("remove_files", paths=paths)
+            inputs.data_root.as_root("remove_files", paths=paths)

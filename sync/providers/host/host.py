@@ -146,26 +146,17 @@ class DataRoot:
     ) -> object:
         """Run one operation of root_helper.py as root on the data root; returns its result.
 
-        Raises DataRootGoneError where it is missing and create is false.
+        After one that changes something what was seen before counts no more. Raises
+        DataRootGoneError where the data root is missing and create is false.
         """
         root = self.path
         if len(Path(root).parts) < 2 or not root.startswith("/") or ".." in Path(root).parts:  # noqa: PLR2004
             raise HostError(f"data root {root!r} is not an absolute path below /")
         bind = f"--mount=type=bind,source={root},target={root}"
-        mount = f"--volume={root}:{root}" if create else bind
+        options = ["--network=none", f"--volume={root}:{root}" if create else bind]
         request = {"operation": operation, "root": root, **parameters}
-        return self.on_host().run_script(_ROOT_HELPER, ["--network=none", mount], request, stream)
-
-    def change(
-        self,
-        operation: str,
-        stream: Iterable[bytes] = (),
-        *,
-        create: bool = False,
-        **parameters: object,
-    ) -> None:
-        """Run an operation that changes the host: what was seen before counts no more."""
         try:
-            self.as_root(operation, stream, create=create, **parameters)
+            return self.on_host().run_script(_ROOT_HELPER, options, request, stream)
         finally:
-            cache.invalidate()
+            if operation != "facts":
+                cache.invalidate()

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NotRequired, TypedDict
+from typing import IO, TypeAlias, TypedDict
 
 MANIFEST = "MANIFEST.json"
 _PATHS_LIMIT = 5000
@@ -47,14 +47,8 @@ class File(Owned):
     content: str
 
 
-class Described(TypedDict):
-    """A path as it is; kind: directory, file or other. sha256: hex, of small files."""
-
-    kind: str
-    uid: int
-    gid: int
-    mode: int
-    sha256: NotRequired[str]
+# A path as it is: kind (directory, file or other), uid, gid, mode, and sha256 (hex) of small files.
+Described: TypeAlias = dict[str, str | int]
 
 
 class RefusedError(Exception):
@@ -144,11 +138,10 @@ def _own_contents(root: str, entry: Owned, previous: int, listed: set[str]) -> N
                     os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
 
 
-def write_files(root: str, files: list[File]) -> list[str]:
-    """Write every file: temporary name, owner, mode, fsync, rename; returns the paths."""
+def write_files(root: str, files: list[File]) -> None:
+    """Write every file: temporary name, owner, mode, fsync, rename."""
     for entry in files:
         _write_file(root, entry)
-    return [entry["path"] for entry in files]
 
 
 def _write_file(root: str, entry: File) -> None:
@@ -183,35 +176,28 @@ def _remove_leftovers(directory: int, name: str) -> None:
                     os.unlink(found, dir_fd=directory)
 
 
-def remove_files(root: str, paths: list[str]) -> list[str]:
-    """Remove the files that are there; returns their paths."""
-    removed = []
+def remove_files(root: str, paths: list[str]) -> None:
+    """Remove the files that are there."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError), _entry(root, path) as (directory, name):
             os.unlink(name, dir_fd=directory)
             os.fsync(directory)
-            removed.append(path)
-    return removed
 
 
-def empty(root: str, paths: list[str]) -> list[str]:
+def empty(root: str, paths: list[str]) -> None:
     """Remove what directories hold; they stay, as containers have them mounted."""
-    emptied = []
     for path in reversed(paths):
         with contextlib.suppress(FileNotFoundError), _entry(root, path) as (directory, name):
             _empty(directory, name)
-            emptied.append(path)
-    return emptied
 
 
-def purge(root: str, paths: list[str]) -> list[str]:
+def purge(root: str, paths: list[str]) -> None:
     """Remove directories with all they hold, the last listed first; mount points are emptied."""
-    emptied = empty(root, paths)
-    for path in emptied:
+    empty(root, paths)
+    for path in reversed(paths):
         # A mount point stays, empty.
         with contextlib.suppress(OSError), _entry(root, path) as (directory, name):
             os.rmdir(name, dir_fd=directory)
-    return emptied
 
 
 def _empty(directory: int, name: str) -> None:
@@ -286,13 +272,12 @@ def _look_below(root: str, tree: str) -> dict[str, Described]:
 
 
 def _bundles(root: str, agents: str) -> dict[str, list[str]]:
-    folder = Path(root) / agents
-    names = [name for name in _folders(folder) if not name.startswith(".")]
-    return {name: problems(folder / name) for name in names}
+    shown = [path for path in _folders(Path(root) / agents) if not path.name.startswith(".")]
+    return {path.name: problems(path) for path in shown}
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*") if path.is_dir())
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_dir())
 
 
 def problems(bundle: Path) -> list[str]:
@@ -396,20 +381,20 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_bundles(root: str, agents: str, keep: list[str]) -> list[str]:
-    """Remove every bundle whose digest is not to be kept; returns the removed ones."""
-    folder = Path(root) / agents
-    gone = [name for name in _folders(folder) if name not in keep]
-    for name in gone:
-        shutil.rmtree(folder / name)
-    return gone
+def remove_bundles(root: str, agents: str, keep: list[str]) -> None:
+    """Remove every bundle whose digest is not to be kept."""
+    for folder in _folders(Path(root) / agents):
+        if folder.name not in keep:
+            shutil.rmtree(folder)
 
 
-_OPERATIONS: list[Callable[..., object]] = [
-    *(make_directories, write_files, remove_files, purge, empty, facts),
-    *(install_bundle, remove_bundles),
-]
-OPERATIONS = {operation.__name__: operation for operation in _OPERATIONS}
+_OPERATIONS: dict[str, Callable[..., object]] = {
+    operation.__name__: operation
+    for operation in (
+        *(make_directories, write_files, remove_files, purge, empty, facts),
+        *(install_bundle, remove_bundles),
+    )
+}
 
 
 def answer(request: Mapping[str, object], stream: IO[bytes]) -> dict[str, object]:
@@ -419,7 +404,7 @@ def answer(request: Mapping[str, object], stream: IO[bytes]) -> dict[str, object
     if operation == "install_bundle":
         parameters["stream"] = stream
     try:
-        return {"result": OPERATIONS[operation](**parameters)}
+        return {"result": _OPERATIONS[operation](**parameters)}
     except RefusedError as error:
         return {"error": str(error), "kind": "refused"}
     except OSError as error:

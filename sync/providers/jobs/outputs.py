@@ -1,5 +1,6 @@
 """A job's outputs: its state in words that a reviewer of a preview understands."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +8,7 @@ from typing import Final
 
 from pydantic import Field
 from pydantic.alias_generators import to_camel
+from rich.filesize import decimal
 
 from sync.contract.layout import Job
 from sync.contract.status import StatusRecord, is_stalled
@@ -14,8 +16,6 @@ from sync.providers.base import Model
 from sync.providers.jobs.view import ContainerState, JobFiles, JobsView
 
 _ITEMS: Final[Mapping[Job, str]] = {"users": "flists", "kernels": "kernels", "flists": "chunks"}
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
-_THOUSAND: Final = 1000
 
 # The output with the whole record: times and counters that move while nothing changes. Pulumi keeps
 # keys that begin with two underscores in the state and shows them in no diff (pulumi:
@@ -43,14 +43,6 @@ class JobOutputs(Model):
     record: dict[str, object] | None = Field(default=None, alias=RECORD)
 
 
-def bytes_in_words(count: float) -> str:
-    """1234567 is `1.2 MB` (decimal units)."""
-    thousands = 0
-    while count >= _THOUSAND and thousands < len(_UNITS) - 1:
-        count, thousands = count / _THOUSAND, thousands + 1
-    return f"{count:.{min(thousands, 1)}f} {_UNITS[thousands]}"
-
-
 def _amount(done: int | None, total: int | None, unit: str) -> str:
     if done is None:
         return f"no {unit} yet"
@@ -62,7 +54,7 @@ def summary(job: Job, record: StatusRecord) -> str:
     words = [f"{record.phase}{f' ({record.reason})' if record.reason else ''}"]
     words.append(_amount(record.done.items, record.total.items, _ITEMS[job]))
     if record.done.bytes is not None:
-        words.append(bytes_in_words(record.done.bytes))
+        words.append(decimal(record.done.bytes))
     # Before the first contact with the master nobody knows how far behind it is by now.
     if record.lag.items is not None and record.phase != "starting":
         behind = f"{record.lag.items} {_ITEMS[job]} behind"
@@ -91,23 +83,16 @@ def trouble(files: JobFiles, container: ContainerState | None, now: datetime) ->
         killed = ", killed for memory" if container.oom_killed else ""
         ended = f"{container.status} (exit code {container.exit_code}{killed})"
         return Trouble("stopped", f"its container is {ended}")
-    if files.record is None and container.health == "unhealthy":
-        return Trouble("failed", "it is unhealthy and has written no record")
-    if files.record is None:
-        return Trouble("missing", "it has written no status record")
-    wrong = _record_trouble(files.record, now)
-    if wrong is None and container.health == "unhealthy":
-        return Trouble("failed", "its container is unhealthy")
-    return wrong
-
-
-def _record_trouble(record: StatusRecord, now: datetime) -> Trouble | None:
+    record, unhealthy = files.record, container.health == "unhealthy"
+    if record is None:
+        hangs = Trouble("failed", "it is unhealthy and has written no record")
+        return hangs if unhealthy else Trouble("missing", "it has written no status record")
     if record.phase == "failed":
         return Trouble("failed", f"it failed: {record.reason}")
     if is_stalled(record, now):
         age = (now - record.updated_at).total_seconds()
         return Trouble("stalled", f"it stalled: its record is {age:.0f} s old")
-    return None
+    return Trouble("failed", "its container is unhealthy") if unhealthy else None
 
 
 def outputs(job: Job, container_name: str, seen: JobsView) -> JobOutputs:
@@ -140,23 +125,20 @@ def container_words(container: ContainerState | None) -> str:
 
 
 def _shown(record: StatusRecord) -> dict[str, object]:
-    data = record.model_dump(mode="json", exclude={"agent_version"})
-    errors, details = data.pop("errors"), data.pop("details")
+    data = json.loads(
+        record.model_dump_json(exclude={"agent_version", "details"}),
+        object_hook=lambda found: {to_camel(key): value for key, value in found.items()},
+        parse_float=_rounded,
+    )
     return {
-        **{to_camel(key): _camel(value) for key, value in data.items()},
+        **data,
         "runningAgent": record.agent_version,
-        "errors": [f"{error['at']} {error['message']}" for error in errors],
+        "errors": [f"{error['at']} {error['message']}" for error in data["errors"]],
         # Their names are the job's own.
-        "details": {name: _rounded(value) for name, value in details.items()},
+        "details": json.loads(json.dumps(record.details), parse_float=_rounded),
     }
 
 
-def _camel(value: object) -> object:
-    if isinstance(value, dict):
-        return {to_camel(key): _camel(entry) for key, entry in value.items()}
-    return [_camel(entry) for entry in value] if isinstance(value, list) else _rounded(value)
-
-
-def _rounded(value: object) -> object:
+def _rounded(number: str) -> float:
     # Thousandths (of a second: milliseconds): more is noise in an output.
-    return round(value, 3) if isinstance(value, float) else value
+    return round(float(number), 3)

@@ -105,7 +105,7 @@ class JobProvider(Provider[JobInputs, JobOutputs]):
         if seen.files[inputs.job].spec != inputs.spec:
             content = base64.b64encode(contract.canonical(inputs.spec)).decode()
             file = {"path": spec_path(inputs.job), "uid": 0, "mode": 0o644, "content": content}
-            inputs.data_root.change("write_files", files=[file])
+            inputs.data_root.as_root("write_files", files=[file])
         restarted_at = _restart_if_in_trouble(inputs, seen)
         wanted = Wanted(
             inputs.spec, inputs.agent_version, inputs.container_name, inputs.ready, restarted_at
@@ -151,10 +151,10 @@ class JobProvider(Provider[JobInputs, JobOutputs]):
         installed = InstalledJob.model_validate(_props)
         job, root = installed.job, installed.data_root
         with contextlib.suppress(DataRootGoneError):
-            root.change("remove_files", paths=[spec_path(job)])
+            root.as_root("remove_files", paths=[spec_path(job)])
             wait_until_stopped(job, installed.container_name, lambda: view(root, _SHARED_SECONDS))
             if installed.purge:
-                root.change("empty", paths=[layout.job_state_dir(job)])
+                root.as_root("empty", paths=[layout.job_state_dir(job)])
 
 
 def _restart_if_in_trouble(inputs: JobInputs, seen: JobsView) -> datetime | None:

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
+from rich.filesize import decimal
+
 from sync.contract import layout, zdb_memory
 from sync.contract.preflight import Check
 from sync.providers.base import HostInputs, Model, Whole
-from sync.providers.jobs.outputs import bytes_in_words
 
 # `0.0.0.0:80->80/tcp, :::80->80/tcp, 127.0.0.1:8000-8001->8000-8001/tcp`; later `[::]:80->…`.
 _PUBLISHED: Final = re.compile(r"(\[?[0-9a-fA-F.:]+\]?):(\d+)(?:-(\d+))?->")
@@ -71,27 +72,21 @@ class Container:
 
 
 @dataclass(frozen=True)
-class Root:
-    """The data root on the host; read_only: of the file system that it is on."""
+class Facts:
+    """What the probe saw on the host (probe.facts), and what Docker says.
 
+    is_directory to read_only: of the data root and its file system. unreachable: by HOST:PORT of
+    the master, the reason. keys: how many the master's 0-db holds, by HOST:PORT; None where it
+    does not say. first: nothing of this stack is on the host yet.
+    """
+
+    cores: int
+    memory_bytes: int
     is_directory: bool
     is_link: bool
     is_mount: bool
     free_bytes: int
     read_only: bool
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the probe saw on the host (probe.facts), and what Docker says.
-
-    unreachable: by HOST:PORT of the master, the reason. keys: how many the master's 0-db holds, by
-    HOST:PORT; None where it does not say. first: nothing of this stack is on the host yet.
-    """
-
-    cores: int
-    memory_bytes: int
-    root: Root
     listening: tuple[tuple[str, int], ...]
     foreign_addresses: tuple[str, ...]
     resolved: Mapping[str, tuple[str, ...]]
@@ -168,7 +163,7 @@ def judge(facts: Facts, needs: Needs) -> list[Finding]:
 
 
 def _limits(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    limits, free_bytes = needs.limits, facts.root.free_bytes
+    limits, free_bytes = needs.limits, facts.free_bytes
     if facts.cores < limits.cores:
         yield _error(
             "cores",
@@ -178,8 +173,8 @@ def _limits(facts: Facts, needs: Needs) -> Iterator[Finding]:
     if facts.memory_bytes < limits.memory_bytes * (1 - _KERNEL_SHARE):
         yield _error(
             "memory",
-            f"the host has {bytes_in_words(facts.memory_bytes)}, "
-            f"{bytes_in_words(limits.memory_bytes)} are needed",
+            f"the host has {decimal(facts.memory_bytes)}, "
+            f"{decimal(limits.memory_bytes)} are needed",
             "add memory, or lower preflight.memoryMb",
         )
     if free_bytes < limits.free_bytes:
@@ -187,8 +182,7 @@ def _limits(facts: Facts, needs: Needs) -> Iterator[Finding]:
             # What is missing later on may be what this very mirror has filled.
             "error" if facts.first else "warning",
             "space",
-            f"{needs.root} has {bytes_in_words(free_bytes)} free, "
-            f"{bytes_in_words(limits.free_bytes)} are needed",
+            f"{needs.root} has {decimal(free_bytes)} free, {decimal(limits.free_bytes)} are needed",
             "mount larger storage at the data root, or lower preflight.freeSpaceGb",
         )
     if _version(facts.docker_version) < _version(limits.docker_version):
@@ -229,27 +223,26 @@ def _zdb_memory(facts: Facts, needs: Needs) -> Iterator[Finding]:
     if facts.memory_bytes < whole:
         yield _error(
             "zdb-memory",
-            f"the host has {bytes_in_words(facts.memory_bytes)}, {bytes_in_words(whole)} are "
+            f"the host has {decimal(facts.memory_bytes)}, {decimal(whole)} are "
             f"needed for the master's {keys} keys ({wanted} MB for 0-db, 1 GB for all else)",
             "add memory, or take a larger host",
         )
 
 
 def _data_root(facts: Facts, needs: Needs) -> Iterator[Finding]:
-    root = facts.root
-    if root.is_link or not root.is_directory:
+    if facts.is_link or not facts.is_directory:
         yield _error(
             "data-root",
-            f"{needs.root} is {'a symbolic link' if root.is_link else 'no directory'}",
+            f"{needs.root} is {'a symbolic link' if facts.is_link else 'no directory'}",
             "mount the storage there instead, or name another dataRoot",
         )
-    if root.read_only:
+    if facts.read_only:
         yield _error(
             "data-root",
             f"{needs.root} is on a read-only file system",
             "mount it read-write (see dmesg for why it may have become read-only)",
         )
-    if needs.root_is_mount and not root.is_mount:
+    if needs.root_is_mount and not facts.is_mount:
         yield _error(
             "mount",
             f"{needs.root} is not a mount point, yet the stack says that it is one",

@@ -42,8 +42,8 @@ def facts(
         resolved = dict(zip(names, resolving, strict=True))
     return {
         "cores": os.cpu_count() or 1,
-        "memory_bytes": _memory_bytes(),
-        "root": _root(root),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        **_root(root),
         "listening": [*_listening("tcp"), *_listening("tcp6")],
         "foreign_addresses": [a for a in addresses if not _is_local(a)],
         "resolved": resolved,
@@ -54,13 +54,6 @@ def facts(
             if "namespace" in one and not problem
         },
     }
-
-
-def _memory_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _root(root: str) -> dict[str, bool | int]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from docker.errors import DockerException
 from rich.console import Console
+from rich.filesize import decimal
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from sync.contract.layout import JOBS, STATUS_FILE, Job, job_state_dir
 from sync.contract.status import StatusRecord
-from sync.providers.jobs.outputs import bytes_in_words
 from tests.sandbox.host import dockerd, images, world
 from tests.sandbox.host.dockerd import PROJECT, SANDBOX
 from tests.sandbox.pulumi import cli
@@ -174,7 +174,7 @@ def _summary(console: Console, records: dict[Job, StatusRecord]) -> None:
         table.add_column(title)
     for job, record in records.items():
         counts = (str(record.broken.count), str(record.refused.count))
-        size = bytes_in_words(record.done.bytes or 0)
+        size = decimal(record.done.bytes or 0)
         table.add_row(job, record.phase, str(record.done.items), size, *counts)
     console.print(table)
     console.print(Panel.fit("\n".join(_served()), title="What is served where"))
