@@ -27,13 +27,12 @@ from sync.agent.chunks.copying.copy_loop import (
 )
 from sync.agent.chunks.copying.fetcher import Fetched
 from sync.agent.chunks.copying.writer import Writer
-from sync.agent.chunks.scan.cut_points import plan, sample_size
+from sync.agent.chunks.scan.cut_points import known_keys, plan
 from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.job import Control, Directories
 from sync.agent.status_writer import StatusWriter, first_record
 from sync.agent.supervisor import EngineLoop, collect_garbage_seldom
 from sync.agent.zdb import ZdbConnection
-from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 _LONGEST_SECONDS: Final = 900
@@ -121,7 +120,7 @@ def _copy(spec: FlistsSpec, directories: Directories) -> Run:
 def _fetch_all(spec: FlistsSpec, directories: Directories, loop: CopyLoop) -> None:
     """List and fetch what the master has, once."""
     with ZdbConnection.open(spec.source) as master:
-        keys = PinnedChunksReader(directories.users_state).sample(sample_size(spec.scanners))
+        keys = known_keys(directories.users_state, spec.scanners)
         spans = plan(master, spec.scanners, keys, master.dbsize())
     loop.probing = False
     source = IndexSource(spec, spans)

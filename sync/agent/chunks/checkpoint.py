@@ -9,10 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from sync.agent import durable
 from sync.agent.chunks.scan.ledger import Ledger
-from sync.agent.chunks.scan.pages import Page
-from sync.agent.chunks.scan.spans import Edge, HexCursor, HexKey, Span
+from sync.agent.chunks.scan.spans import Edge, HexCursor, HexKey, Page, Span
 from sync.agent.zdb.errors import ZdbProtocolError
-from sync.agent.zdb.replies import Cursor
+from sync.agent.zdb.scan_pages import Cursor
 
 CHECKPOINT_FILE: Final = "flists.json"
 END_SECONDS: Final = 10.0

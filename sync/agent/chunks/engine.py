@@ -11,15 +11,10 @@ from sync.agent.chunks.session import Session, open_session
 from sync.agent.job import Control, Directories, Engine, JobFailed, JobPaused
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter
-from sync.agent.zdb.errors import (
-    ZdbAuthError,
-    ZdbConnectionError,
-    ZdbProtocolError,
-    ZdbReplyError,
-)
+from sync.agent.zdb import ZdbAuthError, ZdbConnectionError, ZdbProtocolError, ZdbReplyError
+from sync.agent.zdb.key_room import RETRY_SECONDS
 from sync.contract.spec import FlistsSpec
 
-_FULL_RETRY_SECONDS: Final = 10.0
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -70,7 +65,7 @@ def _outcomes() -> Iterator[None]:
         raise JobPaused(
             f"{error.filename or 'the state directory'}: {error.strerror}; "
             "add space, it goes on by itself",
-            _FULL_RETRY_SECONDS,
+            RETRY_SECONDS,
         ) from error
     except SlaveRefusedError as error:
         raise JobFailed(
@@ -87,7 +82,7 @@ def _outcomes() -> Iterator[None]:
         if error.reason in FULL:
             raise JobPaused(
                 f"the local 0-db cannot store more ({error}); add space, it goes on by itself",
-                _FULL_RETRY_SECONDS,
+                RETRY_SECONDS,
             ) from error
         # Such as a namespace that is frozen for a while (zdbd/commands.c, command_error_frozen).
         raise ZdbConnectionError(str(error)) from error

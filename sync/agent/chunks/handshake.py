@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.reconcile.crash_recovery import after_restart
-from sync.agent.chunks.scan.cut_points import plan, sample_size
+from sync.agent.chunks.scan.cut_points import known_keys, plan
 from sync.agent.chunks.scan.spans import Span
 from sync.agent.job import Directories, JobFailed
 from sync.agent.zdb import NamespaceInfo, ZdbConnection
-from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
 
@@ -47,8 +46,7 @@ def shake_hands(
         checkpoint = _identified(spec, master, master_info, checkpoint)
         spans = [span.span() for span in checkpoint.spans]
         if not spans:
-            pinned = PinnedChunksReader(directories.users_state)
-            keys = pinned.sample(sample_size(spec.scanners))
+            keys = known_keys(directories.users_state, spec.scanners)
             spans = plan(master, spec.scanners, keys, master_info.entries)
         if not checkpoint.anchors and spans[-1].up.asked.cursor:
             checkpoint = checkpoint.changed(anchors=(spans[-1].up.asked.cursor,))

@@ -26,14 +26,13 @@ from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.agent.zdb import NamespaceInfo
-from sync.agent.zdb.key_room import require_key_room
+from sync.agent.zdb.key_room import RETRY_SECONDS, require_key_room
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity
 
 _SAVE_SECONDS: Final = 0.5
 _STATUS_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 0.1
-_FULL_RETRY_SECONDS: Final = 10.0
 _PROBED_ITEMS: Final = 50_000
 _REFUSED_KEPT: Final = 10_000
 
@@ -127,7 +126,7 @@ def _require_disk_room(spec: FlistsSpec, free_bytes: int | None) -> None:
         raise JobPaused(
             f"the local 0-db's disk has {free_bytes} bytes free and {floor} must stay free; "
             "add space or lower freeSpaceFloorBytes, it goes on by itself",
-            _FULL_RETRY_SECONDS,
+            RETRY_SECONDS,
         )
 
 

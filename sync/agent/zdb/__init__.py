@@ -13,8 +13,8 @@ from sync.agent.zdb.errors import (
     ZdbReplyError,
     ZdbTimeoutError,
 )
-from sync.agent.zdb.replies import Cursor, NamespaceInfo
-from sync.agent.zdb.scan_pages import Entry
+from sync.agent.zdb.namespace_info import NamespaceInfo
+from sync.agent.zdb.scan_pages import Cursor, Entry
 
 __all__ = [
     "Cursor",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Self
 
 from sync.agent.zdb.errors import ZdbAuthError, ZdbError, ZdbProtocolError, ZdbReplyError
+from sync.agent.zdb.namespace_info import NamespaceInfo, text_fields
 from sync.agent.zdb.protocol import (
     MAX_KEY_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -14,8 +15,7 @@ from sync.agent.zdb.protocol import (
     encode,
     expect,
 )
-from sync.agent.zdb.replies import Cursor, NamespaceInfo, text_fields
-from sync.agent.zdb.scan_pages import Entry, ScanPage, page_of, quick_page
+from sync.agent.zdb.scan_pages import Cursor, Entry, ScanPage, page_of, quick_page
 from sync.agent.zdb.transport import WINDOW_BYTES, ZdbTransport
 from sync.contract.spec import ZdbEndpoint
 

@@ -1,4 +1,4 @@
-"""Pages of SCAN, parsed quickly enough for 100k entries a second.
+"""Pages of SCAN and their cursors, parsed quickly enough for 100k entries a second.
 
 A page (zdbd/commands_scan.c, command_scan_send_scanlist) is parsed with one regular expression;
 whatever does not fit it exactly goes through the bounded parser of replies, which says what is
@@ -6,7 +6,9 @@ wrong.
 """
 
 import re
-from typing import Final, NamedTuple
+import struct
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Self
 
 from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
 from sync.agent.zdb.protocol import (
@@ -16,14 +18,16 @@ from sync.agent.zdb.protocol import (
     Reply,
     parse_reply,
 )
-from sync.agent.zdb.replies import Cursor
 
+# idlength, fileid, length, idxoffset, crc (packed).
+_CURSOR: Final = struct.Struct("<BIIII")
+_CURSOR_BYTES: Final = _CURSOR.size
 # Said by SCAN and RSCAN past their last entry, and by an empty namespace.
 _NO_MORE_DATA: Final = "No more data"
 # zdbd lists for 2 ms a page (zdbd/commands_scan.h, SCAN_TIMESLICE_US): some hundred to a thousand
 # entries. More than these is no page.
-MAX_PAGE_ENTRIES: Final = 65_536
-MAX_PAGE_BYTES: Final = 32 << 20
+_MAX_PAGE_ENTRIES: Final = 65_536
+_MAX_PAGE_BYTES: Final = 32 << 20
 _HEADER: Final = re.compile(rb"\*2\r\n\$17\r\n(.{17})\r\n\*(\d{1,6})\r\n", re.DOTALL)
 # Length and timestamp are printed signed: a time after 2038 comes as a negative number.
 _ENTRY: Final = re.compile(rb"\*3\r\n\$16\r\n(.{16})\r\n:(\d{1,7})\r\n:(-?\d{1,11})\r\n", re.DOTALL)
@@ -34,6 +38,43 @@ _ENTRY_LINES: Final = 5
 _SMALLEST_ENTRY_BYTES: Final = len(b"*3\r\n$1\r\nk\r\n:0\r\n:0\r\n")
 # One listed entry as the wire has it: key, then length and timestamp as decimal digits.
 Entry = tuple[bytes, bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A position in a namespace's index (0-db: libzdb/index.h, index_bkey_t).
+
+    raw: the 17 bytes as the server gave them. Cursors of one namespace are ordered by
+    `position`, (index file, offset in it), which is the order of SCAN.
+    """
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != _CURSOR_BYTES:
+            raise ZdbProtocolError(f"a cursor of {len(self.raw)} bytes instead of {_CURSOR_BYTES}")
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(index file id, offset in that file)."""
+        _, file_id, _, offset, _ = _CURSOR.unpack(self.raw)
+        return file_id, offset
+
+    @property
+    def length_bytes(self) -> int:
+        """Payload length of the entry that the cursor stands on."""
+        length: int = _CURSOR.unpack(self.raw)[2]
+        return length
+
+    @property
+    def hex(self) -> str:
+        """For the status record and the state file."""
+        return self.raw.hex()
+
+    @classmethod
+    def from_hex(cls, text: str) -> Self:
+        """Read what `hex` gave; ValueError or ZdbProtocolError where it is none."""
+        return cls(bytes.fromhex(text))
 
 
 class ScanPage(NamedTuple):
@@ -48,19 +89,18 @@ def quick_page(data: bytes | bytearray) -> tuple[ScanPage, int] | None:
 
     Raises NeedMoreBytes for the beginning of one, ZdbProtocolError for one that passes a limit.
     """
-    if not data:
+    if len(data) > _MAX_PAGE_BYTES:
+        raise ZdbProtocolError(f"SCAN: a page of {len(data)} bytes passes the limit")
+    # Parsing starts anew each time, as a page has no length: not before it may be complete.
+    if not data.endswith(b"\r\n"):
         raise NeedMoreBytes
     header = _HEADER.match(data)
     if header is None:
         return None
-    count = int(header[2])
-    start = header.end()
-    if count > MAX_PAGE_ENTRIES or len(data) > MAX_PAGE_BYTES:
-        raise ZdbProtocolError(
-            f"SCAN: a page of {count} entries, {len(data)} bytes passes the limit"
-        )
-    # Parsing starts anew each time, as a page has no length: not before it may be complete.
-    if not data.endswith(b"\r\n") or len(data) < start + count * _SMALLEST_ENTRY_BYTES:
+    count, start = int(header[2]), header.end()
+    if count > _MAX_PAGE_ENTRIES:
+        raise ZdbProtocolError(f"SCAN: a page of {count} entries passes the limit")
+    if len(data) < start + count * _SMALLEST_ENTRY_BYTES:
         raise NeedMoreBytes
     entries = _ENTRY.findall(data, start)
     covered = len(entries) * _ENTRY_FRAME_BYTES

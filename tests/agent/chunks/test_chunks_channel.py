@@ -15,7 +15,7 @@ from sync.agent.chunks.copying.batches import Batch, cut
 from sync.agent.chunks.copying.channel import Channel, Connected, connect
 from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
-from sync.agent.chunks.scan.pages import Page
+from sync.agent.chunks.scan.spans import Edge, Page
 from sync.agent.zdb.transport import NUDGE_SECONDS
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import chunks, following, key_of, running
@@ -92,7 +92,7 @@ def replies(batches: list[Batch], payloads: dict[bytes, bytes]) -> bytes:
 def test_one_batch_is_read_at_a_time() -> None:
     payloads = {key_of(bytes([number])): bytes([number]) for number in range(6)}
     entries = [(key, b"1", b"1") for key in payloads]
-    batches = cut(Page(None, b"", entries), entries, 2, 1 << 20)
+    batches = cut(Page(Edge(), entries), entries, 2, 1 << 20)
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     delivered: list[Fetched] = []
@@ -172,7 +172,7 @@ def test_a_writer_wakes_once_a_batch_is_answered_but_takes_shorter_answers_too()
     """Each SET is answered by itself: the key, or nil where the payload was there already."""
     payloads = {key_of(bytes([number])): bytes([number]) for number in range(100)}
     entries = [(key, b"1", b"1") for key in payloads]
-    (batch,) = cut(Page(None, b"", entries), entries, 100, 1 << 20)
+    (batch,) = cut(Page(Edge(), entries), entries, 100, 1 << 20)
     answer = b"".join(bulk(key) for key in payloads)
     stored: list[int] = []
     ours, theirs = tcp_pair(1 << 20)

@@ -16,7 +16,7 @@ from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.reconcile.reconciler import Reconciler
 from sync.agent.chunks.reconcile.tasks import Finding
 from sync.agent.chunks.scan.ledger import Ledger
-from sync.agent.chunks.scan.pages import Page
+from sync.agent.chunks.scan.spans import Edge, Page
 from sync.agent.chunks.session import open_session
 from sync.agent.master.endpoints import MasterEndpoints
 from tests.agent.chunks.chunks_mirror import FlistsMirror, chunks
@@ -104,7 +104,7 @@ def test_the_owner_sees_findings_whole_and_loses_nothing_that_it_counts_meanwhil
     while reconciler._task is not None:
         checkpoint = reconciler.take(checkpoint)
         assert len(checkpoint.refused) == checkpoint.lacking_items
-        checkpoint = checkpoint.counting([Page(None, b"", [(b"k" * 16, b"1", b"1")])])
+        checkpoint = checkpoint.counting([Page(Edge(), [(b"k" * 16, b"1", b"1")])])
         counted += 1
     reconciler.close()
     assert (checkpoint.done_items, checkpoint.lacking_items) == (counted, 2999 % 50)
@@ -128,7 +128,7 @@ def _apply_in_order(reconciler: Reconciler, events: list[int | None]) -> None:
             extra_items = event
             continue
         checkpoint = reconciler.take(checkpoint)
-        checkpoint = checkpoint.counting([Page(None, b"", [(b"k" * 16, b"1", b"1")])])
+        checkpoint = checkpoint.counting([Page(Edge(), [(b"k" * 16, b"1", b"1")])])
         counted += 1
         assert (checkpoint.extra_items, checkpoint.done_items) == (extra_items, counted)
     reconciler.close()

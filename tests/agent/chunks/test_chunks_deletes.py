@@ -96,7 +96,7 @@ def test_a_kill_while_an_observation_is_replaced_leaves_the_old_one(
     monkeypatch.setattr(durable, "publish_bytes", publish)
     again.replace(keyfile(tmp_path, "third", [b"b" * 16]), 3.0)
     assert list(again.keys()) == [b"b" * 16]
-    again.clear()
+    again.replace(keyfile(tmp_path, "none", []), 4.0)
     assert again.observation() is None
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("dropped")]
 

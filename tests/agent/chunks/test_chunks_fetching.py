@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sync.agent.chunks.copying.batches import Batch, cut
 from sync.agent.chunks.copying.channel import Connected
 from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
-from sync.agent.chunks.scan.pages import Page
+from sync.agent.chunks.scan.spans import Edge, Page
 from sync.agent.zdb import ZdbProtocolError, ZdbTimeoutError
 from sync.agent.zdb.protocol import parse_reply
 from tests.agent.chunks.chunks_mirror import key_of
@@ -139,7 +139,7 @@ def test_what_came_is_stored_and_what_did_not_is_told(
         (one.key, b"%d" % len(one.listed), b"%d" % number) for number, one in enumerate(stored)
     ]
     timestamps = {key: timestamp for key, _, timestamp in entries}
-    batches = cut(Page(None, b"", entries), entries, batch_keys, 10_000)
+    batches = cut(Page(Edge(), entries), entries, batch_keys, 10_000)
     stream = b"".join(
         b"*%d\r\n%b"
         % (len(batch.entries), b"".join(by_key[entry[0]].reply() for entry in batch.entries))
@@ -171,7 +171,7 @@ def test_a_reply_that_trickles_without_end_is_given_up() -> None:
     fetcher = fetcher_over(ours, 1, lambda _: None)
     payload = bytes(100_000)
     entries = [(key_of(payload), b"100000", b"1")]
-    page = Page(None, b"", entries)
+    page = Page(Edge(), entries)
     with ours, theirs:
         (batch,) = cut(page, entries, 10, 1 << 20)
         fetcher.expect(batch)
@@ -192,7 +192,7 @@ def trickle(theirs: socket.socket, fetcher: Fetcher) -> None:
 def test_payloads_far_longer_than_listed_are_not_kept_in_memory() -> None:
     payloads = [bytes([number]) for number in range(5)]
     entries = [(key_of(payload), b"1", b"1") for payload in payloads]
-    page = Page(None, b"", entries)
+    page = Page(Edge(), entries)
     (batch,) = cut(page, entries, 10, 1 << 20)
     huge = bulk(bytes(8 << 20))
     with pytest.raises(ZdbProtocolError, match="passes the limit"):

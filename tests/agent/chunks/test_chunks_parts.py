@@ -19,7 +19,7 @@ from sync.agent.chunks.keys import (
 )
 from sync.agent.chunks.progress import Rate, progress
 from sync.agent.chunks.scan.ledger import Ledger
-from sync.agent.chunks.scan.pages import Page
+from sync.agent.chunks.scan.spans import Edge, Page
 from sync.agent.rate_limit import batch_bandwidth
 from sync.agent.zdb import NamespaceInfo
 from sync.contract.status import Amount, Lag
@@ -96,7 +96,7 @@ def test_a_key_file_counts_and_keeps_order(tmp_path: Path) -> None:
 )
 def test_batches_keep_order_and_limits(lengths: list[int], most: int, most_bytes: int) -> None:
     entries = [(b"%016d" % number, b"%d" % size, b"1") for number, size in enumerate(lengths)]
-    page = Page(None, b"", entries)
+    page = Page(Edge(), entries)
     batches = cut(page, entries, most, most_bytes)
     assert [entry for batch in batches for entry in batch.entries] == entries
     for batch in batches:
@@ -109,7 +109,7 @@ def test_batches_keep_order_and_limits(lengths: list[int], most: int, most_bytes
 
 def test_keys_that_prove_nothing_are_fetched_in_order_apart() -> None:
     entries = [(b"name", b"1", b"1"), (b"k" * 16, b"1", b"1"), (b"other", b"1", b"1")]
-    batches = cut(Page(None, b"", entries), entries, 10, 1000)
+    batches = cut(Page(Edge(), entries), entries, 10, 1000)
     ordered = [batch for batch in batches if batch.ordered]
     assert [entry[0] for batch in ordered for entry in batch.entries] == [b"name", b"other"]
 

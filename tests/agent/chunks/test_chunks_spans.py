@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.agent.chunks.checkpoint import SpanState
-from sync.agent.chunks.scan.pages import Page
-from sync.agent.chunks.scan.spans import Edge, Scan, Span
+from sync.agent.chunks.scan.spans import Edge, Page, Scan, Span
 from sync.agent.zdb import Cursor, ZdbProtocolError
 from sync.agent.zdb.scan_pages import ScanPage
 

@@ -5,7 +5,7 @@ import pytest
 from sync.agent.job import JobPaused
 from sync.agent.zdb import ZdbError
 from sync.agent.zdb.key_room import KeyRoom, require_key_room
-from sync.agent.zdb.replies import NamespaceInfo
+from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.zdb_memory import LEAST_MIB, MIB, bytes_for, keys_within, mib_for
 
 MEASURED_KEYS, MEASURED_BYTES = 2_038_397, 399_000_000

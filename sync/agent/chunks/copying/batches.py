@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from sync.agent.chunks.keys import HASH_BYTES
-from sync.agent.chunks.scan.pages import Page
+from sync.agent.chunks.scan.spans import Page
 from sync.agent.zdb.scan_pages import Entry, check_payload_bytes
 
 

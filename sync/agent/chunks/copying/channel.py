@@ -76,14 +76,14 @@ _AnyChannel = TypeVar("_AnyChannel", bound="Channel")
 
 def open_all(make: Callable[[], _AnyChannel], count: int) -> list[_AnyChannel]:
     """Open `count` channels at once, so that they cost the round trips of one. Raises ZdbError."""
-    with ThreadPoolExecutor(count) as pool:
+    with ThreadPoolExecutor(max(1, count)) as pool:
         opening = [pool.submit(make) for _ in range(count)]
-    failed = next((future.exception() for future in opening if future.exception()), None)
-    if failed is not None:
+    failed = [future for future in opening if future.exception()]
+    if failed:
         for future in opening:
-            if future.exception() is None:
+            if future not in failed:
                 future.result().close()
-        raise failed
+        failed[0].result()
     return [future.result() for future in opening]
 
 

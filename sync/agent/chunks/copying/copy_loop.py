@@ -19,7 +19,7 @@ from sync.agent.chunks.copying.channel import Channel, connect, open_all
 from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.copying.prober import Prober
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
-from sync.agent.chunks.scan.pages import Page
+from sync.agent.chunks.scan.spans import Page
 from sync.agent.rate_limit import batch_bandwidth
 from sync.agent.zdb import Entry
 from sync.contract.spec import FlistsSpec

@@ -67,17 +67,19 @@ class Dropped:
             return None
 
     def replace(self, keys: KeyFile, observed_at: float, *, judged: bool = False) -> None:
-        """Put a new observation in place of the last one. Raises OSError."""
-        if keys.count == 0:
-            self.clear()
-            return
+        """Put a new observation in place of the last one; of no keys: none. Raises OSError."""
         # The keys under a new name first, then the observation that names them.
         name = f"dropped-{os.urandom(6).hex()}.keys"
-        durable.publish(keys.path, self._directory / name)
-        self._write(
-            Observation(observed_at=observed_at, items=keys.count, file=name, judged=judged)
-        )
-        self._discard(but=name)
+        if keys.count:
+            durable.publish(keys.path, self._directory / name)
+            self._write(
+                Observation(observed_at=observed_at, items=keys.count, file=name, judged=judged)
+            )
+        else:
+            durable.remove(self._observation)
+        for path in self._directory.glob(_KEY_FILES):
+            if path.name != name:
+                path.unlink(missing_ok=True)
 
     def update(self, **changes: object) -> None:
         """Change fields of the observation, if one waits. Raises OSError."""
@@ -91,18 +93,8 @@ class Dropped:
         if observation:
             yield from chain.from_iterable(read_keys(self._directory / observation.file))
 
-    def clear(self) -> None:
-        """Let nothing wait any more. Raises OSError."""
-        durable.remove(self._observation)
-        self._discard(but="")
-
     def _write(self, observation: Observation) -> None:
         durable.publish_bytes(observation.model_dump_json().encode(), self._observation)
-
-    def _discard(self, but: str) -> None:
-        for path in self._directory.glob(_KEY_FILES):
-            if path.name != but:
-                path.unlink(missing_ok=True)
 
 
 class Deletes:

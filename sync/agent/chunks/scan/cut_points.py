@@ -1,9 +1,8 @@
 """Where scanners start: the spans of an index, cut at keys that are known from elsewhere.
 
 Known keys come from the flists that the users job published (its pinned chunks) and, always, from
-RSCAN, which gives the far end; each closed span is scanned from both ends (see spans.py), so that
-even a first sync with nothing known has two scanners. The table grows while a first sync runs, and
-spans end sooner than others: so spans are divided again whenever scanners are idle.
+RSCAN, which gives the far end. The table grows while a first sync runs, and spans end sooner than
+others: so spans are divided again whenever scanners are idle.
 """
 
 import time
@@ -37,13 +36,18 @@ class CutPoint(NamedTuple):
         return Edge(self.cursor, self.entry[0])
 
 
-def plan(master: ZdbConnection, scanners: int, known_keys: list[bytes], entries: int) -> list[Span]:
+def known_keys(users_state: Path, scanners: int) -> list[bytes]:
+    """Return pinned chunks, enough of them for even distances; none where no users job ran."""
+    return PinnedChunksReader(users_state).sample(min(_KEYS_ASKED, 32 * scanners))
+
+
+def plan(master: ZdbConnection, scanners: int, keys: list[bytes], entries: int) -> list[Span]:
     """Cut a master's whole index into closed spans and the open one behind them.
 
-    entries: how many the master has. Raises ZdbError.
+    keys: known ones. entries: how many the master has. Raises ZdbError.
     """
     useful = scanners > SCANS and entries >= _LEAST_ENTRIES
-    keys = known_keys if useful else []
+    keys = keys if useful else []
     # In one round trip with the last page of the index.
     listed, *answers = master.pipeline([(b"RSCAN",), *_questions(keys)])
     last_page = page_of(listed)
@@ -114,13 +118,8 @@ class CutPointFinder:
         return []
 
     def _find(self) -> list[CutPoint]:
-        keys = PinnedChunksReader(self._users_state).sample(sample_size(self._spec.scanners))
+        keys = known_keys(self._users_state, self._spec.scanners)
         if not keys:
             return []
         with ZdbConnection.open(self._spec.source, None, self._spec.io_timeout_seconds) as master:
             return _points(keys, master.pipeline(_questions(keys)))
-
-
-def sample_size(scanners: int) -> int:
-    """Return how many known keys to ask for: enough for even distances."""
-    return min(_KEYS_ASKED, 32 * scanners)

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from sync.agent.chunks.scan.cut_points import CutPoint
-from sync.agent.chunks.scan.pages import Page
 from sync.agent.chunks.scan.scanner import Scanner, open_scanners
-from sync.agent.chunks.scan.spans import SCANS, Scan, Span
+from sync.agent.chunks.scan.spans import SCANS, Page, Scan, Span
 from sync.contract.spec import FlistsSpec
 
 # A second look shortly after WAIT was sent: it may have overtaken the scan.
@@ -31,9 +30,7 @@ class IndexSource:
         wanted = spec.scanners if len(self.spans) > 1 else 1
         for scanner in scanners[wanted:]:
             scanner.close()
-        self.scanners = list(scanners[:wanted])
-        if missing := wanted - len(self.scanners):
-            self.scanners += open_scanners(spec, missing)
+        self.scanners = [*scanners[:wanted], *open_scanners(spec, wanted - len(scanners))]
         self._poll_seconds = spec.poll_seconds
         # The tail is listed again at _tail_look_at. Other threads say when a write was heard of
         # (_written_at) and when to look a second time (_second_look_at); a listing that was asked

@@ -1,7 +1,5 @@
 """One connection that lists an index: one SCAN or RSCAN at a time."""
 
-from typing import Final
-
 from typing_extensions import override
 
 from sync.agent.chunks.copying.channel import (
@@ -11,13 +9,10 @@ from sync.agent.chunks.copying.channel import (
     connect,
     open_all,
 )
-from sync.agent.chunks.scan.pages import Page
-from sync.agent.chunks.scan.spans import Scan, Span
+from sync.agent.chunks.scan.spans import Page, Scan, Span
 from sync.agent.zdb.protocol import NeedMoreBytes
-from sync.agent.zdb.scan_pages import MAX_PAGE_BYTES, ScanPage, parse_page
+from sync.agent.zdb.scan_pages import ScanPage, parse_page
 from sync.contract.spec import FlistsSpec
-
-_LINE_END: Final = b"\r\n"
 
 
 class Scanner(Channel):
@@ -68,11 +63,6 @@ class Scanner(Channel):
         if not self._asked:
             raise self._wrong("bytes that nobody asked for")
         self._received += data
-        if len(self._received) > MAX_PAGE_BYTES:
-            raise self._wrong(f"a page of more than {MAX_PAGE_BYTES} bytes passes the limit")
-        # Parsing starts anew each time, as a page has no length: not before it may be complete.
-        if not data.endswith(_LINE_END):
-            return
         try:
             self.answer = parse_page(self._received)
         except NeedMoreBytes:

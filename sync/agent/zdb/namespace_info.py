@@ -1,56 +1,15 @@
-"""What a 0-db answers, as types."""
+"""What a 0-db says of itself and of a namespace: the lines of INFO and NSINFO."""
 
 import re
-import struct
 from dataclasses import dataclass
 from typing import Final, Self
 
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.protocol import Reply, expect
 
-# idlength, fileid, length, idxoffset, crc (packed).
-_CURSOR: Final = struct.Struct("<BIIII")
-_CURSOR_BYTES: Final = _CURSOR.size
 # 0-db counts in size_t (libzdb/index.h, index_stats_t).
 _NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _LARGEST: Final = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """A position in a namespace's index (0-db: libzdb/index.h, index_bkey_t).
-
-    raw: the 17 bytes as the server gave them. Cursors of one namespace are ordered by
-    `position`, (index file, offset in it), which is the order of SCAN.
-    """
-
-    raw: bytes
-
-    def __post_init__(self) -> None:
-        if len(self.raw) != _CURSOR_BYTES:
-            raise ZdbProtocolError(f"a cursor of {len(self.raw)} bytes instead of {_CURSOR_BYTES}")
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """(index file id, offset in that file)."""
-        _, file_id, _, offset, _ = _CURSOR.unpack(self.raw)
-        return file_id, offset
-
-    @property
-    def length_bytes(self) -> int:
-        """Payload length of the entry that the cursor stands on."""
-        length: int = _CURSOR.unpack(self.raw)[2]
-        return length
-
-    @property
-    def hex(self) -> str:
-        """For the status record and the state file."""
-        return self.raw.hex()
-
-    @classmethod
-    def from_hex(cls, text: str) -> Self:
-        """Read what `hex` gave; ValueError or ZdbProtocolError where it is none."""
-        return cls(bytes.fromhex(text))
 
 
 @dataclass(frozen=True, slots=True)
