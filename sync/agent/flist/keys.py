@@ -1,16 +1,15 @@
 """Many chunk keys as one string of bytes, and in groups that flists share."""
 
 from collections.abc import Collection
-from typing import Final
 
-# zflist's keys are BLAKE2b hashes of 16 bytes (0-flist: zero_chunk.c); 0-db takes any up to 255.
-_HASH_BYTES: Final = 16
+from sync.agent.chunk_hash import HASH_BYTES
 
 
 def pack_keys(keys: Collection[bytes]) -> bytes:
     """Pack chunk keys: their common length and then all of them, or 0 and each with its length."""
-    if {*map(len, keys)} <= {_HASH_BYTES}:
-        return bytes([_HASH_BYTES]) + b"".join(keys)
+    # zflist's keys are all hashes; 0-db takes any up to 255 bytes.
+    if {*map(len, keys)} <= {HASH_BYTES}:
+        return bytes([HASH_BYTES]) + b"".join(keys)
     return b"\0" + b"".join(bytes([len(key)]) + key for key in keys)
 
 
@@ -50,6 +49,6 @@ def keys_of(groups: Collection[KeyGroup]) -> frozenset[bytes]:
 def pack_groups(groups: Collection[KeyGroup]) -> bytes:
     """Pack the keys of all groups; one that is in several groups may be there several times."""
     packed = [group.packed for group in groups]
-    if all(one[0] == _HASH_BYTES for one in packed):
-        return bytes([_HASH_BYTES]) + b"".join([one[1:] for one in packed])
+    if all(one[0] == HASH_BYTES for one in packed):
+        return bytes([HASH_BYTES]) + b"".join([one[1:] for one in packed])
     return pack_keys(keys_of(groups))

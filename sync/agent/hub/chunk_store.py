@@ -7,7 +7,6 @@ proves itself by its key.
 """
 
 import functools
-import hashlib
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from weakref import WeakSet
 
+from sync.agent.chunk_hash import proves_itself
 from sync.agent.flist import Backend
 from sync.agent.flist.keys import KeyGroup, keys_of
 from sync.agent.job import Control
@@ -28,7 +28,6 @@ from sync.agent.zdb.key_room import KeyRoom
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 
 _T = TypeVar("_T")
-_HASH_BYTES: Final = 16
 _EXISTS_BATCH: Final = 2_000
 _LEAST_RETRY_SECONDS: Final = 30.0
 _FETCH_BATCH: Final = 64
@@ -63,14 +62,6 @@ def route_of(spec: UsersSpec, backend: Backend | None) -> Route:
         if backend == as_backend(endpoint):
             return Route(endpoint, spec.foreign_namespace)
     return Route(spec.source_zdb, spec.local_zdb.namespace)
-
-
-def proves_itself(key: bytes, payload: bytes) -> bool:
-    """Return whether `payload` is what `key` stands for; keys of other sizes say nothing."""
-    # 0-flist stores each chunk under the BLAKE2b-128 of its payload (libflist/zero_chunk.c).
-    if len(key) != _HASH_BYTES:
-        return True
-    return hashlib.blake2b(payload, digest_size=_HASH_BYTES).digest() == key
 
 
 def groups(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:

@@ -9,7 +9,7 @@ import pytest
 
 from sync.agent import durable
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.chunks.keys import KeyFile
+from sync.agent.chunks.key_files import KeyFile
 from sync.agent.chunks.reconcile import reconciler
 from sync.agent.chunks.reconcile.deletes import Deletes, Dropped
 from sync.agent.chunks.reconcile.reconciler import Reconciler

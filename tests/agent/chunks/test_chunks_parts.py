@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.agent.chunks import keys as chunk_keys
+from sync.agent.chunks import key_files
 from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.copying.batches import cut
-from sync.agent.chunks.keys import (
+from sync.agent.chunks.key_files import (
     KeyFile,
     KeyPartitions,
     decode_keys,
@@ -68,7 +68,7 @@ def test_zeros_that_a_power_loss_left_in_the_ledger_are_cut_off(tmp_path: Path) 
 def test_partitions_have_every_key_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
 ) -> None:
-    monkeypatch.setattr(chunk_keys, "_BUFFERED_KEYS", in_memory)
+    monkeypatch.setattr(key_files, "_BUFFERED_KEYS", in_memory)
     keys = [bytes([number % 251, number % 256]) * 8 for number in range(5000)]
     partitions = KeyPartitions(tmp_path / "parts")
     for at in range(0, 5000, 10):

@@ -10,6 +10,7 @@ from typing import Final
 
 from typing_extensions import override
 
+from sync.agent.chunk_hash import HASH_BYTES
 from sync.agent.chunks.copying.batches import Batch
 from sync.agent.chunks.copying.channel import (
     PONG,
@@ -17,7 +18,6 @@ from sync.agent.chunks.copying.channel import (
     Connected,
     Pipeline,
 )
-from sync.agent.chunks.keys import HASH_BYTES
 from sync.agent.zdb.errors import ZdbReplyError
 from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES
 

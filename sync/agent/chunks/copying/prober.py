@@ -5,8 +5,8 @@ from typing import Final
 
 from typing_extensions import override
 
+from sync.agent.chunk_hash import HASH_BYTES
 from sync.agent.chunks.copying.channel import Connected, Pipeline
-from sync.agent.chunks.keys import HASH_BYTES
 from sync.agent.chunks.scan.spans import Page
 from sync.agent.zdb import Entry
 

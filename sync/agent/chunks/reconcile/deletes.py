@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sync.agent import durable
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.chunks.keys import KeyFile, read_keys
+from sync.agent.chunks.key_files import KeyFile, read_keys
 from sync.agent.chunks.reconcile.refetch import grouped, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.deletion_guard import Vanished, guard

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from sync.agent.chunks.keys import KeyFile, KeyPartitions, read_keys
+from sync.agent.chunks.key_files import KeyFile, KeyPartitions, read_keys
 from sync.agent.chunks.reconcile.deletes import WORK_DIRECTORY, Deletes
 from sync.agent.chunks.reconcile.refetch import refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext

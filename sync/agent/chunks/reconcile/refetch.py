@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from sync.agent.chunks.keys import is_right
+from sync.agent.chunk_hash import proves_itself
 from sync.agent.zdb import Entry, ZdbConnection
 
 # An MGET is answered as a whole: so many payloads are in memory together, here and in zdbd.
@@ -36,7 +36,7 @@ def refetch(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) 
             for key, found in zip(group, master.mget_timed(group), strict=True):
                 if found is None:
                     result.gone += 1
-                elif is_right(key, found[0]):
+                elif proves_itself(key, found[0]):
                     good.append((key, *found))
                 else:
                     result.refused.append(key)
@@ -64,7 +64,7 @@ def bad_keys(slave: ZdbConnection, entries: Iterable[Entry]) -> list[bytes]:
     bad: list[bytes] = []
     for keys in _by_size((key, int(length)) for key, length, _ in entries):
         for key, payload in zip(keys, slave.mget(keys), strict=True):
-            if payload is None or not is_right(key, payload):
+            if payload is None or not proves_itself(key, payload):
                 bad.append(key)
     return bad
 

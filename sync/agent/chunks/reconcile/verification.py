@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.chunks.failover import answering
-from sync.agent.chunks.keys import KeyPartitions
+from sync.agent.chunks.key_files import KeyPartitions
 from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
 from sync.agent.job import Directories, JobFailed, Problem, VerifyOptions, VerifyReport
 from sync.agent.zdb import ZdbConnection, ZdbError

@@ -11,7 +11,7 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import Final
 
-from sync.agent.chunks.keys import encode_keys, read_keys
+from sync.agent.chunks.key_files import encode_keys, read_keys
 
 LEDGER_FILE: Final = "listed.keys"
 

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
-from sync.agent.chunks.keys import HASH_BYTES
+from sync.agent.chunk_hash import HASH_BYTES
 from sync.agent.zdb import Cursor, Entry, ZdbProtocolError
 from sync.agent.zdb.scan_pages import ScanPage
 

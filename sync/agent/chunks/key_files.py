@@ -1,24 +1,15 @@
-"""Keys of chunks: what they prove, files of (length byte, key), sets larger than memory."""
+"""Keys on disk: as files of (length byte, key), and as sets that are larger than memory."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
-# A chunk's key is the BLAKE2b-128 of its payload (0-flist: libflist/zero_chunk.c); a key of any
-# other size proves nothing.
-HASH_BYTES: Final = 16
+from sync.agent.chunk_hash import HASH_BYTES
+
 PARTITIONS: Final = 256
 _BUFFERED_KEYS: Final = 100_000
 _READ_BYTES: Final = 1 << 20
-
-
-def is_right(key: bytes, payload: bytes) -> bool:
-    """Return whether a payload has its key as hash; a plain key proves nothing."""
-    if len(key) != HASH_BYTES:
-        return True
-    return hashlib.blake2b(payload, digest_size=HASH_BYTES).digest() == key
 
 
 def encode_keys(keys: list[bytes]) -> bytes:
