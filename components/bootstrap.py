@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import pulumi
 
-from components.container import ContainerConfig, Mount, declare, digest
+from components.container import PYTHON, ContainerConfig, Mount, declare, digest
 from components.host import Placement
 from components.host_files import HostFile, python_config, write_files
 from components.naming import Stack
@@ -68,7 +68,7 @@ def _container(placement: Placement) -> ContainerConfig:
             Mount(placement.path(KERNELS), "/opt/kernels"),
             Mount(placement.path(CONFIG_PATH), "/bootstrap/config.py"),
         ),
-        environment={"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"},
+        environment=PYTHON,
         # Boot media are compiled there, by tools that are compiled there first.
         tmpfs={"/tmp": "size=512m,mode=1777,exec"},  # noqa: S108
         revision={

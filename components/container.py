@@ -23,6 +23,8 @@ _HEALTH_RETRIES: Final = 3
 _WAIT_SECONDS: Final = 120
 # Below what engines commonly run under themselves: a limit above theirs lets nothing start.
 _OPEN_FILES: Final = 16384
+# For a Python service: its files are read-only, and its log is read while it runs.
+PYTHON: Final = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class ContainerConfig:
     image: str
     uid: int
     health: Sequence[str]
-    command: Sequence[str] | None = None
-    entrypoint: Sequence[str] | None = None
+    command: Sequence[str] = ()
+    entrypoint: Sequence[str] = ()
     mounts: Sequence[Mount] = ()
     ports: Sequence[PublishedPort] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -102,8 +104,8 @@ def declare(
         name=placement.container_name(config.service),
         hostname=config.service,
         image=placement.images[config.image],
-        command=list(config.command) if config.command is not None else None,
-        entrypoints=list(config.entrypoint) if config.entrypoint is not None else None,
+        command=list(config.command) or None,
+        entrypoints=list(config.entrypoint) or None,
         envs=[f"{key}={value}" for key, value in sorted(config.environment.items())],
         user=f"{config.uid}:{config.uid}",
         read_only=True,
@@ -130,7 +132,7 @@ def declare(
                 name=placement.network_name, aliases=[config.service]
             )
         ],
-        labels=placement.names.apply(lambda names: _labels({**names.labels, **_revision(config)})),
+        labels=placement.names.apply(lambda names: _labels(config, names.labels)),
         healthcheck=docker.ContainerHealthcheckArgs(
             tests=list(config.health),
             interval=f"{settings.health_interval_seconds}s",
@@ -149,18 +151,12 @@ def declare(
     )
 
 
-def _revision(config: ContainerConfig) -> dict[str, str]:
-    shown = {f"gridhub.revision.{key}": value for key, value in config.revision.items()}
+def _labels(config: ContainerConfig, shared: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
+    labels = {**shared, "gridhub.service": config.service}
+    labels |= {f"gridhub.revision.{key}": value for key, value in config.revision.items()}
     if config.ports:
-        shown["gridhub.ports"] = " ".join(str(port) for port in sorted(config.ports))
-    return {"gridhub.service": config.service, **shown}
-
-
-def _labels(labels: Mapping[str, str]) -> list[docker.ContainerLabelArgs]:
-    return [
-        docker.ContainerLabelArgs(label=label, value=value)
-        for label, value in sorted(labels.items())
-    ]
+        labels["gridhub.ports"] = " ".join(str(port) for port in sorted(config.ports))
+    return [docker.ContainerLabelArgs(label=key, value=labels[key]) for key in sorted(labels)]
 
 
 def _volumes(mounts: Sequence[Mount]) -> list[docker.ContainerVolumeArgs]:

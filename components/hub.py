@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pulumi
 
-from components.container import ContainerConfig, Mount, declare, digest
+from components.container import PYTHON, ContainerConfig, Mount, declare, digest
 from components.host import Placement
 from components.host_files import HostFile, python_config, write_files
 from components.naming import Stack
@@ -23,7 +23,6 @@ from sync.contract import layout
 PORT: Final = 5555
 CONFIG_PATH: Final = f"{layout.SECRETS}/hub/config.py"
 PACKER_SECRET_PATH: Final = f"{layout.SECRETS}/packer/{layout.ZDB_ADMIN_FILE}"
-_HIDDEN: Final = "hidden"
 _PROBE: Final = (
     "import urllib.request as r; "
     f"r.urlopen('http://127.0.0.1:{PORT}/api/repositories', timeout=8).read(1)"
@@ -144,13 +143,14 @@ def _revision(stack: Stack) -> dict[str, str]:
     """
     rotation = stack.settings.rotation
     revision = {
-        "config": digest(python_config(hub_config(stack, _HIDDEN, "", _HIDDEN))),
+        "config": digest(python_config(hub_config(stack, "hidden", "", "hidden"))),
         "tools": _tools_digest(),
         "hubKey": str(rotation.hub_key),
         "hubSeed": str(rotation.hub_seed),
     }
-    guests = {"guestToken": str(rotation.guest_token)} if _takes_guests(stack.settings) else {}
-    return {**revision, **guests}
+    if _takes_guests(stack.settings):
+        revision["guestToken"] = str(rotation.guest_token)
+    return revision
 
 
 def _container(placement: Placement) -> ContainerConfig:
@@ -162,11 +162,7 @@ def _container(placement: Placement) -> ContainerConfig:
         Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
     )
     # Uploads are spooled where there is space, not in the memory that /tmp is made of.
-    environment = {
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TMPDIR": "/workdir",
-    }
+    environment = {**PYTHON, "TMPDIR": "/workdir"}
     if writable:
         environment |= {
             "GRIDHUB_PACKER": _PACKER_SOCKET,
@@ -205,8 +201,7 @@ def _packer_container(placement: Placement) -> ContainerConfig:
             "GRIDHUB_HUB_UID": str(layout.UID_HUB),
             "GRIDHUB_PACKER": _PACKER_SOCKET,
             "GRIDHUB_PASSWORD_FILE": f"{_PACKER_SECRETS}/{layout.ZDB_ADMIN_FILE}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
+            **PYTHON,
         },
         capabilities=PACKER_CAPABILITIES,
         revision={"tools": _tools_digest(), "zdbAdmin": str(placement.settings.rotation.zdb_admin)},

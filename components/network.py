@@ -40,8 +40,8 @@ class Network(pulumi.ComponentResource):
             ],
             labels=names.apply(
                 lambda own: [
-                    docker.NetworkLabelArgs(label=label, value=value)
-                    for label, value in sorted(own.labels.items())
+                    docker.NetworkLabelArgs(label=key, value=value)
+                    for key, value in sorted(own.labels.items())
                 ]
             ),
             # The name is taken until the old one is gone.

@@ -1,6 +1,5 @@
 """The sync jobs: per job a container on the host and the resource that records where it stands."""
 
-from collections.abc import Mapping
 from typing import Final
 
 import pulumi
@@ -26,8 +25,6 @@ _ZDB_ADMINS: Final[frozenset[Job]] = frozenset({"users", "flists"})
 
 class Agents(pulumi.ComponentResource):
     """The agent's files on the host, and the jobs that run it; `syncs` holds their records."""
-
-    syncs: Mapping[Job, Sync]
 
     def __init__(
         self, name: str, placement: Placement, zdb: pulumi.Resource, opts: pulumi.ResourceOptions
