@@ -1,10 +1,10 @@
 """A job in the stack: what is a change and what is not, and in which words it is shown."""
 
 import base64
+import itertools
 import json
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,10 +23,11 @@ from sync.contract.status import (
 )
 from sync.providers.jobs import provider, wait
 from sync.providers.jobs import view as job_view
+from sync.providers.jobs.inputs import InstalledJob, JobInputs
 from sync.providers.jobs.outputs import RECORD, outputs, summary, trouble
 from sync.providers.jobs.provider import JobProvider
 from sync.providers.jobs.view import ContainerState, JobFiles, JobsView
-from sync.providers.jobs.wait import Wanted, wait_until_ready, wait_until_stopped
+from sync.providers.jobs.wait import wait_until_ready, wait_until_stopped
 from tests.providers.conftest import ENGINE_COMPARES, changed
 
 NOW = datetime(2026, 11, 23, 16, 0, tzinfo=UTC)
@@ -62,6 +63,28 @@ def _as_the_engine_gives(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_int=float)
 
 
+def _wanted(ready: str, **changes: Any) -> JobInputs:
+    return JobInputs.model_validate(_inputs(ready=ready, **changes))
+
+
+def _look_at(views: Sequence[JobsView], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what waits see one view after another, and the last one for ever."""
+    left = itertools.chain(views, itertools.repeat(views[-1]))
+    monkeypatch.setattr(InstalledJob, "look", lambda _self: next(left))
+
+
+def _wait(
+    wanted: JobInputs,
+    *views: JobsView,
+    limit_seconds: float = 5,
+    restarted_at: datetime | None = None,
+) -> str:
+    with pytest.MonkeyPatch.context() as patched:
+        _look_at(views, patched)
+        limited = changed(wanted, ready_timeout_seconds=limit_seconds)
+        return wait_until_ready(limited, restarted_at)
+
+
 def _record(**changes: Any) -> StatusRecord:
     record = StatusRecord(
         job="users",
@@ -93,7 +116,7 @@ def _outs(view: JobsView, **changes: Any) -> dict[str, Any]:
 
 
 def _recorded(view: JobsView) -> dict[str, Any]:
-    return outputs("users", "users", view).model_dump(by_alias=True)
+    return outputs(_wanted("started"), view, None).model_dump(by_alias=True, exclude_none=True)
 
 
 HEALTHY = _outs(_view(_record()))
@@ -393,16 +416,6 @@ def test_the_script_prints_what_is_parsed() -> None:
     assert view.containers["users"].exit_code == 3
 
 
-def _wanted(ready: str, **changes: Any) -> Wanted:
-    return Wanted(SPEC, AGENT, "users", ready, **changes)
-
-
-def _wait(wanted: Wanted, *views: JobsView, limit_seconds: float = 5) -> str:
-    remaining = list(views)
-    see: Callable[[], JobsView] = lambda: remaining.pop(0) if len(remaining) > 1 else remaining[0]  # noqa: E731
-    return wait_until_ready(wanted, see, limit_seconds)
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wait, "_POLL_SECONDS", 0.001)
@@ -445,10 +458,10 @@ def test_running_out_of_time_is_recorded_and_logged_not_raised(
 def test_a_stale_record_of_a_job_that_is_gone_is_not_ready() -> None:
     gone = _view(_record(), None)
     assert "its container is missing" in _wait(_wanted("in-sync"), gone, limit_seconds=600)
-    restarted = _wanted("started", restarted_at=NOW - timedelta(minutes=1))
-    assert "not reached" in _wait(restarted, _view(_record()), limit_seconds=0.02)
-    anew = _view(_record(started_at=NOW))
-    assert _wait(restarted, _view(_record()), anew) == "started: reached"
+    wanted, at = _wanted("started"), NOW - timedelta(minutes=1)
+    former, anew = _view(_record()), _view(_record(started_at=NOW))
+    assert "not reached" in _wait(wanted, former, limit_seconds=0.02, restarted_at=at)
+    assert _wait(wanted, former, anew, restarted_at=at) == "started: reached"
 
 
 @pytest.mark.usefixtures("quick")
@@ -473,7 +486,7 @@ def test_a_job_that_fails_is_not_waited_for_to_the_end() -> None:
 def test_a_paused_job_is_waited_for_only_to_start() -> None:
     spec = SPEC.model_copy(update={"paused": True})
     record = _record(spec_digest=contract.digest(spec), phase="paused", first_pass_at=None)
-    state = _wait(replace(_wanted("in-sync"), spec=spec), _view(record))
+    state = _wait(changed(_wanted("in-sync"), spec=spec), _view(record))
     assert state == "in-sync: not waited for, the job is paused"
 
 
@@ -485,9 +498,11 @@ def test_progress_is_logged_while_waiting(capfd: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_job_is_stopped_when_its_agent_says_so_or_its_container_is_gone() -> None:
+def test_a_job_is_stopped_when_its_agent_says_so_or_its_container_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     waiting = _view(_record(phase="starting", waiting_for="spec"))
-    views = [_view(_record()), waiting]
-    wait_until_stopped("users", "users", lambda: views.pop(0))
-    assert views == []
-    wait_until_stopped("users", "users", lambda: _view(_record(), None))
+    for views in ([_view(_record()), waiting], [_view(_record(), None)]):
+        _look_at(views, monkeypatch)
+        wait_until_stopped(_wanted("started"))
+    assert "did not stop" not in capfd.readouterr().err

@@ -130,13 +130,13 @@ def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClie
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     _load_known_hosts(client, connection)
-    stream = dial(address)
+    key, stream = _load_key(connection), dial(address)
     try:
         client.connect(
             address.host,
             port=address.port,
             username=address.user,
-            pkey=_load_key(connection),
+            pkey=key,
             sock=stream,
             look_for_keys=False,
             allow_agent=not connection.ssh_key_path,
@@ -145,12 +145,8 @@ def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClie
             auth_timeout=CONNECT_SECONDS,
             channel_timeout=CONNECT_SECONDS,
         )
-        transport = client.get_transport()
-        if transport is not None:
+        if transport := client.get_transport():
             transport.set_keepalive(_KEEPALIVE_SECONDS)
-    except HostError:
-        client.close()
-        raise
     except Exception as error:
         client.close()
         raise _failure(connection, address, error) from error

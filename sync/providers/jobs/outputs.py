@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from sync.contract.layout import Job
 from sync.contract.status import StatusRecord, is_stalled
 from sync.providers.base import Model
+from sync.providers.jobs.inputs import JobInputs
 from sync.providers.jobs.view import ContainerState, JobFiles, JobsView
 
 _ITEMS: Final[Mapping[Job, str]] = {"users": "flists", "kernels": "kernels", "flists": "chunks"}
@@ -95,14 +96,13 @@ def trouble(files: JobFiles, container: ContainerState | None, now: datetime) ->
     return Trouble("failed", "its container is unhealthy") if unhealthy else None
 
 
-def outputs(job: Job, container_name: str, seen: JobsView) -> JobOutputs:
+def outputs(inputs: JobInputs, seen: JobsView, ready_state: str | None) -> JobOutputs:
     """Return the outputs of a job's resource: its status record, with a verdict in words."""
-    files = seen.files[job]
-    container = seen.containers.get(container_name)
+    files, container = seen.files[inputs.job], seen.containers.get(inputs.container_name)
     record: dict[str, object] = {}
     words = None
     if files.record is not None:
-        record, words = _shown(files.record), summary(job, files.record)
+        record, words = _shown(files.record), summary(inputs.job, files.record)
     wrong = trouble(files, container, seen.now)
     if wrong is not None:
         says_so_itself = record.get("phase") == "failed" and wrong.phase == "failed"
@@ -111,9 +111,9 @@ def outputs(job: Job, container_name: str, seen: JobsView) -> JobOutputs:
         record |= {"phase": wrong.phase, "reason": wrong.words}
     shown = {key: record.get(key) for key in ("reason", "runningAgent", "refused", "broken")}
     record["container"] = container_words(container)
-    return JobOutputs.model_validate(
-        {**shown, "healthy": wrong is None, "summary": words, RECORD: record}
-    )
+    drift = "" if files.spec == inputs.spec else "the spec on the host was changed"
+    judged = {"readyState": ready_state, "specDrift": drift, "healthy": wrong is None}
+    return JobOutputs.model_validate({**shown, **judged, "summary": words, RECORD: record})
 
 
 def container_words(container: ContainerState | None) -> str:

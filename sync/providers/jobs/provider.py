@@ -8,27 +8,26 @@ import base64
 import contextlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Final
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult
 from pulumi.runtime.rpc import contains_unknowns
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.addresses import HttpUrl
 from sync.contract.layout import Job
-from sync.contract.status import Ready
-from sync.providers.base import Bag, HostInputs, Provider, plainly
+from sync.providers.base import Bag, Provider, plainly
 from sync.providers.host.cache import invalidate
 from sync.providers.host.connection import DataRootGoneError
+from sync.providers.jobs.inputs import InstalledJob, JobInputs
 from sync.providers.jobs.outputs import JobOutputs, outputs, trouble
 from sync.providers.jobs.view import JobsView, view
-from sync.providers.jobs.wait import Wanted, wait_until_ready, wait_until_stopped
+from sync.providers.jobs.wait import wait_until_ready, wait_until_stopped
 
 _RESTART_SECONDS: Final = 60
-_SHARED_SECONDS: Final = 0.4
 _NAMES: Final[TypeAdapter[list[str | contract.ZdbEndpoint]]] = TypeAdapter(
     list[HttpUrl | contract.ZdbEndpoint]
 )
@@ -40,32 +39,6 @@ _KEPT_DATA: Final[Mapping[str, str]] = {
     "that it does not have, as far as the removal limit lets it",
     "flists": "all chunks stay; those that both masters have are not copied again",
 }
-
-
-def spec_path(job: Job) -> str:
-    """Path of the job's spec below the data root."""
-    return f"{layout.job_spec_dir(job)}/{layout.SPEC_FILE}"
-
-
-class InstalledJob(HostInputs):
-    """The part of a job's inputs that its removal needs, whatever release wrote its spec."""
-
-    job: Job
-    container_name: str
-    purge: bool
-
-
-class JobInputs(InstalledJob):
-    """See resources.JobSync."""
-
-    spec: Annotated[contract.JobSpec, Field(discriminator="job")]
-    agent_version: str
-    ready: Ready
-    ready_timeout_seconds: float
-
-    def look(self) -> JobsView:
-        """Look while waiting; jobs that wait at the same time share their views."""
-        return view(self.data_root, _SHARED_SECONDS)
 
 
 class JobProvider(Provider[JobInputs, JobOutputs]):
@@ -104,21 +77,18 @@ class JobProvider(Provider[JobInputs, JobOutputs]):
         seen = view(inputs.data_root, kept_seconds=0)
         if seen.files[inputs.job].spec != inputs.spec:
             content = base64.b64encode(contract.canonical(inputs.spec)).decode()
-            file = {"path": spec_path(inputs.job), "uid": 0, "mode": 0o644, "content": content}
+            file = {"path": _spec_path(inputs.job), "uid": 0, "mode": 0o644, "content": content}
             inputs.data_root.as_root("write_files", files=[file])
         restarted_at = _restart_if_in_trouble(inputs, seen)
-        wanted = Wanted(
-            inputs.spec, inputs.agent_version, inputs.container_name, inputs.ready, restarted_at
-        )
-        state = wait_until_ready(wanted, inputs.look, inputs.ready_timeout_seconds)
-        return _outputs(inputs, view(inputs.data_root), state)
+        state = wait_until_ready(inputs, restarted_at)
+        return outputs(inputs, view(inputs.data_root), state)
 
     def observe(self, inputs: JobInputs, before: JobOutputs) -> JobOutputs | None:
         """See where the job stands now; a job whose spec is gone is not installed."""
         seen = view(inputs.data_root)
         if not seen.files[inputs.job].spec_written:
             return None
-        return _outputs(inputs, seen, before.ready_state)
+        return outputs(inputs, seen, before.ready_state)
 
     def repairs(self, before: JobOutputs, inputs: JobInputs | None) -> list[str]:
         """Repair a job that is in trouble, whose spec was edited, or that an older agent runs."""
@@ -151,10 +121,14 @@ class JobProvider(Provider[JobInputs, JobOutputs]):
         installed = InstalledJob.model_validate(_props)
         job, root = installed.job, installed.data_root
         with contextlib.suppress(DataRootGoneError):
-            root.as_root("remove_files", paths=[spec_path(job)])
-            wait_until_stopped(job, installed.container_name, lambda: view(root, _SHARED_SECONDS))
+            root.as_root("remove_files", paths=[_spec_path(job)])
+            wait_until_stopped(installed)
             if installed.purge:
                 root.as_root("empty", paths=[layout.job_state_dir(job)])
+
+
+def _spec_path(job: Job) -> str:
+    return f"{layout.job_spec_dir(job)}/{layout.SPEC_FILE}"
 
 
 def _restart_if_in_trouble(inputs: JobInputs, seen: JobsView) -> datetime | None:
@@ -169,13 +143,6 @@ def _restart_if_in_trouble(inputs: JobInputs, seen: JobsView) -> datetime | None
     finally:
         invalidate()
     return seen.now
-
-
-def _outputs(inputs: JobInputs, seen: JobsView, ready_state: str | None) -> JobOutputs:
-    same = seen.files[inputs.job].spec == inputs.spec
-    drift = "" if same else "the spec on the host was changed"
-    found = outputs(inputs.job, inputs.container_name, seen)
-    return found.model_copy(update={"ready_state": ready_state, "spec_drift": drift})
 
 
 def _masters(props: Bag) -> list[str]:

@@ -1,18 +1,15 @@
 """Waiting until a job is as far as the stack asks, with a bound."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import pulumi
 
 from sync.contract import spec as contract
-from sync.contract.layout import Job
 from sync.contract.status import StatusRecord
+from sync.providers.jobs.inputs import InstalledJob, JobInputs
 from sync.providers.jobs.outputs import summary, trouble
-from sync.providers.jobs.view import JobsView
 
 _POLL_SECONDS: Final = 0.5
 _LONGEST_POLL_SECONDS: Final = 5.0
@@ -21,27 +18,9 @@ _PROGRESS_SECONDS: Final = 5.0
 _HOPELESS_SECONDS: Final = 6.0
 _STOP_SECONDS: Final = 20.0
 
-See = Callable[[], JobsView]
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to wait for. ready: started, bootable, first-pass or in-sync.
-
-    restarted_at: host's time of a restart of ours; a record of before it shows the former life.
-    """
-
-    spec: contract.JobSpec
-    agent_version: str
-    container_name: str
-    ready: str
-    restarted_at: datetime | None = None
-
-
-def reached(wanted: Wanted, record: StatusRecord) -> bool:
+def reached(wanted: JobInputs, record: StatusRecord) -> bool:
     """Return whether the record shows the wanted spec in effect, and as far as asked."""
-    if wanted.restarted_at is not None and record.started_at < wanted.restarted_at:
-        return False
     in_effect = (record.spec_digest, record.agent_version)
     if in_effect != (contract.digest(wanted.spec), wanted.agent_version):
         return False
@@ -55,23 +34,24 @@ def reached(wanted: Wanted, record: StatusRecord) -> bool:
     return passed if wanted.ready == "first-pass" else in_sync
 
 
-def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
-    """Wait at most limit_seconds; returns what was reached or not, for the state.
+def wait_until_ready(wanted: JobInputs, restarted_at: datetime | None) -> str:
+    """Wait at most as long as wanted; returns what was reached or not, for the state.
 
+    restarted_at: host's time of a restart of ours; a record of before it shows the former life.
     Running out of time is a warning and no error: the job goes on by itself, and the resource is
     not lost by it. Progress is logged every few seconds, where there is any.
     """
-    job, ready = wanted.spec.job, wanted.ready
+    job, ready, limit_seconds = wanted.job, wanted.ready, wanted.ready_timeout_seconds
     started = logged_at = time.monotonic()
     logged = ""
     hopeless_since: float | None = None
     poll_seconds = _POLL_SECONDS
     while True:
-        seen = see()
-        record = seen.files[job].record
-        container = seen.containers.get(wanted.container_name)
+        seen = wanted.look()
+        record, container = seen.files[job].record, seen.containers.get(wanted.container_name)
         wrong = trouble(seen.files[job], container, seen.now)
-        if wrong is None and record is not None and reached(wanted, record):
+        former = record and restarted_at and record.started_at < restarted_at
+        if wrong is None and record is not None and not former and reached(wanted, record):
             skipped = wanted.spec.paused and ready != "started"
             return f"{ready}: " + ("not waited for, the job is paused" if skipped else "reached")
         words = wrong.words if wrong is not None else _state(wanted, record)
@@ -96,24 +76,25 @@ def wait_until_ready(wanted: Wanted, see: See, limit_seconds: float) -> str:
     return state
 
 
-def _state(wanted: Wanted, record: StatusRecord | None) -> str:
+def _state(wanted: JobInputs, record: StatusRecord | None) -> str:
     if record is None:
         return "no status record yet"
     if record.agent_version != wanted.agent_version:
         return f"agent {record.agent_version} still runs"
-    return summary(wanted.spec.job, record)
+    return summary(wanted.job, record)
 
 
-def wait_until_stopped(job: Job, container_name: str, see: See) -> None:
+def wait_until_stopped(installed: InstalledJob) -> None:
     """Wait (bounded) until the agent noticed that its spec is gone, or its container ended."""
     deadline = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < deadline:
-        seen = see()
-        container = seen.containers.get(container_name)
-        record = seen.files[job].record
+        seen = installed.look()
+        container = seen.containers.get(installed.container_name)
+        record = seen.files[installed.job].record
         if container is None or not container.running or record is None:
             return
         if record.waiting_for == "spec":
             return
         time.sleep(_POLL_SECONDS)
-    pulumi.log.warn(f"{job}: the agent did not stop within {_STOP_SECONDS:g} s; its container does")
+    words = f"the agent did not stop within {_STOP_SECONDS:g} s; its container does"
+    pulumi.log.warn(f"{installed.job}: {words}")
