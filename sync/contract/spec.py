@@ -224,15 +224,11 @@ class _Spec(Section):
     @classmethod
     def _take_single_names(cls, data: Any) -> Any:
         """Read a spec of an earlier release: it is on the host until `up` has written the new."""
-        if not isinstance(data, dict):
-            return data
-        listed = {
-            new: [data[old]]
-            for old, new in _ONCE_SINGLE.items()
-            if old in data and new in cls.model_fields and new not in data
-        }
-        kept = {key: value for key, value in data.items() if _ONCE_SINGLE.get(key) not in listed}
-        return {**listed, **kept}
+        read = dict(data) if isinstance(data, dict) else {}
+        for old, new in _ONCE_SINGLE.items():
+            if old in read and new in cls.model_fields and new not in read:
+                read[new] = [read.pop(old)]
+        return read or data
 
 
 class _HttpSpec(_Spec):
