@@ -68,12 +68,6 @@ class ModeGuard(_Declared, module="gridhub", name="ModeGuard"):
         super().__init__(ModeGuardProvider(), name, opts, inputs)
 
 
-class _SecretArgs(TypedDict):
-    stack: pulumi.Input[str]
-    kind: str
-    rotation: int
-
-
 class StackSecret(_Declared, module="gridhub", name="StackSecret"):
     """One generated secret; kept over every update until its rotation counter changes.
 
@@ -82,15 +76,18 @@ class StackSecret(_Declared, module="gridhub", name="StackSecret"):
 
     value: pulumi.Output[str]
 
-    def __init__(self, name: str, opts: Options = None, **inputs: Unpack[_SecretArgs]) -> None:
+    def __init__(
+        self, name: str, stack: pulumi.Input[str], kind: str, rotation: int, opts: Options
+    ) -> None:
+        inputs = {"stack": stack, "kind": kind, "rotation": rotation}
         super().__init__(StackSecretProvider(), name, opts, inputs, hidden="value")
 
 
 class StackSecrets(pulumi.ComponentResource):
     """Every secret of a stack, one resource each, so that a rotation touches only its own.
 
-    rotation: {zdbAdmin, hubKey, hubSeed, bootstrapToken, guestToken} to a counter; raise one to
-    have that secret generated anew. All five attributes are secret outputs.
+    rotation: each of stack_secrets.KINDS to a counter; raise one to have that secret generated
+    anew. All five attributes are secret outputs.
     """
 
     zdb_admin_password: pulumi.Output[str]
@@ -104,22 +101,13 @@ class StackSecrets(pulumi.ComponentResource):
         name: str,
         *,
         stack: pulumi.Input[str],
-        rotation: Mapping[str, int] | None = None,
+        rotation: Mapping[str, int],
         opts: Options = None,
     ) -> None:
-        """Raise ValueError when rotation names a secret that does not exist."""
         super().__init__("gridhub:index:StackSecrets", name, None, opts)
-        counters = rotation or {}
-        if unknown := sorted(set(counters) - set(KINDS)):
-            raise ValueError(f"rotation: unknown secrets {unknown}; known are {sorted(KINDS)}")
+        ours = pulumi.ResourceOptions(parent=self)
         values = {
-            kind: StackSecret(
-                f"{name}-{kind}",
-                stack=stack,
-                kind=kind,
-                rotation=counters.get(kind, 0),
-                opts=pulumi.ResourceOptions(parent=self),
-            ).value
+            kind: StackSecret(f"{name}-{kind}", stack, kind, rotation[kind], ours).value
             for kind in KINDS
         }
         self.zdb_admin_password = values["zdbAdmin"]

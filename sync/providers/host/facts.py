@@ -93,9 +93,10 @@ def drift(
             lines.append(f"{entry.path}: missing")
         elif (state.kind, state.sha256) != content:
             lines.append(f"{entry.path}: {wrong}")
-        elif (state.uid, state.mode) != (entry.uid, entry.mode):
+        elif (state.uid, state.gid, state.mode) != (entry.uid, entry.uid, entry.mode):
+            group = "" if state.gid == state.uid else f":{state.gid}"
             lines.append(
-                f"{entry.path}: belongs to {state.uid}, mode {state.mode:o} instead of "
+                f"{entry.path}: belongs to {state.uid}{group}, mode {state.mode:o} instead of "
                 f"{entry.uid}, {entry.mode:o}"
             )
     return tuple(lines)

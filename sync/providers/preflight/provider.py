@@ -1,6 +1,7 @@
 """The host is looked at before the first change: all findings at once, each with its remedy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,6 @@ from sync.providers.preflight.checks import Container, Facts, Needs, judge
 
 _PROBE: Final = Path(__file__).with_name("probe.py")
 _PROBE_OPTIONS: Final = ("--network=host", "--mount=type=bind,source=/,target=/host,readonly")
-_SEEN: Final = TypeAdapter(dict[str, object])
 _FACTS: Final = TypeAdapter(Facts)
 
 
@@ -43,10 +43,9 @@ def gather(host: Host, needs: Needs, *, first: bool) -> Facts:
         "names": [name.name for name in needs.names],
         "upstream": masters,
     }
-    seen = _SEEN.validate_python(host.run_script(_PROBE, _PROBE_OPTIONS, request))
-    containers = [Container.from_listing(json.loads(line)) for line in listing.splitlines() if line]
-    more = {"docker_version": version, "containers": containers, "first": first}
-    return _FACTS.validate_python({**seen, **more})
+    seen = _FACTS.validate_python(host.run_script(_PROBE, _PROBE_OPTIONS, request))
+    containers = tuple(Container.from_listing(json.loads(line)) for line in listing.splitlines())
+    return replace(seen, docker_version=version, containers=containers, first=first)
 
 
 class PreflightProvider(Provider[Needs, PreflightOutputs]):
