@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sync.agent import logs
 from sync.agent.job import ENGINES, Directories, JobFailed, VerifyOptions
-from sync.agent.master.client import HttpError
+from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.supervisor import load_spec, run_job
 from sync.agent.zdb import ZdbError
 from sync.contract import layout
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         return _verify(options, directories)
-    except (JobFailed, HttpError, ZdbError, OSError) as error:
+    except (JobFailed, HttpError, HttpStoppedError, ZdbError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from sync.agent.job import JobPaused
-from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
+from sync.agent.master.client import HttpError, HttpMissingError, Master
 from sync.contract.spec import JobSpec
 
 # A master in trouble is not asked for thousands of names: after so many failures the rest waits.
@@ -50,8 +50,6 @@ class Absences(Generic[_AnyName]):
                 self.master.head(self.path_of(name))
             except HttpMissingError:
                 return ""
-            except HttpStoppedError:
-                raise
             except HttpError as error:
                 failures.append(f"not listed any more; whether it is gone is not known: {error}")
                 return failures[-1]

@@ -100,7 +100,8 @@ class Engine(ABC, Generic[AnySpec]):
     def one_pass(self) -> None:
         """Do one pass or session; return early when `control.stopping()`.
 
-        Raises JobFailed, JobPaused, PassIncompleteError, HttpError, ZdbError, OSError.
+        Raises JobFailed, JobPaused, PassIncompleteError, HttpError, HttpStoppedError (also where a
+        name of the master died), ZdbError, OSError.
         """
 
 

@@ -48,6 +48,7 @@ STOP_SECONDS: Final = 9.0  # Docker kills after 10
 _LAG_SECONDS: Final = 1.0
 _SPACE_RETRY_SECONDS: Final = 30.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_UNFINISHED: Final = (HttpError, HttpStoppedError, ZdbError, PassIncompleteError)
 _REPAIR_STATUS: Final = "repair.json"
 _SERVICES: Final[dict[Job, Service]] = {"users": "hub", "kernels": "bootstrap", "flists": "zdb"}
 _KEPT_OVER_A_RESTART: Final = (
@@ -161,11 +162,11 @@ class EngineLoop:
         match error:
             case JobPaused():
                 phase, retries, wait_seconds = "paused", record.retries, error.retry_seconds
-            case HttpStoppedError() if not isinstance(error, EndpointLostError):
-                return 0
-            case HttpError():
+            case EndpointLostError() | HttpError():
                 message = f"master: {error}"
                 wait_seconds = self._clock.after_failure(error.retry_after_seconds)
+            case HttpStoppedError():
+                return 0
             case PassIncompleteError() | ZdbError():
                 wait_seconds = self._clock.after_failure()
             case OSError() if isinstance(error, NoSpaceError) or error.errno in _FULL:
@@ -203,7 +204,7 @@ def repair_pass(spec: JobSpec, directories: Directories, control: Control) -> No
     try:
         with EngineLoop(spec, directories, status, control).make_engine() as engine:
             by_any_name(engine.one_pass)
-    except (HttpError, ZdbError, PassIncompleteError, JobPaused, RefusedNameError) as error:
+    except (*_UNFINISHED, JobPaused, RefusedNameError) as error:
         status.error(str(error))
     finally:
         status.close()

@@ -12,7 +12,7 @@ from sync.agent.hub.links import end_of
 from sync.agent.hub.listing import Link, Listing, Name, TagName, page_path, size_text
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
-from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError, Master
+from sync.agent.master.client import HttpError, HttpMissingError, Master
 
 _TAGLINK_BYTES: Final = 1 << 16
 _UNKNOWN: Final = "not followed yet: the master does not answer for it"
@@ -54,8 +54,6 @@ def ask(master: Master, connections: int, work: Pass, links: Collection[Link]) -
             return "" if _leads_there(master, work.listing, link) else _ELSEWHERE
         except HttpMissingError:
             return _UNKNOWN
-        except HttpStoppedError:
-            raise
         except HttpError as error:
             return error
 

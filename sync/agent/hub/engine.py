@@ -26,7 +26,7 @@ from sync.agent.hub.state_db import (
 )
 from sync.agent.hub.tree import Tree
 from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
-from sync.agent.master.client import HttpError, HttpStoppedError, Master
+from sync.agent.master.client import HttpError, Master
 from sync.agent.master.identity import follow
 from sync.agent.rate_limit import bandwidth
 from sync.agent.status_writer import StatusWriter
@@ -189,8 +189,6 @@ class UsersEngine(Engine[UsersSpec]):
         """Ask /light about a flist that was fetched within seconds of its last change."""
         try:
             description = self._preparer.describe(entry)
-        except HttpStoppedError:
-            raise
         except HttpError as error:
             work.failures[str(entry.name)] = str(error)
             return False

@@ -136,8 +136,6 @@ class Preparer:
         """Fetch a flist to staging, verified. Raises HttpStoppedError, NoSpaceError, OSError."""
         try:
             return self._fetched(entry)
-        except HttpStoppedError:
-            raise
         except TooLargeError as error:
             # Withheld until the limit is raised: no pass asks for it again before.
             return Withheld(entry.name, entry.updated, entry.size_text, "", str(error))

@@ -7,7 +7,7 @@ from sync.agent.hub.links import TagState, end_of
 from sync.agent.hub.listing import Link, Listing, Name, Source, Tag, TagName, deselected, is_fresh
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.state_db import HubStateDb, TagRow
-from sync.agent.master.client import HttpError, HttpStoppedError, Page
+from sync.agent.master.client import HttpError, Page
 from sync.contract.spec import UsersSpec
 
 
@@ -53,8 +53,6 @@ class TagReader:
     def _fetch(self, tag: Tag) -> tuple[Page, Listing] | HttpError:
         try:
             return self._source.tag(tag.name)
-        except HttpStoppedError:
-            raise
         except HttpError as error:
             return error
 

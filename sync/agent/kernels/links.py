@@ -18,7 +18,7 @@ from sync.agent.kernels import folder
 from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head
 from sync.agent.kernels.listing import NET, Kernel, Listing, checked_kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
-from sync.agent.master.client import HttpError, HttpMissingError, HttpStoppedError
+from sync.agent.master.client import HttpError, HttpMissingError
 from sync.contract.names import RefusedNameError, checked_plain
 
 
@@ -74,8 +74,6 @@ class Pass:
         """Let the block fail without the pass: one kernel or link hinders no other."""
         try:
             yield
-        except HttpStoppedError:
-            raise
         except HttpError as error:
             self.failed.append(f"{what}: {error}")
 

@@ -137,8 +137,6 @@ class Master:
         self._heard = True  # no reply by itself is reported as an answer
         try:
             yield
-        except HttpStoppedError:
-            raise
         except HttpError as error:
             with self._judging:
                 self._lost = self._lost or self._skipped(error)
@@ -195,7 +193,7 @@ class Master:
         connections open the two are asked for one after the other.
         """
         if self._pipelines:
-            with contextlib.suppress(HttpError), self._connection() as connection:
+            with contextlib.suppress(HttpError, HttpStoppedError), self._connection() as connection:
                 self._send(connection, "GET", [description_path, path], {})
                 first = connection.reply("GET")
                 if first.keeps_alive:
@@ -297,8 +295,6 @@ class Master:
                     reply = self._exchange(connection, method, path, headers())
                     self._raise_for(path, reply, accepted)
                     done = read(reply)
-            except HttpStoppedError:
-                raise
             except HttpError as error:
                 if error.at_once:
                     continue
@@ -350,9 +346,8 @@ class Master:
         asked = error.retry_after_seconds
         others = self._endpoints.skip(self.source, str(error), asked)
         message = str(error) if others or self._endpoints.count == 1 else self._endpoints.reasons()
-        lost = EndpointLostError(message, others=others)
-        lost.retry_after_seconds = self._endpoints.patience_seconds()
-        return lost
+        patience = self._endpoints.patience_seconds()
+        return EndpointLostError(message, others=others, retry_after_seconds=patience)
 
     def _front_page_answers(self, error: HttpError) -> bool:
         """Return whether the name answers at all: anything but that no service is behind it.
@@ -364,8 +359,6 @@ class Master:
                 with self._connection(at_once=True) as connection:
                     reply = self._exchange(connection, "HEAD", _FRONT_PAGE, {})
                     return reply.status not in _NOBODY_BEHIND
-            except HttpStoppedError:
-                raise
             except HttpError as failure:
                 if failure.at_once:
                     continue

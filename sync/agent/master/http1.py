@@ -61,22 +61,27 @@ class HttpError(Exception):
         return self.message
 
 
-class HttpStoppedError(HttpError):
-    """The job stops; nothing is wrong with the master."""
+class HttpStoppedError(Exception):
+    """The job stops; nothing is wrong with the master.
+
+    It is no HttpError: nobody who can go on after one of those goes on after this.
+    """
 
     def __init__(self, message: str = "the job stops") -> None:
-        super().__init__(message, retry=False)
+        super().__init__(message)
 
 
 class EndpointLostError(HttpStoppedError):
     """The name by which the master was asked died: the pass stops, to begin anew.
 
-    others: the master has another name that may answer.
+    others: the master has another name that may answer. retry_after_seconds: when the first of its
+    names may be asked again.
     """
 
-    def __init__(self, message: str, *, others: bool) -> None:
+    def __init__(self, message: str, *, others: bool, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.others = others
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True)

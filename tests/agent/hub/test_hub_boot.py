@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sync.agent.job import PassIncompleteError
-from sync.agent.master.client import HttpError
+from sync.agent.master.client import EndpointLostError, HttpError
 from sync.agent.zdb import ZdbError
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import small
@@ -94,7 +94,7 @@ def test_whatever_is_published_when_the_master_goes_boots(
     with Upstream(model) as upstream, users_mirror(tmp_path, upstream) as mirror:
         mirror.settings |= {"publish_backend": own_backend(mirror), "http": {"connections": 2}}
         upstream.hub_faults.add(Fault("reset", after=requests, at_byte=0))
-        with suppress(HttpError, PassIncompleteError, ZdbError):
+        with suppress(EndpointLostError, HttpError, PassIncompleteError, ZdbError):
             mirror.one_pass()
         upstream.stop()
         with mirror_hub(mirror) as node:

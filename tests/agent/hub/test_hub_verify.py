@@ -10,7 +10,7 @@ import pytest
 
 from sync.agent.hub import repair, verify
 from sync.agent.job import Control, VerifyOptions, VerifyReport, one_at_a_time
-from sync.agent.master.client import HttpError
+from sync.agent.master.client import EndpointLostError
 from sync.agent.supervisor import repair_pass
 from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import MIRROR, UsersMirror, model_tree, users_mirror
@@ -137,7 +137,7 @@ def test_difference_from_the_master_is_named_unless_offline(mirror: UsersMirror)
     assert names == {"tf-zos/zos-0.flist", "tf-zos/new.flist"}
     assert verified(mirror, VerifyOptions(offline=True)).problems == ()
     mirror.upstream.stop()
-    with pytest.raises(HttpError):
+    with pytest.raises(EndpointLostError):
         verified(mirror)
     assert verified(mirror, VerifyOptions(offline=True)).problems == ()
 

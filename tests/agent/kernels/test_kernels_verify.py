@@ -6,7 +6,7 @@ import pytest
 
 from sync.agent.job import Control, Directories, VerifyOptions, one_at_a_time
 from sync.agent.kernels import repair, verify
-from sync.agent.master.client import HttpError
+from sync.agent.master.client import EndpointLostError
 from sync.agent.supervisor import repair_pass
 from tests.agent.kernels.kernels_mirror import (
     DAY,
@@ -101,5 +101,5 @@ def test_verify_offline_asks_the_master_nothing(
     one_pass(spec, directories)
     upstream.stop()
     assert verify(spec, directories, VerifyOptions(offline=True)).problems == ()
-    with pytest.raises(HttpError):
+    with pytest.raises(EndpointLostError):
         verify(spec, directories, VerifyOptions())

@@ -11,6 +11,7 @@ import pytest
 
 from sync.agent.job import Control
 from sync.agent.master.client import (
+    EndpointLostError,
     Expected,
     HttpError,
     HttpMissingError,
@@ -386,5 +387,5 @@ def test_origin_with_an_ipv6_address_and_default_ports() -> None:
 
 def test_unreachable_master_is_named(server: ScriptedServer) -> None:
     master = Master(["http://127.0.0.1:1"], HttpLimits(), Control(), backoff=QUICK)
-    with pytest.raises(HttpError, match=r"127\.0\.0\.1:1: cannot connect"):
+    with pytest.raises(EndpointLostError, match=r"127\.0\.0\.1:1: cannot connect"):
         master.get("/", MAX)
