@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -23,16 +23,14 @@ from sync.providers.host.root_helper import MANIFEST
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 LOCK: Final = PROJECT / "sync" / "agent" / "requirements.lock"
-_SOURCES: Final = ("sync/__init__.py", "sync/contract", "sync/agent")
 
 
-def source_files() -> Iterator[Path]:
-    """Yield every source of the agent below the project (Python files and its lock), sorted."""
-    found: set[Path] = {LOCK}
-    for source in _SOURCES:
-        path = PROJECT / source
-        found.update(path.rglob("*.py") if path.is_dir() else [path])
-    yield from sorted(found)
+def source_files() -> list[Path]:
+    """Return every source of the agent (Python files and its lock), sorted."""
+    sync = PROJECT / "sync"
+    folders = (sync / "contract", sync / "agent")
+    sources = (path for folder in folders for path in folder.rglob("*.py"))
+    return sorted([LOCK, sync / "__init__.py", *sources])
 
 
 def agent_digest() -> str:

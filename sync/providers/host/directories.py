@@ -1,22 +1,16 @@
 """The data root and its directories on the host."""
 
-from sync.providers.base import Drift, HostInputs, HostProvider, Whole
+from sync.providers.base import Drift, HostInputs, HostProvider
 from sync.providers.host import facts
 from sync.providers.host.commands import Command
 from sync.providers.host.connection import HostError
 from sync.providers.host.facts import OwnedPath
 
 
-class OwnedDirectory(OwnedPath):
-    """A directory below the data root."""
-
-    mode: Whole = 0o755
-
-
 class DirectoriesInputs(HostInputs):
     """See resources.HostDirectories."""
 
-    directories: tuple[OwnedDirectory, ...]
+    directories: tuple[OwnedPath, ...]
     must_be_mount: bool = False
     purge: bool = False
 

@@ -5,7 +5,7 @@ import hashlib
 
 from pydantic import Field
 
-from sync.providers.base import Drift, HostInputs, HostProvider, Whole
+from sync.providers.base import Drift, HostInputs, HostProvider
 from sync.providers.host import facts
 from sync.providers.host.facts import OwnedPath
 
@@ -13,7 +13,6 @@ from sync.providers.host.facts import OwnedPath
 class File(OwnedPath):
     """A small file below the data root; content is text, and may be secret."""
 
-    mode: Whole = 0o600
     content: str
 
 

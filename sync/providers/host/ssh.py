@@ -107,9 +107,10 @@ class SshHost(Host):
         transport = self._transport()
         try:
             return transport.open_session(window_size=_WINDOW_BYTES, timeout=CONNECT_SECONDS)
-        except _BREAKS as error:
-            if not isinstance(error, paramiko.ChannelException):
-                self.close()  # it broke while idle: the next attempt connects anew
+        except paramiko.ChannelException:
+            raise
+        except _BREAKS:
+            self.close()  # it broke while idle: the next attempt connects anew
             raise
 
     def _transport(self) -> paramiko.Transport:
@@ -185,15 +186,12 @@ def _load_known_hosts(client: paramiko.SSHClient, connection: HostConnection) ->
         )
     try:
         client.load_host_keys(str(Path(connection.known_hosts_path).expanduser()))
-    except FileNotFoundError as error:
-        raise HostKeyError(
-            f"host.knownHostsPath {connection.known_hosts_path} does not exist; see the host's "
-            f"fingerprint and pin it with: {_pin_command(connection)}"
-        ) from error
     except (OSError, paramiko.SSHException) as error:
-        raise HostKeyError(
-            f"host.knownHostsPath {connection.known_hosts_path} cannot be read: {error}"
-        ) from error
+        why = f"cannot be read: {error}"
+        if isinstance(error, FileNotFoundError):
+            command = _pin_command(connection)
+            why = f"does not exist; see the host's fingerprint and pin it with: {command}"
+        raise HostKeyError(f"host.knownHostsPath {connection.known_hosts_path} {why}") from error
 
 
 def _pin_command(connection: HostConnection) -> str:
@@ -207,20 +205,17 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
     path = Path(connection.ssh_key_path).expanduser()
     try:
         return paramiko.PKey.from_path(path)
-    except FileNotFoundError as error:
-        raise HostLoginError(
-            f"host.sshKeyPath {path} does not exist; name the private key for the host"
-        ) from error
-    except TypeError as error:  # paramiko asks for a passphrase this way
-        raise HostLoginError(
-            f"host.sshKeyPath {path} is encrypted, and nobody is there to ask for its passphrase; "
-            "make a key for this host alone that has none (ssh-keygen -t ed25519), or take the "
-            f"passphrase off: ssh-keygen -p -N '' -f {path}"
-        ) from error
     except Exception as error:
-        raise HostLoginError(
-            f"host.sshKeyPath {path} cannot be used: {error or type(error).__name__}"
-        ) from error
+        why = f"cannot be used: {error or type(error).__name__}"
+        if isinstance(error, FileNotFoundError):
+            why = "does not exist; name the private key for the host"
+        if isinstance(error, TypeError):  # paramiko asks for a passphrase this way
+            why = (
+                "is encrypted, and nobody is there to ask for its passphrase; make a key for this "
+                "host alone that has none (ssh-keygen -t ed25519), or take the passphrase off: "
+                f"ssh-keygen -p -N '' -f {path}"
+            )
+        raise HostLoginError(f"host.sshKeyPath {path} {why}") from error
 
 
 def _failure(connection: HostConnection, address: SshAddress, error: Exception) -> HostError:
