@@ -61,7 +61,6 @@ def _container(placement: Placement) -> ContainerConfig:
     shown = python_config(bootstrap_config(placement.stack, "hidden"))
     return ContainerConfig(
         service="bootstrap",
-        image="bootstrap",
         uid=UID_BOOTSTRAP,
         health=HEALTH,
         mounts=(

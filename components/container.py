@@ -58,15 +58,16 @@ def digest(text: str) -> str:
 class ContainerConfig:
     """What differs between containers.
 
-    image: the service whose image it runs. health: test in Docker's form (CMD or CMD-SHELL first).
-    tmpfs: path to mount options. capabilities: added to none. revision: what a restart must follow
-    that the other fields do not show (digests of configuration without secrets, rotation counters).
+    health: test in Docker's form (CMD or CMD-SHELL first). image: the service whose image it runs,
+    if not its own. tmpfs: path to mount options. capabilities: added to none. revision: what a
+    restart must follow that the other fields do not show (digests of configuration without
+    secrets, rotation counters).
     """
 
     service: str
-    image: str
     uid: int
     health: Sequence[str]
+    image: str | None = None
     command: Sequence[str] = ()
     entrypoint: Sequence[str] = ()
     mounts: Sequence[Mount] = ()
@@ -103,7 +104,7 @@ def declare(
         name,
         name=placement.container_name(config.service),
         hostname=config.service,
-        image=placement.images[config.image],
+        image=placement.images[config.image or config.service],
         command=list(config.command) or None,
         entrypoints=list(config.entrypoint) or None,
         envs=[f"{key}={value}" for key, value in sorted(config.environment.items())],

@@ -54,7 +54,6 @@ def _container(placement: Placement, text: str) -> ContainerConfig:
     path = placement.path
     return ContainerConfig(
         service="caddy",
-        image="caddy",
         uid=UID_CADDY,
         health=HEALTH,
         command=("caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"),

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
 import pulumi
-import pulumi_docker as docker
 
 from components.images import pullable
 from components.naming import DockerNames, Stack
@@ -29,13 +28,8 @@ def connection(settings: Settings) -> dict[str, str]:
     }
 
 
-def docker_provider(name: str, host: HostSettings) -> docker.Provider:
-    """Return the provider for the stack's Docker Engine; over SSH the host's key is pinned."""
-    return docker.Provider(name, host=host.docker, ssh_opts=ssh_options(host))
-
-
 def ssh_options(host: HostSettings) -> list[str] | None:
-    """Return ssh's options for an ssh:// host; None for a local one."""
+    """Return ssh's options for an ssh:// host, whose key they pin; None for a local one."""
     if not host.docker.startswith("ssh://"):
         return None
     options = {

@@ -171,7 +171,6 @@ def _container(placement: Placement) -> ContainerConfig:
         }
     return ContainerConfig(
         service="hub",
-        image="hub",
         uid=layout.UID_HUB,
         health=HEALTH,
         mounts=mounts,

@@ -1,11 +1,12 @@
 """The whole mirror: what a stack declares, in the order in which it comes to be."""
 
 import pulumi
+import pulumi_docker as docker
 
 from components.bootstrap import Bootstrap
 from components.dns import Dns
 from components.edge import Edge
-from components.host import DataRoot, Placement, docker_provider
+from components.host import DataRoot, Placement, ssh_options
 from components.hub import Hub
 from components.images import Images
 from components.naming import DockerNames, Stack
@@ -24,7 +25,8 @@ class Mirror(pulumi.ComponentResource):
 
     def __init__(self, name: str, stack: Stack, opts: pulumi.ResourceOptions | None = None) -> None:
         settings = stack.settings
-        provider = docker_provider("docker", settings.host)
+        engine, ssh = settings.host.docker, ssh_options(settings.host)
+        provider = docker.Provider("docker", host=engine, ssh_opts=ssh)
         providers = pulumi.ResourceOptions(providers=[provider])
         super().__init__(
             "gridhub:index:Mirror", name, None, pulumi.ResourceOptions.merge(opts, providers)

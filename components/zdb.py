@@ -72,7 +72,6 @@ def _container(placement: Placement) -> ContainerConfig:
     addresses, port = settings.bind.addresses, settings.ports.zdb
     return ContainerConfig(
         service="zdb",
-        image="zdb",
         uid=UID_ZDB,
         health=HEALTH,
         entrypoint=("/bin/sh", "-c", start_script(settings.zdb)),
