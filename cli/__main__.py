@@ -246,6 +246,10 @@ def logs(stack: str, tail: int, services: tuple[str, ...], *, follow: bool, merg
 
     mirror = StackOnHost.of(stack)
     containers = mirror.containers(*services)
+    if not containers:
+        raise click.ClickException(
+            f"{stack} has no container; see what `pulumi preview --refresh` says"
+        )
     panes = follow and not merged and sys.stdin.isatty() and sys.stdout.isatty()
     if panes and shutil.which("tmux"):
         sys.exit(in_panes(stack, containers, tail))

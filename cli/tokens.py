@@ -6,7 +6,6 @@ expire; whoever holds it can do what that user can, until the seed is rotated.
 """
 
 import base64
-import binascii
 import json
 from typing import Final
 
@@ -33,7 +32,7 @@ def read_seed(text: str) -> bytes:
         value = value.get("hubSeed")
     try:
         seed = base64.b64decode(str(value), validate=True)
-    except binascii.Error:
+    except ValueError:
         seed = b""
     if len(seed) != _SEED_BYTES:
         raise SeedError(

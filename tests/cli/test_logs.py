@@ -87,6 +87,12 @@ def test_each_line_has_its_service_and_the_end_is_said(two: FakeHost) -> None:
     assert next(line for line in lines if line.startswith("zdb")) == "zdb   | gridhub-first-zdb one"
 
 
+def test_a_stack_without_containers_is_said_to_have_none(host: FakeHost) -> None:
+    result = run("logs", "--stack", "demo")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: demo has no container; see what `pulumi preview")
+
+
 def test_one_service_is_shown_as_it_is(two: FakeHost) -> None:
     two.logs('echo "$1 one"')
     result = run("logs", "--stack", "demo", "--no-follow", "zdb")

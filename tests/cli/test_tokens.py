@@ -35,7 +35,7 @@ def test_the_seed_is_read_as_pulumi_prints_it(text: str) -> None:
     assert tokens.read_seed(text) == SEED
 
 
-@pytest.mark.parametrize("text", ["", "[secret]", "AAAA", "{}", json.dumps({"hubSeed": None})])
+@pytest.mark.parametrize("text", ["", "é", "[secret]", "AAAA", "{}", json.dumps({"hubSeed": None})])
 def test_what_is_no_seed_is_refused_with_the_remedy(text: str) -> None:
     with pytest.raises(tokens.SeedError, match="--show-secrets"):
         tokens.read_seed(text)
