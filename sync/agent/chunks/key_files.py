@@ -37,12 +37,13 @@ def decode_keys(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield keys
 
 
-def read_keys(path: Path, start: int = 0) -> Iterator[list[bytes]]:
-    """Yield the keys of a file from offset `start` on, in lists; none where there is no file."""
+def read_keys(path: Path, start: int = 0) -> Iterator[bytes]:
+    """Yield the keys of a file from offset `start` on; none where there is no file."""
     if path.exists():
         with path.open("rb") as file:
             file.seek(start)
-            yield from decode_keys(iter(lambda: file.read(_READ_BYTES), b""))
+            pieces = iter(lambda: file.read(_READ_BYTES), b"")
+            yield from chain.from_iterable(decode_keys(pieces))
 
 
 class KeyFile:
@@ -60,8 +61,8 @@ class KeyFile:
                 file.write(encode_keys(keys))
             self.count += len(keys)
 
-    def read(self) -> Iterator[list[bytes]]:
-        """Return all keys, in lists."""
+    def read(self) -> Iterator[bytes]:
+        """Return all keys."""
         return read_keys(self.path)
 
 
@@ -93,4 +94,4 @@ class KeyPartitions:
     def parts(self) -> Iterator[set[bytes]]:
         """Yield the keys of one part after the other."""
         for file, buffered in zip(self._files, self._buffers, strict=True):
-            yield set(chain(buffered, *file.read()))
+            yield {*buffered, *file.read()}

@@ -19,7 +19,7 @@ from sync.agent.zdb.scan_pages import Cursor, Entry, ScanPage, page_of, quick_pa
 from sync.agent.zdb.transport import WINDOW_BYTES, ZdbTransport
 from sync.contract.spec import ZdbEndpoint
 
-# Of 8 MiB each they stay below Limits.reply_bytes; zdbd takes 1,023 (zdbd/redis.c).
+# Of 8 MiB each they stay below protocol's _REPLY_BYTES; zdbd takes 1,023 (zdbd/redis.c).
 _MGET_KEYS: Final = 50
 _NEWEST_KEYS: Final = 8
 # EXISTS goes in groups, two of which fill the window.
@@ -43,10 +43,7 @@ class ZdbConnection(ZdbTransport):
 
     @classmethod
     def open(
-        cls,
-        endpoint: ZdbEndpoint,
-        password: str | None = None,
-        timeout_seconds: float = 30,
+        cls, endpoint: ZdbEndpoint, password: str | None = None, timeout_seconds: float = 30
     ) -> Self:
         """Connect, become admin where a password is given, and select the namespace.
 

@@ -96,7 +96,7 @@ def test_one_batch_is_read_at_a_time() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     delivered: list[Fetched] = []
-    fetcher = Fetcher(Connected(ours, "master", 1.0), len(batches), delivered.append, Buffers())
+    fetcher = Fetcher(Connected(ours, "master", 1.0), delivered.append, Buffers())
     with ours, theirs:
         for batch in batches:
             fetcher.expect(batch)

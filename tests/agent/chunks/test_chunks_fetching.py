@@ -51,9 +51,9 @@ class Stored:
         return payload if self.named or key_of(payload) == self.key else None
 
 
-def fetcher_over(ours: socket.socket, depth: int, deliver: Callable[[Fetched], None]) -> Fetcher:
+def fetcher_over(ours: socket.socket, deliver: Callable[[Fetched], None]) -> Fetcher:
     ours.setblocking(False)
-    return Fetcher(Connected(ours, "master", 1.0), depth, deliver, Buffers())
+    return Fetcher(Connected(ours, "master", 1.0), deliver, Buffers())
 
 
 def fetch(
@@ -78,7 +78,7 @@ def fetch(
             setattr(kept, name, value if isinstance(value, int) else list(value))
         delivered.append(kept)
 
-    fetcher = fetcher_over(ours, len(batches), deliver)
+    fetcher = fetcher_over(ours, deliver)
     with ours, theirs:
         for batch in batches:
             fetcher.expect(batch)
@@ -168,7 +168,7 @@ def test_what_came_is_stored_and_what_did_not_is_told(
 
 def test_a_reply_that_trickles_without_end_is_given_up() -> None:
     ours, theirs = socket.socketpair()
-    fetcher = fetcher_over(ours, 1, lambda _: None)
+    fetcher = fetcher_over(ours, lambda _: None)
     payload = bytes(100_000)
     entries = [(key_of(payload), b"100000", b"1")]
     page = Page(Edge(), entries)
@@ -202,7 +202,7 @@ def test_payloads_far_longer_than_listed_are_not_kept_in_memory() -> None:
 def fetch_slowly(batches: list[Batch], stream: bytes) -> None:
     """Give a fetcher its replies in pieces that a socket buffer takes."""
     ours, theirs = socket.socketpair()
-    fetcher = fetcher_over(ours, len(batches), lambda _: None)
+    fetcher = fetcher_over(ours, lambda _: None)
     with ours, theirs:
         for batch in batches:
             fetcher.expect(batch)

@@ -94,7 +94,7 @@ class CopyLoop:
 
         def fetcher() -> Fetcher:
             master = connect("master", spec.source, None, timeout)
-            return Fetcher(master, spec.batches, self._on_fetched, buffers)
+            return Fetcher(master, self._on_fetched, buffers)
 
         self.fetchers = open_all(fetcher, spec.connections)
         self._register(self._fetching, self.fetchers)
@@ -173,7 +173,7 @@ class CopyLoop:
         fetchers = [(fetcher, self._ready) for fetcher in sorted(self.fetchers, key=_outstanding)]
         # Plain keys come by one connection: another one could overtake a later payload.
         for fetcher, ready in [(self.fetchers[0], self._ready_ordered), *fetchers]:
-            while ready and fetcher.has_room:
+            while ready and fetcher.outstanding < self.spec.batches:
                 if self._bandwidth and not self._bandwidth.admit(ready[0].payload_bytes):
                     return
                 fetcher.ask(ready.popleft())
@@ -186,11 +186,18 @@ class CopyLoop:
         if self.writer.awaiting():
             patience = min(patience, LOOK_SECONDS)
         self._watch_blocked()
-        fetching = self._serve_others(patience)
+        fetching = False
+        for descriptor, events in self._poll.poll(patience):
+            channel = self._by_descriptor.get(descriptor)
+            # The fetchers' own poll: one of them is ready.
+            if channel is None:
+                fetching = True
+            else:
+                _serve(channel, events)
         self.writer.look()
-        for channel in starved:
-            if not channel.blocked:
-                channel.on_writable()
+        for starving in starved:
+            if not starving.blocked:
+                starving.on_writable()
         self._pause_fetching(self.writer.unacknowledged_bytes > UNACKNOWLEDGED_BYTES)
         if fetching and not self._paused:
             self._fetch()
@@ -203,17 +210,6 @@ class CopyLoop:
                 poll = self._fetching if isinstance(channel, Fetcher) else self._poll
                 poll.modify(channel.socket.fileno(), wanted)
                 self._events[channel] = wanted
-
-    def _serve_others(self, patience: float) -> bool:
-        """Serve every channel but the fetchers; returns whether a fetcher is ready."""
-        fetching = False
-        for descriptor, events in self._poll.poll(patience):
-            channel = self._by_descriptor.get(descriptor)
-            if channel is None:
-                fetching = True
-            else:
-                _serve(channel, events)
-        return fetching
 
     def _fetch(self) -> None:
         """Read from the master, one connection after the other, until a batch is complete."""

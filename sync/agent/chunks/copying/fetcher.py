@@ -102,7 +102,7 @@ class Fetched:
 
 
 class Fetcher(Pipeline[Batch]):
-    """One connection that fetches; `depth` batches are asked for ahead of what came.
+    """One connection that fetches; outstanding: how many batches are asked for and did not come.
 
     deliver: called with every batch that came, in the order they were asked for. buffers: shared
     with the other connections of the same thread.
@@ -111,14 +111,9 @@ class Fetcher(Pipeline[Batch]):
     least_bytes_per_second = TRICKLE_BYTES_PER_SECOND
 
     def __init__(
-        self,
-        connected: Connected,
-        depth: int,
-        deliver: Callable[[Fetched], None],
-        buffers: Buffers,
+        self, connected: Connected, deliver: Callable[[Fetched], None], buffers: Buffers
     ) -> None:
         super().__init__(connected)
-        self.depth = depth
         self.outstanding = 0
         self._deliver = deliver
         self._buffers = buffers
@@ -133,11 +128,6 @@ class Fetcher(Pipeline[Batch]):
         self._result: Fetched | None = None
         # Where its elements end if all are as listed; empty: look at each.
         self._ends: list[int] = []
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another batch may be asked for."""
-        return self.outstanding < self.depth
 
     def ask(self, batch: Batch) -> None:
         """Send the MGET of a batch."""

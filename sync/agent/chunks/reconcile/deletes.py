@@ -7,7 +7,6 @@ published or retained here names it, judged by a users pass that began after the
 import os
 import sqlite3
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -90,8 +89,7 @@ class Dropped:
     def keys(self) -> Iterator[bytes]:
         """Return the keys that wait."""
         observation = self.observation()
-        if observation:
-            yield from chain.from_iterable(read_keys(self._directory / observation.file))
+        return read_keys(self._directory / observation.file) if observation else iter(())
 
     def _write(self, observation: Observation) -> None:
         durable.publish_bytes(observation.model_dump_json().encode(), self._observation)
@@ -166,7 +164,7 @@ class Deletes:
 
     def _delete(self, pinned: PinnedChunksReader | None, judged: KeyFile, extra_items: int) -> None:
         with self._context.connections() as servers:
-            for keys in grouped(chain.from_iterable(judged.read()), _GROUP):
+            for keys in grouped(judged.read(), _GROUP):
                 deleted = self._delete_group(servers, pinned, keys)
                 extra_items = max(0, extra_items - deleted)
                 changes = {"extra_items": extra_items}

@@ -8,12 +8,13 @@ from typing import Final
 
 from sync.agent.chunks.key_files import KeyFile, KeyPartitions, read_keys
 from sync.agent.chunks.reconcile.deletes import WORK_DIRECTORY, Deletes
-from sync.agent.chunks.reconcile.refetch import refetch
+from sync.agent.chunks.reconcile.refetch import grouped, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.zdb import ZdbConnection
 
 # A comparison takes no more than a tenth of the time.
 _COMPARE_SHARE: Final = 10
+_GROUP: Final = 10_000
 
 
 def compare_keys(context: TaskContext, deletes: Deletes) -> None:
@@ -64,7 +65,7 @@ def _list(
         for page in connection.pages():
             context.check_stop()
             master.add([entry[0] for entry in page])
-    for keys in read_keys(context.ledger.path):
+    for keys in grouped(read_keys(context.ledger.path), _GROUP):
         ledger.add(keys)
     return began_at
 
@@ -74,7 +75,7 @@ def _fetch(context: TaskContext, missing: KeyFile) -> None:
     lacking_items = missing.count
     refused: list[str] = []
     with context.connections() as (master, slave):
-        for keys in missing.read():
+        for keys in grouped(missing.read(), _GROUP):
             there = slave.exists(keys)
             lacking = [key for key, known in zip(keys, there, strict=True) if not known]
             context.ledger.write(lacking)

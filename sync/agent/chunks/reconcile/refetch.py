@@ -70,7 +70,6 @@ def bad_keys(slave: ZdbConnection, entries: Iterable[Entry]) -> list[bytes]:
 
 
 def grouped(keys: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
-    """Yield lists of `size` keys."""
+    """Return lists of up to `size` keys."""
     rest = iter(keys)
-    while group := list(islice(rest, size)):
-        yield group
+    return iter(lambda: list(islice(rest, size)), [])

@@ -84,14 +84,12 @@ class IndexSource:
             most = max(inside, key=len)
             if not most:
                 return
-            self._cut(inside.index(most), most[len(most) // 2])
-
-    def _cut(self, index: int, point: CutPoint) -> None:
-        upper = self.spans[index].cut(point.edge, point.entry)
-        self.spans.insert(index + 1, upper)
-        for scanner in self.scanners:
-            if scanner.scan is not None and scanner.scan is upper.down:
-                scanner.span = upper
+            index, point = inside.index(most), most[len(most) // 2]
+            upper = self.spans[index].cut(point.edge, point.entry)
+            self.spans.insert(index + 1, upper)
+            for scanner in self.scanners:
+                if scanner.scan is not None and scanner.scan is upper.down:
+                    scanner.span = upper
 
     def _take(self, scanner: Scanner, now: float) -> list[Page]:
         at_end = scanner.answer is None

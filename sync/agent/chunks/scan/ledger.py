@@ -7,7 +7,7 @@ power loss takes out of the ledger is kept for ever, never deleted by mistake.
 import errno
 import os
 import threading
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -38,9 +38,10 @@ class Ledger:
             return
         if known_bytes is None or known_bytes > self.size_bytes:
             known_bytes = 0
-        keys = chain.from_iterable(read_keys(self.path, known_bytes))
         # An empty key is none: zeros, where a power loss kept the file's size but not the rest.
-        end = known_bytes + sum(len(key) + 1 for key in takewhile(len, keys))
+        end = known_bytes + sum(
+            len(key) + 1 for key in takewhile(len, read_keys(self.path, known_bytes))
+        )
         if end < self.size_bytes:
             os.truncate(self.path, end)
             self.size_bytes = end
