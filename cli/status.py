@@ -11,7 +11,8 @@ from components.naming import Stack
 from sync.contract.layout import JOBS, Job
 from sync.contract.names import shown
 from sync.contract.status import StatusRecord
-from sync.providers.jobs.outputs import container_words, summary, trouble
+from sync.providers.jobs.outputs import summary
+from sync.providers.jobs.trouble import container_words, trouble
 from sync.providers.jobs.view import ContainerState, JobsView, view
 
 

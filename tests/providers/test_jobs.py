@@ -24,8 +24,9 @@ from sync.contract.status import (
 from sync.providers.jobs import provider, wait
 from sync.providers.jobs import view as job_view
 from sync.providers.jobs.inputs import InstalledJob, JobInputs
-from sync.providers.jobs.outputs import RECORD, outputs, summary, trouble
+from sync.providers.jobs.outputs import RECORD, outputs, summary
 from sync.providers.jobs.provider import JobProvider
+from sync.providers.jobs.trouble import trouble
 from sync.providers.jobs.view import ContainerState, JobFiles, JobsView
 from sync.providers.jobs.wait import wait_until_ready, wait_until_stopped
 from tests.providers.conftest import ENGINE_COMPARES, changed

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from pydantic import Field
@@ -11,10 +9,11 @@ from pydantic.alias_generators import to_camel
 from rich.filesize import decimal
 
 from sync.contract.layout import Job
-from sync.contract.status import StatusRecord, is_stalled
+from sync.contract.status import StatusRecord
 from sync.providers.base import Model
 from sync.providers.jobs.inputs import JobInputs
-from sync.providers.jobs.view import ContainerState, JobFiles, JobsView
+from sync.providers.jobs.trouble import container_words, trouble
+from sync.providers.jobs.view import JobsView
 
 _ITEMS: Final[Mapping[Job, str]] = {"users": "flists", "kernels": "kernels", "flists": "chunks"}
 
@@ -68,34 +67,6 @@ def summary(job: Job, record: StatusRecord) -> str:
     return ", ".join(words)
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """Why a job needs a repair. phase: missing, stopped, failed or stalled."""
-
-    phase: str
-    words: str
-
-
-def trouble(files: JobFiles, container: ContainerState | None, now: datetime) -> Trouble | None:
-    """Return what is wrong with the job, if anything; now: the host's clock."""
-    if container is None:
-        return Trouble("missing", "its container is missing")
-    if not container.running:
-        killed = ", killed for memory" if container.oom_killed else ""
-        ended = f"{container.status} (exit code {container.exit_code}{killed})"
-        return Trouble("stopped", f"its container is {ended}")
-    record, unhealthy = files.record, container.health == "unhealthy"
-    if record is None:
-        hangs = Trouble("failed", "it is unhealthy and has written no record")
-        return hangs if unhealthy else Trouble("missing", "it has written no status record")
-    if record.phase == "failed":
-        return Trouble("failed", f"it failed: {record.reason}")
-    if is_stalled(record, now):
-        age = (now - record.updated_at).total_seconds()
-        return Trouble("stalled", f"it stalled: its record is {age:.0f} s old")
-    return Trouble("failed", "its container is unhealthy") if unhealthy else None
-
-
 def outputs(inputs: JobInputs, seen: JobsView, ready_state: str | None) -> JobOutputs:
     """Return the outputs of a job's resource: its status record, with a verdict in words."""
     files, container = seen.files[inputs.job], seen.containers.get(inputs.container_name)
@@ -114,14 +85,6 @@ def outputs(inputs: JobInputs, seen: JobsView, ready_state: str | None) -> JobOu
     drift = "" if files.spec == inputs.spec else "the spec on the host was changed"
     judged = {"readyState": ready_state, "specDrift": drift, "healthy": wrong is None}
     return JobOutputs.model_validate({**shown, **judged, "summary": words, RECORD: record})
-
-
-def container_words(container: ContainerState | None) -> str:
-    """Return a container's state in words, such as `running (healthy)`."""
-    if container is None:
-        return "missing"
-    health = f" ({container.health})" if container.health else ""
-    return f"{container.status}{health}"
 
 
 def _shown(record: StatusRecord) -> dict[str, object]:

@@ -23,7 +23,8 @@ from sync.providers.base import Bag, Provider, plainly
 from sync.providers.host.cache import invalidate
 from sync.providers.host.connection import DataRootGoneError
 from sync.providers.jobs.inputs import InstalledJob, JobInputs
-from sync.providers.jobs.outputs import JobOutputs, outputs, trouble
+from sync.providers.jobs.outputs import JobOutputs, outputs
+from sync.providers.jobs.trouble import trouble
 from sync.providers.jobs.view import JobsView, view
 from sync.providers.jobs.wait import wait_until_ready, wait_until_stopped
 

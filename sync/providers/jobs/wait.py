@@ -9,7 +9,8 @@ import pulumi
 from sync.contract import spec as contract
 from sync.contract.status import StatusRecord
 from sync.providers.jobs.inputs import InstalledJob, JobInputs
-from sync.providers.jobs.outputs import summary, trouble
+from sync.providers.jobs.outputs import summary
+from sync.providers.jobs.trouble import trouble
 
 _POLL_SECONDS: Final = 0.5
 _LONGEST_POLL_SECONDS: Final = 5.0
