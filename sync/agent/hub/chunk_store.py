@@ -203,9 +203,9 @@ class ChunkStore:
             return [Route(self._spec.source_zdb, namespace)]
         return [Route(endpoint, namespace) for endpoint in self._spec.allowed_backends]
 
-    def overwrite(self, route: Route, keys: Sequence[bytes]) -> None:
+    def overwrite(self, namespace: str, keys: Sequence[bytes]) -> None:
         """Fetch keys that are here already, but wrong, and store them anew. Raises ZdbError."""
-        for group in groups(keys, self._batch):
+        for route, group in itertools.product(self.routes(namespace), groups(keys, self._batch)):
             self._fetch_group(route, group)
 
     def _fetch_new(self, route: Route, keys: Sequence[bytes]) -> frozenset[bytes]:

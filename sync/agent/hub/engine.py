@@ -107,9 +107,9 @@ class UsersEngine(Engine[UsersSpec]):
         self._publisher.link_all()
         self._report_waiting(work)
         self._removals.remove(work)
-        self._set_tag_times(work)
+        self._tags.set_times(work, self._publisher, self._tree)
         # Last, so that a kill before it has the tags read once more.
-        self._tags.settle({name.its_tag for name in work.unconfirmed if name.tag})
+        self._tags.settle(work)
         self._report_waiting(work)
         self._finish(work)
 
@@ -246,15 +246,6 @@ class UsersEngine(Engine[UsersSpec]):
                 self._publisher.update(replace(known, broken=False))
 
     # The end of a pass
-
-    def _set_tag_times(self, work: Pass) -> None:
-        """Give tags the master's time, by which a mirror of this mirror sees their changes."""
-        # A tag that lacks a link, or may, keeps the time of its last change here: else nobody
-        # would see that the link came later. So does one whose old state is served.
-        partial = {link.name.its_tag for link in work.plan.dangling} | self._tags.unsettled
-        for name, tag in work.listing.tags.items():
-            if name not in partial and self._publisher.is_shown(name):
-                self._tree.set_tag_time(name, tag.updated)
 
     def _report_waiting(self, work: Pass) -> None:
         self._waiting = work.waiting = waiting.lines(work, self._publisher)

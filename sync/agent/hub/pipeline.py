@@ -47,10 +47,6 @@ _TOGETHER_SECONDS: Final = 0.03
 class TooLargeError(HttpError):
     """A flist has more bytes than the operator allows."""
 
-    def __init__(self, size_bytes: int) -> None:
-        text = f"its {size_bytes} bytes are more than maxFlistBytes"
-        super().__init__(text, retry=False)
-
 
 @dataclass(frozen=True)
 class Description:
@@ -150,10 +146,10 @@ class Preparer:
 
         def read(page: Page) -> Expected:
             found.append(describe(page, entry))
-            expected = found[-1].expected
-            if (expected.size_bytes or 0) > self._spec.max_flist_bytes:
-                raise TooLargeError(expected.size_bytes or 0)
-            return expected
+            size = found[-1].expected.size_bytes or 0
+            if size > self._spec.max_flist_bytes:
+                raise TooLargeError(f"its {size} bytes are more than maxFlistBytes", retry=False)
+            return found[-1].expected
 
         try:
             download = self._master.download_described(

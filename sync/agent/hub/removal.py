@@ -112,7 +112,9 @@ class Removals:
 
     def _is_settled(self, work: Pass, name: Name) -> bool:
         """Return whether the master need not be asked: the operator decided, or it answered."""
-        return self._is_deselected(work, name) or self._is_retained(name)
+        flist = self._publisher.flists.get(name)
+        retained = flist is not None and flist.missing_since is not None
+        return retained or self._is_deselected(work, name)
 
     def _guard(self, work: Pass, gone: list[Name]) -> None:
         dropped = [name for name in gone if not self._is_settled(work, name)]
@@ -155,10 +157,6 @@ class Removals:
         return any(deselected(self._spec, one) for chain in chains for one in chain)
 
     # Retention
-
-    def _is_retained(self, name: Name) -> bool:
-        known = self._publisher.flists.get(name)
-        return known is not None and known.missing_since is not None
 
     def _expired(self, name: Name) -> bool:
         if not self._spec.retention_days or deselected(self._spec, name):

@@ -1,21 +1,20 @@
 """What the master's tags hold: read when a tag changed, and again until a pass believed it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from sync.agent.hub.links import TagState, end_of
 from sync.agent.hub.listing import Link, Listing, Name, Source, Tag, TagName, deselected, is_fresh
 from sync.agent.hub.progress import Pass
+from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import HubStateDb, TagRow
+from sync.agent.hub.tree import Tree
 from sync.agent.master.client import HttpError, Page
 from sync.contract.spec import UsersSpec
 
 
 class TagReader:
-    """Reads tags into the state database, in parallel; its methods are called by one thread.
-
-    unsettled: tags that are to be read again although nobody has doubts about them yet.
-    """
+    """Reads tags into the state database, in parallel; its methods are called by one thread."""
 
     def __init__(self, source: Source, state_db: HubStateDb, connections: int) -> None:
         self._source = source
@@ -24,7 +23,8 @@ class TagReader:
         # A tag's page has no digest, and is not read again while the tag's time stays: what one
         # byte that was turned over did to it would stay as well. So it is due until a pass ended
         # without doubts about what it says.
-        self.unsettled: set[TagName] = set()
+        # Nor do those settle that failed, were refused in part, or may have changed unseen.
+        self._unsettled: set[TagName] = set()
 
     def read(self, listing: Listing) -> dict[TagName, str]:
         """Read the tags that changed or are due; returns those that failed, with the error.
@@ -33,13 +33,13 @@ class TagReader:
         """
         known = self._db.tags()
         due = [tag for name, tag in listing.tags.items() if _is_due(tag, known.get(name))]
-        self.unsettled = set()
+        self._unsettled = set()
         failed: dict[TagName, str] = {}
         with ThreadPoolExecutor(self._connections) as pool:
             for tag, outcome in zip(due, pool.map(self._fetch, due), strict=True):
                 if isinstance(outcome, HttpError):
                     failed[tag.name] = f"could not be read: {outcome}"
-                    self.unsettled.add(tag.name)
+                    self._unsettled.add(tag.name)
                     continue
                 page, found = outcome
                 row = TagRow(tag.name, tag.updated, True, tuple(found.refused))
@@ -47,7 +47,7 @@ class TagReader:
                     self._db.put_tag(row, found.links.values())
                 # A tag's time is its directory's st_mtime (api_user_contents).
                 if found.refused or is_fresh(page, tag.updated):
-                    self.unsettled.add(tag.name)
+                    self._unsettled.add(tag.name)
         return failed
 
     def _fetch(self, tag: Tag) -> tuple[Page, Listing] | HttpError:
@@ -56,10 +56,20 @@ class TagReader:
         except HttpError as error:
             return error
 
-    def settle(self, doubtful: Collection[TagName]) -> None:
-        """Believe what was read; doubtful and unsettled tags are read again by the next pass."""
+    def settle(self, work: Pass) -> None:
+        """Believe what was read; where a pass has doubts, the next one reads it again."""
+        doubtful = {name.its_tag for name in work.unconfirmed if name.tag}
         with self._db.transaction():
-            self._db.set_due_tags(self.unsettled.union(doubtful))
+            self._db.set_due_tags(self._unsettled | doubtful)
+
+    def set_times(self, work: Pass, publisher: Publisher, tree: Tree) -> None:
+        """Give tags the master's time, by which a mirror of this mirror sees their changes."""
+        # A tag that lacks a link, or may, keeps the time of its last change here: else nobody
+        # would see that the link came later. So does one whose old state is served.
+        partial = {link.name.its_tag for link in work.plan.dangling} | self._unsettled
+        for name, tag in work.listing.tags.items():
+            if name not in partial and publisher.is_shown(name):
+                tree.set_tag_time(name, tag.updated)
 
 
 def _is_due(tag: Tag, known: TagRow | None) -> bool:

@@ -183,8 +183,7 @@ class Verifier(ExitStack):
                 corrupt.setdefault(finding.namespace, []).append(finding.chunk)
         with closing(ChunkStore(self._spec, self._password, self._control)) as chunks:
             for namespace, keys in corrupt.items():
-                for route in chunks.routes(namespace):
-                    chunks.overwrite(route, keys)
+                chunks.overwrite(namespace, keys)
         flists, links = self._db.flists(), self._db.links()
         with self._db.transaction():
             for name in names & flists.keys():

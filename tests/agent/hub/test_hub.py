@@ -2,27 +2,13 @@
 
 import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.agent.hub.flists_of import small
-from tests.agent.hub.small_hub import DAY, OLD, small_model
-from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
-from tests.sandbox.upstream import Fault, Upstream
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream(small_model()) as running:
-        yield running
-
-
-@pytest.fixture
-def mirror(upstream: Upstream, tmp_path: Path) -> Iterator[UsersMirror]:
-    with users_mirror(tmp_path, upstream) as made:
-        yield made
+from tests.agent.hub.small_hub import DAY, OLD
+from tests.agent.mirrors import UsersMirror, model_tree
+from tests.sandbox.upstream import Fault
 
 
 def test_first_pass_mirrors_flists_links_tags_and_taglinks(mirror: UsersMirror) -> None:

@@ -10,24 +10,11 @@ from sync.agent.flist import ACCEPTED, Backend, read_flist
 from sync.agent.hub import publisher
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import keys_in, small
-from tests.agent.hub.small_hub import DAY, OLD, small_model
-from tests.agent.mirrors import MIRROR, UsersMirror, model_tree, users_mirror
+from tests.agent.hub.small_hub import DAY, OLD
+from tests.agent.mirrors import MIRROR, UsersMirror, model_tree
 from tests.sandbox.flist import Backend as PackedBackend
 from tests.sandbox.flist import Flist
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
-from tests.sandbox.upstream import Upstream
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream(small_model()) as running:
-        yield running
-
-
-@pytest.fixture
-def mirror(upstream: Upstream, tmp_path: Path) -> Iterator[UsersMirror]:
-    with users_mirror(tmp_path, upstream) as made:
-        yield made
 
 
 def test_flist_whose_chunks_the_master_lacks_is_withheld_named_and_published_later(

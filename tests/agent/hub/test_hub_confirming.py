@@ -3,7 +3,6 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,6 @@ from tests.sandbox.upstream import Fault, Upstream
 ELSEWHERE = "not followed yet: on the master it leads elsewhere than is listed"
 UNKNOWN = "not followed yet: the master does not answer for it"
 TAG_PAGE = "/api/flist/tf-zos/tags/3.1"
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[UsersMirror]:
-    with Upstream(small_model()) as upstream, users_mirror(tmp_path, upstream) as made:
-        yield made
 
 
 def mend(mirror: UsersMirror) -> None:

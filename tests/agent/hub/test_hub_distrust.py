@@ -1,6 +1,5 @@
 """Masters that list nonsense or send it, and folders that somebody else has written to."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,21 +8,9 @@ from sync.agent.hub import listing
 from sync.agent.job import JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
 from tests.agent.hub.flists_of import small
-from tests.agent.hub.small_hub import OLD, small_model
-from tests.agent.mirrors import UsersMirror, model_tree, served_tree, users_mirror
-from tests.sandbox.upstream import Fault, FaultKind, Upstream
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream(small_model()) as running:
-        yield running
-
-
-@pytest.fixture
-def mirror(upstream: Upstream, tmp_path: Path) -> Iterator[UsersMirror]:
-    with users_mirror(tmp_path, upstream) as made:
-        yield made
+from tests.agent.hub.small_hub import OLD
+from tests.agent.mirrors import UsersMirror, model_tree, served_tree
+from tests.sandbox.upstream import Fault, FaultKind
 
 
 @pytest.mark.parametrize("confirmed", [False, True])

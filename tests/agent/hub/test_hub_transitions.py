@@ -33,12 +33,6 @@ def upstream() -> Iterator[Upstream]:
         yield running
 
 
-@pytest.fixture
-def mirror(upstream: Upstream, tmp_path: Path) -> Iterator[UsersMirror]:
-    with users_mirror(tmp_path, upstream) as made:
-        yield made
-
-
 def withhold(model: UpstreamModel, name: str, number: int) -> None:
     """Give alice a flist, one of whose chunks the master lacks."""
     model.add_flist("alice", name, small(number), OLD + number * DAY)
