@@ -133,7 +133,7 @@ def comment(pull_request: str, stack: str, text: str) -> int:
 
 
 def drift(stack: str) -> int:
-    """Refresh and compare; returns 0 also when there is drift, as the issue then tells it."""
+    """Refresh and compare; returns 0 also when there is drift, as the issue then says so."""
     done = _preview(stack, "--diff", "--refresh", "--expect-no-changes")
     marker = _marker("drift", stack)
     opened = _gh_find("?state=open&per_page=100", marker)

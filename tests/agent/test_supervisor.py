@@ -1,4 +1,4 @@
-"""A job's process: spec, status record, stop, health, command line."""
+"""A job's process: its spec, its engine, its waits, its end."""
 
 import json
 import signal
@@ -14,13 +14,10 @@ from typing import Any
 
 import pytest
 
-from sync.agent import health, supervisor
-from sync.agent.__main__ import main
-from sync.agent.backoff import BackoffClock
+from sync.agent import supervisor
 from sync.agent.job import Control, Directories, Engine, JobFailed, JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
-from sync.agent.rate_limit import TokenBucket
-from sync.agent.status_writer import StatusWriter, name_list, read_status, utc_now
+from sync.agent.status_writer import StatusWriter, read_status, utc_now
 from sync.agent.supervisor import EngineLoop
 from sync.agent.zdb import ZdbConnectionError
 from sync.contract import spec as contract
@@ -317,110 +314,11 @@ def test_sigterm_ends_the_process_cleanly_and_soon(tmp_path: Path) -> None:
     assert record.job == "kernels"
 
 
-def test_record_file_is_whole_at_every_moment(tmp_path: Path) -> None:
-    directories = make_directories(tmp_path)
-    status = make_status("kernels", directories, "s")
-    status.flush()
-    try:
-        for number in range(300):
-            status.update(retries=number)
-            status.flush()
-            assert read_status(directories.state / "status.json") is not None
-    finally:
-        status.close()
-    record = read_status(directories.state / "status.json")
-    assert record is not None
-    assert record.retries == 299
-    assert [path.name for path in directories.state.iterdir()] == ["status.json"]
-
-
-def test_record_keeps_the_last_errors_and_the_first_names(tmp_path: Path) -> None:
-    status = make_status("kernels", make_directories(tmp_path), "s")
-    for number in range(25):
-        status.error(f"error {number}")
-    status.update(refused=name_list(f"{number:03}" for number in range(300)))
-    status.close()
-    assert [error.message for error in status.record.errors][-1] == "error 24"
-    assert len(status.record.errors) == 10
-    assert (status.record.refused.count, len(status.record.refused.names)) == (300, 100)
-    with pytest.raises(ValueError, match="Extra inputs"):
-        status.update(nonsense=1)
-
-
-@pytest.mark.parametrize(
-    ("age_seconds", "phase", "healthy"),
-    [
-        (0, "idle", True),
-        (0, "paused", True),
-        # The stack tells of it; `up` could not write the spec that mends it if this were unhealthy.
-        (0, "failed", True),
-        (90, "failed", False),
-        (90, "idle", False),
-    ],
-)
-def test_an_agent_is_healthy_while_its_record_is_fresh(
-    age_seconds: int, phase: str, healthy: bool, tmp_path: Path
-) -> None:
-    status = make_status("kernels", make_directories(tmp_path), "s")
-    status.update(phase=phase)
-    status.close()
-    path = tmp_path / "state" / "status.json"
-    record = json.loads(path.read_text())
-    record["updated_at"] = (utc_now() - timedelta(seconds=age_seconds)).isoformat()
-    path.write_text(json.dumps(record))
-    assert health.main(["kernels", str(path.parent)]) == (0 if healthy else 1)
-    assert health.main(["users", str(path.parent)]) == 1
-
-
-def test_health_runs_as_a_script_beside_modules_with_names_of_the_standard_library(
-    tmp_path: Path,
-) -> None:
-    command = [sys.executable, health.__file__, "users", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={})
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "no status record" in done.stdout
-
-
-def test_command_line_refuses_a_part_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["verify", "users", "--part", "3/2"])
-    assert "N/M" in capsys.readouterr().err
-
-
-def test_command_line_without_a_spec_names_the_remedy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["verify", "users", "--spec-dir", str(tmp_path)]) == 1
-    assert "pulumi up" in capsys.readouterr().err
-
-
 def test_passes_are_spread_by_jitter_and_never_negative() -> None:
     plan = Schedule(interval_seconds=100, jitter=0.1)
     assert supervisor.seconds_to_next(plan, 0, 0) == 100
     assert supervisor.seconds_to_next(plan, 0, 0.5) == pytest.approx(105)
     assert supervisor.seconds_to_next(plan, 500, 0.9) == 0
-
-
-def test_backoff_doubles_to_its_longest_obeys_the_master_and_starts_anew() -> None:
-    clock = BackoffClock(Backoff(first_seconds=1, longest_seconds=8))
-    waits = [clock.after_failure() for _ in range(60)]
-    for wait, longest in zip(waits, [1, 2, 4, 8, 8], strict=False):
-        assert longest / 2 <= wait <= longest
-    assert max(waits) <= 8
-    assert clock.after_failure(at_least_seconds=30) == 30
-    clock.after_success()
-    assert clock.after_failure() <= 1
-
-
-def test_token_bucket_holds_the_rate_over_time() -> None:
-    now = [0.0]
-    bucket = TokenBucket(rate=10, burst=5, clock=lambda: now[0])
-    assert [bucket.take(1) for _ in range(5)] == [0] * 5
-    for number in range(1, 11):
-        assert bucket.take(1) == pytest.approx(number / 10)
-    now[0] += 100
-    assert bucket.take(5) == 0
-    assert bucket.take(1) > 0
 
 
 def test_control_wakes_early() -> None:
