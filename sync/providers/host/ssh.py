@@ -131,7 +131,7 @@ def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClie
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     _load_known_hosts(client, connection)
-    key, stream = _load_key(connection), dial(address)
+    stream, key = dial(address), _load_key(connection)
     try:
         client.connect(
             address.host,
