@@ -152,7 +152,7 @@ class ChunkStore:
     def _local(self, namespace: str) -> ZdbEndpoint:
         return self._spec.local_zdb.model_copy(update={"namespace": namespace})
 
-    def _absent(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
+    def _absent_here(self, namespace: str, keys: Iterable[bytes]) -> list[bytes]:
         asked = list(frozenset(keys))
         if not asked:
             return []
@@ -162,7 +162,7 @@ class ChunkStore:
 
     def is_available(self, namespace: str, keys: Iterable[bytes]) -> bool:
         """Return whether each key is in the local namespace or where its chunks come from."""
-        absent = self._absent(namespace, keys)
+        absent = self._absent_here(namespace, keys)
         for route in self.routes(namespace):
             if absent:
                 absent = self._ask(route, functools.partial(_absent, keys=absent))
@@ -175,7 +175,7 @@ class ChunkStore:
         ZdbError when a 0-db does not do its part, HttpStoppedError when stopping, JobPaused when
         the local 0-db has no memory for them.
         """
-        absent = self._absent(route.namespace, keys)
+        absent = self._absent_here(route.namespace, keys)
         if not absent:
             return frozenset()
         fetch = functools.partial(self._fetch_new, route)
