@@ -72,13 +72,7 @@ class Verifier(ExitStack):
         yield from self._chunks(flists.values())
         if not self._options.offline:
             # Each of the master's names that dies has the comparison begun anew.
-            checked = self.checked
-
-            def compared() -> list[_Finding]:
-                self.checked = checked
-                return [*self._against_master(flists, links)]
-
-            yield from by_any_name(compared)
+            yield from by_any_name(lambda: [*self._against_master(flists, links)])
 
     def _covers(self, name: Name) -> bool:
         return self._options.covers(str(name))
@@ -159,9 +153,9 @@ class Verifier(ExitStack):
         present = [flist for name, flist in flists.items() if name in listing.regulars]
         with ThreadPoolExecutor(self._spec.http.connections) as pool:
             for flist, fault in zip(present, pool.map(self._differs, present), strict=True):
-                self.checked += 1
                 if fault:
                     yield _named(flist.name, fault)
+        self.checked += len(present)
 
     def _differs(self, flist: FlistRow) -> str:
         """Return how the master's flist differs from what was fetched, or nothing."""
