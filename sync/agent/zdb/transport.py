@@ -98,6 +98,11 @@ class ZdbTransport:
         """End the connection; more than once does no harm."""
         self._socket.close()
 
+    def interrupt(self) -> None:
+        """Break the connection from another thread: what waits for it raises ZdbConnectionError."""
+        with contextlib.suppress(OSError):  # it is closed already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def hand_over(self) -> socket.socket:
         """Give the socket away, non-blocking, after the session is set up; do not use this after.
 

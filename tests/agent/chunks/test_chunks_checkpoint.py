@@ -145,7 +145,7 @@ def test_what_a_task_finds_until_it_ends_is_saved_with_the_session(mirror: Flist
         reconciler = session.reconciler
 
         def task() -> None:
-            reconciler._stop.wait(10)
+            reconciler._context._stopping.wait(10)
             reconciler._findings.put(Finding({"confirmation": 7}))
 
         reconciler._start(task)

@@ -6,11 +6,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from sync.agent.chunks.reconcile.deletes import Deletes
+from sync.agent.chunks.reconcile.key_comparison import compare_keys
+from sync.agent.chunks.reconcile.tasks import Stopped, TaskContext
+from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import JobPaused
 from tests.agent.chunks.chunks_mirror import (
     PASSWORD,
@@ -19,8 +24,10 @@ from tests.agent.chunks.chunks_mirror import (
     following,
     running,
 )
+from tests.agent.chunks.scripted_zdb import ScriptedZdb
 from tests.agent.hub.storm_of_kills import Storm
 from tests.bench.servers import ZdbProcess
+from tests.sandbox.host.processes import wait_until
 from tests.sandbox.wan import Fault, Link, Relay
 
 
@@ -37,6 +44,21 @@ def test_a_connection_that_breaks_in_mid_payload_is_made_again(
             assert job.record.retries >= 1
             assert job.record.errors
     assert mirror.same()
+
+
+def test_a_task_that_waits_for_a_hung_master_ends_with_the_job(mirror: FlistsMirror) -> None:
+    def never(arguments: list[bytes]) -> bytes | None:
+        return b"" if arguments[0] in {b"SCAN", b"PING"} else None
+
+    with ScriptedZdb(never) as master, ThreadPoolExecutor(1) as pool:
+        spec = mirror.spec(sources=[master.endpoint], io_timeout_seconds=600)
+        ledger = Ledger(mirror.directories.state)
+        context = TaskContext(spec, mirror.directories, ledger, lambda _: None)
+        task = pool.submit(compare_keys, context, Deletes(context))
+        wait_until(lambda: [b"SCAN"] in master.requests, "the master's SCAN", 30)
+        context.stop()
+        with pytest.raises(Stopped):
+            task.result(timeout=60)
 
 
 def test_a_hung_connection_is_given_up_in_time(mirror: FlistsMirror) -> None:

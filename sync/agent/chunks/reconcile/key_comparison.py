@@ -10,7 +10,6 @@ from sync.agent.chunks.key_files import KeyFile, KeyPartitions, read_keys
 from sync.agent.chunks.reconcile.deletes import WORK_DIRECTORY, Deletes
 from sync.agent.chunks.reconcile.refetch import grouped, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
-from sync.agent.zdb import ZdbConnection
 
 # A comparison takes no more than a tenth of the time.
 _COMPARE_SHARE: Final = 10
@@ -52,16 +51,15 @@ def _list(
 
     A users pass that began later has seen what the master dropped.
     """
-    spec, timeout = context.spec, context.spec.io_timeout_seconds
-    password = context.directories.zdb_admin_password()
+    spec, password = context.spec, context.directories.zdb_admin_password()
     # 0-db has no snapshots, so the slave is listed first: what appears on the master meanwhile is
     # "missing" and is asked for again, while what is dropped was really there and is gone.
-    with ZdbConnection.open(spec.local_zdb, password, timeout) as connection:
+    with context.connect(spec.local_zdb, password) as connection:
         for page in connection.pages():
             context.check_stop()
             slave.add([entry[0] for entry in page])
     began_at = time.time()
-    with ZdbConnection.open(spec.source, None, timeout) as connection:
+    with context.connect(spec.source) as connection:
         for page in connection.pages():
             context.check_stop()
             master.add([entry[0] for entry in page])

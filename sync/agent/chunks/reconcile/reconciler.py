@@ -4,7 +4,6 @@ A task runs on a thread of its own with its own connections, only while nothing 
 when the numbers of keys say that something is wrong: equal numbers cost one NSINFO a minute.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,9 +39,7 @@ class Reconciler:
         self._spec = spec
         self.remark = ""
         self._findings: SimpleQueue[Finding] = SimpleQueue()
-        self._stop = threading.Event()
-        report, stopping = self._findings.put, self._stop.is_set
-        self._context = TaskContext(spec, directories, ledger, report, stopping)
+        self._context = TaskContext(spec, directories, ledger, self._findings.put)
         self.deletes = Deletes(self._context)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="reconcile")
         self._task: Future[None] | None = None
@@ -62,7 +59,7 @@ class Reconciler:
 
     def close(self) -> None:
         """Stop what is under way and wait for it; `take` has what it found."""
-        self._stop.set()
+        self._context.stop()
         self._pool.shutdown()
 
     def take(self, checkpoint: Checkpoint) -> Checkpoint:

@@ -5,13 +5,14 @@ finds is reported, and applied by the one who owns the checkpoint.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import Directories
-from sync.agent.zdb import ZdbConnection
-from sync.contract.spec import FlistsSpec
+from sync.agent.zdb import ZdbConnection, ZdbError
+from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the job is stopping
@@ -42,20 +43,44 @@ class TaskContext:
     directories: Directories
     ledger: Ledger
     report: Callable[[Finding], None]
-    stopping: Callable[[], bool]
+    _stopping: threading.Event = field(init=False, default_factory=threading.Event)
+    _open: list[ZdbConnection] = field(init=False, default_factory=list)
+
+    @contextlib.contextmanager
+    def connect(
+        self, endpoint: ZdbEndpoint, password: str | None = None
+    ) -> Iterator[ZdbConnection]:
+        """Provide a connection that `stop` breaks. Raises ZdbError, Stopped."""
+        timeout = self.spec.io_timeout_seconds
+        try:
+            with ZdbConnection.open(endpoint, password, timeout) as connection:
+                self._open.append(connection)
+                try:
+                    self.check_stop()
+                    yield connection
+                finally:
+                    self._open.remove(connection)
+        except ZdbError:
+            self.check_stop()
+            raise
 
     @contextlib.contextmanager
     def connections(self) -> Iterator[tuple[ZdbConnection, ZdbConnection]]:
-        """Connect to the master and to the slave. Raises ZdbError."""
-        spec, timeout = self.spec, self.spec.io_timeout_seconds
+        """Connect to the master and to the slave. Raises ZdbError, Stopped."""
         password = self.directories.zdb_admin_password()
         with (
-            ZdbConnection.open(spec.source, None, timeout) as master,
-            ZdbConnection.open(spec.local_zdb, password, timeout) as slave,
+            self.connect(self.spec.source) as master,
+            self.connect(self.spec.local_zdb, password) as slave,
         ):
             yield master, slave
 
+    def stop(self) -> None:
+        """End the task that runs, also where it waits for a server that hangs."""
+        self._stopping.set()
+        for connection in tuple(self._open):
+            connection.interrupt()
+
     def check_stop(self) -> None:
         """Raise Stopped when the job is stopping."""
-        if self.stopping():
+        if self._stopping.is_set():
             raise Stopped
