@@ -5,12 +5,10 @@ line read it. Times are UTC. A number that is not known yet is null, never 0. Fi
 with a default, so that a record of the release before stays readable; none is renamed or removed.
 """
 
-from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from sync.contract.freshness import STALE_SECONDS
 from sync.contract.layout import Job
 
 Service: TypeAlias = Literal["hub", "bootstrap", "zdb"]
@@ -130,8 +128,3 @@ class StatusRecord(_Record):
         if isinstance(data, dict) and data.get("reason") == _ONCE_WAITING_FOR_SPEC:
             return {"waiting_for": "spec", **data}
         return data
-
-
-def is_stalled(record: StatusRecord, now: datetime) -> bool:
-    """Return whether a record has not been written for longer than the agent promises."""
-    return (now - record.updated_at).total_seconds() > STALE_SECONDS

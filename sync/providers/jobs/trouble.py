@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sync.contract.status import is_stalled
+from sync.contract.freshness import STALE_SECONDS
 from sync.providers.jobs.view import ContainerState, JobFiles
 
 
@@ -29,8 +29,8 @@ def trouble(files: JobFiles, container: ContainerState | None, now: datetime) ->
         return hangs if unhealthy else Trouble("missing", "it has written no status record")
     if record.phase == "failed":
         return Trouble("failed", f"it failed: {record.reason}")
-    if is_stalled(record, now):
-        age = (now - record.updated_at).total_seconds()
+    age = (now - record.updated_at).total_seconds()
+    if age > STALE_SECONDS:
         return Trouble("stalled", f"it stalled: its record is {age:.0f} s old")
     return Trouble("failed", "its container is unhealthy") if unhealthy else None
 
