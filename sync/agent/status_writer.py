@@ -137,9 +137,11 @@ class StatusWriter:
         self.flush()
 
     def _write_until_closed(self) -> None:
-        due = time.monotonic()
-        # Many updates come together: one write serves all of them.
-        while not self._closed.wait(LEAST_INTERVAL_SECONDS):
+        due = 0.0
+        while True:
             if self._dirty or time.monotonic() >= due:
                 self.flush()
                 due = time.monotonic() + WRITE_SECONDS - LEAST_INTERVAL_SECONDS
+            # Many updates come together: one write serves all of them.
+            if self._closed.wait(LEAST_INTERVAL_SECONDS):
+                return

@@ -12,6 +12,7 @@ from typing import Literal
 
 import pytest
 
+from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.reconcile.deletes import Deletes
 from sync.agent.chunks.reconcile.key_comparison import compare_keys
 from sync.agent.chunks.reconcile.tasks import Stopped, TaskContext
@@ -101,7 +102,7 @@ def test_a_killed_agent_goes_on_where_it_was(mirror: FlistsMirror) -> None:
     agent = AgentProcess(mirror, bandwidth_bytes_per_second=3_000_000)
     with agent:
         deadline = time.monotonic() + 20
-        while (record := agent.record) is None or (record.done.items or 0) < 2000:
+        while Checkpoint.load(mirror.directories.state).done_items < 2000:
             assert time.monotonic() < deadline, agent.log()
             time.sleep(0.02)
         agent.kill()
