@@ -10,7 +10,7 @@ from sync.agent import logs
 from sync.agent.job import ENGINES, Directories, JobFailed, VerifyOptions
 from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.supervisor import load_spec, run_job
-from sync.agent.zdb import ZdbError
+from sync.agent.zdb.errors import ZdbError
 from sync.contract import layout
 from sync.contract.names import shown
 

@@ -34,7 +34,7 @@ from sync.agent.job import (
 from sync.agent.master.client import EndpointLostError, HttpError, HttpStoppedError
 from sync.agent.master.endpoints import by_any_name
 from sync.agent.status_writer import StatusWriter, first_record, read_status, utc_now
-from sync.agent.zdb import ZdbError
+from sync.agent.zdb.errors import ZdbError
 from sync.contract import layout
 from sync.contract import spec as contract
 from sync.contract.layout import Job

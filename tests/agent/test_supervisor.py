@@ -19,7 +19,7 @@ from sync.agent.job import Control, Directories, Engine, JobFailed, JobPaused, P
 from sync.agent.master.client import HttpError
 from sync.agent.status_writer import StatusWriter, read_status, utc_now
 from sync.agent.supervisor import EngineLoop
-from sync.agent.zdb import ZdbConnectionError
+from sync.agent.zdb.errors import ZdbConnectionError
 from sync.contract import spec as contract
 from sync.contract.spec import Backoff, FlistsSpec, KernelsSpec, Schedule, ZdbEndpoint
 from sync.contract.status import StatusRecord

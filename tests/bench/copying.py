@@ -32,7 +32,7 @@ from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.job import Control, Directories
 from sync.agent.status_writer import StatusWriter, first_record
 from sync.agent.supervisor import EngineLoop, collect_garbage_seldom
-from sync.agent.zdb import ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 _LONGEST_SECONDS: Final = 900

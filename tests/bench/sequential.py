@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from sync.agent.zdb import Entry, ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.scan_pages import Entry
 from sync.contract.spec import ZdbEndpoint
 
 # More than are copied in any sample: listed before the clock starts.

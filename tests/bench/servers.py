@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from sync.agent.zdb import ZdbConnection, ZdbError
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbError
 from sync.contract.spec import ZdbEndpoint
 from tests.sandbox.host.ports import free_port
 

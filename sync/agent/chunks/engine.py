@@ -11,7 +11,7 @@ from sync.agent.chunks.session import Session, open_session
 from sync.agent.job import Control, Directories, Engine, JobFailed, JobPaused
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter
-from sync.agent.zdb import ZdbAuthError, ZdbConnectionError, ZdbProtocolError, ZdbReplyError
+from sync.agent.zdb.errors import ZdbAuthError, ZdbConnectionError, ZdbProtocolError, ZdbReplyError
 from sync.agent.zdb.key_room import RETRY_SECONDS
 from sync.contract.spec import FlistsSpec
 

@@ -7,7 +7,8 @@ import threading
 from typing import Final
 
 from sync.agent.master.endpoints import MasterEndpoints
-from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbError
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbConnectionError, ZdbError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 _LEAST_SECONDS: Final = 0.05

@@ -7,7 +7,8 @@ from sync.agent.chunks.reconcile.crash_recovery import after_restart
 from sync.agent.chunks.scan.cut_points import known_keys, plan
 from sync.agent.chunks.scan.spans import Span
 from sync.agent.job import Directories, JobFailed
-from sync.agent.zdb import NamespaceInfo, ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.spec import FlistsSpec
 
 

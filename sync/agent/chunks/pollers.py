@@ -9,7 +9,9 @@ from typing import Final
 
 from sync.agent.chunks.checkpoint import END_SECONDS
 from sync.agent.chunks.reconcile.crash_recovery import slave_end
-from sync.agent.zdb import NamespaceInfo, ZdbConnection, ZdbError
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbError
+from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 _SLAVE_SECONDS: Final = 1.0

@@ -5,7 +5,7 @@ from collections import deque
 from typing import Final
 
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.zdb import NamespaceInfo
+from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.status import Amount, Lag
 
 _WINDOW_SECONDS: Final = 10.0

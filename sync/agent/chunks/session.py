@@ -25,8 +25,8 @@ from sync.agent.chunks.scan.scanner import Scanner, open_scanners
 from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
-from sync.agent.zdb import NamespaceInfo
 from sync.agent.zdb.key_room import RETRY_SECONDS, require_key_room
+from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity
 

@@ -8,25 +8,7 @@ imports more than the standard library, so that a reader process starts quickly.
 from pathlib import Path
 
 from sync.agent.flist.archive import pack, unpack
-from sync.agent.flist.database import (
-    ACCEPTED,
-    Backend,
-    Contents,
-    DirectoryCache,
-    read,
-    rewrite_backend,
-)
-from sync.agent.flist.errors import FlistError
-
-__all__ = [
-    "ACCEPTED",
-    "Backend",
-    "Contents",
-    "DirectoryCache",
-    "FlistError",
-    "read_flist",
-    "rewrite_flist",
-]
+from sync.agent.flist.database import Backend, Contents, DirectoryCache, read, rewrite_backend
 
 
 def read_flist(

@@ -12,14 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from sync.agent.file_digest import file_digest
-from sync.agent.flist import (
-    Backend,
-    Contents,
-    DirectoryCache,
-    FlistError,
-    read_flist,
-    rewrite_flist,
-)
+from sync.agent.flist import read_flist, rewrite_flist
+from sync.agent.flist.database import Backend, Contents, DirectoryCache
+from sync.agent.flist.errors import FlistError
 from sync.agent.flist.keys import pack_keys
 
 MEMORY_BYTES: Final = 1 << 30

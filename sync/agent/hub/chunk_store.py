@@ -17,13 +17,14 @@ from typing import Final, TypeVar
 from weakref import WeakSet
 
 from sync.agent.chunk_hash import proves_itself
-from sync.agent.flist import Backend
+from sync.agent.flist.database import Backend
 from sync.agent.flist.keys import KeyGroup, keys_of
 from sync.agent.job import Control
 from sync.agent.master.client import HttpStoppedError
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.rate_limit import TokenBucket
-from sync.agent.zdb import ZdbConnection, ZdbConnectionError, ZdbError
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbConnectionError, ZdbError
 from sync.agent.zdb.key_room import KeyRoom
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 

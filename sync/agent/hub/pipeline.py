@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final, Self, TypeAlias, TypeVar
 
 from sync.agent import durable
-from sync.agent.flist import Backend, FlistError
+from sync.agent.flist.database import Backend
+from sync.agent.flist.errors import FlistError
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.flist.reader_pool import ReaderPool, Rewriting
 from sync.agent.hub.chunk_store import ChunkStore, as_backend, route_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
-from sync.agent.flist import ACCEPTED
+from sync.agent.flist.database import ACCEPTED
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.hub.links import LinkPlan, TagState
 from sync.agent.hub.listing import Link, Listing, Name, TagName, Target

@@ -24,7 +24,7 @@ from sync.agent.job import (
 from sync.agent.master.client import HttpMissingError, Master
 from sync.agent.master.endpoints import by_any_name
 from sync.agent.supervisor import repair_pass
-from sync.agent.zdb import ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import UsersSpec
 

@@ -15,7 +15,7 @@ from sync.agent.chunks.engine import ChunksEngine
 from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.status_writer import StatusWriter, read_status
 from sync.agent.supervisor import EngineLoop
-from sync.agent.zdb import ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
 from sync.contract import pinned_chunks
 from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import Backoff, FlistsSpec, ZdbEndpoint, canonical

@@ -14,7 +14,7 @@ from sync.agent.chunks.copying.batches import Batch, cut
 from sync.agent.chunks.copying.channel import Connected
 from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.scan.spans import Edge, Page
-from sync.agent.zdb import ZdbProtocolError, ZdbTimeoutError
+from sync.agent.zdb.errors import ZdbProtocolError, ZdbTimeoutError
 from sync.agent.zdb.protocol import parse_reply
 from tests.agent.chunks.chunks_mirror import key_of
 from tests.agent.chunks.scripted_zdb import bulk

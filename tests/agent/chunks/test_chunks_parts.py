@@ -20,7 +20,7 @@ from sync.agent.chunks.progress import Rate, progress
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.chunks.scan.spans import Edge, Page
 from sync.agent.rate_limit import batch_bandwidth
-from sync.agent.zdb import NamespaceInfo
+from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.status import Amount, Lag
 
 KEYS = st.lists(st.binary(min_size=1, max_size=40), max_size=40)

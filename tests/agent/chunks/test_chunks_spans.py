@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sync.agent.chunks.checkpoint import SpanState
 from sync.agent.chunks.scan.spans import Edge, Page, Scan, Span
-from sync.agent.zdb import Cursor, ZdbProtocolError
-from sync.agent.zdb.scan_pages import ScanPage
+from sync.agent.zdb.errors import ZdbProtocolError
+from sync.agent.zdb.scan_pages import Cursor, ScanPage
 
 PAGE_ENTRIES = 3
 

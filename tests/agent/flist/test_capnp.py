@@ -8,8 +8,8 @@ from unittest import mock
 
 import pytest
 
-from sync.agent.flist import FlistError
 from sync.agent.flist import capnp as decoder
+from sync.agent.flist.errors import FlistError
 from tests.agent.flist.directories import build_directory
 
 

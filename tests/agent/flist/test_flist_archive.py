@@ -17,15 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.agent.flist import (
-    Backend,
-    FlistError,
-    archive,
-    database,
-    read_flist,
-    reader_pool,
-    rewrite_flist,
-)
+from sync.agent.flist import archive, database, read_flist, reader_pool, rewrite_flist
+from sync.agent.flist.database import Backend
+from sync.agent.flist.errors import FlistError
 from sync.agent.flist.keys import KeyGroup, keys_of
 from sync.agent.flist.reader_process import directories as sent_directories
 from tests.agent.flist.directories import build_directory

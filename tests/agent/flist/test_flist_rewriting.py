@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sync.agent.file_digest import file_digest
-from sync.agent.flist import Backend, FlistError, archive, read_flist, rewrite_flist
+from sync.agent.flist import archive, read_flist, rewrite_flist
+from sync.agent.flist.database import Backend
+from sync.agent.flist.errors import FlistError
 from sync.agent.flist.keys import keys_of
 from sync.agent.flist.reader_pool import ReaderPool
 from tests.agent.hub.flists_of import keys_in

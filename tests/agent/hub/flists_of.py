@@ -5,7 +5,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from sync.agent.flist import Contents
+from sync.agent.flist.database import Contents
 from tests.sandbox.flist import Packed, pack_directory
 
 

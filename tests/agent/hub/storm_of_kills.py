@@ -5,7 +5,7 @@ import random
 import threading
 import time
 
-from sync.agent.zdb import ZdbError
+from sync.agent.zdb.errors import ZdbError
 from tests.agent.chunks.chunks_mirror import AgentProcess, FlistsMirror, chunks
 
 

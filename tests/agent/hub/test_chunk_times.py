@@ -9,7 +9,8 @@ import pytest
 
 from sync.agent.hub import repair
 from sync.agent.job import VerifyOptions
-from sync.agent.zdb import ZdbConnection, ZdbProtocolError, ZdbReplyError
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import Job, following
 from tests.agent.chunks.scripted_zdb import ScriptedZdb

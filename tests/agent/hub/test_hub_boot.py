@@ -10,7 +10,7 @@ import pytest
 
 from sync.agent.job import PassIncompleteError
 from sync.agent.master.client import EndpointLostError, HttpError
-from sync.agent.zdb import ZdbError
+from sync.agent.zdb.errors import ZdbError
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import UsersMirror, model_tree, users_mirror

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.flist import ACCEPTED, Backend, read_flist
+from sync.agent.flist import read_flist
+from sync.agent.flist.database import ACCEPTED, Backend
 from sync.agent.hub import publisher
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import keys_in, small

@@ -12,7 +12,8 @@ from sync.agent.hub.verification import verify
 from sync.agent.job import JobFailed, VerifyOptions
 from sync.agent.master.endpoints import by_any_name
 from sync.agent.master.identity import agrees
-from sync.agent.zdb import ZdbConnection, ZdbConnectionError
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbConnectionError
 from sync.contract.spec import ZdbEndpoint
 from sync.contract.status import StatusRecord
 from tests.agent.dead_names import OF_ANY, OF_HTTP, no_such_name

@@ -16,7 +16,7 @@ from sync.agent.hub.chunk_store import ChunkStore, Route
 from sync.agent.hub.engine import UsersEngine
 from sync.agent.hub.state_db import HubStateDb
 from sync.agent.job import VerifyOptions
-from sync.agent.zdb import ZdbConnectionError
+from sync.agent.zdb.errors import ZdbConnectionError
 from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import UsersMirror, dangling, model_tree, users_mirror
 from tests.sandbox.upstream import Upstream, UpstreamModel

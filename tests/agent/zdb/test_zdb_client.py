@@ -7,19 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.agent.zdb import (
-    Cursor,
+from sync.agent.zdb import protocol
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import (
     ZdbAuthError,
-    ZdbConnection,
     ZdbConnectionError,
     ZdbError,
     ZdbProtocolError,
     ZdbReplyError,
     ZdbTimeoutError,
-    protocol,
 )
 from sync.agent.zdb.protocol import NeedMoreBytes, ReplyParser, encode, parse_reply
-from sync.agent.zdb.scan_pages import parse_page
+from sync.agent.zdb.scan_pages import Cursor, parse_page
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.chunks.chunks_mirror import chunks
 from tests.agent.chunks.scripted_zdb import ScriptedZdb, bulk, page

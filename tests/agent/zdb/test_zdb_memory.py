@@ -3,7 +3,7 @@
 import pytest
 
 from sync.agent.job import JobPaused
-from sync.agent.zdb import ZdbError
+from sync.agent.zdb.errors import ZdbError
 from sync.agent.zdb.key_room import KeyRoom, require_key_room
 from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.zdb_memory import LEAST_MIB, MIB, bytes_for, keys_within, mib_for

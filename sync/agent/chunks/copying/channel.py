@@ -16,12 +16,8 @@ from typing import Final, Generic, TypeVar
 
 from typing_extensions import override
 
-from sync.agent.zdb import (
-    ZdbConnection,
-    ZdbConnectionError,
-    ZdbProtocolError,
-    ZdbTimeoutError,
-)
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbConnectionError, ZdbProtocolError, ZdbTimeoutError
 from sync.agent.zdb.transport import NUDGE_SECONDS, acknowledge
 from sync.contract.spec import ZdbEndpoint
 

@@ -21,7 +21,7 @@ from sync.agent.chunks.copying.prober import Prober
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
 from sync.agent.chunks.scan.spans import Page
 from sync.agent.rate_limit import batch_bandwidth
-from sync.agent.zdb import Entry
+from sync.agent.zdb.scan_pages import Entry
 from sync.contract.spec import FlistsSpec
 
 TICK_SECONDS: Final = 0.05

@@ -11,7 +11,8 @@ from typing import Final
 from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
-from sync.agent.zdb import Cursor, ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.scan_pages import Cursor
 
 _PLAIN_LOOKS: Final = 4
 

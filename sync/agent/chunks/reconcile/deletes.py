@@ -19,7 +19,7 @@ from sync.agent.chunks.reconcile.refetch import grouped, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.deletion_guard import Vanished, guard
 from sync.agent.job import JobPaused
-from sync.agent.zdb import ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunksReader
 
 # Below the job's state directory: for files that the next task of their kind begins anew.

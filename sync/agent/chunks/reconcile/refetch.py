@@ -6,7 +6,8 @@ from itertools import islice
 from typing import Final
 
 from sync.agent.chunk_hash import proves_itself
-from sync.agent.zdb import Entry, ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.scan_pages import Entry
 
 # An MGET is answered as a whole: so many payloads are in memory together, here and in zdbd.
 _ASKED_KEYS: Final = 500

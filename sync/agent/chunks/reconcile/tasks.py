@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import Directories
-from sync.agent.zdb import ZdbConnection, ZdbError
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 

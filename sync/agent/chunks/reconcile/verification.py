@@ -8,7 +8,8 @@ from sync.agent.chunks.failover import answering
 from sync.agent.chunks.key_files import KeyPartitions
 from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
 from sync.agent.job import Directories, JobFailed, Problem, VerifyOptions, VerifyReport
-from sync.agent.zdb import ZdbConnection, ZdbError
+from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.errors import ZdbError
 from sync.contract.spec import FlistsSpec
 
 BAD: Final = "its payload does not have this hash"

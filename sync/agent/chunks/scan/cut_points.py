@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from sync.agent.chunks.scan.spans import SCANS, Edge, Span
-from sync.agent.zdb import Cursor, Entry, ZdbConnection
+from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbError
 from sync.agent.zdb.protocol import Reply
-from sync.agent.zdb.scan_pages import page_of
+from sync.agent.zdb.scan_pages import Cursor, Entry, page_of
 from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 

@@ -15,8 +15,8 @@ from typing import Annotated, ClassVar, Final
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
 from sync.agent.chunk_hash import HASH_BYTES
-from sync.agent.zdb import Cursor, Entry, ZdbProtocolError
-from sync.agent.zdb.scan_pages import ScanPage
+from sync.agent.zdb.errors import ZdbProtocolError
+from sync.agent.zdb.scan_pages import Cursor, Entry, ScanPage
 
 # Of a closed span: upwards and downwards.
 SCANS: Final = 2
