@@ -18,12 +18,11 @@ from sync.contract.names import checked_plain
 _SEED_BYTES: Final = 32
 
 
-class SeedError(click.ClickException):
-    """The text on stdin is not a seed; the message names the remedy."""
-
-
 def read_seed(text: str) -> bytes:
-    """Return the 32 bytes of a seed: base64 on its own, or in the JSON of all stack outputs."""
+    """Return the 32 bytes of a seed: base64 on its own, or in the JSON of all stack outputs.
+
+    Raises click.ClickException, which names the remedy.
+    """
     try:
         value = json.loads(text)
     except ValueError:
@@ -35,7 +34,7 @@ def read_seed(text: str) -> bytes:
     except ValueError:
         seed = b""
     if len(seed) != _SEED_BYTES:
-        raise SeedError(
+        raise click.ClickException(
             "no hub seed on stdin; feed it with: pulumi stack output hubSeed --show-secrets"
         )
     return seed

@@ -14,8 +14,7 @@ from pydantic.alias_generators import to_camel
 from components.settings.model import Settings
 
 _Schema: TypeAlias = Mapping[str, Any]
-ROOT: Final = Path(__file__).resolve().parents[2]
-PAGE: Final = ROOT / "docs" / "configuration.md"
+PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 
 _HEAD: Final = """# Configuration
 

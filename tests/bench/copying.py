@@ -121,7 +121,7 @@ def _fetch_all(spec: FlistsSpec, directories: Directories, loop: CopyLoop) -> No
     """List and fetch what the master has, once."""
     with ZdbConnection.open(spec.source) as master:
         keys = known_keys(directories.users_state, spec.scanners)
-        spans = plan(master, spec.scanners, keys, master.dbsize())
+        spans = plan(master, spec.scanners, keys, master.nsinfo().entries)
     loop.probing = False
     source = IndexSource(spec, spans)
     loop.watch(source.scanners)

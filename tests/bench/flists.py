@@ -105,7 +105,7 @@ def measure_set(made: ChunkSet, rounds: int, sample_seconds: float) -> dict[str,
         master = filled_master(folder / "master", made)
         try:
             with master.connect() as connection:
-                entries = connection.dbsize()
+                entries = connection.nsinfo().entries
             for rtt_seconds, label in ((0.0, "rtt0"), (_RTT_SECONDS, "rtt30")):
                 name = f"flists.{label}.{made.name}"
                 with _at(master, rtt_seconds) as source:

@@ -3,6 +3,7 @@
 import base64
 import json
 
+import click
 import pytest
 from nacl.encoding import URLSafeBase64Encoder
 from nacl.exceptions import BadSignatureError
@@ -37,7 +38,7 @@ def test_the_seed_is_read_as_pulumi_prints_it(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "é", "[secret]", "AAAA", "{}", json.dumps({"hubSeed": None})])
 def test_what_is_no_seed_is_refused_with_the_remedy(text: str) -> None:
-    with pytest.raises(tokens.SeedError, match="--show-secrets"):
+    with pytest.raises(click.ClickException, match="--show-secrets"):
         tokens.read_seed(text)
 
 

@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from sync.agent.chunk_hash import HASH_BYTES
+from sync.agent.digests import HASH_BYTES
 
 PARTITIONS: Final = 256
 _BUFFERED_KEYS: Final = 100_000

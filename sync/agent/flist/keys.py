@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from sync.agent.chunk_hash import HASH_BYTES
+from sync.agent.digests import HASH_BYTES
 
 
 def pack_keys(keys: Collection[bytes]) -> bytes:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from sync.agent.file_digest import file_digest
+from sync.agent.digests import file_digest
 from sync.agent.flist import read_flist, rewrite_flist
 from sync.agent.flist.database import Backend, Contents, DirectoryCache
 from sync.agent.flist.errors import FlistError

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from weakref import WeakSet
 
-from sync.agent.chunk_hash import proves_itself
+from sync.agent.digests import proves_itself
 from sync.agent.flist.database import Backend
 from sync.agent.flist.keys import KeyGroup, keys_of
 from sync.agent.job import Control

@@ -6,8 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sync.agent.chunk_hash import proves_itself
-from sync.agent.file_digest import file_digest
+from sync.agent.digests import file_digest, proves_itself
 from sync.agent.hub.chunk_store import ChunkStore, groups
 from sync.agent.hub.links import judge
 from sync.agent.hub.listing import Link, Name, Source, light_path

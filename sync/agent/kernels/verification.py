@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sync.agent.file_digest import file_digest
+from sync.agent.digests import file_digest
 from sync.agent.job import (
     Control,
     Directories,

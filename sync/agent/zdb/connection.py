@@ -188,10 +188,6 @@ class ZdbConnection(ZdbTransport):
         replies = self.pipeline([(b"KEYCUR", key) for key in keys])
         return next((Cursor(reply) for reply in replies if isinstance(reply, bytes)), page.cursor)
 
-    def dbsize(self) -> int:
-        """Count the keys of the namespace."""
-        return expect(self.call(b"DBSIZE"), int, "DBSIZE")
-
     def nsinfo(self) -> NamespaceInfo:
         """Facts about this connection's namespace."""
         return NamespaceInfo.of(self.call(b"NSINFO", self.namespace.encode()))

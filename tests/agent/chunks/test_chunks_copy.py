@@ -182,7 +182,7 @@ def test_local_uploads_are_never_deleted(mirror: FlistsMirror) -> None:
         job.wait(lambda record: record.details.get("deleted_items") == 30, "deleted")
     with mirror.slave.connect() as slave:
         assert slave.call(b"GET", upload[0]) == upload[1]
-        assert slave.dbsize() == len(keys) - 30 + 1
+        assert slave.nsinfo().entries == len(keys) - 30 + 1
 
 
 def test_without_a_users_job_nothing_is_deleted(mirror: FlistsMirror) -> None:
@@ -193,7 +193,7 @@ def test_without_a_users_job_nothing_is_deleted(mirror: FlistsMirror) -> None:
             master.delete_many(keys[:30])
         job.wait(lambda record: "wait for the users job" in record.reason, "said")
     with mirror.slave.connect() as slave:
-        assert slave.dbsize() == len(keys)
+        assert slave.nsinfo().entries == len(keys)
 
 
 def test_a_delete_that_the_master_takes_back_deletes_nothing(mirror: FlistsMirror) -> None:
@@ -223,7 +223,7 @@ def test_too_many_deletes_pause_until_the_operator_confirms(mirror: FlistsMirror
         assert "400 of 1000 keys" in job.record.reason
         assert "removalConfirmation" in job.record.reason
     with mirror.slave.connect() as slave:
-        assert slave.dbsize() == 1000
+        assert slave.nsinfo().entries == 1000
     with mirror.job(removal_confirmation=1) as job:
         mirror.await_same(job)
 

@@ -42,7 +42,7 @@ def serving(payload_reply: bytes) -> Answer:
 
 def assert_nothing_was_written(mirror: FlistsMirror) -> None:
     with mirror.slave.connect() as slave:
-        assert slave.dbsize() == 0
+        assert slave.nsinfo().entries == 0
 
 
 @pytest.mark.parametrize(
@@ -198,11 +198,11 @@ def test_another_master_stops_the_job_until_the_operator_accepts_it(
     assert "removalConfirmation" in failure
     with mirror.slave.connect() as slave:
         assert all(slave.exists(keys))
-        assert slave.dbsize() == len(keys)
+        assert slave.nsinfo().entries == len(keys)
     with mirror.job(removal_confirmation=1) as job:
         job.wait(following)
     with mirror.slave.connect() as slave:
-        assert slave.dbsize() == 1000
+        assert slave.nsinfo().entries == 1000
 
 
 def test_a_master_that_lost_everything_stops_the_job(mirror: FlistsMirror) -> None:
@@ -211,7 +211,7 @@ def test_a_master_that_lost_everything_stops_the_job(mirror: FlistsMirror) -> No
     with mirror.job() as job:
         assert "lists nothing" in str(job.failure())
     with mirror.slave.connect() as slave:
-        assert slave.dbsize() == len(keys)
+        assert slave.nsinfo().entries == len(keys)
 
 
 def test_a_master_that_deletes_everything_while_it_is_followed_stops_the_job(
@@ -225,7 +225,7 @@ def test_a_master_that_deletes_everything_while_it_is_followed_stops_the_job(
         job.wait_for_end()
         assert job.record.phase == "paused" or "lists nothing" in str(job.ended)
     with mirror.slave.connect() as slave:
-        assert slave.dbsize() == len(keys)
+        assert slave.nsinfo().entries == len(keys)
 
 
 def test_a_master_that_went_backwards_stops_the_job(mirror: FlistsMirror, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_master_that_went_backwards_stops_the_job(mirror: FlistsMirror, tmp_pa
     with mirror.job() as job:
         assert "gone backwards" in str(job.failure())
     with mirror.slave.connect() as slave:
-        assert slave.dbsize() == 3000
+        assert slave.nsinfo().entries == 3000
 
 
 def test_verify_names_what_is_bad_or_missing_and_repair_fetches_just_that(

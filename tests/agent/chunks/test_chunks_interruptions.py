@@ -212,7 +212,7 @@ def test_below_the_floor_of_free_space_the_job_pauses(mirror: FlistsMirror) -> N
         assert isinstance(job.ended, JobPaused)
         assert "freeSpaceFloorBytes" in str(job.ended)
     with mirror.slave.connect() as slave:
-        assert slave.dbsize() == 0
+        assert slave.nsinfo().entries == 0
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sync.agent.file_digest import file_digest
+from sync.agent.digests import file_digest
 from sync.agent.flist import archive, read_flist, rewrite_flist
 from sync.agent.flist.database import Backend
 from sync.agent.flist.errors import FlistError

@@ -4,8 +4,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sync.agent.chunk_hash import HASH_BYTES
 from sync.agent.chunks.scan.spans import Page
+from sync.agent.digests import HASH_BYTES
 from sync.agent.zdb.scan_pages import Entry, check_payload_bytes
 
 

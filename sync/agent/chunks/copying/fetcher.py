@@ -10,7 +10,6 @@ from typing import Final
 
 from typing_extensions import override
 
-from sync.agent.chunk_hash import HASH_BYTES
 from sync.agent.chunks.copying.batches import Batch
 from sync.agent.chunks.copying.channel import (
     PONG,
@@ -18,6 +17,7 @@ from sync.agent.chunks.copying.channel import (
     Connected,
     Pipeline,
 )
+from sync.agent.digests import HASH_BYTES
 from sync.agent.zdb.errors import ZdbReplyError
 from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES
 

@@ -5,9 +5,9 @@ from typing import Final
 
 from typing_extensions import override
 
-from sync.agent.chunk_hash import HASH_BYTES
 from sync.agent.chunks.copying.channel import Connected, Pipeline
 from sync.agent.chunks.scan.spans import Page
+from sync.agent.digests import HASH_BYTES
 from sync.agent.zdb.scan_pages import Entry
 
 _LENGTH: Final = b"*2\r\n$6\r\nLENGTH\r\n$%d\r\n%b\r\n"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from sync.agent.chunk_hash import proves_itself
+from sync.agent.digests import proves_itself
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.scan_pages import Entry
 

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
-from sync.agent.chunk_hash import HASH_BYTES
+from sync.agent.digests import HASH_BYTES
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.scan_pages import Cursor, Entry, ScanPage
 
