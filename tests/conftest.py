@@ -91,6 +91,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             console = Console(file=sys.stderr)
             with cli.getting_ready() as program:
                 engine = dockerd.ensure(console)
+                if before is None and engine.private:
+                    # It has just started: a killed run's stacks would start over and over in it.
+                    run.remove_stacks(engine.url, "e2e-")
+                    run.remove_stacks(engine.url, "test-")
                 if os.geteuid() == 0:
                     # The tests start one of their own; the machine's must not begin to listen.
                     programs = sshd.PROGRAMS | {"tmux": "tmux"}  # panes of `gridhub logs`
