@@ -179,7 +179,10 @@ def config_docs(*, dry_run: bool) -> None:
 @gridhub.command("verify")
 @_of_a_job
 def verify(stack: str, job: Job, part: str | None, **flags: bool) -> None:
-    """Compare a job's mirror with its master; change nothing."""
+    """Compare a job's mirror with its master.
+
+    It changes nothing. The exit code is 1 when something is wrong.
+    """
     from cli.jobs import check
 
     sys.exit(check("verify", stack, job, part, **flags))
@@ -205,7 +208,10 @@ def repair(stack: str, job: Job, part: str | None, **flags: bool) -> None:
 @_STACK
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known, as JSON.")
 def status(stack: str, *, as_json: bool) -> None:
-    """Show where each job and service of a stack stands; exit code 1: one is not healthy."""
+    """Show where each job and service of a stack stands.
+
+    The exit code is 0 when all are healthy, 1 when one is not, 2 when they could not be seen.
+    """
     from rich.console import Console
 
     from cli.status import drawn, look

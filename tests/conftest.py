@@ -94,7 +94,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 if before is None and engine.private:
                     # It has just started: a killed run's stacks would start over and over in it.
                     run.remove_stacks(engine.url, "e2e-")
-                    run.remove_stacks(engine.url, "test-")
                 if os.geteuid() == 0:
                     # The tests start one of their own; the machine's must not begin to listen.
                     programs = sshd.PROGRAMS | {"tmux": "tmux"}  # panes of `gridhub logs`

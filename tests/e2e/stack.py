@@ -196,11 +196,16 @@ def ground() -> Iterator[Ground]:
         wan.remove(engine.url)
 
 
+def _new_name() -> str:
+    """Return a name by which the end of the run finds what was made under it."""
+    return f"e2e-{os.environ.get(run.MARK, '')}{secrets.token_hex(3)}"
+
+
 def _wan(url: str, tries: int = 5) -> Wan:
     """Create a network in subnets that no other has."""
     number = secrets.randbelow(200) + 20
     wan = Wan(
-        f"gridhub-test-wan-{number}-{secrets.token_hex(3)}",
+        f"gridhub-{_new_name()}-wan",
         IPv4Network(f"172.30.{number}.0/24"),
         IPv6Network(f"fd00:30:{number:x}::/64"),
     )
@@ -268,7 +273,7 @@ def mirror_stack(
 
     config: top-level settings on top of `base_config`.
     """
-    name = f"e2e-{os.environ.get(run.MARK, '')}{secrets.token_hex(3)}"
+    name = _new_name()
     root = run.DATA_ROOTS / f"gridhub-{name}"
     workspace = Workspace(
         project=project_copy(directory / "project"),
