@@ -21,12 +21,13 @@ _AGAIN_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said.
+    """What a server said to a question of the (monotonic) time asked_at.
 
     Of the slave only: keys counts those of all its namespaces, and end is how far its index went a
     while ago (see Checkpoint.slave_ends).
     """
 
+    asked_at: float
     info: NamespaceInfo
     keys: int = 0
     end: tuple[float, str] | None = None
@@ -75,14 +76,15 @@ class InfoPoller:
             self._error = error
 
     def _answer(self, connection: ZdbConnection) -> Answer:
+        asked_at = time.monotonic()
         if not self._slave:
-            return Answer(connection.nsinfo())
+            return Answer(asked_at, connection.nsinfo())
         # All namespaces share one table of keys in memory (libzdb/api.c, zdb_index_init: branches).
         info, keys = connection.nsinfo(), connection.count_keys()
         end = self.latest.end if self.latest else None
         if end is None or time.time() - end[0] >= END_SECONDS:
             end = slave_end(connection)
-        return Answer(info, keys, end)
+        return Answer(asked_at, info, keys, end)
 
 
 class WriteWaiter:

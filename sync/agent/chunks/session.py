@@ -163,9 +163,10 @@ class Session:
         self._saved_at = 0.0
         self._reported_at = 0.0
         self._looked_at = 0.0
-        # The slave's keys less what was sent to it, by its last answer.
+        # The slave's keys that this session did not add, and when it last added some (monotonic).
         self._counted_by: Answer | None = None
         self._other_keys = self.handshake.slave_keys
+        self._added_items, self._added_at = 0, 0.0
         self._probed_from = (0, 0)
         self._unreadable_noted = 0
 
@@ -253,15 +254,21 @@ class Session:
                 self._probed_from = (counters.listed_items, counters.new_items)
                 loop.probing = known > _PROBED_ITEMS // 100
         else:
-            loop.probing = slave_entries > self.handshake.slave.entries + loop.sent_items
+            loop.probing = slave_entries > self.handshake.slave.entries + loop.added_items
 
     def _watch_memory(self) -> None:
-        """Count what was sent since the slave was asked as new there: 0-db must not be filled."""
-        answer, sent = self.slave.latest, self.loop.sent_items
+        """Count what is under way to the slave as there: 0-db must not be filled."""
+        answer, added = self.slave.latest, self.loop.added_items
+        if added != self._added_items:
+            self._added_items, self._added_at = added, time.monotonic()
         if answer and answer is not self._counted_by:
             self._counted_by = answer
-            self._other_keys = answer.keys - sent
-        _require_memory(self.spec, self.handshake, self._other_keys + sent)
+            others = answer.keys - added
+            # An answer knows nothing of what was added after it was asked for: then it says only
+            # how many other keys there are at least.
+            exact = answer.asked_at > self._added_at
+            self._other_keys = others if exact else max(others, self._other_keys)
+        _require_memory(self.spec, self.handshake, self._other_keys + added)
 
     def save(self) -> None:
         """Save what is acknowledged and found, soon."""

@@ -1,11 +1,14 @@
 """No job fills the local 0-db past its memory: it pauses before, says why, and goes on itself."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sync.agent.chunks import pollers
 from sync.agent.job import JobPaused
+from sync.agent.zdb.connection import ZdbConnection
 from sync.contract.spec import Schedule
 from sync.contract.zdb_memory import bytes_for
 from tests.agent.chunks.chunks_mirror import PASSWORD, FlistsMirror, chunks, following, running
@@ -40,6 +43,27 @@ def test_chunks_that_do_not_fit_pause_the_job_and_a_raised_limit_resumes_it(
     with mirror.job(local_zdb_memory_bytes=bytes_for(3000)) as raised:
         raised.wait(following, "following")
         mirror.await_same(raised)
+
+
+@pytest.mark.parametrize("late_seconds", [0.03, 0.3])
+def test_an_answer_that_comes_late_lets_no_more_in(
+    mirror: FlistsMirror, late_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = pollers.InfoPoller._answer
+
+    def late(poller: pollers.InfoPoller, connection: ZdbConnection) -> pollers.Answer:
+        found = answer(poller, connection)
+        time.sleep(late_seconds)
+        return found
+
+    monkeypatch.setattr(pollers.InfoPoller, "_answer", late)
+    monkeypatch.setattr(pollers, "_SLAVE_SECONDS", 0.01)
+    with mirror.master.connect() as master:
+        master.set_many(chunks(20_000, 6))
+    with mirror.job(local_zdb_memory_bytes=bytes_for(8000), batch_keys=50, batches=2) as job:
+        job.wait_for_end()
+        assert isinstance(job.ended, JobPaused)
+    assert 7000 < keys_here(mirror) <= 8000 + 3 * 2 * 50
 
 
 def test_keys_of_all_namespaces_count(mirror: FlistsMirror) -> None:

@@ -59,7 +59,7 @@ class CopyLoop:
         self.counters = Counters()
         self.probing = True
         # Given to the slave, acknowledged or not.
-        self.sent_items = 0
+        self._sent_items = 0
         self._poll = select.epoll()
         # The fetchers have a poll of their own, a member of the other one while they are read.
         # It gives them in turn: the kernel puts one that is not empty yet behind the others.
@@ -122,6 +122,11 @@ class CopyLoop:
     def busy(self) -> bool:
         """Whether anything that was given is not on the slave yet."""
         return bool(self._open_batches or self._probed_pages)
+
+    @property
+    def added_items(self) -> int:
+        """How many entries it added to the slave: what is not acknowledged yet counts as new."""
+        return self._sent_items - self.writer.known_items
 
     @property
     def has_room(self) -> bool:
@@ -249,7 +254,7 @@ class CopyLoop:
             self._on_stored(fetched.batch, 0, 0)
 
     def _store(self, fetched: Fetched) -> None:
-        self.sent_items += len(fetched.keys)
+        self._sent_items += len(fetched.keys)
         self.writer.store(fetched)
         if not self.writer.blocked:
             # It may have run dry while batches were parsed.

@@ -55,6 +55,8 @@ class Writer(Pipeline[_Awaited]):
         self._received = bytearray()
         # Bytes given and not acknowledged: what bounds the slave's queue and ours.
         self.unacknowledged_bytes = 0
+        # Acknowledged and not new: the slave had them.
+        self.known_items = 0
         self._woken_at_bytes = 1
 
     def store(self, fetched: Fetched) -> None:
@@ -153,6 +155,7 @@ class Writer(Pipeline[_Awaited]):
 
     def _done(self, head: _Awaited) -> None:
         self.unacknowledged_bytes -= head.wire_bytes
+        self.known_items += head.known_items
         items = len(head.fetched.keys)
         new_items = items - head.known_items
         new_bytes = head.fetched.payload_bytes * new_items // max(1, items)
