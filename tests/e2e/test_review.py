@@ -116,4 +116,7 @@ def test_what_needs_a_repair_shows_as_the_reason(running: tuple[MirrorStack, Ups
         "sync-flists-sync": ["- repair: [", f'- [0]: "{words}"']
     }
     stack.up()
+    # A job that was given its spec anew may look once at the master before it follows again.
+    stack.wait_for("flists", "follows by the spec written anew")
+    stack.refresh()
     assert changed_lines(stack.pulumi("preview", "--refresh", "--diff")) == {}
