@@ -163,10 +163,11 @@ class Session:
         self._saved_at = 0.0
         self._reported_at = 0.0
         self._looked_at = 0.0
-        # The slave's keys that this session did not add, and when it last added some (monotonic).
+        # The slave's keys that this session did not add, by its last answer.
         self._counted_by: Answer | None = None
         self._other_keys = self.handshake.slave_keys
-        self._added_items, self._added_at = 0, 0.0
+        # Since when nothing is under way to it (monotonic).
+        self._idle_since: float | None = None
         self._probed_from = (0, 0)
         self._unreadable_noted = 0
 
@@ -259,14 +260,16 @@ class Session:
     def _watch_memory(self) -> None:
         """Count what is under way to the slave as there: 0-db must not be filled."""
         answer, added = self.slave.latest, self.loop.added_items
-        if added != self._added_items:
-            self._added_items, self._added_at = added, time.monotonic()
+        if self.loop.busy:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = time.monotonic()
         if answer and answer is not self._counted_by:
             self._counted_by = answer
             others = answer.keys - added
-            # An answer knows nothing of what was added after it was asked for: then it says only
-            # how many other keys there are at least.
-            exact = answer.asked_at > self._added_at
+            # An answer may know nothing of what was under way when it was asked for: then it says
+            # only how many other keys there are at least.
+            exact = self._idle_since is not None and answer.asked_at > self._idle_since
             self._other_keys = others if exact else max(others, self._other_keys)
         _require_memory(self.spec, self.handshake, self._other_keys + added)
 

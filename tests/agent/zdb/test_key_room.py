@@ -53,7 +53,7 @@ def test_an_answer_that_comes_late_lets_no_more_in(
 
     def late(poller: pollers.InfoPoller, connection: ZdbConnection) -> pollers.Answer:
         found = answer(poller, connection)
-        time.sleep(late_seconds)
+        time.sleep(late_seconds)  # the fault itself: an answer that is long under way
         return found
 
     monkeypatch.setattr(pollers.InfoPoller, "_answer", late)
