@@ -193,7 +193,7 @@ def _served() -> Iterable[str]:
 
 def _next() -> Iterable[str]:
     return (
-        "make sandbox-boot    lives from the mirror as a node does, over IPv4 and IPv6",
+        "make sandbox-boot    lives from the mirror as a node, over IPv4 and IPv6",
         "make sandbox-change  gives the master a new flist and watches it arrive",
         "make sandbox-down    removes all of it",
         "",
