@@ -29,7 +29,15 @@ from components.settings.values import (
 from sync.contract.addresses import Host, HttpUrl, Port
 from sync.contract.preflight import Check
 from sync.contract.sections import Count, PlainName, Section
-from sync.contract.spec import FlistsOptions, KernelsOptions, UsersOptions, ZdbEndpoint
+from sync.contract.spec import (
+    FLISTS_MEMORY_MB,
+    KERNELS_MEMORY_MB,
+    USERS_MEMORY_MB,
+    FlistsOptions,
+    KernelsOptions,
+    UsersOptions,
+    ZdbEndpoint,
+)
 from sync.contract.status import Ready
 
 Mode: TypeAlias = Literal["mirror", "detached", "standalone"]
@@ -176,15 +184,33 @@ class ZdbLimits(ServiceLimits):
 
 
 class LargeLimits(ServiceLimits):
-    """Limits of what packs, compiles, or has many batches in flight."""
+    """Limits of what packs or compiles."""
 
     memory_mb: int = Field(1024, ge=32, description=_MEMORY)
 
 
 class MediumLimits(ServiceLimits):
-    """Limits of the edge and the users job."""
+    """Limits of the edge."""
 
     memory_mb: int = Field(512, ge=32, description=_MEMORY)
+
+
+class UsersLimits(ServiceLimits):
+    """Limits of the users job."""
+
+    memory_mb: int = Field(USERS_MEMORY_MB, ge=32, description=_MEMORY)
+
+
+class KernelsLimits(ServiceLimits):
+    """Limits of the kernels job."""
+
+    memory_mb: int = Field(KERNELS_MEMORY_MB, ge=32, description=_MEMORY)
+
+
+class FlistsLimits(ServiceLimits):
+    """Limits of the flists job."""
+
+    memory_mb: int = Field(FLISTS_MEMORY_MB, ge=32, description=_MEMORY)
 
 
 class LimitSettings(Section):
@@ -204,9 +230,9 @@ class LimitSettings(Section):
         description="0-bootstrap; its /tmp, where it builds boot media, counts.",
     )
     caddy: MediumLimits = Field(MediumLimits(), description="Caddy.")
-    users: MediumLimits = Field(MediumLimits(), description="The users job.")
-    kernels: ServiceLimits = Field(ServiceLimits(), description="The kernels job.")
-    flists: LargeLimits = Field(LargeLimits(), description="The flists job.")
+    users: UsersLimits = Field(UsersLimits(), description="The users job.")
+    kernels: KernelsLimits = Field(KernelsLimits(), description="The kernels job.")
+    flists: FlistsLimits = Field(FlistsLimits(), description="The flists job.")
 
 
 class SourceSettings(Section):

@@ -18,6 +18,10 @@ from sync.contract.addresses import Host, HttpUrl, Port, bracketed
 from sync.contract.sections import Count, Days, Fraction, PlainName, Positive, Seconds, Section
 
 MOST_SOURCES: Final = 8
+# The memory (MiB) that a job's container has unless set: what a spec without it stands for.
+USERS_MEMORY_MB: Final = 512
+KERNELS_MEMORY_MB: Final = 256
+FLISTS_MEMORY_MB: Final = 1024
 # What a spec of an earlier release named with one value, and where that stands now.
 _ONCE_SINGLE: Final = {"source": "sources", "source_zdb": "sources_zdb"}
 
@@ -243,6 +247,8 @@ class _HttpSpec(_Spec):
 class UsersSpec(UsersOptions, _HttpSpec):
     """The users job's options, and what derives from the rest of the settings.
 
+    memory_limit_mb: the memory of the job's container in MiB, see sync.agent.budget.
+
     sources: base URLs of the master's hub, the preferred one first: names of one and the same
     master; the next is used while the one before it is dead. sources_zdb: the master's chunks,
     likewise. local_zdb: this mirror's 0-db, reached by the agent as admin with the password in
@@ -254,6 +260,7 @@ class UsersSpec(UsersOptions, _HttpSpec):
     """
 
     job: Literal["users"] = "users"
+    memory_limit_mb: Positive = USERS_MEMORY_MB
     sources_zdb: Endpoints
     local_zdb: ZdbEndpoint
     local_zdb_memory_bytes: Positive | None = None
@@ -266,19 +273,21 @@ class UsersSpec(UsersOptions, _HttpSpec):
 
 
 class KernelsSpec(KernelsOptions, _HttpSpec):
-    """The kernels job's options, and the master. sources: base URLs, as in UsersSpec."""
+    """The kernels job's options, and the master. sources, memory_limit_mb: as in UsersSpec."""
 
     job: Literal["kernels"] = "kernels"
+    memory_limit_mb: Positive = KERNELS_MEMORY_MB
 
 
 class FlistsSpec(FlistsOptions, _Spec):
     """The flists job's options, and what derives from the rest of the settings.
 
     sources: the master's namespace, read without a password, by its names as in UsersSpec; the
-    first is the one in use (see `at`). local_zdb, local_zdb_memory_bytes: as in UsersSpec.
+    first is the one in use (see `at`). The other fields: as in UsersSpec.
     """
 
     job: Literal["flists"] = "flists"
+    memory_limit_mb: Positive = FLISTS_MEMORY_MB
     sources: Endpoints
     local_zdb: ZdbEndpoint
     local_zdb_memory_bytes: Positive | None = None

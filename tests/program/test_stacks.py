@@ -12,6 +12,7 @@ from components.naming import Stack
 from components.settings import SettingsError, parse
 from components.settings.configuration_page import PAGE, options, page
 from components.settings.model import FlistsSettings, KernelsSettings, UsersSettings
+from sync.contract.layout import JOBS, Job
 from sync.contract.spec import FlistsSpec, KernelsSpec, UsersSpec, canonical
 from sync.contract.spec import parse as parse_spec
 from tests.program.declared import (
@@ -34,6 +35,7 @@ DERIVED: Final = {
     "sources_zdb",
     "local_zdb",
     "local_zdb_memory_bytes",
+    "memory_limit_mb",
     "publish_backend",
 }
 
@@ -122,6 +124,23 @@ def test_what_an_operator_may_set_of_a_job_is_all_that_its_spec_has() -> None:
         assert settable == set(spec.model_fields) - DERIVED
 
 
+def test_each_job_knows_the_memory_that_its_container_has() -> None:
+    limits = {job: {"memoryMb": number} for job, number in zip(JOBS, (640, 320, 1280), strict=True)}
+    config = as_pulumi_gives(
+        {**_required(), "gridhub:domain": "grid.example.org", "gridhub:limits": limits}
+    )
+    for spec in job_specs(Stack("s", parse(config))):
+        assert spec.memory_limit_mb == limits[spec.job]["memoryMb"]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_spec_of_a_release_that_named_no_memory_has_the_containers_default(job: Job) -> None:
+    config = as_pulumi_gives({**_required(), "gridhub:domain": "grid.example.org"})
+    (spec,) = [spec for spec in job_specs(Stack("s", parse(config))) if spec.job == job]
+    earlier = spec.model_dump(mode="json", exclude={"memory_limit_mb"})
+    assert parse_spec(earlier).memory_limit_mb == spec.memory_limit_mb
+
+
 def test_the_defaults_of_a_job_are_its_specs_own() -> None:
     config = as_pulumi_gives({**_required(), "gridhub:domain": "grid.example.org"})
     users, kernels, flists = job_specs(Stack("s", parse(config)))
@@ -133,6 +152,7 @@ def test_the_defaults_of_a_job_are_its_specs_own() -> None:
             if name not in DERIVED:
                 assert getattr(spec, name) == info.get_default(), (spec.job, name)
     assert users.local_zdb_memory_bytes == flists.local_zdb_memory_bytes == 4096 << 20
+    assert [spec.memory_limit_mb for spec in (users, kernels, flists)] == [512, 256, 1024]
     assert users.publish_backend is not None
     assert users.publish_backend.host == "hub.grid.example.org"
     assert users.sources == ["https://hub.threefold.me", "https://hub.grid.tf"]

@@ -1,0 +1,110 @@
+"""One budget of memory for each job: whatever comes from outside takes its bytes from it.
+
+The limit of the job's container counts what all its processes take together, and the kernel ends
+one of them past it: without a reason in the status, and again at the next try. So what a master
+sends is taken from the budget before it is kept, by what it costs here and not by what it was on
+the wire; what does not fit although nothing else is under way is refused with a reason.
+"""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Self
+
+from sync.contract.spec import JobSpec
+
+MIB: Final = 1 << 20
+# What a job takes before anything has come: interpreter, libraries, threads, sockets.
+OWN_BYTES: Final = 80 * MIB
+# Of the rest: an allocator keeps pages that are only partly used.
+_USED_TENTHS: Final = 8
+_FIRST_TO_DIE: Final = "1000"
+
+
+class OverBudgetError(Exception):
+    """Something costs more memory than the job has, even if nothing else is under way."""
+
+
+class Budget:
+    """So many bytes, shared by all threads of a job; who waits for some is served in turn.
+
+    setting: what gives it more, for the reason of a refusal.
+    Nobody may wait for more while holding some: two that do so would wait for ever.
+    """
+
+    def __init__(self, total_bytes: int, setting: str = "limits.JOB.memoryMb") -> None:
+        self.total_bytes = total_bytes
+        self._setting = setting
+        self._left = total_bytes
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Self:
+        """Return the budget of the job that the spec is for, by the limit of its container."""
+        others_bytes = max(0, spec.memory_limit_mb * MIB - OWN_BYTES)
+        return cls(others_bytes * _USED_TENTHS // 10, f"limits.{spec.job}.memoryMb")
+
+    @property
+    def left_bytes(self) -> int:
+        """What nobody holds."""
+        return self._left
+
+    def require(self, size_bytes: int, what: str) -> None:
+        """Raise OverBudgetError where so many bytes are more than there are in all."""
+        if size_bytes > self.total_bytes:
+            raise OverBudgetError(
+                f"{what} takes {size_bytes} bytes of memory, and this job has room for "
+                f"{self.total_bytes}; a higher {self._setting} gives it more"
+            )
+
+    def take(self, size_bytes: int) -> bool:
+        """Take so many bytes if they are there at once; they are to be given back."""
+        with self._changed:
+            if self._waiting or size_bytes > self._left:
+                return False
+            self._left -= size_bytes
+            return True
+
+    def give(self, size_bytes: int) -> None:
+        """Give back what was taken."""
+        with self._changed:
+            self._left += size_bytes
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def hold(self, size_bytes: int, what: str) -> Iterator[None]:
+        """Hold so many bytes during the block; waits until others have given them back.
+
+        what: names what they are for. Raises OverBudgetError.
+        """
+        self.require(size_bytes, what)
+        turn = object()
+        with self._changed:
+            # In turn: a large one would never see so much free while small ones pass it.
+            self._waiting.append(turn)
+            try:
+                self._changed.wait_for(
+                    lambda: self._waiting[0] is turn and size_bytes <= self._left
+                )
+                self._left -= size_bytes
+            finally:
+                self._waiting.remove(turn)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            self.give(size_bytes)
+
+
+def die_first() -> None:
+    """Have the kernel end this process before the job itself where memory runs out.
+
+    For processes that read what strangers made: the job outlives them and says what happened.
+    """
+    # Everybody may raise the value of an own process (Linux: Documentation/filesystems/proc.rst,
+    # oom_score_adj); where there is no such file nothing is lost.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_DIE)
