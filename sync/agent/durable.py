@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from sync.contract.fsync import fsync
+
 PUBLIC_MODE: Final = 0o644
 STAGING: Final = ".gridhub"
 TEMPORARY_PREFIX: Final = ".gridhub-part-"
@@ -27,10 +29,10 @@ class NoSpaceError(OSError):
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file, or the names in a folder, durable."""
+    """Make the content of a file, or the names in a folder, durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor, path)
     finally:
         os.close(descriptor)
 

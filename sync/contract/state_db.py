@@ -6,9 +6,12 @@ pinned_chunks). A schema only grows: a release takes over the databases of the o
 
 import contextlib
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
+
+from sync.contract.fsync import fsync
 
 WAL: Final = ("journal_mode=WAL", "busy_timeout=30000")
 _META: Final = "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
@@ -24,6 +27,9 @@ class StateDb:
         self._db = sqlite3.connect(path, isolation_level=None)
         for pragma in pragmas:
             self._db.execute(f"PRAGMA {pragma}")
+        if not _syncs(path.parent):
+            # SQLite takes a refused fsync for a broken disk (os_unix.c, unixSync).
+            self._db.execute("PRAGMA synchronous=OFF")
         self._db.executescript(_META + schema)
 
     def __enter__(self) -> Self:
@@ -69,3 +75,11 @@ class StateDb:
     def set_number(self, name: str, value: float) -> None:
         """Keep a number under `name`."""
         self._put("meta", name, value)
+
+
+def _syncs(folder: Path) -> bool:
+    """Return whether the file system of a folder has fsync."""
+    # Not of the database itself: closing a second descriptor of it would drop the locks that this
+    # process has on it (fcntl(2), advisory record locking).
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        return fsync(probe.fileno(), folder)

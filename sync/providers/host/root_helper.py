@@ -30,6 +30,7 @@ MANIFEST = "MANIFEST.json"
 _PATHS_LIMIT = 5000
 _DIGEST_LIMIT_BYTES = 4 << 20
 _LEFTOVER_SECONDS = 3600  # longer than any one-shot container runs
+_NO_FSYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -105,7 +106,7 @@ def make_directories(root: str, directories: list[Owned]) -> list[str]:
                 changed.append(entry["path"])
     for folder in sorted({path.rpartition("/")[0] for path in changed}):
         with opened(root, folder) as descriptor:
-            os.fsync(descriptor)
+            _durable(descriptor)
     return sorted(set(changed))
 
 
@@ -157,13 +158,13 @@ def _write_file(root: str, entry: File) -> None:
                 os.fchmod(file.fileno(), entry["mode"])
                 file.write(base64.b64decode(entry["content"]))
                 file.flush()
-                os.fsync(file.fileno())
+                _durable(file.fileno())
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
             raise
-        os.fsync(directory)
+        _durable(directory)
 
 
 def _remove_leftovers(directory: int, name: str) -> None:
@@ -181,7 +182,7 @@ def remove_files(root: str, paths: list[str]) -> None:
     for path in paths:
         with contextlib.suppress(FileNotFoundError), _entry(root, path) as (directory, name):
             os.unlink(name, dir_fd=directory)
-            os.fsync(directory)
+            _durable(directory)
 
 
 def empty(root: str, paths: list[str]) -> None:
@@ -373,10 +374,19 @@ def _sync_folders(top: Path) -> None:
         _fsync(folder)
 
 
+def _durable(descriptor: int) -> None:
+    """Fsync, except on a file system that has none (see sync/contract/fsync.py)."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        os.fsync(descriptor)
+        _durable(descriptor)
     finally:
         os.close(descriptor)
 

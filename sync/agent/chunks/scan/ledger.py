@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.chunks.key_files import encode_keys, read_keys
+from sync.contract.fsync import fsync
 
 LEDGER_FILE: Final = "listed.keys"
 
@@ -68,7 +69,7 @@ class Ledger:
     def sync(self) -> None:
         """Make what is written durable. Raises OSError."""
         if self._file is not None:
-            os.fdatasync(self._file)
+            fsync(self._file, self.path, os.fdatasync)
 
     def close(self) -> None:
         """Let go of the file."""
