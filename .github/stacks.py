@@ -8,6 +8,8 @@
     stacks.py comment PR STACK FILE put the text into the stack's own comment on a pull request
     stacks.py drift STACK           look for drift; open, update or close the stack's one issue
 
+A stack that `affected` or `all` leaves out is named with the reason, as a warning of the run. The
+stack's own comment or issue is the one that the bot wrote: anybody may write its marker.
 Needs git, pulumi and gh on PATH, as far as a verb uses them. Exit code 0 unless a step failed;
 a preview that failed still writes its text first.
 """
@@ -29,9 +31,13 @@ PROGRAM = (
     *("components/", "hub_tools/", "sync/"),
 )
 # Not somebody's mirror: tried out or copied, never deployed.
-NOT_DEPLOYED = ("sandbox", "example-")
+SANDBOX = "sandbox"
+EXAMPLE = "example-"
 # Only a host that is named can be reached from here: a socket would be the runner's own.
 REMOTE = "ssh://"
+PROJECT = "gridhub"
+# Who writes with the token that GitHub gives a workflow; one of another app or user has its own.
+BOT = "github-actions[bot]"
 # GitHub refuses comments of more than 65,536 characters.
 LONGEST_TEXT = 60_000
 
@@ -57,22 +63,66 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+class StackFileError(Exception):
+    """A stack file that cannot be read; `str()` says where and why."""
+
+
 def deployed() -> list[str]:
     """Return the names of all stacks that are somebody's and reached by SSH, sorted."""
+    return _reached(_stacks())
+
+
+def _stacks() -> list[str]:
     names = (path.name.removeprefix("Pulumi.") for path in STACKS.glob("Pulumi.*.yaml"))
     stacks = sorted(name.removesuffix(".yaml") for name in names)
-    return [
-        stack
-        for stack in stacks
-        if not stack.startswith(NOT_DEPLOYED)
-        and host_of(stack).get("docker", "").startswith(REMOTE)
-    ]
+    return [name for name in stacks if name != SANDBOX and not name.startswith(EXAMPLE)]
 
 
-def host_of(stack: str) -> dict[str, str]:
-    """Return the `host` setting of a stack file, empty where it has none."""
-    loaded = yaml.safe_load((STACKS / f"Pulumi.{stack}.yaml").read_text()) or {}
-    return dict((loaded.get("config") or {}).get("gridhub:host") or {})
+def _reached(stacks: list[str]) -> list[str]:
+    """Return the stacks that are reached from here, and name the others in the run's warnings."""
+    reasons = {stack: reason for stack in stacks if (reason := _left_out(stack))}
+    for stack, reason in reasons.items():
+        # GitHub shows such a line beside the file in the change, and on the run's page.
+        line = f"::warning file=stacks/Pulumi.{stack}.yaml::stack {stack} is left out: {reason}"
+        print(line, file=sys.stderr)
+    return [stack for stack in stacks if stack not in reasons]
+
+
+def _left_out(stack: str) -> str:
+    """Return why a stack cannot be reached from here, nothing where it can."""
+    try:
+        docker = host_of(stack).get("docker")
+    except StackFileError:
+        return ""  # its own preview, `up` and drift check fail with the reason
+    if not isinstance(docker, str):
+        return f"host.docker is not in plain text in its file, as {REMOTE}USER@HOST"
+    if docker.startswith(REMOTE):
+        return ""
+    return f"host.docker is no {REMOTE} one, so its `pulumi up` is run on the host itself"
+
+
+def host_of(stack: str) -> dict[str, Any]:
+    """Return the `host` setting of a stack file, empty where it has none in plain text.
+
+    Raises StackFileError.
+    """
+    path = STACKS / f"Pulumi.{stack}.yaml"
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        config = {_full(key): value for key, value in (loaded.get("config") or {}).items()}
+        host = config.get(f"{PROJECT}:host") or {}
+        # `pulumi config set host '{…}'` writes a text.
+        return dict(yaml.safe_load(host) if isinstance(host, str) else host)
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise StackFileError(f"{path}: no stack file of Pulumi: {problem}") from error
+
+
+def _full(key: str) -> str:
+    # As Pulumi reads keys (sdk/go/common/workspace/loaders.go: stackConfigNamespacedWithProject;
+    # sdk/go/common/resource/config/key.go: ParseKey takes `project:config:key` as well).
+    namespace, colon, name = key.rpartition(":")
+    return f"{namespace.removesuffix(':config') if colon else PROJECT}:{name}"
 
 
 def changed_since(base: str) -> list[str]:
@@ -86,7 +136,7 @@ def affected(paths: list[str]) -> list[str]:
     """Return the deployed stacks that a change of these paths touches."""
     if any(path.startswith(PROGRAM) for path in paths):
         return deployed()
-    return [stack for stack in deployed() if f"stacks/Pulumi.{stack}.yaml" in paths]
+    return _reached([stack for stack in _stacks() if f"stacks/Pulumi.{stack}.yaml" in paths])
 
 
 def connect(stack: str) -> None:
@@ -94,7 +144,10 @@ def connect(stack: str) -> None:
 
     Raises SystemExit with the remedy where the environment holds neither.
     """
-    host = host_of(stack)
+    try:
+        host = host_of(stack)
+    except StackFileError as error:
+        raise SystemExit(str(error)) from error
     for key, variable in (
         ("sshKeyPath", "GRIDHUB_SSH_KEY"),
         ("knownHostsPath", "GRIDHUB_KNOWN_HOSTS"),
@@ -124,21 +177,22 @@ def preview(stack: str, file: Path) -> int:
 
 
 def comment(pull_request: str, stack: str, text: str) -> int:
-    """Write the stack's own comment: the one with its marker, else a new one."""
+    """Write the stack's own comment: the bot's one with its marker, else a new one."""
     comments = f"/{pull_request}/comments"
-    found = _gh_find(comments, _marker("preview", stack))
-    if found is None:
+    found = _gh_own(f"{comments}?per_page=100", _marker("preview", stack))
+    if not found:
         return _gh_write("POST", comments, body=text)
-    return _gh_write("PATCH", f"/comments/{found['id']}", body=text)
+    return _gh_write("PATCH", f"/comments/{found[0]['id']}", body=text)
 
 
 def drift(stack: str) -> int:
     """Refresh and compare; returns 0 also when there is drift, as the issue then says so."""
     done = _preview(stack, "--diff", "--refresh", "--expect-no-changes")
     marker = _marker("drift", stack)
-    opened = _gh_find("?state=open&per_page=100", marker)
+    opened = _gh_own("?state=open&per_page=100", marker)
     if done.returncode == 0:
-        return _gh_write("PATCH", f"/{opened['number']}", state="closed") if opened else 0
+        codes = [_gh_write("PATCH", f"/{one['number']}", state="closed") for one in opened]
+        return max(codes, default=0)
     text = {
         "title": f"Drift of {stack}",
         "body": (
@@ -148,7 +202,7 @@ def drift(stack: str) -> int:
         ),
     }
     if opened:
-        return _gh_write("PATCH", f"/{opened['number']}", **text)
+        return _gh_write("PATCH", f"/{opened[0]['number']}", **text)
     return _gh_write("POST", "", **text)
 
 
@@ -179,11 +233,18 @@ def _issues(below: str) -> str:
     return f"repos/{os.environ['GITHUB_REPOSITORY']}/issues{below}"
 
 
-def _gh_find(below: str, marker: str) -> dict[str, Any] | None:
-    """Return the first issue or comment that begins with a marker."""
+def _gh_own(below: str, marker: str) -> list[dict[str, Any]]:
+    """Return the issues or comments that the bot wrote and that begin with a marker."""
     pages = json.loads(_run("gh", "api", "--paginate", "--slurp", _issues(below)).stdout)
-    entries = (entry for page in pages for entry in page)
-    return next((entry for entry in entries if (entry["body"] or "").startswith(marker)), None)
+    return [entry for page in pages for entry in page if _is_own(entry, marker)]
+
+
+def _is_own(entry: dict[str, Any], marker: str) -> bool:
+    # Whoever may comment can write the marker; nobody can have the bot's login, as brackets are in
+    # no user's. GitHub lists pull requests among the issues, and has no author of a deleted user.
+    author = (entry.get("user") or {}).get("login")
+    by_bot = author == (os.environ.get("GRIDHUB_BOT") or BOT)
+    return by_bot and "pull_request" not in entry and (entry["body"] or "").startswith(marker)
 
 
 def _gh_write(method: str, below: str, **body: str) -> int:
@@ -195,7 +256,13 @@ def _run(
     *command: str, check: bool = True, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command, cwd=ROOT, input=stdin, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
     sys.stderr.write(done.stderr)
     if check and done.returncode != 0:

@@ -185,6 +185,7 @@ exit "$PULUMI_CODE"
 
 
 REMOTE = "config: {'gridhub:host': {docker: ssh://hub@203.0.113.10}}\n"
+BOT = {"login": "github-actions[bot]", "type": "Bot"}
 
 
 class Runner:
@@ -251,6 +252,83 @@ def test_all_stacks_are_those_that_are_somebodys(runner: Runner) -> None:
     assert json.loads(runner.run("all")) == ["berlin", "ghent"]
 
 
+HOST = "docker: ssh://hub@203.0.113.10"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"config:\n  host: {{{HOST}}}\n",
+        f"config:\n  gridhub:config:host: {{{HOST}}}\n",
+        f"config:\n  domain: grid.example.org\n  host:\n    {HOST}\n    sshKeyPath: /k\n",
+        """config:\n  host: '{"docker": "ssh://hub@203.0.113.10"}'\n""",
+        f"encryptionsalt: v1:x\nconfig:\n  'host': {{{HOST}}}\n  other:host: unix:///x\n",
+        f"# umlaut: Köln\nconfig:\n  gridhub:host: {{{HOST}}}\n",
+    ],
+)
+def test_a_stack_is_seen_however_pulumi_lets_its_host_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "Pulumi.bare.yaml").write_text(text, encoding="utf-8")
+    script = load()
+    monkeypatch.setattr(script, "STACKS", tmp_path)
+    assert script.deployed() == ["bare"]
+
+
+@pytest.mark.parametrize("text", ["config: [", "config: {host: 7}\n", "- a\n", "config: x\n"])
+def test_a_stack_file_that_cannot_be_read_keeps_none_of_the_others_back(
+    runner: Runner, text: str
+) -> None:
+    # Not left out: its own preview and `up` fail, and say why.
+    (runner.folder / "stacks" / "Pulumi.broken.yaml").write_text(text)
+    assert json.loads(runner.run("all")) == ["berlin", "broken", "ghent"]
+    runner.run("connect", "broken")
+    assert runner.code == 1
+    assert "Pulumi.broken.yaml: no stack file of Pulumi" in runner.errors
+    assert "Traceback" not in runner.errors
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("gridhub:host: {docker: 'unix:///var/run/docker.sock'}", "is run on the host itself"),
+        ("host: {docker: 'tcp://203.0.113.10:2376'}", "is run on the host itself"),
+        ("domain: grid.example.org", "not in plain text"),
+        ("host: {secure: v1:abc}", "not in plain text"),
+        ("host: {docker: {secure: v1:abc}}", "not in plain text"),
+        ("other:host: {docker: 'ssh://hub@203.0.113.10'}", "not in plain text"),
+        ("host: {}", "not in plain text"),
+    ],
+)
+def test_a_stack_that_is_left_out_is_named_with_the_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+    reason: str,
+) -> None:
+    for name in ("other", "sandbox", "example-records"):
+        (tmp_path / f"Pulumi.{name}.yaml").write_text(f"config:\n  {config}\n")
+    script = load()
+    monkeypatch.setattr(script, "STACKS", tmp_path)
+    assert script.deployed() == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("::warning file=stacks/Pulumi.other.yaml::stack other is left out: ")
+    assert reason in line
+
+
+def test_only_the_stacks_that_a_change_is_about_are_named_as_left_out(runner: Runner) -> None:
+    runner.git("init", "--quiet", ".")
+    runner.git("add", "stacks", ".github")
+    runner.git("commit", "--quiet", "-m", "first")
+    first = runner.git("rev-parse", "HEAD")
+    (runner.folder / "stacks" / "Pulumi.local.yaml").write_text("config: {}\n")
+    runner.git("commit", "--quiet", "-am", "second")
+    assert json.loads(runner.run("affected", first)) == []
+    assert "stack local is left out" in runner.errors
+    assert "unsaid" not in runner.errors
+
+
 def test_a_change_touches_the_stacks_it_is_about(runner: Runner) -> None:
     runner.git("init", "--quiet", ".")
     runner.git("add", "stacks", ".github")
@@ -309,8 +387,8 @@ def test_each_stack_has_one_comment_that_is_updated(runner: Runner) -> None:
     (runner.folder / "out.md").write_text("<!-- gridhub preview berlin -->\nnew")
     runner.run("comment", "7", "berlin", "out.md")
     others = [
-        {"id": 1, "body": "<!-- gridhub preview ghent -->\nold"},
-        {"id": 2, "body": "<!-- gridhub preview berlin -->\nold"},
+        {"id": 1, "user": BOT, "body": "<!-- gridhub preview ghent -->\nold"},
+        {"id": 2, "user": BOT, "body": "<!-- gridhub preview berlin -->\nold"},
     ]
     runner.listing.write_text(json.dumps([others[:1], others[1:]]))
     runner.run("comment", "7", "berlin", "out.md")
@@ -329,7 +407,7 @@ def test_drift_opens_one_issue_then_updates_it_then_closes_it(runner: Runner) ->
     body = runner.told_github()[0][1]["body"]
     assert "phase idle => failed" in body
     assert body.startswith("<!-- gridhub drift berlin -->")
-    runner.listing.write_text(json.dumps([[{"number": 12, "body": body}]]))
+    runner.listing.write_text(json.dumps([[{"number": 12, "user": BOT, "body": body}]]))
     runner.run("drift", "berlin", code=255)
     runner.run("drift", "berlin", code=0)
     opened, updated, closed = runner.told_github()
@@ -337,6 +415,56 @@ def test_drift_opens_one_issue_then_updates_it_then_closes_it(runner: Runner) ->
     assert "repos/grid/hub/issues/12" in updated[0]
     assert closed[1] == {"state": "closed"}
     assert "--refresh" in (runner.folder / "pulumi.log").read_text()
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"user": {"login": "mallory", "type": "User"}},
+    {"user": {"login": "github-actions", "type": "User"}},
+    {"user": {"login": "dependabot[bot]", "type": "Bot"}},
+    {"user": {"login": "owner", "type": "User"}, "author_association": "OWNER"},
+    {"user": None},
+    {},
+]
+
+
+def test_a_strangers_comment_with_the_marker_is_not_touched(runner: Runner) -> None:
+    text = "<!-- gridhub preview berlin -->\nnew"
+    (runner.folder / "out.md").write_text(text)
+    foreign = [{"id": 600 + n, "body": text, **author} for n, author in enumerate(FOREIGN)]
+    for listing in ([foreign, [{"id": 7, "user": BOT, "body": text}]], [foreign]):
+        runner.listing.write_text(json.dumps(listing))
+        runner.run("comment", "7", "berlin", "out.md")
+    (updated, _), (posted, _) = runner.told_github()
+    assert "repos/grid/hub/issues/comments/7" in updated
+    assert "POST" in posted
+
+
+def test_a_strangers_issue_with_the_marker_is_neither_updated_nor_closed(runner: Runner) -> None:
+    body = "<!-- gridhub drift berlin -->"
+    authors = [*FOREIGN, {"user": BOT, "pull_request": {}}]
+    foreign = [{"number": 13 + n, "body": body, **author} for n, author in enumerate(authors)]
+    runner.listing.write_text(json.dumps([foreign]))
+    runner.run("drift", "berlin", code=0)
+    assert runner.told_github() == []
+    runner.run("drift", "berlin", code=255)
+    ((posted, _),) = runner.told_github()
+    assert "POST" in posted
+
+
+def test_a_bot_of_another_token_knows_its_own(runner: Runner) -> None:
+    text = "<!-- gridhub preview berlin -->\nnew"
+    (runner.folder / "out.md").write_text(text)
+    comment = {"id": 8, "user": {"login": "gridhub-reports[bot]"}, "body": text}
+    runner.listing.write_text(json.dumps([[comment]]))
+    runner.run("comment", "7", "berlin", "out.md", GRIDHUB_BOT="gridhub-reports[bot]")
+    ((patched, _),) = runner.told_github()
+    assert "PATCH" in patched
+
+
+@pytest.mark.parametrize("name", ["drift.yaml", "preview.yaml"])
+def test_the_author_that_is_looked_for_is_the_tokens(name: str) -> None:
+    (env,) = [step["env"] for step in steps(name) if "GH_TOKEN" in step.get("env", {})]
+    assert (env["GH_TOKEN"], env["GRIDHUB_BOT"]) == ("${{ github.token }}", load().BOT)
 
 
 def test_no_drift_and_no_issue_says_nothing(runner: Runner) -> None:
