@@ -17,33 +17,60 @@ MAX_IN_MEMORY_BYTES: Final = 16 << 20
 # Members other than the database that are skipped (directories, pax headers).
 _MAX_MEMBERS: Final = 64
 _READ: Final = 1 << 18
+_GZIP: Final = b"\x1f\x8b"
+# As many as a packer makes that cuts the largest database into blocks of 64 KiB, and more.
+_MAX_GZIP_MEMBERS: Final = 1 << 14
 
 
 class _Inflated(io.RawIOBase):
-    """The plain bytes of a gzip file's first member, as they are asked for."""
+    """The plain bytes of a gzip file's members, one after the other, as they are asked for.
+
+    goes_on: whether the next member is read where one ends. zflist reads all of them (archive.c,
+    gzread), and a node the first one only (rfs: src/meta/mod.rs, GzDecoder).
+    """
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
+        self._packed = b""
+        self._members = 0
+        self.goes_on = True
+        self._begin_member()
+
+    def _begin_member(self) -> None:
         # By its own header and trailer: the checksum is verified (RFC 1952, CRC32 and ISIZE).
         self._inflate = zlib.decompressobj(wbits=31)
+        self._members += 1
+        if self._members > _MAX_GZIP_MEMBERS:
+            raise FlistError(f"gzip: more than {_MAX_GZIP_MEMBERS} members")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._inflate.eof:
-            packed = self._inflate.unconsumed_tail or self._source.read(_READ)
+        while not self._inflate.eof or self._finds_another():
+            packed = self._packed or self._source.read(_READ)
             try:
                 plain = self._inflate.decompress(packed, len(buffer))
             except zlib.error as error:
                 raise FlistError(f"gzip: {error}") from error
+            self._packed = self._inflate.unconsumed_tail or self._inflate.unused_data
             if plain:
                 buffer[: len(plain)] = plain
                 return len(plain)
             if not packed:
                 raise FlistError("gzip: truncated")
-        # What follows the member is ignored, as on a node (rfs: src/meta/mod.rs, GzDecoder).
         return 0
+
+    def _finds_another(self) -> bool:
+        """Begin the member that follows, if one does and is wanted; anything else is ignored."""
+        if not self.goes_on:
+            return False
+        while len(self._packed) < len(_GZIP) and (more := self._source.read(_READ)):
+            self._packed += more
+        if not self._packed.startswith(_GZIP):
+            return False
+        self._begin_member()
+        return True
 
 
 def _copy(plain: BinaryIO, amount: int, target: BinaryIO | None) -> None:
@@ -89,7 +116,8 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
     instead. Raises FlistError, OSError.
     """
     with flist.open("rb") as source:
-        plain = io.BufferedReader(_Inflated(source), _READ)
+        inflated = _Inflated(source)
+        plain = io.BufferedReader(inflated, _READ)
         for _ in range(_MAX_MEMBERS):
             header = plain.read(tarfile.BLOCKSIZE)
             # A block of zeros ends the archive.
@@ -108,6 +136,8 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
             else:
                 with database.open("wb") as target:
                     _copy(plain, member.size, target)
+            # What follows the member in which the database ends is read by no node.
+            inflated.goes_on = False
             _drain(plain)
             return data
     raise FlistError(f"tar: holds no {DATABASE_NAME}")

@@ -14,10 +14,12 @@ import sys
 from array import array
 from typing import Final, NamedTuple
 
-from sync.agent.flist.errors import FlistError
+from sync.agent.flist.errors import FlistError, NoMessageError
 
-# rfs, on the nodes, reads up to one less (Rust crate capnp, serialize: SEGMENTS_COUNT_LIMIT).
-MAX_SEGMENTS: Final = 512
+# zflist's buffer has 4 MiB and its segments at least 4 KiB (flist_serial.c; c-capnproto:
+# lib/capn-malloc.c). rfs, on the nodes, reads up to 511 (Rust crate capnp, serialize:
+# SEGMENTS_COUNT_LIMIT): there a larger directory is an I/O error, and the others are well.
+MAX_SEGMENTS: Final = 2048
 # 0-db has no longer ones (libzdb/index.h, MAX_KEY_LENGTH).
 MAX_KEY_BYTES: Final = 255
 _WORD: Final = 8
@@ -58,11 +60,12 @@ class _Structs(NamedTuple):
 def chunk_keys(message: bytes) -> list[bytes]:
     """Return the chunk keys that one entry of a flist names; none if it is no directory.
 
-    Raises FlistError for bytes that are not a capnp message of this schema.
+    Raises FlistError for bytes that are not a capnp message of this schema, NoMessageError where
+    they are none at all.
     """
     segments = _segments(message)
     if not segments[0].end:
-        raise FlistError("capnp: empty")
+        raise NoMessageError("capnp: empty")
     root = _struct(segments, segments[0], 0)
     # An ACI, the other kind of object among the entries (flist_acl.c), has 3 pointers.
     if root is None or root.pointers < _DIR_POINTERS:
@@ -78,18 +81,18 @@ def chunk_keys(message: bytes) -> list[bytes]:
 def _segments(message: bytes) -> list[_Segment]:
     """Split the stream framing: count - 1, sizes in words, padding, segments."""
     if len(message) < _WORD:
-        raise FlistError("capnp: shorter than its header")
+        raise NoMessageError("capnp: shorter than its header")
     # Whatever the machine, all of capnp is little-endian.
     count = int.from_bytes(message[:4], "little") + 1
     if count > MAX_SEGMENTS or len(message) < 4 + 4 * count:
-        raise FlistError(f"capnp: {count} segments")
+        raise NoMessageError(f"capnp: {count} segments")
     sizes = struct.unpack_from(f"<{count}I", message, 4)
     at = (4 + 4 * count + _WORD - 1) // _WORD * _WORD
     segments = []
     for words in sizes:
         end = at + words * _WORD
         if end > len(message):
-            raise FlistError("capnp: truncated segment")
+            raise NoMessageError("capnp: truncated segment")
         data = message[at:end]
         signed, halves = array("i", data), array("I", data)
         if sys.byteorder != "little":

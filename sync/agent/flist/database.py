@@ -18,10 +18,10 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from sync.agent.flist.capnp import chunk_keys
-from sync.agent.flist.errors import FlistError
+from sync.agent.flist.errors import FlistError, NoMessageError
 
 # Counted up when flists are accepted that were refused before: mirrors then read those again.
-ACCEPTED: Final = 2
+ACCEPTED: Final = 3
 MAX_VALUE_BYTES: Final = 64 << 20
 MAX_KEYS: Final = 16 << 20
 _MAX_BACKEND_BYTES: Final = 4096
@@ -39,6 +39,10 @@ _DISK_ERRORS: Final = {
 }
 _ALLOWED: Final = frozenset({sqlite3.SQLITE_READ, sqlite3.SQLITE_SELECT, sqlite3.SQLITE_PRAGMA})
 _COLUMN: Final = r'"?(?:key|value)"?\s+(?:VARCHAR\s*\(\s*\d+\s*\)|TEXT|BLOB)(?:\s+PRIMARY KEY)?'
+# BLAKE2b of the empty path (flist_tools.c, libflist_path_key; rfs: src/meta/mod.rs, ROOT_HASH).
+_ROOT: Final = "cae66941d9efbd404e4d88758ea67670"
+# A node takes a text for bytes as well (Rust crate sqlx, sqlite: Vec<u8> is compatible with TEXT).
+_ENTRIES: Final = "SELECT CAST(value AS BLOB), key IS ? FROM entries"
 # As zflist makes it (database_sqlite.c).
 _METADATA: Final = "CREATE TABLE IF NOT EXISTS metadata (key VARCHAR(64) PRIMARY KEY, value TEXT)"
 _HAS_METADATA: Final = (
@@ -188,18 +192,31 @@ def read(database: Path | bytes, cache: DirectoryCache | None = None) -> Content
 
 
 def _directories(database: sqlite3.Connection, cache: DirectoryCache) -> tuple[Directory, ...]:
+    """Return the directories that name chunks.
+
+    An entry that nobody can read counts for nothing, as long as the root directory can be read.
+    Of a directory that takes more than 4 MiB zflist leaves some bytes (flist_serial.c takes -1 for
+    the size of what it wrote, and SQLite makes a text of it): a node has an I/O error there alone.
+    """
     directories: dict[Directory, None] = {}
     count = 0
+    broken: NoMessageError | None = None
+    has_root = False
     # A row's key is a hash of a path or an ACI (flist_tools.c, flist_acl.c); the value says which.
-    for (value,) in database.execute("SELECT value FROM entries"):
-        if not isinstance(value, bytes):
-            raise FlistError("sqlite: an entry that is no blob")
-        directory = cache.directory(value)
+    for value, is_root in database.execute(_ENTRIES, (_ROOT,)):
+        try:
+            directory = cache.directory(value or b"")
+        except NoMessageError as error:
+            broken = error
+            continue
+        has_root = has_root or is_root
         if directory.keys and directory not in directories:
             directories[directory] = None
             count += len(directory.keys)
         if count > MAX_KEYS:
             raise FlistError(f"names more than {MAX_KEYS} chunks")
+    if broken is not None and not has_root:
+        raise FlistError(f"no readable root directory; an entry is broken, {broken}")
     return tuple(directories)
 
 
