@@ -23,7 +23,14 @@ def trouble(files: JobFiles, container: ContainerState | None, now: datetime) ->
         killed = ", killed for memory" if container.oom_killed else ""
         ended = f"{container.status} (exit code {container.exit_code}{killed})"
         return Trouble("stopped", f"its container is {ended}")
-    record, unhealthy = files.record, container.health == "unhealthy"
+    return _of_the_record(files, now, unhealthy=container.health == "unhealthy")
+
+
+def _of_the_record(files: JobFiles, now: datetime, *, unhealthy: bool) -> Trouble | None:
+    record = files.record
+    if files.in_its_place:
+        words = f"{files.in_its_place}, so its status cannot be read; remove it (rm -r)"
+        return Trouble("failed", f"{words}: the job writes a new one within seconds")
     if record is None:
         hangs = Trouble("failed", "it is unhealthy and has written no record")
         return hangs if unhealthy else Trouble("missing", "it has written no status record")

@@ -1,7 +1,9 @@
 """Where a host's jobs stand, gathered by one cheap command for all of them.
 
 Spec, status record and the containers' states are readable by anybody who may use Docker, so no
-one-shot container is needed: a shell prints them, a line of JSON each.
+one-shot container is needed: a shell prints them, a line of JSON each. A status record is in a
+folder of its job's own, which may put anything in its place: what is no plain file of the size of a
+record is named and not read.
 """
 
 import base64
@@ -31,17 +33,33 @@ _INSPECT: Final = (
     '"exitCode":{{.State.ExitCode}},"oomKilled":{{.State.OOMKilled}},"health":'
     "{{if .State.Health}}{{json .State.Health.Status}}{{else}}null{{end}}}"
 )
+# A record has a hundred names twice, and ten errors; a spec the names of a master.
+_BLOCK_BYTES: Final = 64 << 10
+_LIMIT_BLOCKS: Final = 8
+_NO_FILE: Final = "!"  # in no base64
 # $1: data root, $2: format of docker inspect, then the docker command. Prints the host's time, each
-# job's files in base64 (one line, empty when absent) and the containers; ends with docker's status.
+# job's files (a line in base64, empty when absent, `!` and what is there when it is no file) and
+# the containers; ends with docker's status. Whatever takes a file's place after it was looked at:
+# `nofollow` opens no link, and `nonblock` waits for nobody who would write into a FIFO. A dd that
+# lacks them (busybox) leaves that moment to the time limit of the command.
 _SCRIPT: Final = f"""
 root=$1; format=$2; shift 2
 if ! why=$(LC_ALL=C ls -d "$root/." 2>&1); then
   case $why in *ermission*) exit {_NOT_PASSABLE};; esac
 fi
 date +%s
+open=iflag=nofollow,nonblock
+dd if=/dev/null of=/dev/null $open 2>/dev/null || open=
 for job in {" ".join(layout.JOBS)}; do
   for file in spec/{layout.SPEC_FILE} state/{layout.STATUS_FILE}; do
-    base64 "$root/{layout.SYNC}/$job/$file" 2>/dev/null | tr -d '\\n'
+    path=$root/{layout.SYNC}/$job/$file
+    if [ -L "$path" ]; then printf '!a symbolic link'
+    elif [ -d "$path" ]; then printf '!a directory'
+    elif [ -f "$path" ]; then
+      dd if="$path" $open bs={_BLOCK_BYTES} count={_LIMIT_BLOCKS + 1} 2>/dev/null |
+        base64 | tr -d '\\n'
+    elif [ -e "$path" ]; then printf '!a FIFO, socket or device'
+    fi
     echo
   done
 done
@@ -63,11 +81,15 @@ class ContainerState(Model):
 
 @dataclass(frozen=True)
 class JobFiles:
-    """spec and record as they stand on the host; None where a file is absent or unreadable."""
+    """spec and record as they stand on the host; None where a file is absent or unreadable.
+
+    in_its_place: what is there instead of a record that can be one, in words with its path.
+    """
 
     spec: contract.JobSpec | None
     spec_written: bool
     record: StatusRecord | None
+    in_its_place: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,26 +112,41 @@ def _fetch(root: DataRoot) -> JobsView:
         )
     if completed.status != 0:
         raise docker_failure(root.connection.docker_host, completed)
-    return parse(completed.stdout.decode(errors="replace"))
+    return parse(completed.stdout.decode(errors="replace"), root.path)
 
 
-def parse(printed: str) -> JobsView:
-    """Read what the script printed."""
+def parse(printed: str, root: str = "") -> JobsView:
+    """Read what the script printed. root: the data root, for messages."""
     lines = iter(printed.splitlines())
     now = datetime.fromtimestamp(int(next(lines)), UTC)
-    files = {job: _job_files(lines) for job in layout.JOBS}
+    files = {job: _job_files(lines, layout.under(root, _record_path(job))) for job in layout.JOBS}
     containers = [ContainerState.model_validate_json(line) for line in lines if line.strip()]
     return JobsView(now, files, {entry.name.removeprefix("/"): entry for entry in containers})
 
 
-def _job_files(lines: Iterator[str]) -> JobFiles:
-    spec = base64.b64decode(next(lines, ""))
-    record = base64.b64decode(next(lines, ""))
+def _record_path(job: Job) -> str:
+    return f"{layout.job_state_dir(job)}/{layout.STATUS_FILE}"
+
+
+def _job_files(lines: Iterator[str], path: str) -> JobFiles:
+    spec, in_place_of_spec = _content(next(lines, ""))
+    record, in_its_place = _content(next(lines, ""))
     return JobFiles(
         _readable(contract.parse, spec),
-        bool(spec),
+        bool(spec or in_place_of_spec),
         _readable(StatusRecord.model_validate_json, record),
+        f"{path} is {in_its_place}" if in_its_place else "",
     )
+
+
+def _content(line: str) -> tuple[bytes, str]:
+    """Return a file's content, or what is there instead of a file of a sane size."""
+    if line.startswith(_NO_FILE):
+        return b"", f"{line.removeprefix(_NO_FILE)}, no plain file"
+    content, limit_bytes = base64.b64decode(line), _BLOCK_BYTES * _LIMIT_BLOCKS
+    if len(content) > limit_bytes:
+        return b"", f"larger than {limit_bytes} bytes"
+    return content, ""
 
 
 def _readable(parse: Callable[[bytes], Value], content: bytes) -> Value | None:
