@@ -14,8 +14,8 @@ from sync.providers.jobs import view as job_view
 from sync.providers.jobs.outputs import outputs
 from sync.providers.jobs.trouble import trouble
 from sync.providers.jobs.view import JobsView
-from tests.providers.job_views import CONTAINER, NOW, SPEC, a_record, wanted_job
 from tests.planted import NO_FILES, SECRET
+from tests.providers.job_views import CONTAINER, NOW, SPEC, a_record, wanted_job
 
 # The test fails of it where anything waits; nothing here takes a second.
 _PATIENCE_SECONDS = 10.0
