@@ -5,16 +5,23 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sync.providers.agent_bundle import packed
-from sync.providers.host import root_helper
+from sync.providers.host import descent, root_helper
+from sync.providers.host.commands import Command, Completed, Running
+from sync.providers.host.connection import HostConnection
+from sync.providers.host.descent import RefusedError
+from sync.providers.host.host import Host
 from sync.providers.preflight import probe
 
 NOBODY = 65534
@@ -94,7 +101,7 @@ def test_a_hand_over_that_was_cut_off_is_finished_by_the_next_one(
 def test_a_path_that_leaves_the_data_root_is_refused(tmp_path: Path, path: str) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    refused = pytest.raises(root_helper.RefusedError, match="does not stay below the data root")
+    refused = pytest.raises(RefusedError, match="does not stay below the data root")
     with refused:
         _make(root, _directory(path))
     with refused:
@@ -110,9 +117,9 @@ def test_a_symbolic_link_on_the_way_is_refused(tmp_path: Path) -> None:
     outside.mkdir()
     root.mkdir()
     (root / "secrets").symlink_to(outside)
-    with pytest.raises(root_helper.RefusedError, match=r"symbolic link .* mount the storage"):
+    with pytest.raises(RefusedError, match=r"symbolic link .* mount the storage"):
         _write(root, _file("secrets/zdb-admin"))
-    with pytest.raises(root_helper.RefusedError, match="symbolic link"):
+    with pytest.raises(RefusedError, match="symbolic link"):
         _make(root, _directory("secrets"))
     assert list(outside.iterdir()) == []
 
@@ -246,7 +253,7 @@ def test_a_damaged_bundle_is_repaired_in_the_same_directory(agents: Path) -> Non
 def test_a_bundle_cut_off_on_the_way_is_not_installed(agents: Path) -> None:
     archive = packed(FILES)
     half = io.BytesIO(archive[: len(archive) // 2])
-    with pytest.raises((EOFError, tarfile.TarError, root_helper.RefusedError)):
+    with pytest.raises((EOFError, tarfile.TarError, RefusedError)):
         root_helper.install_bundle(str(agents.parent), "agent", "v1", half)
     assert list(agents.iterdir()) == []
 
@@ -338,7 +345,7 @@ def _facts(root: Path) -> Any:
     return root_helper.facts(str(root), paths=[], trees=["secrets"], agents="agent")
 
 
-@pytest.mark.parametrize("moment", ["stat", "open"])
+@pytest.mark.parametrize("moment", ["open"])
 def test_a_file_that_goes_while_it_is_looked_at_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -360,13 +367,14 @@ def test_a_tree_that_goes_while_it_is_looked_at_is_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "secrets").mkdir()
+    real = os.open
 
-    def removed_before(top: str, **options: Any) -> Any:
-        (tmp_path / "secrets").rmdir()
-        return fwalk(top, **options)
+    def removed_before(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == "secrets":
+            (tmp_path / "secrets").rmdir()
+        return real(path, *arguments, **options)
 
-    fwalk = os.fwalk
-    monkeypatch.setattr(os, "fwalk", removed_before)
+    monkeypatch.setattr(os, "open", removed_before)
     assert _facts(tmp_path)["paths"] == {}
 
 
@@ -388,7 +396,7 @@ def test_a_bundles_file_that_goes_while_it_is_read_counts_as_missing(
 
 
 @as_root
-@pytest.mark.parametrize("moment", ["stat", "chown"])
+@pytest.mark.parametrize("moment", ["open", "chown"])
 def test_what_goes_while_a_directory_is_handed_over_does_not_stop_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -410,17 +418,41 @@ def test_what_goes_while_a_directory_is_handed_over_does_not_stop_it(
     assert (tmp_path / "public/kept").stat().st_uid == 1005
 
 
-def test_only_the_standard_library_is_imported() -> None:
+def test_only_the_standard_library_is_imported_and_what_is_sent_with_it() -> None:
     import ast
     import inspect
-    import sys
 
-    for module in (root_helper, probe):
+    for module, sent in ((descent, set()), (root_helper, {descent.__name__}), (probe, set())):
         source = inspect.getsource(module)
         imported = {
-            (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else alias.name
+            str(node.module) if isinstance(node, ast.ImportFrom) else alias.name
             for node in ast.walk(ast.parse(source))
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }
-        assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
+        others = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
+        assert others == sent
+
+
+def test_what_is_sent_runs_where_nothing_of_ours_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/key").write_text("x")
+    # The interpreter without the environment's packages, as in the helper image.
+    python = shutil.which("python3", path=f"{sys.base_prefix}/bin") or sys.executable
+    given: list[bytes] = []
+
+    class Here(Host):
+        def run(self, command: Command) -> Completed:
+            given.append(b"".join(command.stdin))
+            boot = [python, "-I", "-B", *command.argv[-2:]]
+            done = subprocess.run(boot, input=given[0], capture_output=True, check=False)
+            return Completed(done.returncode, done.stdout, done.stderr)
+
+        def start(self, argv: Sequence[str]) -> Running:
+            raise NotImplementedError(argv)
+
+    host = Here(HostConnection("unix:///nowhere", helper_image="python"))
+    request = {"root": str(tmp_path), "paths": [], "trees": ["secrets"], "agents": ""}
+    script = Path(str(root_helper.__file__))
+    seen: Any = host.run_script(script, [], {"operation": "facts", **request})
+    assert list(seen["paths"]) == ["secrets/key"]

@@ -49,29 +49,38 @@ def _known_paths() -> list[str]:
     return sorted({directory.path for directory in layout.directories(hub_writes=False)})
 
 
-def _ask(root: DataRoot, paths: Iterable[str]) -> Facts:
+def _ask(
+    root: DataRoot, paths: Iterable[str], trees: tuple[str, ...] = (), agents: str = ""
+) -> Facts:
     try:
-        seen = root.as_root("facts", paths=sorted(paths), trees=_TREES, agents=layout.AGENTS)
+        seen = root.as_root("facts", paths=sorted(paths), trees=trees, agents=agents)
         return _ADAPTER.validate_python(seen)
     except DataRootGoneError:
         return Facts({}, {})
 
 
-_FACTS: Final[Cache[DataRoot, Facts]] = Cache(lambda root: _ask(root, _known_paths()))
+_FACTS: Final[Cache[DataRoot, Facts]] = Cache(
+    lambda root: _ask(root, _known_paths(), _TREES, layout.AGENTS)
+)
 
 
 def gather(root: DataRoot, paths: Iterable[str] = ()) -> Facts:
-    """Look at a data root; a path that the shared facts do not cover is asked for on its own."""
+    """Look at a data root; a path that the shared facts do not show is asked for on its own.
+
+    They show a part of what is in a folder: a service may have filled it with files of its own.
+    """
     shared = _FACTS.get(root)
-    known = _known_paths()
-    further = [
-        path
-        for path in paths
-        if path not in known and not path.startswith(tuple(f"{tree}/" for tree in _TREES))
-    ]
+    further = [path for path in paths if not _is_shown(path, shared)]
     if not further:
         return shared
     return Facts({**shared.paths, **_ask(root, further).paths}, shared.bundles)
+
+
+def _is_shown(path: str, shared: Facts) -> bool:
+    found = shared.paths.get(path)
+    if found is None:
+        return path in _known_paths()  # all of these were asked for
+    return found.kind != "file" or bool(found.sha256)
 
 
 def drift(

@@ -27,6 +27,9 @@ from sync.providers.host.docker_failure import docker_failure
 _CONTAINER_SECONDS: Final = 600
 _BOOT: Final = "import sys;i=sys.stdin.buffer;exec(i.read(int(i.readline())))"
 _ROOT_HELPER: Final = Path(__file__).with_name("root_helper.py")
+# What it imports of ours goes before it: the helper image has nothing of it.
+_MODULE: Final = "sync.providers.host.descent"
+_MODULE_FILE: Final = Path(__file__).with_name("descent.py")
 _CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 _REPLY: Final = TypeAdapter(dict[str, object])  # {"result"}, or {"error", "kind"}
 
@@ -79,7 +82,7 @@ class Host(ABC):
             *("--log-driver=none", "--entrypoint=python3"),
             *(*options, self.connection.helper_image, "-I", "-B", "-c", _BOOT),
         )
-        stdin = _framed([script.read_bytes(), json.dumps(request).encode()], stream)
+        stdin = _framed([_source(script), json.dumps(request).encode()], stream)
         completed = self.run(Command(argv, stdin, timeout_seconds=_CONTAINER_SECONDS))
         if completed.status != 0:
             if "bind source path does not exist" in completed.error_text:
@@ -91,6 +94,15 @@ class Host(ABC):
         if reply["kind"] == "space":
             raise HostSpaceError(f"{where}: no space left ({reply['error']}): free some or grow it")
         raise HostError(f"{where}: {reply['error']}")
+
+
+def _source(script: Path) -> bytes:
+    text = script.read_text(encoding="utf-8")
+    if script == _ROOT_HELPER:
+        module = _MODULE_FILE.read_text(encoding="utf-8")
+        made = f"import sys,types;made=sys.modules[{_MODULE!r}]=types.ModuleType({_MODULE!r})"
+        text = f"{made}\nexec({module!r},vars(made))\n{text}"
+    return text.encode()
 
 
 def _framed(messages: Iterable[bytes], stream: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,17 +1,19 @@
 """Operations as root on the mirror host, inside a one-shot container of the helper image.
 
-Only the standard library of Python 3.11: this very file is sent on stdin, followed by one request
-(JSON, length first) and, for a bundle, by a tar stream. The reply is one JSON object on stdout:
-{"result": …} or {"error": text, "kind": word}. No secret stands in a reply or on a command line.
+Only the standard library of Python 3.11: this very file is sent on stdin, after the one that it
+imports and followed by one request (JSON, length first) and, for a bundle, by a tar stream. The
+reply is one JSON object on stdout: {"result": …} or {"error": text, "kind": word}. No secret stands
+in a reply or on a command line.
 
 Every path in a request is relative to the data root; symbolic links on the way to it are refused,
-because some of the directories belong to the services, which are not trusted by root.
+because some of the directories belong to the services, which are not trusted by root (see descent).
 """
 
 import base64
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -21,17 +23,23 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeAlias, TypedDict
 
+from sync.providers.host.descent import RefusedError, held, opened, parent_of, parts, shown, walk
+
 MANIFEST = "MANIFEST.json"
+# Of what nobody asked for by its path.
 _PATHS_LIMIT = 5000
+_FOLDER_LIMIT = 200
+_DEPTH_LIMIT = 4
+_NAME_CHARACTERS = 100
+_READ_LIMIT_BYTES = 256 << 10
 _DIGEST_LIMIT_BYTES = 4 << 20
 _LEFTOVER_SECONDS = 3600  # longer than any one-shot container runs
 _NO_FSYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
-_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class Owned(TypedDict):
@@ -52,53 +60,12 @@ class File(Owned):
 Described: TypeAlias = dict[str, str | int]
 
 
-class RefusedError(Exception):
-    """A request that cannot be carried out; `str()` names the path and the remedy."""
-
-
-def _parts(relative: str) -> list[str]:
-    parts = relative.split("/")
-    if not relative or any(part in ("", ".", "..") for part in parts):
-        raise RefusedError(f"path {relative!r} does not stay below the data root")
-    return parts
-
-
-@contextlib.contextmanager
-def opened(root: str, relative: str) -> Iterator[int]:
-    """Yield a descriptor of the directory `relative` below root; no symbolic link on the way."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in _parts(relative) if relative else ():
-            try:
-                child = os.open(part, _DIRECTORY_FLAGS, dir_fd=descriptor)
-            except OSError as error:
-                if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                    raise RefusedError(
-                        f"{root}/{relative}: {part} is a symbolic link or no directory; mount "
-                        "the storage there instead of linking to it"
-                    ) from error
-                raise
-            os.close(descriptor)
-            descriptor = child
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _entry(root: str, relative: str) -> Iterator[tuple[int, str]]:
-    """Yield a descriptor of the directory that a path is in, and the path's last component."""
-    *parents, name = _parts(relative)
-    with opened(root, "/".join(parents)) as directory:
-        yield directory, name
-
-
 def make_directories(root: str, directories: list[Owned]) -> list[str]:
     """Create, own and mode every directory; returns those that were not yet so."""
     changed = []
     listed = {entry["path"] for entry in directories}
     for entry in directories:
-        with _entry(root, entry["path"]) as (parent, name), contextlib.suppress(FileExistsError):
+        with parent_of(root, entry["path"]) as (parent, name), contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=parent)
             changed.append(entry["path"])
         with opened(root, entry["path"]) as descriptor:
@@ -111,32 +78,42 @@ def make_directories(root: str, directories: list[Owned]) -> list[str]:
 
 
 def _own(root: str, descriptor: int, entry: Owned, listed: set[str]) -> bool:
-    before, uid = os.fstat(descriptor), entry["uid"]
+    before, uid, path = os.fstat(descriptor), entry["uid"], f"{root}/{entry['path']}"
     os.fchmod(descriptor, entry["mode"])
     if before.st_uid == uid and before.st_gid == uid:
         return stat.S_IMODE(before.st_mode) != entry["mode"]
     # The directory after its contents: what is cut off in between is begun again by the next `up`.
-    _own_contents(root, entry, before.st_uid, listed)
+    inside = {one.removeprefix(f"{entry['path']}/") for one in listed}
+    _own_contents(descriptor, path, (before.st_uid, uid), inside)
     os.fchown(descriptor, uid, uid)
     # And what the previous owner put there meanwhile; from now on it cannot.
-    _own_contents(root, entry, before.st_uid, listed)
+    _own_contents(descriptor, path, (before.st_uid, uid), inside)
     return True
 
 
-def _own_contents(root: str, entry: Owned, previous: int, listed: set[str]) -> None:
+def _own_contents(top: int, path: str, owners: tuple[int, int], listed: set[str]) -> None:
     """Hand what the previous owner had below a directory to the new one (a mode, a take-over).
 
-    Listed directories below have owners of their own; what belongs to anybody else stays.
+    owners: both uids. listed: paths below it that have owners of their own; what belongs to anybody
+    else stays.
     """
-    uid, path = entry["uid"], f"{root}/{entry['path']}"
-    for folder, names, files, descriptor in os.fwalk(path, follow_symlinks=False):
-        below = os.path.relpath(folder, root)
-        names[:] = [name for name in names if f"{below}/{name}" not in listed]
-        for name in [*names, *files]:
+    previous, uid = owners
+    depth = max((one.count("/") for one in listed), default=-1)
+
+    def hand_over(directory: int, way: list[str]) -> list[str]:
+        below = []
+        for name in os.listdir(directory):
+            if len(way) <= depth and "/".join([*way, name]) in listed:
+                continue
             # What its owner renames or removes meanwhile is not there to be handed over.
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_uid == previous:
-                    os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
+            with contextlib.suppress(FileNotFoundError), held(directory, name) as (it, found):
+                if found.st_uid == previous:
+                    os.chown(it, uid, uid)
+                if stat.S_ISDIR(found.st_mode):
+                    below.append(name)
+        return below
+
+    walk(top, path, hand_over)
 
 
 def write_files(root: str, files: list[File]) -> None:
@@ -146,7 +123,7 @@ def write_files(root: str, files: list[File]) -> None:
 
 
 def _write_file(root: str, entry: File) -> None:
-    with _entry(root, entry["path"]) as (directory, name):
+    with parent_of(root, entry["path"]) as (directory, name):
         # A name of its own: one whose connection was cut off may still be writing the same file.
         temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         _remove_leftovers(directory, name)
@@ -159,6 +136,8 @@ def _write_file(root: str, entry: File) -> None:
                 file.write(base64.b64decode(entry["content"]))
                 file.flush()
                 _durable(file.fileno())
+            # A directory is what Docker makes of the source of a mount that is missing.
+            _remove_directory(directory, name, f"{root}/{entry['path']}")
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -167,11 +146,27 @@ def _write_file(root: str, entry: File) -> None:
         _durable(directory)
 
 
+def _remove_directory(directory: int, name: str, path: str) -> bool:
+    """Remove an empty directory where a file belongs; False where there is none."""
+    try:
+        os.rmdir(name, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise RefusedError(
+            f"{path}: a directory that is not empty stands where a file belongs; move it away, and "
+            "run pulumi up again"
+        ) from error
+    return True
+
+
 def _remove_leftovers(directory: int, name: str) -> None:
     """Remove what a writer that was killed left of a file; one that may still run keeps its own."""
     for found in os.listdir(directory):
         if found.startswith(f".{name}.") and found.endswith(".tmp"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
                 changed = os.stat(found, dir_fd=directory, follow_symlinks=False).st_mtime
                 if time.time() - changed > _LEFTOVER_SECONDS:
                     os.unlink(found, dir_fd=directory)
@@ -180,16 +175,24 @@ def _remove_leftovers(directory: int, name: str) -> None:
 def remove_files(root: str, paths: list[str]) -> None:
     """Remove the files that are there."""
     for path in paths:
-        with contextlib.suppress(FileNotFoundError), _entry(root, path) as (directory, name):
-            os.unlink(name, dir_fd=directory)
+        with contextlib.suppress(FileNotFoundError), parent_of(root, path) as (directory, name):
+            if not _remove_directory(directory, name, f"{root}/{path}"):
+                os.unlink(name, dir_fd=directory)
             _durable(directory)
 
 
 def empty(root: str, paths: list[str]) -> None:
-    """Remove what directories hold; they stay, as containers have them mounted."""
+    """Remove what directories hold; they stay, as containers have them mounted.
+
+    What is behind a link that has the name of one is another's, and stays.
+    """
     for path in reversed(paths):
-        with contextlib.suppress(FileNotFoundError), _entry(root, path) as (directory, name):
-            _empty(directory, name)
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            try:
+                directory = stack.enter_context(opened(root, path))
+            except RefusedError:
+                continue
+            walk(directory, f"{root}/{path}", _removed, _remove_if_empty)
 
 
 def purge(root: str, paths: list[str]) -> None:
@@ -197,37 +200,45 @@ def purge(root: str, paths: list[str]) -> None:
     empty(root, paths)
     for path in reversed(paths):
         # A mount point stays, empty.
-        with contextlib.suppress(OSError), _entry(root, path) as (directory, name):
+        with contextlib.suppress(OSError, RefusedError), parent_of(root, path) as (directory, name):
+            with contextlib.suppress(IsADirectoryError):
+                os.unlink(name, dir_fd=directory)
+                continue
             os.rmdir(name, dir_fd=directory)
 
 
-def _empty(directory: int, name: str) -> None:
-    descriptor = os.open(name, _DIRECTORY_FLAGS, dir_fd=directory)
-    try:
-        for child in os.listdir(descriptor):  # noqa: PTH208  a descriptor, not a path
-            if stat.S_ISDIR(os.stat(child, dir_fd=descriptor, follow_symlinks=False).st_mode):
-                _empty(descriptor, child)
-                with contextlib.suppress(OSError):
-                    os.rmdir(child, dir_fd=descriptor)
-            else:
-                os.unlink(child, dir_fd=descriptor)
-    finally:
-        os.close(descriptor)
+def _removed(directory: int, _way: list[str]) -> list[str]:
+    """Remove all but the directories in one; returns their names."""
+    below = []
+    for name in os.listdir(directory):
+        try:
+            os.unlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            continue
+        except IsADirectoryError:
+            below.append(name)
+    return below
+
+
+def _remove_if_empty(directory: int, name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(name, dir_fd=directory)
 
 
 def facts(root: str, paths: list[str], trees: list[str], agents: str) -> dict[str, object]:
-    """Describe the paths, all below the trees, and the agent's bundles.
+    """Describe the paths, what is below the trees as far as bounds permit, the agent's bundles.
 
-    {"paths": {relative: Described}, "bundles": {digest: [problem…]}}.
+    {"paths": {relative: Described}, "bundles": {digest: [problem…]}}. agents: none, if empty.
     """
-    described = {path: found for path in paths if (found := _look(root, path))}
+    described: dict[str, Described] = {}
     for tree in trees:
-        described.update(_look_below(root, tree))
-    return {"paths": described, "bundles": _bundles(root, agents)}
+        _look_below(root, tree, described)
+    described |= {path: found for path in paths if (found := _look(root, path))}
+    return {"paths": described, "bundles": _bundles(root, agents) if agents else {}}
 
 
 def _look(root: str, relative: str) -> Described | None:
-    *parents, name = _parts(relative)
+    *parents, name = parts(relative)
     try:
         with opened(root, "/".join(parents)) as directory:
             return _describe(directory, name)
@@ -237,19 +248,23 @@ def _look(root: str, relative: str) -> Described | None:
         return {"kind": "other", "uid": -1, "gid": -1, "mode": 0}
 
 
-def _describe(directory: int, name: str) -> Described:
-    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    described: Described = {
-        "kind": _kind(found.st_mode),
-        "uid": found.st_uid,
-        "gid": found.st_gid,
-        "mode": stat.S_IMODE(found.st_mode),
-    }
-    if described["kind"] == "file" and found.st_size <= _DIGEST_LIMIT_BYTES:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-        with os.fdopen(descriptor, "rb") as file:
-            described["sha256"] = hashlib.sha256(file.read(_DIGEST_LIMIT_BYTES)).hexdigest()
-    return described
+def _describe(directory: int, name: str, limit_bytes: int = _DIGEST_LIMIT_BYTES) -> Described:
+    with held(directory, name) as (it, found):
+        described: Described = {
+            "kind": _kind(found.st_mode),
+            "uid": found.st_uid,
+            "gid": found.st_gid,
+            "mode": stat.S_IMODE(found.st_mode),
+        }
+        if described["kind"] == "file" and found.st_size <= limit_bytes:
+            # Its owner may hold a lease on it, or let it grow; the digest of such a one is unknown.
+            with contextlib.suppress(BlockingIOError):
+                descriptor = os.open(it, os.O_RDONLY | os.O_NONBLOCK)
+                with os.fdopen(descriptor, "rb") as file:
+                    content = file.read(limit_bytes + 1)
+                if len(content) <= limit_bytes:
+                    described["sha256"] = hashlib.sha256(content).hexdigest()
+        return described
 
 
 def _kind(mode: int) -> str:
@@ -258,18 +273,35 @@ def _kind(mode: int) -> str:
     return "file" if stat.S_ISREG(mode) else "other"
 
 
-def _look_below(root: str, tree: str) -> dict[str, Described]:
-    found: dict[str, Described] = {}
-    # Files come and go meanwhile (another resource's temporary ones); even the tree itself may.
-    with contextlib.suppress(FileNotFoundError):
-        for folder, names, files, descriptor in os.fwalk(f"{root}/{tree}", follow_symlinks=False):
-            below = os.path.relpath(folder, root)
-            for name in sorted([*names, *files]):
-                if len(found) >= _PATHS_LIMIT:
-                    return found
-                with contextlib.suppress(FileNotFoundError):
-                    found[f"{below}/{name}"] = _describe(descriptor, name)
-    return found
+def _is_plain(name: str) -> bool:
+    """Return whether a file of ours may have the name: a reply has room for all of these."""
+    return len(name) <= _NAME_CHARACTERS and name.isascii() and name.isprintable()
+
+
+def _look_below(root: str, tree: str, described: dict[str, Described]) -> None:
+    """Describe what is below a tree: of much only a part, and nothing that none of ours is called.
+
+    What was wanted and is not among it is asked for by its path.
+    """
+
+    def look(directory: int, way: list[str]) -> list[str]:
+        below = []
+        with os.scandir(directory) as entries:
+            names = [one.name for one in itertools.islice(entries, _FOLDER_LIMIT)]
+        for name in sorted(filter(_is_plain, names)):
+            if len(described) >= _PATHS_LIMIT:
+                return []
+            # Files come and go meanwhile: another resource's temporary ones.
+            with contextlib.suppress(FileNotFoundError):
+                found = _describe(directory, name, _READ_LIMIT_BYTES)
+                described["/".join([tree, *way, name])] = found
+                if found["kind"] == "directory" and len(way) < _DEPTH_LIMIT:
+                    below.append(name)
+        return below
+
+    # Even the tree itself may go.
+    with contextlib.suppress(FileNotFoundError, RefusedError), opened(root, tree) as top:
+        walk(top, f"{root}/{tree}", look)
 
 
 def _bundles(root: str, agents: str) -> dict[str, list[str]]:
@@ -300,7 +332,7 @@ def problems(bundle: Path) -> list[str]:
         for name, digest in manifest.items()
         if found.get(name) != digest
     )
-    return differing + sorted(f"{name}: foreign" for name in found.keys() - manifest.keys())
+    return differing + sorted(f"{shown(name)}: foreign" for name in found.keys() - manifest.keys())
 
 
 def install_bundle(root: str, agents: str, digest: str, stream: IO[bytes]) -> str:
@@ -327,7 +359,7 @@ def install_bundle(root: str, agents: str, digest: str, stream: IO[bytes]) -> st
 
 
 def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    _parts(member.name)
+    parts(member.name)
     content = archive.extractfile(member)
     if not member.isreg() or content is None:
         raise RefusedError(f"the bundle holds {member.name}, which is no plain file")
@@ -393,9 +425,8 @@ def _fsync(path: Path) -> None:
 
 def remove_bundles(root: str, agents: str, keep: list[str]) -> None:
     """Remove every bundle whose digest is not to be kept."""
-    for folder in _folders(Path(root) / agents):
-        if folder.name not in keep:
-            shutil.rmtree(folder)
+    folders = [path.name for path in _folders(Path(root) / agents)]
+    purge(root, [f"{agents}/{name}" for name in folders if name not in keep])
 
 
 _OPERATIONS: dict[str, Callable[..., object]] = {
@@ -416,10 +447,11 @@ def answer(request: Mapping[str, object], stream: IO[bytes]) -> dict[str, object
     try:
         return {"result": _OPERATIONS[operation](**parameters)}
     except RefusedError as error:
-        return {"error": str(error), "kind": "refused"}
+        return {"error": shown(str(error)), "kind": "refused"}
     except OSError as error:
         kind = "space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system"
-        return {"error": f"{error.filename or request['root']}: {error.strerror}", "kind": kind}
+        where = error.filename or request["root"]
+        return {"error": shown(f"{where}: {error.strerror}"), "kind": kind}
 
 
 def main() -> None:
