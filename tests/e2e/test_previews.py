@@ -275,5 +275,5 @@ def test_previews_of_an_unchanged_stack_are_empty_whatever_goes_on(
         if round_number % 5 == 2:
             stack.containers()["zdb"].restart(timeout=10)
         if round_number % 5 == 3:
-            upstream.model.add_kernel(f"zos-round-{round_number}.efi", b"kernel" * 1000)
+            upstream.model.add_kernel(f"zos-round-{round_number}.efi", b"MZ kernel" * 1000)
         assert steps_of(stack) == {}, f"preview {round_number}"

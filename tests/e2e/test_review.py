@@ -53,7 +53,7 @@ def test_a_mirror_that_advanced_shows_in_one_line(running: tuple[MirrorStack, Up
     stack.refresh()
     count = stack.record("kernels").done.items
     assert count is not None
-    upstream.model.add_kernel("zos-new.efi", b"kernel" * 1000)
+    upstream.model.add_kernel("zos-new.efi", b"MZ kernel" * 1000)
     wait_until(lambda: stack.record("kernels").done.items == count + 1, "the new kernel", 60)
     stack.wait_for("kernels", "the new kernel")
     lines = changed_lines(stack.pulumi("preview", "--refresh", "--diff"))

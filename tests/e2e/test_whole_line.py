@@ -123,7 +123,7 @@ def the_mirror_follows_its_master_and_refresh_records_it(
     model.change_flist("tf-zos", "zos-base.flist", library / "concurrent")
     tag, name = first_tag(model.boot_sources())
     model.retarget_tag(tag[0], tag[1], name, "tf-zos/zos-base.flist")
-    model.add_kernel("v9.9.9-new.efi", b"new kernel" * 5000)
+    model.add_kernel("v9.9.9-new.efi", b"MZ new kernel" * 5000)
 
     def followed() -> bool:
         with node_of(stack, "127.0.0.1") as node:

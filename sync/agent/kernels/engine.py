@@ -119,7 +119,7 @@ class KernelsEngine(Engine[KernelsSpec]):
         workers = self._spec.http.connections
         with ThreadPoolExecutor(workers, thread_name_prefix="kernel") as pool:
             futures = {
-                pool.submit(self._fetcher.fetch, kernel.name, kernel.updated_seconds): kernel
+                pool.submit(self._fetcher.fetch_kernel, kernel.name, kernel.updated_seconds): kernel
                 for kernel in todo
             }
             try:

@@ -16,6 +16,11 @@ from sync.contract.spec import KernelsSpec
 # 0-bootstrap writes an uploaded kernel in place (api_kernel: file.save), and without a lock: one
 # that is younger than this may be half there.
 SETTLE_SECONDS: Final = 2.0
+# How a kernel begins: as an EFI program or an ELF file, or it has a boot sector with the mark of
+# Linux' boot protocol at this byte (Linux: arch/x86/boot/header.S).
+_BEGINNINGS: Final = (b"MZ", b"\x7fELF")
+_BOOT_MARK: Final = b"HdrS"
+_BOOT_MARK_AT: Final = 0x202
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class Head:
 
     size_bytes: int | None = None
     modified_seconds: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.size_bytes} bytes of {self.modified_seconds}"
 
     @classmethod
     def of(cls, row: KernelRow | LinkRow) -> Self:
@@ -72,6 +80,16 @@ class Fetcher:
     staging: Path
     control: Control
 
+    def fetch_kernel(self, name: str, updated_seconds: float | None) -> Fetched:
+        """Fetch a listed kernel. Raises HttpError, also for what is none, and NoSpaceError."""
+        fetched = self.fetch(name, updated_seconds)
+        try:
+            require_kernel(fetched.path, name)
+        except BaseException:
+            fetched.path.unlink(missing_ok=True)
+            raise
+        return fetched
+
     def fetch(self, path: str, updated_seconds: float | None = None) -> Fetched:
         """Fetch a file whole and durably. Raises HttpError, NoSpaceError."""
         durable.require_free_space(self.staging.parent, self.spec.free_space_floor_bytes)
@@ -88,12 +106,26 @@ class Fetcher:
         return Fetched(target, row)
 
     def _require_whole(self, path: str, done: Downloaded) -> None:
-        """Raise HttpError when the master is still writing what was just fetched."""
+        """Raise HttpError for nothing at all, or where HEAD says another length or date.
+
+        So it does where the master is still writing it, or a cache before it holds less.
+        """
         if done.size_bytes == 0:
             raise HttpError(f"/kernel/{path}: empty", retry=False)
         modified, now = done.page.modified_seconds, done.page.date_seconds
-        if modified is None or now is None or now - modified >= SETTLE_SECONDS:
-            return
-        self.control.wait(SETTLE_SECONDS)
-        if head(self.master, path) != Head(done.page.length, modified):
-            raise HttpError(f"/kernel/{path}: changed while it was fetched", retry=True)
+        if modified is not None and now is not None and now - modified < SETTLE_SECONDS:
+            self.control.wait(SETTLE_SECONDS)
+        file = head(self.master, path)
+        if file.modified_seconds != modified or file.size_bytes not in {None, done.size_bytes}:
+            here = Head(done.size_bytes, modified)
+            message = f"changed while it was fetched: HEAD says {file}, what came is {here}"
+            raise HttpError(f"/kernel/{path}: {message}", retry=True)
+
+
+def require_kernel(file: Path, path: str) -> None:
+    """Raise HttpError where what came of a path is no kernel, but a page that says something."""
+    with file.open("rb") as opened:
+        head = opened.read(_BOOT_MARK_AT + len(_BOOT_MARK))
+    if not head.startswith(_BEGINNINGS) and head[_BOOT_MARK_AT:] != _BOOT_MARK:
+        message = "is no kernel, it begins with none of MZ, ELF, HdrS"
+        raise HttpError(f"/kernel/{path}: {message}", retry=False)

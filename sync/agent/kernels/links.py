@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sync.agent import durable
 from sync.agent.kernels import folder
-from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head
+from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, require_kernel
 from sync.agent.kernels.listing import NET, Kernel, Listing, checked_kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpError, HttpMissingError
@@ -174,6 +174,7 @@ class Links:
             work.broken.append(f"{named(path)}: leads to no kernel that the master lists")
         elif fetched is not None:
             # No kernel of that content is listed: the master keeps a file of its own there.
+            require_kernel(fetched.path, path)
             folder.publish(fetched, self.root / path)
         self._put(work, path, None, md5)
 

@@ -31,6 +31,8 @@ _TAKE_NET: Final = """
 INSERT OR IGNORE INTO link
   SELECT 'net/'||mode||'.efi', size_bytes, modified_seconds, target, md5 FROM net
 """
+# Earlier releases did not compare what came with what HEAD says: once, each is asked for again.
+_LENGTHS_CHECKED: Final = "lengths_checked"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class KernelStateDb(StateDb):
             if self._db.execute(_HAS_NET).fetchone():
                 self._db.execute(_TAKE_NET)
                 self._db.execute("DROP TABLE net")
+            if not self.number(_LENGTHS_CHECKED):
+                self._db.execute("UPDATE kernel SET recheck=1")
+                self.set_number(_LENGTHS_CHECKED, 1)
 
     def kernels(self) -> dict[str, KernelRow]:
         """Return every kernel by name."""

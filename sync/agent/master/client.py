@@ -26,7 +26,7 @@ from sync.agent.master.http1 import (
     Origin,
     Reply,
 )
-from sync.agent.master.replies import Page, page_of, retry_after, unpacked
+from sync.agent.master.replies import Page, page_of, refuse_coding, retry_after, unpacked
 from sync.agent.rate_limit import TokenBucket
 from sync.contract.spec import Backoff, HttpLimits
 from sync.contract.status import Service
@@ -52,6 +52,14 @@ _FRONT_PAGE: Final = "/"
 _REDIRECTS: Final = 3
 _ERROR_PAGE_BYTES: Final = 1 << 16
 _OK, _PART, _NOT_MODIFIED, _RANGE_WRONG = 200, 206, 304, 416
+# A part, and what is not modified, are answers to who asked for a range, or under a condition
+# (RFC 9110, 15.3.7 and 15.4.5): sent unasked, they would be taken for the page.
+_PAGE: Final = frozenset({_OK})
+_PAGE_OR_UNCHANGED: Final = frozenset({_OK, _NOT_MODIFIED})
+_FILE: Final = frozenset({_OK, _PART})
+_FILE_OR_SHORTER: Final = frozenset({_OK, _PART, _RANGE_WRONG})
+# Caches that cut files into slices use 1 MB and more; the largest kernel has 2 GiB.
+_MOST_PARTS: Final = 10_000
 # Gone for good or not, it is not there now (RFC 9110, 15.5.5 and 15.5.11).
 _GONE: Final = frozenset({404, 410})
 # GET and HEAD stay what they are in all of these (RFC 9110, 15.4).
@@ -151,7 +159,10 @@ class Master:
             connection.close()
 
     def get(self, path: str, max_bytes: int, headers: Mapping[str, str] | None = None) -> Page:
-        """Fetch a small page. 304 comes back as a Page; other statuses raise HttpError."""
+        """Fetch a small page; headers: conditions, under which a 304 comes back as a Page.
+
+        Other statuses raise HttpError.
+        """
         asked = {"Accept-Encoding": "gzip", **(headers or {})}
 
         def read(reply: Reply) -> Page:
@@ -159,11 +170,17 @@ class Master:
             body = b"" if reply.status == _NOT_MODIFIED else unpacked(reply, max_bytes)
             return page_of(reply, body)
 
-        return self._retried("GET", path, lambda: asked, read, _NOT_MODIFIED)
+        accepted = _PAGE_OR_UNCHANGED if headers else _PAGE
+        return self._retried("GET", path, lambda: asked, read, accepted)
 
     def head(self, path: str) -> Page:
         """Ask for the headers of a page."""
-        return self._retried("HEAD", path, dict, page_of)
+
+        def read(reply: Reply) -> Page:
+            refuse_coding(reply)
+            return page_of(reply)
+
+        return self._retried("HEAD", path, dict, read, _PAGE)
 
     def download(
         self, path: str, target: Path, max_bytes: int, expected: Expected | None = None
@@ -174,10 +191,22 @@ class Master:
         """
         partial = Partial(path, target, max_bytes, expected or Expected(), self._count)
         try:
-            return self._retried("GET", path, partial.headers, partial.receive, _RANGE_WRONG)
+            return self._downloaded(path, partial)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
+
+    def _downloaded(self, path: str, partial: Partial) -> Downloaded:
+        """Ask for a file until all of its parts came."""
+        size_bytes = 0
+        for _ in range(_MOST_PARTS):
+            done = self._retried("GET", path, partial.headers, partial.receive, _FILE_OR_SHORTER)
+            if done is not None:
+                return done
+            if partial.size_bytes <= size_bytes:
+                raise HttpError(f"{path}: its parts begin anew again and again", retry=False)
+            size_bytes = partial.size_bytes
+        raise HttpError(f"{path}: comes in more than {_MOST_PARTS} parts", retry=False)
 
     def download_described(
         self,
@@ -197,13 +226,16 @@ class Master:
                 self._send(connection, "GET", [description_path, path], {})
                 first = connection.reply("GET")
                 if first.keeps_alive:
-                    self._raise_for(description_path, first)
-                    page = page_of(first, first.read_all(_ERROR_PAGE_BYTES))
+                    self._raise_for(description_path, first, _PAGE)
+                    page = page_of(first, unpacked(first, _ERROR_PAGE_BYTES))
                     partial = Partial(path, target, max_bytes, describe(page), self._count)
                     second = connection.reply("GET")
-                    self._raise_for(path, second)
-                    return partial.receive(second)
-                self._pipelines = False
+                    self._raise_for(path, second, _FILE)
+                    done = partial.receive(second)
+                    if done is not None:
+                        return done
+                else:
+                    self._pipelines = False
             target.unlink(missing_ok=True)
             if self._control.stopping():
                 raise HttpStoppedError
@@ -257,8 +289,8 @@ class Master:
         base = {"User-Agent": "gridhub-mirror/1", "Accept-Encoding": "identity"}
         connection.send(method, [self._prefix + path for path in paths], {**base, **headers})
 
-    def _raise_for(self, path: str, reply: Reply, accepted: int = _OK) -> None:
-        if reply.status in {_OK, _PART, accepted}:
+    def _raise_for(self, path: str, reply: Reply, accepted: frozenset[int] = _PAGE) -> None:
+        if reply.status in accepted:
             return
         # The connection is given up with the error, so the page need not be read.
         if reply.status in _GONE:
@@ -280,11 +312,11 @@ class Master:
         path: str,
         headers: Callable[[], Mapping[str, str]],
         read: Callable[[Reply], _T],
-        accepted: int = _OK,
+        accepted: frozenset[int],
     ) -> _T:
         """Ask for a page until `read` accepts its reply; headers: made for each attempt.
 
-        accepted: a status beside 200 and 206 that `read` knows.
+        accepted: the statuses that `read` knows.
         """
         clock = BackoffClock(self._backoff)
         while True:

@@ -79,6 +79,16 @@ def page_of(reply: Reply, body: bytes = b"") -> Page:
     )
 
 
+def refuse_coding(reply: Reply) -> None:
+    """Raise HttpError where a body comes in a coding although none was asked for.
+
+    Lengths, ranges and digests are of the file, and so is what is kept (RFC 9110, 8.4).
+    """
+    coding = reply.header("Content-Encoding").lower()
+    if coding not in {"identity", ""}:
+        raise HttpError(f"content coding {coding[:20]!r} was not asked for", retry=False)
+
+
 def unpacked(reply: Reply, max_bytes: int) -> bytes:
     """Read a body, which may have come as gzip. Raises HttpError."""
     coding = reply.header("Content-Encoding").lower()

@@ -61,7 +61,7 @@ def without_listing(answer: Answer) -> Iterator[ScriptedServer]:
 def upstream() -> Iterator[Upstream]:
     model = small_model()
     for number in range(6):
-        model.add_kernel(f"zos-{number}.efi", bytes(40_000 + number), OLD + number * DAY)
+        model.add_kernel(f"zos-{number}.efi", b"MZ" + bytes(40_000 + number), OLD + number * DAY)
     with Upstream(model) as master:
         yield master
 

@@ -20,7 +20,9 @@ def kernels_model() -> UpstreamModel:
     model = UpstreamModel()
     chance = random.Random(1)
     for number in range(6):
-        model.add_kernel(f"zos-{number}.efi", chance.randbytes(40_000 + number), OLD + number * DAY)
+        model.add_kernel(
+            f"zos-{number}.efi", b"MZ" + chance.randbytes(40_000 + number), OLD + number * DAY
+        )
     for mode, number in (("prod", 1), ("test", 2), ("dev", 4), ("qa", 5)):
         model.set_net_link(mode, f"zos-{number}.efi")
     return model

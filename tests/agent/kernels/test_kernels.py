@@ -50,8 +50,8 @@ def test_republished_kernel_under_the_same_name_is_noticed(
 ) -> None:
     spec = kernels_spec(upstream)
     one_pass(spec, directories)
-    upstream.model.add_kernel("zos-3.efi", b"newer", OLD + 9 * DAY)
-    upstream.model.add_kernel("zos-2.efi", b"older file put over it", OLD - DAY)
+    upstream.model.add_kernel("zos-3.efi", b"MZ newer", OLD + 9 * DAY)
+    upstream.model.add_kernel("zos-2.efi", b"MZ older file put over it", OLD - DAY)
     one_pass(spec, directories)
     assert served(directories) == kernels(upstream)
 
@@ -61,11 +61,11 @@ def test_kernel_that_changed_within_the_second_of_its_listing_is_read_again(
 ) -> None:
     spec = kernels_spec(upstream)
     moment = float(int(time.time()))
-    upstream.model.add_kernel("fresh.efi", b"first", moment)
+    upstream.model.add_kernel("fresh.efi", b"MZ first", moment)
     one_pass(spec, directories)
-    upstream.model.add_kernel("fresh.efi", b"second", moment)
+    upstream.model.add_kernel("fresh.efi", b"MZ second", moment)
     one_pass(spec, directories)
-    assert served(directories)["fresh.efi"] == b"second"
+    assert served(directories)["fresh.efi"] == b"MZ second"
 
 
 def test_moved_net_link_follows_and_old_one_serves_until_then(
@@ -73,7 +73,7 @@ def test_moved_net_link_follows_and_old_one_serves_until_then(
 ) -> None:
     spec = kernels_spec(upstream)
     one_pass(spec, directories)
-    upstream.model.add_kernel("zos-9.efi", b"brand new", OLD + 20 * DAY)
+    upstream.model.add_kernel("zos-9.efi", b"MZ brand new", OLD + 20 * DAY)
     upstream.model.set_net_link("prod", "zos-9.efi")
     upstream.bootstrap_faults.add(Fault("status", r"/kernel/zos-9.efi"))
     with pytest.raises(PassIncompleteError):
@@ -88,7 +88,9 @@ def test_kernels_alike_in_size_and_date_are_told_apart_by_content(
     upstream: Upstream, directories: Directories
 ) -> None:
     for letter in (b"a", b"b", b"c"):
-        upstream.model.add_kernel(f"twin-{letter.decode()}.efi", letter * 5000, OLD + 30 * DAY)
+        upstream.model.add_kernel(
+            f"twin-{letter.decode()}.efi", b"MZ" + letter * 5000, OLD + 30 * DAY
+        )
     upstream.model.set_net_link("dev", "twin-b.efi")
     one_pass(kernels_spec(upstream), directories)
     assert links(directories)["dev"] == "../twin-b.efi"
@@ -97,25 +99,25 @@ def test_kernels_alike_in_size_and_date_are_told_apart_by_content(
 def test_net_file_of_its_own_is_served_as_a_file(
     upstream: Upstream, directories: Directories
 ) -> None:
-    upstream.model.set_net_link("qa", File(b"no listed kernel", OLD))
+    upstream.model.set_net_link("qa", File(b"MZ no listed kernel", OLD))
     spec = kernels_spec(upstream)
     one_pass(spec, directories)
     one_pass(spec, directories)
     own = directories.kernels / "net" / "qa.efi"
     assert not own.is_symlink()
-    assert own.read_bytes() == b"no listed kernel"
+    assert own.read_bytes() == b"MZ no listed kernel"
 
 
 def test_net_file_of_its_own_comes_back_when_it_is_lost(
     upstream: Upstream, directories: Directories
 ) -> None:
-    upstream.model.set_net_link("qa", File(b"no listed kernel", OLD))
+    upstream.model.set_net_link("qa", File(b"MZ no listed kernel", OLD))
     spec = kernels_spec(upstream)
     one_pass(spec, directories)
     own = directories.kernels / "net" / "qa.efi"
     own.unlink()
     one_pass(spec, directories)
-    assert own.read_bytes() == b"no listed kernel"
+    assert own.read_bytes() == b"MZ no listed kernel"
 
 
 def test_net_link_that_can_not_be_asked_for_blocks_nothing_else(

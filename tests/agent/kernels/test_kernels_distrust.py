@@ -34,16 +34,16 @@ def test_kernel_of_unknown_length_that_may_be_half_is_not_published(
 ) -> None:
     with ScriptedServer() as server:
         server.put_json("/api/images", [{"name": "zos.efi", "timestamp": OLD}])
-        server.pages["/kernel/zos.efi"] = Answer(b"half of a ker", fault="no-length")
+        server.pages["/kernel/zos.efi"] = Answer(b"MZ half of a ker", fault="no-length")
         spec = KernelsSpec(
             stack="t", sources=[server.url], run_modes=[], backoff=QUICK, free_space_floor_bytes=0
         )
         with pytest.raises(PassIncompleteError, match="does not say how long it is"):
             one_pass(spec, directories)
         assert served(directories) == {}
-        server.pages["/kernel/zos.efi"] = Answer(b"a whole kernel")
+        server.pages["/kernel/zos.efi"] = Answer(b"MZ a whole kernel")
         one_pass(spec, directories)
-    assert served(directories) == {"zos.efi": b"a whole kernel"}
+    assert served(directories) == {"zos.efi": b"MZ a whole kernel"}
 
 
 def test_page_of_kernels_that_may_be_half_removes_nothing(
@@ -134,7 +134,9 @@ def test_kernel_that_is_being_written_on_the_master_is_not_published_half(
         server.put_json("/api/images", [{"name": "growing.efi", "timestamp": int(now)}])
         sizes = iter([1000, *range(2000, 90000, 1000)])
         server.script = lambda asked: (
-            Answer(bytes(next(sizes)), mtime=time.time()) if "growing" in asked.path else None
+            Answer(b"MZ" + bytes(next(sizes)), mtime=time.time())
+            if "growing" in asked.path
+            else None
         )
         spec = KernelsSpec(
             stack="t",
@@ -160,7 +162,7 @@ def test_kills_in_mid_transfer_leave_no_half_kernel_and_it_converges(
     chance = random.Random(3)
     for number in range(6):
         name = f"zos-{number}.efi"
-        data = chance.randbytes(60_000)
+        data = b"MZ" + chance.randbytes(60_000)
         upstream.model.add_kernel(name, data, OLD + 100 * DAY + number)
         allowed[name].add(data)
         upstream.bootstrap_faults.clear()
@@ -191,7 +193,7 @@ ODD = (
 
 def test_odd_names_are_mirrored_byte_for_byte(upstream: Upstream, directories: Directories) -> None:
     for number, name in enumerate(ODD):
-        upstream.model.add_kernel(name, b"%d" % number, OLD)
+        upstream.model.add_kernel(name, b"MZ %d" % number, OLD)
     one_pass(kernels_spec(upstream), directories)
     assert served(directories) == kernels(upstream)
     assert set(ODD) < set(served(directories))
@@ -205,7 +207,7 @@ def test_hostile_names_are_listed_and_nothing_is_written_outside(
         rows += ["not an object", None, {"name": "good.efi", "timestamp": OLD}]
         server.put_json("/api/images", rows)
         server.script = lambda asked: (
-            Answer(b"kernel", mtime=OLD) if asked.path.startswith("/kernel/") else None
+            Answer(b"MZ kernel", mtime=OLD) if asked.path.startswith("/kernel/") else None
         )
         spec = KernelsSpec(
             stack="t", sources=[server.url], run_modes=["prod"], free_space_floor_bytes=0
@@ -213,7 +215,7 @@ def test_hostile_names_are_listed_and_nothing_is_written_outside(
         before = {path for path in tmp_path.rglob("*") if directories.kernels not in path.parents}
         record = one_pass(spec, directories)
         after = {path for path in tmp_path.rglob("*") if directories.kernels not in path.parents}
-    assert served(directories) == {"good.efi": b"kernel"}
+    assert served(directories) == {"good.efi": b"MZ kernel"}
     assert record.refused.count == len(HOSTILE) + 2
     assert {path.parent for path in after - before} <= {directories.state}
     assert links(directories) == {"prod": "../good.efi"}

@@ -66,7 +66,7 @@ def test_a_moved_link_follows_once_its_kernel_is_here(
     upstream: Upstream, directories: Directories
 ) -> None:
     one_pass(spec(upstream), directories)
-    upstream.model.add_kernel("zos-9.efi", b"brand new", OLD + 20 * DAY)
+    upstream.model.add_kernel("zos-9.efi", b"MZ brand new", OLD + 20 * DAY)
     upstream.model.set_kernel_link(LATEST, "zos-9.efi")
     upstream.bootstrap_faults.add(Fault("status", r"/kernel/zos-9.efi"))
     with pytest.raises(PassIncompleteError):
@@ -93,7 +93,9 @@ def test_kernels_alike_in_size_and_date_are_told_apart_by_content(
     upstream: Upstream, directories: Directories
 ) -> None:
     for letter in (b"a", b"b"):
-        upstream.model.add_kernel(f"twin-{letter.decode()}.efi", letter * 5000, OLD + 30 * DAY)
+        upstream.model.add_kernel(
+            f"twin-{letter.decode()}.efi", b"MZ" + letter * 5000, OLD + 30 * DAY
+        )
     upstream.model.set_kernel_link(LATEST, "twin-b.efi")
     one_pass(spec(upstream), directories)
     assert top_links(directories)[LATEST] == "twin-b.efi"
@@ -212,7 +214,7 @@ def test_a_link_that_became_a_kernel_is_served_until_the_kernel_is_here(
     upstream: Upstream, directories: Directories
 ) -> None:
     one_pass(spec(upstream), directories)
-    upstream.model.add_kernel(LATEST, b"a kernel by now", OLD + 40 * DAY)
+    upstream.model.add_kernel(LATEST, b"MZ a kernel by now", OLD + 40 * DAY)
     upstream.bootstrap_faults.add(Fault("status", r"/kernel/latest\.efi"))
     with pytest.raises(PassIncompleteError):
         one_pass(spec(upstream), directories)
@@ -222,7 +224,7 @@ def test_a_link_that_became_a_kernel_is_served_until_the_kernel_is_here(
     assert served(directories) == kernels(upstream)
     assert top_links(directories) == {STABLE: "zos-3.efi"}
     one_pass(spec(upstream), directories)
-    assert served(directories)[LATEST] == b"a kernel by now"
+    assert served(directories)[LATEST] == b"MZ a kernel by now"
 
 
 def test_a_link_that_became_a_kernel_nobody_selects_goes(
@@ -230,7 +232,7 @@ def test_a_link_that_became_a_kernel_nobody_selects_goes(
 ) -> None:
     chosen = spec(upstream, kernels={"include": ["zos-*"]})
     one_pass(chosen, directories)
-    upstream.model.add_kernel(LATEST, b"a kernel by now", OLD + 40 * DAY)
+    upstream.model.add_kernel(LATEST, b"MZ a kernel by now", OLD + 40 * DAY)
     one_pass(chosen, directories)
     assert top_links(directories) == {STABLE: "zos-3.efi"}
     assert LATEST not in served(directories)

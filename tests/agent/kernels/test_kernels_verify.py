@@ -24,15 +24,15 @@ from tests.sandbox.upstream.nodes import File
 def test_damaged_net_file_of_its_own_is_found_and_mended(
     upstream: Upstream, directories: Directories
 ) -> None:
-    upstream.model.set_net_link("qa", File(b"no listed kernel", OLD))
+    upstream.model.set_net_link("qa", File(b"MZ no listed kernel", OLD))
     spec = kernels_spec(upstream)
     one_pass(spec, directories)
     own = directories.kernels / "net" / "qa.efi"
-    own.write_bytes(b"no listed kernex")
+    own.write_bytes(b"MZ no listed kernex")
     report = repair(spec, directories, VerifyOptions())
     assert [problem.name for problem in report.problems] == ["net/qa.efi"]
     assert report.repaired == 1
-    assert own.read_bytes() == b"no listed kernel"
+    assert own.read_bytes() == b"MZ no listed kernel"
 
 
 def test_verify_names_what_is_wrong_and_repair_mends_just_that(
@@ -62,8 +62,8 @@ def test_verify_names_what_the_master_has_more(
 ) -> None:
     spec = kernels_spec(upstream, kernels={"exclude": ["*.old"]})
     one_pass(spec, directories)
-    upstream.model.add_kernel("zos-9.efi", b"new", OLD + 9 * DAY)
-    upstream.model.add_kernel("zos-9.old", b"not wanted", OLD + 9 * DAY)
+    upstream.model.add_kernel("zos-9.efi", b"MZ new", OLD + 9 * DAY)
+    upstream.model.add_kernel("zos-9.old", b"MZ not wanted", OLD + 9 * DAY)
     report = repair(spec, directories, VerifyOptions())
     assert [problem.name for problem in report.problems] == ["zos-9.efi"]
     assert report.repaired == 1

@@ -58,7 +58,7 @@ def stranger() -> UpstreamModel:
     model.clear_repositories()
     for number in range(8):
         model.add_flist("tf-other", f"other-{number}.flist", small(60 + number), OLD)
-        model.add_kernel(f"other-{number}.efi", bytes(50_000 + number), OLD + number * DAY)
+        model.add_kernel(f"other-{number}.efi", b"MZ" + bytes(50_000 + number), OLD + number * DAY)
     return model
 
 

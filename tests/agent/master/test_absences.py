@@ -131,7 +131,7 @@ def test_names_that_went_are_asked_for_once(mirror: UsersMirror) -> None:
 def test_kernel_that_only_the_list_of_images_lost_stays_and_is_reported(tmp_path: Path) -> None:
     model = UpstreamModel()
     for number in range(3):
-        model.add_kernel(f"zos-{number}.efi", b"kernel %d" % number * 100, OLD)
+        model.add_kernel(f"zos-{number}.efi", b"MZ kernel %d" % number * 100, OLD)
     directories = make_directories(tmp_path)
     with (
         Upstream(model) as upstream,
