@@ -50,11 +50,13 @@ class Link:
 
     rtt_seconds: added to a round trip, half in each direction. bandwidth_bytes_per_second: of each
     direction, shared by all connections. window_bytes: what one connection may have in flight.
+    forgets_seconds: after so long without a byte a connection hangs, as behind NAT.
     """
 
     rtt_seconds: float = 0.0
     bandwidth_bytes_per_second: float | None = None
     window_bytes: int | None = None
+    forgets_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class _Connection:
         self.up = _Pipe(client, target, "up")
         self.down = _Pipe(target, client, "down")
         self.hung = False
+        self.moved_at = time.monotonic()
 
     @property
     def due_at(self) -> float | None:
@@ -166,6 +169,7 @@ class Relay:
         self.fault: Fault | None = None
         self.refusing = False
         self.accepted = 0
+        self.forgotten = 0
         self._link_free_at: dict[Direction, float] = {"up": 0.0, "down": 0.0}
         # Where the link is full, the first of these may send first; who filled it goes last.
         self._connections: dict[_Connection, None] = {}
@@ -290,8 +294,14 @@ class Relay:
             self._selector.register(end, selectors.EVENT_READ, connection)
 
     def _move(self, connection: _Connection, now: float) -> None:
+        idle_seconds = now - connection.moved_at
+        if self.link.forgets_seconds is not None and idle_seconds > self.link.forgets_seconds:
+            self.forgotten += not connection.hung
+            connection.hung = True
+            self._watch(connection)
         if connection.hung:
             return
+        connection.moved_at = now
         try:
             for pipe in connection.pipes:
                 if self._take_in(pipe, now):

@@ -6,12 +6,15 @@ A session works with one name from its start, where it finds out who answers the
 import threading
 from typing import Final
 
+from sync.agent.digests import HASH_BYTES
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbConnectionError, ZdbError
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 _LEAST_SECONDS: Final = 0.05
+# Of several packets, whatever the MTU.
+_LARGE_REQUEST: Final = [bytes(HASH_BYTES)] * 200
 
 
 def silence(endpoint: ZdbEndpoint, timeout_seconds: float) -> str:
@@ -19,10 +22,13 @@ def silence(endpoint: ZdbEndpoint, timeout_seconds: float) -> str:
 
     What is wrong with an answer is reported by the session that gets it.
     """
-    # A connect is not enough: a proxy before a dead 0-db accepts it too.
+    # A connect is not enough: a proxy before a dead 0-db accepts it too. Nor are small packets: a
+    # way that loses large ones passes NSINFO, but neither listings nor requests for many chunks.
     try:
         with ZdbConnection.open(endpoint, None, timeout_seconds) as connection:
             connection.nsinfo()
+            connection.scan()
+            connection.exists(_LARGE_REQUEST)
     except ZdbConnectionError as error:
         return str(error)
     except ZdbError:

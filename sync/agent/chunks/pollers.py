@@ -1,6 +1,5 @@
 """Threads that ask the two servers what a copy loop has no time to wait for."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -10,25 +9,27 @@ from typing import Final
 from sync.agent.chunks.checkpoint import END_SECONDS
 from sync.agent.chunks.reconcile.crash_recovery import slave_end
 from sync.agent.zdb.connection import ZdbConnection
-from sync.agent.zdb.errors import ZdbError
+from sync.agent.zdb.errors import ZdbConnectionError, ZdbError, ZdbTimeoutError
 from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 _SLAVE_SECONDS: Final = 1.0
 _MASTER_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 1.0
+_SHORTEST_WAIT_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
 class Answer:
     """What a server said to a question of the (monotonic) time asked_at.
 
-    Of the slave only: keys counts those of all its namespaces, and end is how far its index went a
-    while ago (see Checkpoint.slave_ends).
+    boot: which start of which server it is (see boot_of). Of the slave only: keys counts those of
+    all its namespaces, and end is how far its index went a while ago (see Checkpoint.slave_ends).
     """
 
     asked_at: float
     info: NamespaceInfo
+    boot: str = ""
     keys: int = 0
     end: tuple[float, str] | None = None
 
@@ -77,14 +78,18 @@ class InfoPoller:
 
     def _answer(self, connection: ZdbConnection) -> Answer:
         asked_at = time.monotonic()
+        info, boot = connection.nsinfo_and_boot()
+        # A silent change of servers, over a connection that was renewed.
+        if self.latest and boot != self.latest.boot:
+            raise ZdbConnectionError(f"0-db {self._endpoint.address} was started anew")
         if not self._slave:
-            return Answer(asked_at, connection.nsinfo())
+            return Answer(asked_at, info, boot)
         # All namespaces share one table of keys in memory (libzdb/api.c, zdb_index_init: branches).
-        info, keys = connection.nsinfo(), connection.count_keys()
+        keys = connection.count_keys()
         end = self.latest.end if self.latest else None
         if end is None or time.time() - end[0] >= END_SECONDS:
             end = slave_end(connection)
-        return Answer(asked_at, info, keys, end)
+        return Answer(asked_at, info, boot, keys, end)
 
 
 class WriteWaiter:
@@ -109,17 +114,21 @@ class WriteWaiter:
 
     def _wait(self) -> None:
         # zdbd refuses a WAIT of less than 100 ms (zdbd/commands.c, command_wait).
+        least = max(0.1, min(_SHORTEST_WAIT_SECONDS, self._spec.poll_seconds))
         seconds, timeout = max(0.1, self._spec.poll_seconds), self._spec.io_timeout_seconds
         while not self._stop.is_set():
             # WAIT has a connection of its own: it answers nothing else meanwhile (zdbd/redis.c,
             # redis_client_set_watcher). An error is reported by the copy loop's own connections;
             # polling goes on meanwhile.
-            with (
-                contextlib.suppress(ZdbError),
-                ZdbConnection.open(self._spec.source, None, timeout) as connection,
-            ):
-                while not self._stop.is_set():
-                    self._on_armed()
-                    if connection.wait_for("SET", seconds):
-                        self._on_write()
+            try:
+                with ZdbConnection.open(self._spec.source, None, timeout) as connection:
+                    while not self._stop.is_set():
+                        self._on_armed()
+                        if connection.wait_for("SET", seconds):
+                            self._on_write()
+            except ZdbTimeoutError:
+                # Perhaps NAT forgets a connection that is silent for so long.
+                seconds = max(least, seconds / 2)
+            except ZdbError:
+                pass
             self._stop.wait(_AGAIN_SECONDS)

@@ -224,6 +224,9 @@ class Session:
             self.progressed = True
         self._checkpoint = self.reconciler.take(self._checkpoint)
         self.reconciler.check()
+        for role, answer in (("master", master), ("slave", slave)):
+            if answer:
+                self.loop.renewals.boots[role] = answer.boot
         if master and slave:
             self._require_content(master.info)
             if self._following:

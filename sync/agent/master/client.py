@@ -50,6 +50,9 @@ _SLICE_SECONDS: Final = 0.5  # how soon one that waits notices that the name was
 # Every service answers it in some way: asked where a request got no answer at all.
 _FRONT_PAGE: Final = "/"
 _REDIRECTS: Final = 3
+# NAT and firewalls forget idle connections, and swallow what is sent on them then; to connect anew
+# costs some round trips, to find out by silence a time-out.
+_RESTED_SECONDS: Final = 2.0
 _ERROR_PAGE_BYTES: Final = 1 << 16
 _OK, _PART, _NOT_MODIFIED, _RANGE_WRONG = 200, 206, 304, 416
 # A part, and what is not modified, are answers to who asked for a range, or under a condition
@@ -398,6 +401,17 @@ class Master:
                     return not error.elsewhere
                 return not failure.unreachable and not failure.unanswered
 
+    def _kept(self) -> Connection | None:
+        """Return a connection that is open already, if one did not rest."""
+        with self._lock:
+            newest = self._idle.pop() if self._idle else None
+        if newest is None or time.monotonic() - newest.idle_since <= _RESTED_SECONDS:
+            return newest
+        # All others rested for longer.
+        self.close()
+        newest.close()
+        return None
+
     @contextlib.contextmanager
     def _connection(self, *, at_once: bool = False) -> Iterator[Connection]:
         """Lend one of the connections; it is kept only when the exchange ended well.
@@ -412,14 +426,14 @@ class Master:
         connection: Connection | None = None
         kept_replies = 0
         try:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
+            connection = self._kept()
             kept_replies = connection.replies if connection else 0
             connection = connection or Connection(
                 self._origin, self._limits, self._control, self._bandwidth
             )
             yield connection
             if connection.reusable and self._lost is None and connection.origin == self._origin:
+                connection.idle_since = time.monotonic()
                 with self._lock:
                     self._idle.append(connection)
                 connection = None

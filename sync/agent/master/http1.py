@@ -19,6 +19,7 @@ import certifi
 
 from sync.agent.job import Control
 from sync.agent.rate_limit import TokenBucket
+from sync.contract.dialing import dial, fell_silent
 from sync.contract.spec import HttpLimits
 
 _SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
@@ -134,6 +135,7 @@ class _Reader(io.RawIOBase):
                 raise HttpStoppedError
             left = self._window_ends - time.monotonic()
             if left <= 0:
+                fell_silent(self.sock)
                 raise HttpError(
                     f"hung: {self._window_bytes} bytes in {self.timeout_seconds:g} s", retry=True
                 )
@@ -304,6 +306,7 @@ class Connection:
         self._buffer = io.BufferedReader(self._reader, _READ_BYTES)
         self._unread = 0
         self.replies = 0
+        self.idle_since = 0.0
         self._last: Reply | None = None
 
     @property
@@ -323,6 +326,8 @@ class Connection:
             self._sock.settimeout(self._timeout_seconds)
             self._sock.sendall(data)
         except OSError as error:
+            if isinstance(error, TimeoutError):
+                fell_silent(self._sock)
             message = f"connection lost: {error!r}"
             raise HttpError(message, retry=True, unanswered=True) from error
         self._unread += len(targets)
@@ -347,14 +352,19 @@ class Connection:
 def _connect(origin: Origin, timeout_seconds: float) -> socket.socket:
     fault, sock = "cannot connect", None
     try:
-        sock = socket.create_connection((origin.host, origin.port), timeout_seconds)
+        sock = dial(origin.host, origin.port, timeout_seconds)
         fault = "no TLS"
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if origin.scheme == "https":
             # The agent's image need not have authorities of its own.
             context = ssl.create_default_context(cafile=certifi.where())
-            sock = context.wrap_socket(sock, server_hostname=origin.host)
+            # By itself wrap_socket() closes what it fails with: then nobody can say who it was.
+            sock = context.wrap_socket(
+                sock, server_hostname=origin.host, do_handshake_on_connect=False
+            )
+            sock.do_handshake()
     except OSError as error:
+        if sock is not None and isinstance(error, TimeoutError):
+            fell_silent(sock)
         if sock is not None:
             sock.close()
         message = f"{origin.host_header}: {fault}: {error}"

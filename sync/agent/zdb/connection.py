@@ -2,11 +2,14 @@
 
 import hashlib
 import re
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Self
 
+from typing_extensions import override
+
 from sync.agent.zdb.errors import ZdbAuthError, ZdbError, ZdbProtocolError, ZdbReplyError
-from sync.agent.zdb.namespace_info import NamespaceInfo, text_fields
+from sync.agent.zdb.namespace_info import NamespaceInfo, boot_of, text_fields
 from sync.agent.zdb.protocol import (
     MAX_KEY_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -22,6 +25,8 @@ from sync.contract.spec import ZdbEndpoint
 # Of 8 MiB each they stay below protocol's _REPLY_BYTES; zdbd takes 1,023 (zdbd/redis.c).
 _MGET_KEYS: Final = 50
 _NEWEST_KEYS: Final = 8
+# By how much a server that is busy may answer WAIT too late.
+_LATE_SECONDS: Final = 5.0
 # EXISTS goes in groups, two of which fill the window.
 _EXISTS_GROUPS: Final = 2
 _EXISTS_FRAME_BYTES: Final = len(b"*2\r\n$6\r\nEXISTS\r\n$255\r\n\r\n")
@@ -40,6 +45,8 @@ class ZdbConnection(ZdbTransport):
     """One connection, one namespace; errors and threads as of its transport."""
 
     namespace = ""
+    _endpoint: ZdbEndpoint | None = None
+    _password: str | None = None
 
     @classmethod
     def open(
@@ -51,6 +58,7 @@ class ZdbConnection(ZdbTransport):
         Raises ZdbConnectionError, ZdbAuthError (password or namespace refused), ZdbError.
         """
         connection = cls(endpoint, timeout_seconds)
+        connection._endpoint, connection._password = endpoint, password
         try:
             if password is not None:
                 connection.authenticate(password)
@@ -61,6 +69,17 @@ class ZdbConnection(ZdbTransport):
         return connection
 
     # Session
+
+    @override
+    def _opened_again(self) -> socket.socket | None:
+        if self._endpoint is None:
+            return None
+        here = self._endpoint.model_copy(update={"namespace": self.namespace})
+        try:
+            fresh = ZdbConnection.open(here, self._password, self._timeout_seconds)
+            return fresh.hand_over()
+        except ZdbError:
+            return None
 
     def authenticate(self, password: str) -> None:
         """Become admin; raise ZdbAuthError when the password is wrong."""
@@ -199,6 +218,14 @@ class ZdbConnection(ZdbTransport):
         replies = self.pipeline([(b"NSINFO", name) for name in names])
         return sum(NamespaceInfo.of(reply).entries for reply in _without_errors(replies))
 
+    def nsinfo_and_boot(self) -> tuple[NamespaceInfo, str]:
+        """Facts about the namespace, and which start of which server says so (see boot_of)."""
+        info, about = self.pipeline([(b"NSINFO", self.namespace.encode()), (b"INFO",)])
+        (info,) = _without_errors([info])
+        # One that tells nobody of itself is not known again.
+        said = "" if isinstance(about, ZdbReplyError) else boot_of(text_fields(about, "INFO"))
+        return NamespaceInfo.of(info), said
+
     def info(self) -> dict[str, str]:
         """Facts about the server, among them instance_id and boot_time."""
         return text_fields(self.call(b"INFO"), "INFO")
@@ -217,7 +244,8 @@ class ZdbConnection(ZdbTransport):
         # come before its reply.
         self._nudge = False
         kept = self._timeout_seconds
-        self._timeout_seconds = seconds + kept
+        # Its reply is due by then, unless it is lost on the way.
+        self._timeout_seconds = seconds + min(kept, _LATE_SECONDS)
         try:
             self.call(b"WAIT", command.encode(), b"%d" % int(seconds * 1000))
         except ZdbReplyError as error:
@@ -242,6 +270,8 @@ class ZdbConnection(ZdbTransport):
 
     def delete_many(self, keys: Iterable[bytes]) -> list[bool]:
         """Remove keys; False for each that was not there."""
+        # So that the connection did not rest: a DEL that is asked twice says that no key was there.
+        self.call(b"PING")
         replies = self.pipeline((b"DEL", key) for key in keys)
         for reply in replies:
             # Said as well of a key that was deleted before (zdbd/commands_dataset.c).

@@ -41,6 +41,14 @@ def text_fields(reply: Reply, command: str) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
 
 
+def boot_of(facts: dict[str, str]) -> str:
+    """Name a start of a server by its INFO; another text: it is another one, or was started anew.
+
+    Empty where it does not say (zdbd/commands_system.c, command_info).
+    """
+    return f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}".strip()
+
+
 def _number(fields: dict[str, str], name: str) -> int:
     text = fields.get(name, "")
     if not _NUMBER.fullmatch(text) or int(text) > _LARGEST:

@@ -15,6 +15,7 @@ from sync.agent.zdb.errors import (
     ZdbTimeoutError,
 )
 from sync.agent.zdb.protocol import Reply, ReplyParser, Status, encode
+from sync.contract.dialing import dial, fell_silent
 from sync.contract.spec import ZdbEndpoint
 
 # zdbd does not drain its edge-triggered socket when a read ends exactly on a request boundary; the
@@ -25,6 +26,11 @@ NUDGE_SECONDS: Final = 0.15
 _MOST_NUDGES: Final = 64
 # A reply that trickles in slower than this, after the time-out, never ends.
 SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
+# NAT and firewalls forget a connection that is idle: what is sent on it then is swallowed, without
+# a word. So one that rested is replaced if its first answer does not come soon; a server that is
+# merely slow answers on either.
+RESTED_SECONDS: Final = 1.0
+FORGOTTEN_SECONDS: Final = 1.0
 _PING: Final = encode(b"PING")
 _TOGETHER_BYTES: Final = 4 << 10
 # Requests on the wire: less than the server's receive buffer, so that a PING always gets through to
@@ -69,15 +75,11 @@ class ZdbTransport:
     def __init__(self, endpoint: ZdbEndpoint, timeout_seconds: float) -> None:
         self._where = where = f"{endpoint.host}:{endpoint.port}"
         try:
-            self._socket = socket.create_connection((endpoint.host, endpoint.port), timeout_seconds)
+            self._socket = dial(endpoint.host, endpoint.port, timeout_seconds)
         except TimeoutError as error:
-            reason = f"no connection in {timeout_seconds:g} s"
-            raise ZdbTimeoutError(f"0-db {where}: {reason}") from error
+            raise ZdbTimeoutError(f"0-db {where}: {error.strerror}") from error
         except OSError as error:
             raise ZdbConnectionError(f"0-db {where}: {error.strerror or error}") from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A server that vanished without a word is noticed in the end, also where WAIT is silent.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._timeout_seconds = timeout_seconds
         self._parser = ReplyParser(self._receive)
         # One element per request on the wire: False stands for a PING of ours to swallow.
@@ -87,6 +89,10 @@ class ZdbTransport:
         self.nudge_seconds = NUDGE_SECONDS
         self._deadline = 0.0
         self._received_bytes = 0
+        self._heard_at = self._sent_at = time.monotonic()
+        # All that was sent since it rested, while nothing was heard; None: it did not rest.
+        self._unheard: list[bytes] | None = None
+        self._interrupted = False
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +106,7 @@ class ZdbTransport:
 
     def interrupt(self) -> None:
         """Break the connection from another thread: what waits for it raises ZdbConnectionError."""
+        self._interrupted = True
         with contextlib.suppress(OSError):  # it is closed already
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -165,10 +172,18 @@ class ZdbTransport:
         return replies
 
     def _send(self, data: bytes, *, requests: int = 1, is_request: bool = True) -> None:
+        now = time.monotonic()
+        if is_request and not self._awaited:
+            self._sent_at = now
+            self._unheard = [] if now - self._heard_at > RESTED_SECONDS else None
+        if self._unheard is not None:
+            self._unheard.append(data)
         try:
             self._socket.settimeout(self._timeout_seconds)
             self._socket.sendall(data)
         except OSError as error:
+            if isinstance(error, TimeoutError):
+                fell_silent(self._socket)
             self.close()
             raise self._lost(error) from error
         self._awaited.extend([is_request] * requests)
@@ -197,7 +212,13 @@ class ZdbTransport:
             left = self._deadline + self._received_bytes / SLOWEST_BYTES_PER_SECOND
             left -= time.monotonic()
             if left <= 0:
+                if self._nudge:
+                    fell_silent(self._socket)
                 raise ZdbTimeoutError(f"no complete reply in {self._timeout_seconds:g} s")
+            # What WAIT asks for may be long in coming.
+            if self._nudge and self._unheard and self._silent_seconds() > FORGOTTEN_SECONDS:
+                self._renew(self._unheard)
+                continue
             may_nudge = self._nudge and self._awaited.count(False) < _MOST_NUDGES
             self._socket.settimeout(min(left, self.nudge_seconds) if may_nudge else left)
             try:
@@ -211,8 +232,31 @@ class ZdbTransport:
             if not data:
                 raise ZdbConnectionError("closed the connection")
             acknowledge(self._socket)
+            self._heard_at, self._unheard = time.monotonic(), None
             self._received_bytes += len(data)
             return data
+
+    def _silent_seconds(self) -> float:
+        return time.monotonic() - self._sent_at
+
+    def _renew(self, unheard: list[bytes]) -> None:
+        """Go on by a new connection, on which all is asked again; by the old one if none is had."""
+        self._unheard = None
+        fresh = self._opened_again()
+        if fresh is None or self._interrupted:
+            return
+        self._socket.close()
+        self._socket = fresh
+        self._deadline = time.monotonic() + self._timeout_seconds
+        try:
+            self._socket.settimeout(self._timeout_seconds)
+            self._socket.sendall(b"".join(unheard))
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _opened_again(self) -> socket.socket | None:
+        """Return the socket of a new connection with the same session, if there can be one."""
+        return None
 
     def _lost(self, error: OSError) -> ZdbConnectionError:
         return ZdbConnectionError(f"connection lost: {error.strerror or error}")

@@ -5,6 +5,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from sync.agent.master.http1 import Origin
 from sync.agent.rate_limit import bandwidth
 from sync.contract.spec import Backoff, HttpLimits
 from tests.agent.scripted import Answer, Asked, ScriptedServer
+from tests.sandbox.wan import Link, Relay
 
 BODY = bytes(range(256)) * 2000
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -389,3 +391,29 @@ def test_unreachable_master_is_named(server: ScriptedServer) -> None:
     master = Master(["http://127.0.0.1:1"], HttpLimits(), Control(), backoff=QUICK)
     with pytest.raises(EndpointLostError, match=r"127\.0\.0\.1:1: cannot connect"):
         master.get("/", MAX)
+
+
+@pytest.mark.parametrize("kept", [1, 4])
+def test_connections_that_rested_are_not_waited_for(
+    kept: int, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NAT forgot them: it swallows what is sent there, and would until the time-out."""
+    monkeypatch.setattr("sync.agent.master.client._RESTED_SECONDS", 0.3)
+    nat = Relay(("127.0.0.1", server.server_address[1]), Link(forgets_seconds=0.3))
+    limits = HttpLimits(connections=kept, read_timeout_seconds=3600)
+    with nat, ThreadPoolExecutor(kept) as pool:
+        master = Master([f"http://127.0.0.1:{nat.address[1]}"], limits, Control())
+        for _ in range(3):
+            together = threading.Barrier(kept)
+
+            def get(_: int, together: threading.Barrier = together) -> bytes:
+                with master._connection() as connection:
+                    together.wait(10)
+                    connection.send("GET", ["/file"], {})
+                    return connection.reply("GET").read_all(MAX)
+
+            assert list(pool.map(get, range(kept), timeout=30)) == [BODY] * kept
+            assert len(master._idle) == kept
+            time.sleep(0.5)
+        assert nat.accepted == 3 * kept
+        master.close()

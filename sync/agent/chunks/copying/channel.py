@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Final, Generic, TypeVar
@@ -18,7 +18,13 @@ from typing_extensions import override
 
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbConnectionError, ZdbProtocolError, ZdbTimeoutError
-from sync.agent.zdb.transport import NUDGE_SECONDS, acknowledge
+from sync.agent.zdb.transport import (
+    FORGOTTEN_SECONDS,
+    NUDGE_SECONDS,
+    RESTED_SECONDS,
+    acknowledge,
+)
+from sync.contract.dialing import fell_silent
 from sync.contract.spec import ZdbEndpoint
 
 PING: Final = b"*1\r\n$4\r\nPING\r\n"
@@ -42,29 +48,52 @@ TRICKLE_BYTES_PER_SECOND: Final = 1 << 10
 
 
 @dataclass(frozen=True)
+class Opening:
+    """How a connection to a 0-db is made; role: master or slave."""
+
+    role: str
+    endpoint: ZdbEndpoint
+    password: str | None = field(repr=False)
+    timeout_seconds: float
+
+    def connect(self, boot: str = "") -> "Connected":
+        """Connect and set up the session. Raises ZdbError.
+
+        boot: which start of which server it has to be (see boot_of); empty: any.
+        """
+        started = time.monotonic()
+        connection = ZdbConnection.open(self.endpoint, self.password, self.timeout_seconds)
+        # The greeting took some round trips: a server this near needs no longer silence.
+        near_seconds = time.monotonic() - started + _NEAR_NUDGE_SECONDS
+        where = f"{self.role} {self.endpoint.host}:{self.endpoint.port}"
+        if boot and connection.nsinfo_and_boot()[1] != boot:
+            connection.close()
+            raise ZdbConnectionError(f"{where} was started anew, or is another one")
+        nudge_seconds = min(NUDGE_SECONDS, near_seconds)
+        connected = connection.hand_over()
+        return Connected(connected, where, self.timeout_seconds, nudge_seconds, self)
+
+
+@dataclass(frozen=True)
 class Connected:
     """A connected, non-blocking socket. where: role, host and port, for errors.
 
-    nudge_seconds: silence while replies are awaited that calls for a nudge.
+    nudge_seconds: silence while replies are awaited that calls for a nudge. opening: how to get
+    another one.
     """
 
     socket: socket.socket
     where: str
     timeout_seconds: float
     nudge_seconds: float = NUDGE_SECONDS
+    opening: Opening | None = None
 
 
 def connect(
     role: str, endpoint: ZdbEndpoint, password: str | None, timeout_seconds: float
 ) -> Connected:
     """Connect to a 0-db as `role` (master, slave) and set up its session. Raises ZdbError."""
-    started = time.monotonic()
-    connection = ZdbConnection.open(endpoint, password, timeout_seconds)
-    connected = connection.hand_over()
-    # The greeting took some round trips: a server this near needs no longer silence.
-    near_seconds = time.monotonic() - started + _NEAR_NUDGE_SECONDS
-    where = f"{role} {endpoint.host}:{endpoint.port}"
-    return Connected(connected, where, timeout_seconds, min(NUDGE_SECONDS, near_seconds))
+    return Opening(role, endpoint, password, timeout_seconds).connect()
 
 
 _AnyChannel = TypeVar("_AnyChannel", bound="Channel")
@@ -99,10 +128,13 @@ class Channel:
         self.where = connected.where
         self.timeout_seconds = connected.timeout_seconds
         self.nudge_seconds = connected.nudge_seconds
+        self.opening = connected.opening
         self.outgoing: deque[memoryview] = deque()
         self.outgoing_bytes = 0
         self.heard_at = time.monotonic()
         self.nudged = False
+        # All that was sent since it rested, while nothing was heard; None: it did not rest.
+        self._unheard: list[memoryview] | None = None
         # Since when (monotonic) so many bytes came without a reply being complete.
         self._reply_since = self.heard_at
         self._partial_bytes = 0
@@ -130,10 +162,14 @@ class Channel:
         What a view shows has to stay as it is until the request is answered.
         """
         if not self.awaiting():
+            rested = time.monotonic() - self.heard_at > RESTED_SECONDS
             self.heard()
             self.progressed()
+            self._unheard = [] if rested else None
         was_empty = not self.outgoing
         waiting = [memoryview(piece) for piece in pieces if piece]
+        if self._unheard is not None:
+            self._unheard += waiting
         self.outgoing.extend(waiting)
         self.outgoing_bytes += sum(map(len, waiting))
         if was_empty:
@@ -215,6 +251,28 @@ class Channel:
         """Note a sign of life."""
         self.heard_at = time.monotonic()
         self.nudged = False
+        self._unheard = None
+
+    def is_forgotten(self, now: float) -> bool:
+        """Return whether it rested, and since then is asked in vain: perhaps NAT forgot it."""
+        if not self._unheard or self.opening is None:
+            return False
+        return now - self.heard_at > FORGOTTEN_SECONDS
+
+    def renew(self, connected: Connected) -> None:
+        """Go on by another connection, on which all is asked again. For a forgotten one only."""
+        unheard = self._unheard or []
+        # How many bytes are worth a wake-up is set on the socket.
+        least = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        self.socket.close()
+        self.socket = connected.socket
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+        self._widest_window_bytes = 0
+        self.heard()
+        self.progressed()
+        self.outgoing = deque(unheard)
+        self.outgoing_bytes = sum(map(len, unheard))
+        self.on_writable()
 
     def progressed(self) -> None:
         """Note that a reply is complete, or that none is awaited."""
@@ -228,6 +286,7 @@ class Channel:
             return
         silent_seconds = now - self.heard_at
         if silent_seconds > self.timeout_seconds:
+            fell_silent(self.socket)
             raise ZdbTimeoutError(f"{self.where}: no reply in {self.timeout_seconds:g} s")
         self._check_trickle(now)
         if silent_seconds <= self.nudge_seconds:

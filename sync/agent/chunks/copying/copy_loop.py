@@ -15,9 +15,10 @@ from operator import attrgetter
 from typing import Final
 
 from sync.agent.chunks.copying.batches import Batch, cut
-from sync.agent.chunks.copying.channel import Channel, connect, open_all
+from sync.agent.chunks.copying.channel import Channel, Connected, connect, open_all
 from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.copying.prober import Prober
+from sync.agent.chunks.copying.renewal import Renewals
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
 from sync.agent.chunks.scan.spans import Page
 from sync.agent.rate_limit import batch_bandwidth
@@ -77,6 +78,7 @@ class CopyLoop:
         self._page_done = False
         self._bandwidth = batch_bandwidth(spec.bandwidth_bytes_per_second)
         self._paused = False
+        self.renewals = Renewals()
         try:
             self._connect(password)
         except BaseException:
@@ -102,6 +104,7 @@ class CopyLoop:
 
     def close(self) -> None:
         """End every connection."""
+        self.renewals.close()
         for channel in self._events:
             channel.close()
         self._poll.close()
@@ -117,6 +120,16 @@ class CopyLoop:
             self._by_descriptor[descriptor] = channel
             self._events[channel] = select.EPOLLIN
             poll.register(descriptor, select.EPOLLIN)
+
+    def _renew(self, channel: Channel, connected: Connected) -> None:
+        poll = self._poll_of(channel)
+        del self._by_descriptor[channel.socket.fileno()]
+        poll.unregister(channel.socket.fileno())
+        channel.renew(connected)
+        self._register(poll, [channel])
+
+    def _poll_of(self, channel: Channel) -> select.epoll:
+        return self._fetching if isinstance(channel, Fetcher) else self._poll
 
     @property
     def busy(self) -> bool:
@@ -155,9 +168,11 @@ class CopyLoop:
         return done
 
     def check_times(self) -> None:
-        """Nudge and time out; to be called every few ticks."""
+        """Nudge, renew and time out; to be called every few ticks."""
         now = time.monotonic()
-        for channel in self._events:
+        for channel in tuple(self._events):
+            if (connected := self.renewals.ready(channel, now)) is not None:
+                self._renew(channel, connected)
             channel.check_time(now)
 
     def _on_probed(self, page: Page, lacking: list[Entry]) -> None:
@@ -212,7 +227,7 @@ class CopyLoop:
         for channel, known in self._events.items():
             wanted = select.EPOLLIN | (select.EPOLLOUT if channel.blocked else 0)
             if wanted != known:
-                poll = self._fetching if isinstance(channel, Fetcher) else self._poll
+                poll = self._poll_of(channel)
                 poll.modify(channel.socket.fileno(), wanted)
                 self._events[channel] = wanted
 

@@ -12,6 +12,7 @@ from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.zdb.connection import ZdbConnection
+from sync.agent.zdb.namespace_info import boot_of
 from sync.agent.zdb.scan_pages import Cursor
 
 _PLAIN_LOOKS: Final = 4
@@ -27,8 +28,7 @@ def after_restart(slave: ZdbConnection, checkpoint: Checkpoint) -> Checkpoint:
     """Distrust what the slave got last if it was started anew: it may not be on its disk."""
     # The kind of stop is not said: a start at another time is all that shows a power loss
     # (zdbd/commands_system.c, command_info).
-    facts = slave.info()
-    boot = f"{facts.get('instance_id', '')} {facts.get('boot_time', '')}"
+    boot = boot_of(slave.info())
     if checkpoint.slave_boot not in ("", boot):
         safe, unproven = checkpoint.safe_cursor(), checkpoint.unproven
         if safe is not None:
