@@ -6,7 +6,8 @@ whole repository, and an empty or broken answer can look like a master without c
 1. A list of kernels that would remove a name is fetched once more, and acted on when both agree.
    The users job asks for each new or moved link by its own name instead (docs/adr/0014).
 2. A removal is also asked for by its own name and needs a 404 (`Absences`).
-3. Only so much may vanish at once without the operator's word (`guard`).
+3. Only so much may vanish at once without the operator's word (`guard`), by age or retention too.
+4. Nothing goes while the clocks of master and mirror disagree (sync.agent.clocks).
 """
 
 from collections.abc import Callable, Collection, Hashable
@@ -66,12 +67,14 @@ class Vanished:
     """What would be removed: `gone` of `known` names (or keys).
 
     listed: how many names the master lists, where that is asked: none is never plausible by itself.
+    outlived: how many more go for their age, or as their retention ends.
     """
 
     gone: int
     known: int
     listed: int | None = None
     kind: str = "names"
+    outlived: int = 0
 
 
 def guard(spec: JobSpec, vanished: Vanished, confirmations_used: int, retry_seconds: float) -> bool:
@@ -80,16 +83,20 @@ def guard(spec: JobSpec, vanished: Vanished, confirmations_used: int, retry_seco
     Returns True when they are allowed only by a removalConfirmation that was not used yet: then
     the caller records it as used.
     """
-    if not vanished.gone:
+    doomed = vanished.gone + vanished.outlived
+    if not doomed:
         return False
     allowed = max(spec.removal_floor_items, int(spec.removal_limit * vanished.known))
-    if vanished.gone <= allowed and vanished.listed != 0:
+    if doomed <= allowed and vanished.listed != 0:
         return False
     if spec.removal_confirmation > confirmations_used:
         return True
     lists = "" if vanished.listed is None else f"it lists {vanished.listed}, and "
+    outlived = ""
+    if vanished.outlived:
+        outlived = f", and {vanished.outlived} outlived their age or retention "
     raise JobPaused(
-        f"the master no longer lists {vanished.gone} of {vanished.known} {vanished.kind} "
+        f"the master no longer lists {vanished.gone} of {vanished.known} {vanished.kind} {outlived}"
         f"({lists}{allowed} may vanish at once): nothing is removed, the mirror goes on serving; "
         "if this is right, raise removalConfirmation by one, or raise removalLimit",
         retry_seconds,

@@ -192,7 +192,7 @@ class KernelsOptions(_Options):
     kernels: Selection = Field(Selection(), description="Patterns on kernel file names.")
     newest: Positive | None = Field(None, description="Keep only so many; unset: all.")
     max_age_days: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Leave out older ones; unset: none."
+        None, description="Leave out older ones, by the master's clock; unset: none."
     )
     schedule: Schedule = Schedule()
     http: KernelsHttpLimits = KernelsHttpLimits()

@@ -150,6 +150,7 @@ class UsersEngine(Engine[UsersSpec]):
             [*listing.refused, *refused],
             {f"tag {'/'.join(tag)}": failed[tag] for tag in failed},
             self._waiting,
+            clocks=self._source.clocks,
         )
         self._removals.ask(work)
         work.states = tags.states_of(work, rows, failed, self._spec)

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
+from sync.agent.clocks import Clocks
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
 from sync.contract import names
 from sync.contract.names import FLIST_SUFFIX, RefusedNameError
@@ -255,6 +256,8 @@ class Source:
         self._listing = Listing()
         self._listed_by = ""
         self._conditions: dict[str, str] = {}
+        # Of the last answer, also where that was "unchanged".
+        self.clocks = Clocks()
 
     def listing(self) -> Listing:
         """Fetch the whole listing, conditionally once it was read twice alike. Raises HttpError."""
@@ -266,6 +269,7 @@ class Source:
             self._listed_by = self._master.source
         with self._master.while_listing():
             page, listing = self._fetched()
+        self.clocks = Clocks(page.date_seconds)
         if listing is not None:
             alike = listing == self._listing
             self._listing, self._conditions = listing, {}

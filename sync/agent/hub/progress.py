@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from sync.agent.clocks import Clocks
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.links import LinkPlan, TagState
 from sync.agent.hub.listing import Listing, Name, TagName
@@ -27,7 +28,8 @@ class Pass:
     names of which a page says that they are gone, new or moved, and which the master, asked for
     them, did not confirm, with the reason. waiting: the tags and links that are not served as
     listed, and for what they wait; until the end of the pass those of the one before. deselected:
-    served tags that the operator wants no more. kept: how many names stay for links' sake.
+    served tags that the operator wants no more. kept: how many names stay for links' sake. clocks:
+    when the listing came.
     """
 
     listing: Listing
@@ -39,6 +41,7 @@ class Pass:
     deselected: set[TagName] = field(default_factory=set)
     unconfirmed: dict[Name, str] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
+    clocks: Clocks = field(default_factory=Clocks)
     kept: int = 0
 
 
@@ -104,6 +107,8 @@ class Progress:
             if not name.tag:
                 yield f"{name}: {reason}"
         yield from work.waiting
+        if work.clocks.fault:
+            yield work.clocks.fault
 
     def _details(self, work: Pass) -> dict[str, int | float | str]:
         flists = self._publisher.flists.values()

@@ -1,6 +1,5 @@
 """Which served names may go: those that the master dropped, and those that the operator did."""
 
-import time
 from dataclasses import replace
 from typing import Final
 
@@ -9,11 +8,10 @@ from sync.agent.hub.links import chain_of, needed, outermost_first
 from sync.agent.hub.listing import Name, TagName, Target, deselected, page_path
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
-from sync.agent.hub.state_db import HubStateDb
+from sync.agent.hub.state_db import FlistRow, HubStateDb
 from sync.agent.master.client import Master
 from sync.contract.spec import UsersSpec
 
-_DAY_SECONDS: Final = 86_400.0
 _CONFIRMED: Final = "removal_confirmation"
 
 
@@ -53,18 +51,16 @@ class Removals:
 
         Raises JobPaused when too much vanished.
         """
-        publisher, listing = self._publisher, work.listing
+        publisher = self._publisher
         work.deselected = self._deselected_tags(work)
-        for flist in [one for one in publisher.flists.values() if one.missing_since is not None]:
-            if flist.name in listing.regulars:
-                publisher.update(replace(flist, missing_since=None))
-        links = [name for name in publisher.links if self._is_gone(work, name)]
-        flists = [name for name in publisher.flists if self._is_gone(work, name)]
-        tags = [tag for tag in publisher.tags if tag not in listing.tags or tag in work.deselected]
+        self._note_retained(work)
         dropped = publisher.drops()
+        # A tag that lost an entry is a change like others, whatever the clocks say.
+        links, flists, tags = self._going(work) if not work.clocks.fault else ([], [], [])
         inside = [name for tag in tags for name in publisher.tags[tag]]
+        expired = {name for name in flists if self._is_expired(work, name)}
         # Before anything goes, and with all that seems gone: whatever the master answered.
-        self._guard(work, [*links, *flists, *inside, *dropped])
+        self._guard(work, [*links, *flists, *inside, *dropped], len(expired))
         if dropped:
             publisher.drop(name for name in dropped if self._may_go(work, name))
         self._remove_links(
@@ -72,15 +68,34 @@ class Removals:
             [name for name in links if self._may_go(work, name)],
             [tag for tag in tags if all(self._may_go(work, one) for one in publisher.tags[tag])],
         )
+        self._remove_flists(work, [name for name in flists if self._may_go(work, name)], expired)
+        if not work.clocks.fault:
+            publisher.remove_unlisted()
+        publisher.release()
+
+    def _going(self, work: Pass) -> tuple[list[Name], list[Name], list[TagName]]:
+        """Return the served links, flists and tags that seem to be gone, whatever for."""
+        publisher, listing = self._publisher, work.listing
+        return (
+            [name for name in publisher.links if self._is_gone(work, name)],
+            [name for name in publisher.flists if self._is_gone(work, name)],
+            [tag for tag in publisher.tags if tag not in listing.tags or tag in work.deselected],
+        )
+
+    def _remove_flists(self, work: Pass, names: list[Name], expired: set[Name]) -> None:
+        """Remove flists, or note since when they are retained."""
+        publisher = self._publisher
         # What a served link leads to stays, whatever became of it on the master.
         targets = {link.target for link in publisher.served_links().values()}
-        for name in [name for name in flists if self._may_go(work, name) and self._expired(name)]:
-            if name in targets:
+        for name in names:
+            flist = publisher.flists[name]
+            if name not in expired and self._is_retained(flist):
+                if flist.missing_since is None:
+                    publisher.update(replace(flist, missing_since=work.clocks.started(None)))
+            elif name in targets:
                 work.kept += 1
             else:
                 publisher.remove_flist(name)
-        publisher.remove_unlisted()
-        publisher.release()
 
     def _remove_links(self, work: Pass, names: list[Name], tags: list[TagName]) -> None:
         """Remove links and tags but for those that others lead through: the outermost first."""
@@ -116,11 +131,11 @@ class Removals:
         retained = flist is not None and flist.missing_since is not None
         return retained or self._is_deselected(work, name)
 
-    def _guard(self, work: Pass, gone: list[Name]) -> None:
+    def _guard(self, work: Pass, gone: list[Name], outlived: int) -> None:
         dropped = [name for name in gone if not self._is_settled(work, name)]
         known = len(self._publisher.flists) + len(self._publisher.served_links())
         listed = len(work.listing.regulars) + len(work.listing.links) + len(work.listing.tags)
-        vanished = Vanished(len(dropped), known, listed)
+        vanished = Vanished(len(dropped), known, listed, outlived=outlived)
         used = int(self._db.number(_CONFIRMED))
         if guard(self._spec, vanished, used, self._spec.schedule.interval_seconds):
             self._db.set_number(_CONFIRMED, self._spec.removal_confirmation)
@@ -158,11 +173,22 @@ class Removals:
 
     # Retention
 
-    def _expired(self, name: Name) -> bool:
-        if not self._spec.retention_days or deselected(self._spec, name):
-            return True
-        flist, now = self._publisher.flists[name], time.time()
-        if flist.missing_since is None:
-            self._publisher.update(replace(flist, missing_since=now))
+    def _is_retained(self, flist: FlistRow) -> bool:
+        """Return whether a flist stays, or did, for some days after the master dropped it."""
+        retained = bool(self._spec.retention_days) or flist.missing_since is not None
+        return retained and not deselected(self._spec, flist.name)
+
+    def _is_expired(self, work: Pass, name: Name) -> bool:
+        """Return whether a flist's retention ended."""
+        since = self._publisher.flists[name].missing_since
+        if since is None or deselected(self._spec, name):
             return False
-        return now - flist.missing_since >= self._spec.retention_days * _DAY_SECONDS
+        return work.clocks.is_older(since, self._spec.retention_days)
+
+    def _note_retained(self, work: Pass) -> None:
+        """Have those retained no more that are listed again, and none by a time to come."""
+        for flist in [one for one in self._publisher.flists.values() if one.missing_since]:
+            listed = flist.name in work.listing.regulars
+            since = None if listed else work.clocks.started(flist.missing_since)
+            if since != flist.missing_since:
+                self._publisher.update(replace(flist, missing_since=since))

@@ -1,6 +1,5 @@
 """One pass of the kernels job: list, resolve links, fetch, link, remove."""
 
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
@@ -12,7 +11,7 @@ from sync.agent.job import Control, Directories, Engine, PassIncompleteError, on
 from sync.agent.kernels import folder, listing
 from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, master_of, url_of
 from sync.agent.kernels.links import Links, Pass, is_net, linked, named
-from sync.agent.kernels.listing import DAY_SECONDS, NET, Kernel
+from sync.agent.kernels.listing import NET, Kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb
 from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.master.identity import follow
@@ -106,7 +105,7 @@ class KernelsEngine(Engine[KernelsSpec]):
     def _wanted(self, work: Pass) -> list[Kernel]:
         may_be = {kernel.name for path in work.unresolved for kernel in work.candidates(path)}
         needed = may_be.union(work.targets.values())
-        return listing.wanted(work.listing.kernels, self._spec, needed, time.time())
+        return listing.wanted(work.listing, self._spec, needed)
 
     def _apply_links(self, work: Pass) -> None:
         if self._links.apply(work) and self._status.record.bootable_at is None:
@@ -147,7 +146,7 @@ class KernelsEngine(Engine[KernelsSpec]):
         return False
 
     def _publish(self, work: Pass, kernel: Kernel, fetched: Fetched) -> None:
-        date, updated = work.listing.date_seconds, kernel.updated_seconds
+        date, updated = work.listing.clocks.master_seconds, kernel.updated_seconds
         recheck = date is not None and updated is not None and date - updated < _RECHECK_SECONDS
         folder.publish(fetched, self._root / kernel.name)
         work.known[kernel.name] = replace(fetched.row, recheck=recheck)
@@ -158,7 +157,11 @@ class KernelsEngine(Engine[KernelsSpec]):
     # Removals
 
     def _remove(self, work: Pass, keep: set[str]) -> None:
-        """Remove what the master dropped (guarded, retained) or the operator deselected."""
+        """Remove what the master dropped, what is too old (guarded both), and the deselected."""
+        self._note_retained(work)
+        if work.listing.clocks.fault:
+            work.broken.append(work.listing.clocks.fault)
+            return
         on_disk, listed = folder.names(self._root), work.listed.keys()
         # A kernel that takes a link's name and could not be had yet leaves the link served.
         links_gone = (work.gone & work.links.keys()) - (keep - on_disk)
@@ -167,9 +170,12 @@ class KernelsEngine(Engine[KernelsSpec]):
         keep |= {target for path, target in served if path not in links_gone}
         keep |= set(work.targets.values())
         dropped = [name for name in work.known if name not in listed and name not in keep]
-        deselected = [name for name in work.known if name in listed and name not in keep]
         newly = {name for name in dropped if work.known[name].missing_since is None}
-        self._guard(work, len(newly) + len(lost))
+        retained = [name for name in dropped if name not in newly]
+        expired = [name for name in retained if self._is_expired(work, name)]
+        unwanted = [name for name in work.known if name in listed and name not in keep]
+        aged = self._aged(work, unwanted)
+        self._guard(work, len(newly) + len(lost), len(aged) + len(expired))
         replaced = [name for name in dropped if work.targets.get(name) in on_disk]
         # bootstrap.py (api_symlink) removes a link before it makes it anew: 404 for a moment.
         unconfirmed = self._absences.unconfirmed(lost | newly.difference(replaced))
@@ -179,8 +185,12 @@ class KernelsEngine(Engine[KernelsSpec]):
             # A link at the top takes the name that a kernel had.
             self._links.link(work, name)
             self._delete_row(work, name)
-        going = [name for name in dropped if name not in replaced and name not in unconfirmed]
-        for name in [*deselected, *self._expired(work, going)]:
+        gone = newly.difference(replaced, unconfirmed)
+        if self._spec.retention_days:
+            self._retain(work, gone)
+            gone = set()
+        stay = {name for name in aged if not self._is_old(work, name)}
+        for name in [*set(unwanted).difference(stay), *set(expired).difference(replaced), *gone]:
             durable.remove(self._root / name)
             self._delete_row(work, name)
         for path in work.targets.keys() & folder.names(self._root):
@@ -190,25 +200,53 @@ class KernelsEngine(Engine[KernelsSpec]):
         self._db.delete(name)
         work.known.pop(name)
 
-    def _guard(self, work: Pass, gone: int) -> None:
+    def _guard(self, work: Pass, gone: int, outlived: int) -> None:
         known = len(work.known) + sum(1 for path in work.links if not is_net(path))
-        vanished = Vanished(gone, known, len(work.listing.kernels))
+        vanished = Vanished(gone, known, len(work.listing.kernels), outlived=outlived)
         used = int(self._db.number(_CONFIRMED))
         if guard(self._spec, vanished, used, self._spec.schedule.interval_seconds):
             self._db.set_number(_CONFIRMED, self._spec.removal_confirmation)
 
-    def _expired(self, work: Pass, dropped: Iterable[str]) -> list[str]:
-        now = time.time()
-        expired: list[str] = []
-        for name in dropped:
-            row = work.known[name]
-            since = row.missing_since if row.missing_since is not None else now
-            if now - since >= self._spec.retention_days * DAY_SECONDS:
-                expired.append(name)
-            elif row.missing_since is None:
-                work.known[name] = replace(row, missing_since=now)
-                self._db.put(work.known[name])
-        return expired
+    # Age and retention
+
+    def _aged(self, work: Pass, unwanted: Iterable[str]) -> list[str]:
+        """Return those unwanted kernels that only their listed age speaks against."""
+        ageless = self._spec.model_copy(update={"max_age_days": None})
+        kept = {kernel.name for kernel in listing.wanted(work.listing, ageless, set())}
+        return [name for name in unwanted if name in kept]
+
+    def _is_old(self, work: Pass, name: str) -> bool:
+        """Return whether a kernel is too old by its own page, too: a listing has no digest."""
+        days = self._spec.max_age_days
+        try:
+            modified = head(self._master, name).modified_seconds
+        except HttpError:
+            modified = None
+        old = modified is not None and days is not None
+        if old and work.listing.clocks.is_older(modified or 0.0, days or 0.0):
+            return True
+        work.broken.append(f"{name}: listed as too old, which its own page does not say: it stays")
+        return False
+
+    def _is_expired(self, work: Pass, name: str) -> bool:
+        since, days = work.known[name].missing_since, self._spec.retention_days
+        return since is not None and work.listing.clocks.is_older(since, days)
+
+    def _note_retained(self, work: Pass) -> None:
+        """Have those retained no more that are listed again, and none by a time to come."""
+        for name, row in [*work.known.items()]:
+            listed = name in work.listed
+            since = None if listed else work.listing.clocks.started(row.missing_since)
+            if row.missing_since is not None and since != row.missing_since:
+                self._set_missing(work, name, since)
+
+    def _retain(self, work: Pass, names: Iterable[str]) -> None:
+        for name in names:
+            self._set_missing(work, name, work.listing.clocks.started(None))
+
+    def _set_missing(self, work: Pass, name: str, since_seconds: float | None) -> None:
+        work.known[name] = replace(work.known[name], missing_since=since_seconds)
+        self._db.put(work.known[name])
 
     # Status
 

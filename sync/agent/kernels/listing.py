@@ -3,11 +3,12 @@
 import contextlib
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from sync.agent.clocks import DAY_SECONDS, Clocks
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
 from sync.contract import names
 from sync.contract.spec import KernelsSpec
@@ -18,7 +19,6 @@ _DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d, \d\d:\d\d:\d\d) \(UTC\)", re.ASCII
 # As templates/kernels.html has them.
 _HREF: Final = re.compile(r'href="/kernel/([^"]*)"')
 NET: Final = "net"
-DAY_SECONDS: Final = 86_400.0
 _YEAR_10000: Final = 253_402_300_800
 
 
@@ -32,14 +32,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Listing:
-    """A complete listing. refused: names that must not become a path.
-
-    date_seconds: the master's clock at the time, unix seconds.
-    """
+    """A complete listing. refused: names that must not become a path. clocks: when it came."""
 
     kernels: tuple[Kernel, ...]
     refused: tuple[str, ...] = ()
-    date_seconds: float | None = field(default=None, compare=False)
+    clocks: Clocks = field(default_factory=Clocks, compare=False)
 
 
 def fetch(master: Master) -> Listing:
@@ -60,14 +57,16 @@ def fetch(master: Master) -> Listing:
                 refused.append(str(error))
             else:
                 kernels[kernel.name] = kernel
-    return Listing(tuple(kernels.values()), tuple(refused), page.date_seconds)
+    return Listing(tuple(kernels.values()), tuple(refused), Clocks(page.date_seconds))
 
 
-def wanted(
-    kernels: Iterable[Kernel], spec: KernelsSpec, linked: set[str], now_seconds: float
-) -> list[Kernel]:
+def wanted(listing: Listing, spec: KernelsSpec, linked: set[str]) -> list[Kernel]:
     """Return the kernels to mirror: those that links name first, then the newest first."""
-    by_age = sorted(kernels, key=lambda kernel: (-(kernel.updated_seconds or 0.0), kernel.name))
+    clocks = listing.clocks
+    now_seconds = clocks.here_seconds if clocks.master_seconds is None else clocks.master_seconds
+    by_age = sorted(
+        listing.kernels, key=lambda kernel: (-(kernel.updated_seconds or 0.0), kernel.name)
+    )
     chosen = [kernel for kernel in by_age if spec.kernels.takes(kernel.name)]
     if spec.max_age_days is not None:
         oldest = now_seconds - spec.max_age_days * DAY_SECONDS

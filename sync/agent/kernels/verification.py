@@ -1,7 +1,6 @@
 """verify and repair: the kernels on disk against the rows and the master."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -70,11 +69,11 @@ class _Scan:
         self, master: Master, known: dict[str, KernelRow], linked: set[str]
     ) -> Iterator[Problem]:
         master.begin_pass()
-        kernels = listing.fetch(master).kernels
-        for kernel in listing.wanted(kernels, self._spec, linked, time.time()):
+        found = listing.fetch(master)
+        for kernel in listing.wanted(found, self._spec, linked):
             if self._options.covers(kernel.name) and kernel.name not in known:
                 yield Problem(kernel.name, "is on the master and not here")
-        for name in known.keys() & {kernel.name for kernel in kernels}:
+        for name in known.keys() & {kernel.name for kernel in found.kernels}:
             if _differs(master, known[name]):
                 yield Problem(name, "has another size or date on the master")
 

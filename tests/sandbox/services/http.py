@@ -211,7 +211,7 @@ class Connection:
         headers = {"Server": "Caddy", **response.headers}
         if response.status != HTTPStatus.NOT_MODIFIED:
             headers.setdefault("Content-Length", str(response.body_bytes))
-        headers["Date"] = email.utils.formatdate(usegmt=True)
+        headers.setdefault("Date", email.utils.formatdate(usegmt=True))
         if not keep:
             headers["Connection"] = "close"
         lines += [f"{name}: {value}" for name, value in headers.items()]
