@@ -36,7 +36,7 @@ class Budget:
 
     def __init__(self, total_bytes: int, setting: str = "limits.JOB.memoryMb") -> None:
         self.total_bytes = total_bytes
-        self._setting = setting
+        self.setting = setting
         self._left = total_bytes
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
@@ -57,7 +57,7 @@ class Budget:
         if size_bytes > self.total_bytes:
             raise OverBudgetError(
                 f"{what} takes {size_bytes} bytes of memory, and this job has room for "
-                f"{self.total_bytes}; a higher {self._setting} gives it more"
+                f"{self.total_bytes}; a higher {self.setting} gives it more"
             )
 
     def take(self, size_bytes: int) -> bool:

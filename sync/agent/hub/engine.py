@@ -7,15 +7,18 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
+from sync.agent.budget import Budget
 from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub import confirming, tags, waiting
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.links import judge
-from sync.agent.hub.listing import Listing, Regular, Source, deselected
+from sync.agent.hub.listing import Listing, Regular, deselected
+from sync.agent.hub.name_room import NameRoom
 from sync.agent.hub.pipeline import Failure, Outcome, Pipeline, Preparer, Ready, in_order
 from sync.agent.hub.progress import Pass, Progress
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.removal import Removals
+from sync.agent.hub.source import Source
 from sync.agent.hub.state_db import (
     DATABASE,
     GENERATION,
@@ -48,6 +51,7 @@ class UsersEngine(Engine[UsersSpec]):
         self, spec: UsersSpec, directories: Directories, status: StatusWriter, control: Control
     ) -> None:
         super().__init__(spec, directories, status, control)
+        self._budget = Budget.of(spec)
         self._generation = _UNKNOWN_GENERATION
         self._waiting: list[str] = []
         self._refused_logged: set[str] = set()
@@ -93,9 +97,11 @@ class UsersEngine(Engine[UsersSpec]):
         self._master.begin_pass()
         self._chunks.begin_pass()
         self._adopt()
-        listing = self._source.listing()
+        served = self._publisher.flists
+        room = NameRoom.of(self._budget, served)
+        listing = self._source.listing(room, served)
         self._follow(listing)
-        work = self._judged(listing)
+        work = self._judged(listing, room)
         self._log_refused(work.refused)
         self._publisher.follow(listing, work.plan, work.states)
         for repository in sorted(listing.repositories):
@@ -129,19 +135,19 @@ class UsersEngine(Engine[UsersSpec]):
         """Make sure that the name in use is the master's. Raises JobFailed."""
         source = self._master.source
         mirrored = {
-            name: None if known.updated is None else float(known.updated)
+            name: known.updated
             for name, known in self._publisher.flists.items()
             if known.md5 is not None
             and known.missing_since is None
             and not deselected(self._spec, name)
         }
-        listed = {name: float(entry.updated) for name, entry in listing.regulars.items()}
+        listed = {name: entry.updated for name, entry in listing.regulars.items()}
         identity = follow(self._spec, self._directories.state, source, mirrored, listed)
         self._status.seen_master(source, identity)
 
-    def _judged(self, listing: Listing) -> Pass:
+    def _judged(self, listing: Listing, room: NameRoom) -> Pass:
         """Read the tags, judge every link, and ask for what is listed no more."""
-        failed = self._tags.read(listing)
+        failed = self._tags.read(listing, room)
         rows = self._db.tags()
         refused = [text for tag in listing.tags if tag in rows for text in rows[tag].refused]
         work = Pass(
@@ -193,7 +199,7 @@ class UsersEngine(Engine[UsersSpec]):
         except HttpError as error:
             work.failures[str(entry.name)] = str(error)
             return False
-        same = description.expected.md5 == known.md5
+        same = known.md5 is not None and description.expected.md5 == known.md5.hex()
         # The same, and older than a second by now: no change can hide behind its time any more.
         if same and not description.fresh:
             self._publisher.update(replace(known, recheck=False))

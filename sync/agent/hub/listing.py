@@ -4,22 +4,18 @@ One strict rule decides which names become paths; an entry that breaks it is ref
 and stops none of the others.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
-from sync.agent.clocks import Clocks
-from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
+from sync.agent.hub.name_room import LINK_BYTES, TEXT_BYTES, PageRoom
+from sync.agent.master.client import HttpError, Page
+from sync.agent.master.json_rows import JsonRows
 from sync.contract import names
 from sync.contract.names import FLIST_SUFFIX, RefusedNameError
 from sync.contract.spec import UsersSpec
 
-MAX_LISTING_BYTES: Final = 256 << 20
-MAX_REPOSITORY_BYTES: Final = 64 << 20
-# Each becomes a folder here, empty or not; the master has some thousand.
-MAX_REPOSITORIES: Final = 100_000
 # mtimes have whole seconds: a file that is younger than this may change again unseen.
 _FRESH_SECONDS: Final = 2.0
 _TAGS: Final = "tags"
@@ -56,7 +52,7 @@ class Name(NamedTuple):
 Target: TypeAlias = Name | TagName
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Regular:
     """A flist: size as the master prints it ("26.65 KB"), mtime in unix seconds."""
 
@@ -65,7 +61,7 @@ class Regular:
     updated: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Link:
     """A link to a flist or to another link or, as a taglink, to a tag; link_time: unix seconds."""
 
@@ -74,7 +70,7 @@ class Link:
     link_time: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tag:
     """A tag: a set of links with a name; updated: mtime of its directory, unix seconds."""
 
@@ -95,24 +91,35 @@ class Listing:
     tags: dict[TagName, Tag] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
 
-    @cached_property
-    def sizes(self) -> dict[Name, float | None]:
-        """The printed sizes of its flists in bytes, None where one is none; read once."""
-        return {name: _bytes(entry.size_text) for name, entry in self.regulars.items()}
-
-    def add(self, page: str, rows: object, parse: Callable[[object], Entry | None]) -> None:
+    def add(
+        self, page: str, rows: JsonRows, parse: Callable[[object], Entry | None], room: PageRoom
+    ) -> None:
         """Take the entries of a page. Raises HttpError where it has no list of them."""
-        if not isinstance(rows, list):
+        if not rows.begins("["):
             raise HttpError(f"{page}: its entries are not a list", retry=True)
-        for row in rows:
+        for row in rows.rows():
             try:
                 entry = parse(row)
                 if entry is not None:
-                    self._put(entry)
+                    self._put(entry, room)
             except RefusedNameError as error:
-                self.refused.append(f"{page}: {error}")
+                self.refuse(f"{page}: {error}", room)
 
-    def _put(self, entry: Entry) -> None:
+    def update(self, part: "Listing") -> None:
+        """Take all entries of another one, which is about other repositories."""
+        self.regulars |= part.regulars
+        self.links |= part.links
+        self.tags |= part.tags
+        self.refused += part.refused
+
+    def refuse(self, text: str, room: PageRoom) -> None:
+        """Note what is left out, and why."""
+        room.take(TEXT_BYTES, [text])
+        self.refused.append(text)
+
+    def _put(self, entry: Entry, room: PageRoom) -> None:
+        if not isinstance(entry, Regular):
+            room.take(LINK_BYTES, entry.name)
         if isinstance(entry, Tag):
             self.tags[entry.name] = entry
         # No folder has a name twice: whoever puts it there wants one of the two to pass a check.
@@ -160,8 +167,8 @@ def size_text(size_bytes: int) -> str:
     return f"{size_bytes / 1024:.2f} KB"
 
 
-def _bytes(text: str) -> float | None:
-    """Read a size that `size_text` printed."""
+def printed_bytes(text: str) -> float | None:
+    """Read a size that `size_text` printed; None for anything else."""
     number, _, unit = text.partition(" ")
     if unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
         return float(number) * 1024
@@ -236,7 +243,8 @@ def _symlink(name: Name, row: dict[str, object]) -> Link:
     return Link(name, target, _time(row, "linktime"))
 
 
-def _tag_link(tag: TagName, row: object) -> Link:
+def tag_link(tag: TagName, row: object) -> Link:
+    """Read one entry of a tag. Raises RefusedNameError as `parse_entry`."""
     # Whatever else is in a tag's folder is left out by the hub (api_user_contents_tags).
     if not isinstance(row, dict) or row.get("type") != "symlink":
         raise RefusedNameError(f"refused {str(row)[:80]!r}: a tag holds links only")
@@ -245,91 +253,3 @@ def _tag_link(tag: TagName, row: object) -> Link:
     if "/" not in _text(row, "target"):
         raise RefusedNameError(f"refused link {name}: target {_text(row, 'target')[:80]!r}")
     return _symlink(name, row)
-
-
-class Source:
-    """The hub to list, and which part of it is wanted. Threads may share `tag` alone."""
-
-    def __init__(self, master: Master, spec: UsersSpec) -> None:
-        self._master = master
-        self._spec = spec
-        self._listing = Listing()
-        self._listed_by = ""
-        self._conditions: dict[str, str] = {}
-        # Of the last answer, also where that was "unchanged".
-        self.clocks = Clocks()
-
-    def listing(self) -> Listing:
-        """Fetch the whole listing, conditionally once it was read twice alike. Raises HttpError."""
-        # It has no digest: what damaged it on its way must not stay until it changes. 0-hub itself
-        # knows no conditions here (api_list_files); what stands before it may.
-        if self._listed_by != self._master.source:
-            # What one name says of its page's age means nothing to another.
-            self._conditions = {}
-            self._listed_by = self._master.source
-        with self._master.while_listing():
-            page, listing = self._fetched()
-        self.clocks = Clocks(page.date_seconds)
-        if listing is not None:
-            alike = listing == self._listing
-            self._listing, self._conditions = listing, {}
-            if alike and page.etag:
-                self._conditions = {"If-None-Match": page.etag}
-            elif alike and page.last_modified:
-                self._conditions = {"If-Modified-Since": page.last_modified}
-        return self._listing
-
-    def _fetched(self) -> tuple[Page, Listing | None]:
-        """Fetch it, or None when it is unchanged under the conditions (304)."""
-        try:
-            page = self._master.get("/api/fileslist", MAX_LISTING_BYTES, self._conditions)
-        except HttpMissingError:
-            return self._one_by_one()  # and no conditions: a hub that old knows none
-        if page.status == 304:  # noqa: PLR2004 - not modified
-            return page, None
-        data = page.json()
-        if not isinstance(data, dict):
-            raise HttpError("/api/fileslist: not an object", retry=True)
-        return page, self._parsed(data, data.__getitem__)
-
-    def _one_by_one(self) -> tuple[Page, Listing]:
-        """Ask an older hub, which has no /api/fileslist, for one repository after the other."""
-        page = self._master.get("/api/repositories", MAX_REPOSITORY_BYTES)
-        data = page.json()
-        if not isinstance(data, list):
-            raise HttpError("/api/repositories: not a list", retry=True)
-
-        def rows_of(repository: str) -> object:
-            path = f"/api/flist/{quote(repository)}"
-            return self._master.get(path, MAX_REPOSITORY_BYTES).json()
-
-        found = [row.get("name") if isinstance(row, dict) else row for row in data]
-        return page, self._parsed(found, rows_of)
-
-    def _parsed(self, found: Iterable[object], rows_of: Callable[[str], object]) -> Listing:
-        listing = Listing()
-        for name in found:
-            try:
-                # Not a str is refused by the rule itself.
-                repository = names.checked_repository(name)
-            except RefusedNameError as error:
-                listing.refused.append(str(error))
-                continue
-            if self._spec.repositories.takes(repository):
-                listing.repositories.add(repository)
-                listing.add(repository, rows_of(repository), partial(self._wanted, repository))
-            if len(listing.repositories) > MAX_REPOSITORIES:
-                raise HttpError(f"lists more than {MAX_REPOSITORIES} repositories", retry=False)
-        return listing
-
-    def _wanted(self, repository: str, row: object) -> Entry | None:
-        entry = parse_entry(repository, row)
-        if entry is None or isinstance(entry, Tag) or self._spec.flists.takes(str(entry.name)):
-            return entry
-        return None
-
-    def tag(self, tag: TagName) -> tuple[Page, Listing]:
-        """Fetch a tag's page: its links, and what of it was refused. Raises HttpError."""
-        page, found = self._master.get(page_path(tag), MAX_REPOSITORY_BYTES), Listing()
-        found.add(str(tag), page.json(), partial(_tag_link, tag))
-        return page, found

@@ -9,7 +9,7 @@ from typing import Final
 from sync.agent.clocks import Clocks
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.links import LinkPlan, TagState
-from sync.agent.hub.listing import Listing, Name, TagName
+from sync.agent.hub.listing import Listing, Name, TagName, printed_bytes
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import as_listed
 from sync.agent.master.client import Master
@@ -18,6 +18,7 @@ from sync.contract.status import Amount, Lag
 
 # Each report counts all flists: that must not slow down the job.
 _REPORT_SECONDS: Final = 0.5
+_REPORT_PART: Final = 0.05  # of the time, at most
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Progress:
         self._master = master
         self._chunks = chunks
         self._publisher = publisher
-        self._reported_at = 0.0
+        self._due_at = 0.0
 
     def set_bootable(self) -> None:
         """Note when the first flist of an official repository was published, or all there is."""
@@ -64,12 +65,17 @@ class Progress:
 
     def report_seldom(self, work: Pass) -> None:
         """Report where a pass stands, unless that was done just before."""
-        if time.monotonic() - self._reported_at >= _REPORT_SECONDS:
+        if time.monotonic() >= self._due_at:
             self.report(work)
 
     def report(self, work: Pass) -> None:
         """Report where a pass stands."""
-        self._reported_at = time.monotonic()
+        began = time.monotonic()
+        self._report(work)
+        took = time.monotonic() - began
+        self._due_at = began + max(_REPORT_SECONDS, took / _REPORT_PART)
+
+    def _report(self, work: Pass) -> None:
         publisher, listing = self._publisher, work.listing
         done = {
             name: flist.size_bytes or 0
@@ -80,7 +86,11 @@ class Progress:
         behind -= sum(1 for name in publisher.withheld if name in listing.regulars)
         done_bytes = sum(done.values())
         # Exact sizes of what is here, listed ones of the rest.
-        rest = [size for name, size in listing.sizes.items() if name not in done]
+        rest = [
+            printed_bytes(entry.size_text)
+            for name, entry in listing.regulars.items()
+            if name not in done
+        ]
         total_bytes = None if None in rest else done_bytes + int(math.fsum(filter(None, rest)))
         last = self._status.record.last_success_at
         late = None if last is None else (utc_now() - last).total_seconds()

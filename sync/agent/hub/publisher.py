@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +50,8 @@ class Publisher:
     def reload(self) -> None:
         """Read the rows anew (another process changed them)."""
         self._pinned.invalidate()
+        # Never two of them: a large hub's rows take as much as all else.
+        self.flists: dict[Name, FlistRow] = {}
         self.flists = self._db.flists()
         self.withheld = self._db.withheld()
         self._take_links(self._db.links(), ())
@@ -86,9 +88,19 @@ class Publisher:
         self._tree.repair_times()
         links = {name: path for name, path in self._tree.scan() if path.is_symlink()}
         self._adopt_links(links)
-        others = {name: path for name, path in self._tree.scan() if name not in links}
-        self._untidy = {name.its_tag for name in others if name.tag}
-        self._adopt_flists({name for name, path in others.items() if _is_flist(name, path)})
+        self._untidy = set()
+        self._adopt_flists(set(self._flists_on_disk(links.keys())))
+
+    def _flists_on_disk(self, links: Collection[Name]) -> Iterator[Name]:
+        for name, path in self._tree.scan():
+            if name in links:
+                continue
+            if name.tag:
+                self._untidy.add(name.its_tag)
+            if _is_flist(name, path):
+                # The name that is here already: a large hub has hundreds of thousands.
+                row = self.flists.get(name)
+                yield name if row is None else row.name
 
     def _adopt_links(self, found: Mapping[Name, Path]) -> None:
         known, links = self.served_links(), dict[Name, Link]()

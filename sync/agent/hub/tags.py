@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from sync.agent.hub.links import TagState, end_of
-from sync.agent.hub.listing import Link, Listing, Name, Source, Tag, TagName, deselected, is_fresh
+from sync.agent.hub.listing import Link, Listing, Name, Tag, TagName, deselected, is_fresh
+from sync.agent.hub.name_room import LINK_BYTES, NameRoom
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
+from sync.agent.hub.source import Source
 from sync.agent.hub.state_db import HubStateDb, TagRow
 from sync.agent.hub.tree import Tree
 from sync.agent.master.client import HttpError, Page
@@ -26,17 +29,21 @@ class TagReader:
         # Nor do those settle that failed, were refused in part, or may have changed unseen.
         self._unsettled: set[TagName] = set()
 
-    def read(self, listing: Listing) -> dict[TagName, str]:
+    def read(self, listing: Listing, room: NameRoom) -> dict[TagName, str]:
         """Read the tags that changed or are due; returns those that failed, with the error.
 
+        room: for what they hold, beside what the others do.
         Until `settle` they stay due, so that a kill between the two has them read once more.
         """
         known = self._db.tags()
         due = [tag for name, tag in listing.tags.items() if _is_due(tag, known.get(name))]
         self._unsettled = set()
         failed: dict[TagName, str] = {}
+        # Those that are due count twice while they are read: as they were, and as they are.
+        room.add(LINK_BYTES * self._db.count_tag_links())
+        fetch = partial(self._fetch, room=room)
         with ThreadPoolExecutor(self._connections) as pool:
-            for tag, outcome in zip(due, pool.map(self._fetch, due), strict=True):
+            for tag, outcome in zip(due, pool.map(fetch, due), strict=True):
                 if isinstance(outcome, HttpError):
                     failed[tag.name] = f"could not be read: {outcome}"
                     self._unsettled.add(tag.name)
@@ -50,9 +57,9 @@ class TagReader:
                     self._unsettled.add(tag.name)
         return failed
 
-    def _fetch(self, tag: Tag) -> tuple[Page, Listing] | HttpError:
+    def _fetch(self, tag: Tag, room: NameRoom) -> tuple[Page, Listing] | HttpError:
         try:
-            return self._source.tag(tag.name)
+            return self._source.tag(tag.name, room)
         except HttpError as error:
             return error
 

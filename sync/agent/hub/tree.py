@@ -174,9 +174,10 @@ class Tree:
     def scan(self) -> Iterator[tuple[Name, Path]]:
         """Yield everything that the hub would serve, hidden files left out."""
         for repository in _folders(self.users):
-            for path in sorted(repository.iterdir()):
-                if not path.name.startswith("."):
-                    yield Name(repository.name, path.name), path
+            # Names, as a path takes several times as much, and a repository may hold all there are.
+            for name in sorted(os.listdir(repository)):  # noqa: PTH208
+                if not name.startswith("."):
+                    yield Name(repository.name, name), repository / name
         for tag, folder in self._tag_folders():
             for path in sorted(folder.iterdir()):
                 yield Name(tag.repository, path.name, tag.tag), path

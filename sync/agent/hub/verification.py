@@ -6,10 +6,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Final
 
+from sync.agent.budget import Budget
 from sync.agent.digests import file_digest, proves_itself
 from sync.agent.hub.chunk_store import ChunkStore, groups
 from sync.agent.hub.links import judge
-from sync.agent.hub.listing import Link, Name, Source, light_path
+from sync.agent.hub.listing import Link, Name, light_path
+from sync.agent.hub.name_room import NameRoom
+from sync.agent.hub.source import Source
 from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRow, HubStateDb
 from sync.agent.hub.tree import Tree
 from sync.agent.job import (
@@ -79,7 +82,8 @@ class Verifier(ExitStack):
     def _files(self, flists: Iterable[FlistRow]) -> Iterator[_Finding]:
         for flist in flists:
             self.checked += 1
-            published = (flist.published_bytes, flist.published_md5)
+            md5 = flist.published_md5
+            published = (flist.published_bytes, None if md5 is None else md5.hex())
             if not self._tree.is_file(flist.name):
                 yield _named(flist.name, "is not there")
             elif file_digest(self._tree.path(flist.name)) != published:
@@ -137,7 +141,8 @@ class Verifier(ExitStack):
         self, flists: dict[Name, FlistRow], links: dict[Name, Link]
     ) -> Iterator[_Finding]:
         self._master.begin_pass()
-        listing = Source(self._master, self._spec).listing()
+        room = NameRoom.of(Budget.of(self._spec), flists)
+        listing = Source(self._master, self._spec).listing(room, flists)
         wanted = judge(listing, self._db.tag_links().values()).wanted
         withheld = self._db.withheld()
         for name in sorted(filter(self._covers, listing.regulars.keys() - flists.keys())):
@@ -163,7 +168,8 @@ class Verifier(ExitStack):
         except HttpMissingError:
             return "is gone from the master"
         md5 = data.get("md5") if isinstance(data, dict) else None
-        return "" if md5 == flist.md5 else f"has MD5 {md5} on the master, here {flist.md5}"
+        here = None if flist.md5 is None else flist.md5.hex()
+        return "" if md5 == here else f"has MD5 {md5} on the master, here {here}"
 
     def repair(self, found: Iterable[_Finding]) -> None:
         """Write chunks anew, and make the next pass fetch and link anew what is wrong."""

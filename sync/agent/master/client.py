@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -26,7 +27,15 @@ from sync.agent.master.http1 import (
     Origin,
     Reply,
 )
-from sync.agent.master.replies import Page, page_of, refuse_coding, retry_after, unpacked
+from sync.agent.master.json_rows import JsonRows
+from sync.agent.master.replies import (
+    Page,
+    page_of,
+    refuse_coding,
+    retry_after,
+    unpacked,
+    unpacked_pieces,
+)
 from sync.agent.rate_limit import TokenBucket
 from sync.contract.spec import Backoff, HttpLimits
 from sync.contract.status import Service
@@ -166,15 +175,45 @@ class Master:
 
         Other statuses raise HttpError.
         """
+        page, body = self._fetched(path, max_bytes, b"".join, headers)
+        return replace(page, body=body or b"")
+
+    def get_rows(
+        self,
+        path: str,
+        max_bytes: int,
+        take: Callable[[JsonRows], _T],
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Page, _T | None]:
+        """Fetch a JSON page of any length, of which `take` keeps what it wants; None where 304.
+
+        `take` may be called several times: each time the page broke off. Raises HttpError.
+        """
+
+        def read(pieces: Iterator[bytes]) -> _T:
+            rows = JsonRows(pieces)
+            taken = take(rows)
+            rows.end()
+            return taken
+
+        return self._fetched(path, max_bytes, read, headers)
+
+    def _fetched(
+        self,
+        path: str,
+        max_bytes: int,
+        read: Callable[[Iterator[bytes]], _T],
+        headers: Mapping[str, str] | None,
+    ) -> tuple[Page, _T | None]:
         asked = {"Accept-Encoding": "gzip", **(headers or {})}
 
-        def read(reply: Reply) -> Page:
+        def take(reply: Reply) -> tuple[Page, _T | None]:
             # Without a body, and with the headers that may have changed (RFC 9110, 15.4.5).
-            body = b"" if reply.status == _NOT_MODIFIED else unpacked(reply, max_bytes)
-            return page_of(reply, body)
+            unchanged = reply.status == _NOT_MODIFIED
+            return page_of(reply), None if unchanged else read(unpacked_pieces(reply, max_bytes))
 
         accepted = _PAGE_OR_UNCHANGED if headers else _PAGE
-        return self._retried("GET", path, lambda: asked, read, accepted)
+        return self._retried("GET", path, lambda: asked, take, accepted)
 
     def head(self, path: str) -> Page:
         """Ask for the headers of a page."""

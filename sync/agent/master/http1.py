@@ -122,7 +122,8 @@ class _Reader(io.RawIOBase):
 
     def restart(self) -> None:
         """Start a new window of patience (a new reply)."""
-        self._window_ends = time.monotonic() + self.timeout_seconds
+        # Only what is spent waiting for the peer counts: who reads may be busy meanwhile.
+        self._left_seconds = self.timeout_seconds
         self._window_bytes = 0
 
     def readable(self) -> bool:
@@ -133,18 +134,20 @@ class _Reader(io.RawIOBase):
         while True:
             if self.control.stopping():
                 raise HttpStoppedError
-            left = self._window_ends - time.monotonic()
-            if left <= 0:
+            if self._left_seconds <= 0:
                 fell_silent(self.sock)
                 raise HttpError(
                     f"hung: {self._window_bytes} bytes in {self.timeout_seconds:g} s", retry=True
                 )
             # Short, as nothing else wakes a blocked read when the job stops.
-            self.sock.settimeout(min(_SLICE_SECONDS, left))
+            self.sock.settimeout(min(_SLICE_SECONDS, self._left_seconds))
+            began = time.monotonic()
             try:
                 count = self.sock.recv_into(view)
             except TimeoutError:
                 continue
+            finally:
+                self._left_seconds -= time.monotonic() - began
             self._window_bytes += count
             if self._window_bytes >= LEAST_BYTES:
                 self.restart()

@@ -5,12 +5,14 @@ import functools
 import json
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from sync.agent.master.http1 import HttpError, Reply
 
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+_INFLATED_BYTES: Final = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,43 @@ def refuse_coding(reply: Reply) -> None:
 
 
 def unpacked(reply: Reply, max_bytes: int) -> bytes:
-    """Read a body, which may have come as gzip. Raises HttpError."""
+    """Read a small body, which may have come as gzip. Raises HttpError."""
+    return b"".join(unpacked_pieces(reply, max_bytes))
+
+
+def unpacked_pieces(reply: Reply, max_bytes: int) -> Iterator[bytes]:
+    """Yield a body, which may have come as gzip, in pieces of bounded size. Raises HttpError."""
     coding = reply.header("Content-Encoding").lower()
-    data = reply.read_all(max_bytes)
-    if coding in {"identity", ""}:
-        return data
     # x-gzip is the same (RFC 9110, 8.4.1.3).
-    if coding not in {"gzip", "x-gzip"}:
+    if coding not in {"identity", "", "gzip", "x-gzip"}:
         raise HttpError(f"content coding {coding[:20]!r} was not asked for", retry=False)
+    came = iter(reply.read, b"")
+    pieces = _inflated(_bounded(came, max_bytes)) if coding.endswith("gzip") else came
+    return _bounded(pieces, max_bytes)
+
+
+def _bounded(pieces: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+    left = max_bytes
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise HttpError(f"reply is longer than {max_bytes} bytes", retry=False)
+        yield piece
+
+
+def _inflated(packed: Iterator[bytes]) -> Iterator[bytes]:
+    """Unfold gzip: a piece may unfold to a thousand times its size, and never does so at once."""
     inflate = zlib.decompressobj(wbits=31)
-    try:
-        body = inflate.decompress(data, max_bytes + 1)
-    except zlib.error as error:
-        raise HttpError(f"broken gzip: {error}", retry=True) from error
-    if len(body) > max_bytes or not inflate.eof:
-        raise HttpError(f"gzip is broken or longer than {max_bytes} bytes", retry=True)
-    return body
+    for came in packed:
+        piece, full = came, True
+        # What did not fit into one piece is kept in the object, also where all input is taken.
+        while (piece or full) and not inflate.eof:
+            try:
+                plain = inflate.decompress(piece, _INFLATED_BYTES)
+            except zlib.error as error:
+                raise HttpError(f"broken gzip: {error}", retry=True) from error
+            if plain:
+                yield plain
+            piece, full = inflate.unconsumed_tail, len(plain) == _INFLATED_BYTES
+    if not inflate.eof:
+        raise HttpError("broken gzip: it ends too early", retry=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sync.agent.budget import Budget
 from sync.agent.hub.links import TagState, judge
 from sync.agent.hub.listing import Link, Listing, Name, Regular, Tag, TagName
+from sync.agent.hub.name_room import NameRoom
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import DATABASE, FlistRow, HubStateDb
 from sync.agent.hub.tree import Tree
@@ -256,8 +258,8 @@ def test_dangling_link_of_a_tag_is_asked_for_once_by_a_process(mirror: UsersMirr
 def test_tag_is_read_again_after_a_kill_before_it_could_be_doubted(mirror: UsersMirror) -> None:
     corrupt(mirror.upstream.hub, TAG_PAGE, b"zos-1.flist", b"zos-q.flist")
     with mirror.engine() as (engine, _):
-        listing = engine._source.listing()
-        engine._tags.read(listing)
+        room = NameRoom.of(Budget.of(mirror.spec()))
+        engine._tags.read(engine._source.listing(room, {}), room)
     mend(mirror)
     mirror.one_pass()
     assert mirror.served() == model_tree(mirror.upstream.model)
@@ -373,7 +375,7 @@ def test_only_links_that_were_confirmed_in_this_pass_are_served(tmp_path: Path) 
     listing.tags[tag] = Tag(tag, 0)
     with HubStateDb(tmp_path / DATABASE) as state_db, PinnedChunks(tmp_path) as published:
         publisher = Publisher(Tree(tmp_path), state_db, published)
-        publisher.flists[flist] = FlistRow(flist, 0, "1.00 KB", 1024, "", 1024, "", "")
+        publisher.flists[flist] = FlistRow(flist, 0, "1.00 KB", 1024, b"", 1024, b"", "")
         both = {inside.name, taglink.name}
         passes: list[tuple[list[Link], set[Name]]] = [
             ([], set()),

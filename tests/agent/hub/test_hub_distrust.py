@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.agent.hub import listing
+from sync.agent.hub import source
 from sync.agent.job import JobPaused, PassIncompleteError
 from sync.agent.master.client import HttpError
 from tests.agent.hub.flists_of import small
@@ -71,7 +71,7 @@ def test_hub_without_light_is_verified_by_its_md5(mirror: UsersMirror) -> None:
 def test_listing_of_more_repositories_than_may_become_folders_changes_nothing(
     mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "MAX_REPOSITORIES", 3)
+    monkeypatch.setattr(source, "MAX_REPOSITORIES", 3)
     mirror.one_pass()
     before = mirror.served()
     mirror.upstream.model.repository("one more")

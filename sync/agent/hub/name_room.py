@@ -1,0 +1,97 @@
+"""The memory that names take: flists that are served or listed, links, tags and what is in them.
+
+They stay from pass to pass, so they come first of the job's budget, and the rest is for flists and
+chunks that are under way. A hub with more of them is refused by a reason before it is read to its
+end.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
+
+from sync.agent.budget import Budget
+from sync.agent.master.http1 import HttpError
+
+# What a flist costs through a pass, beside its text: entry, row, places in tables.
+FLIST_BYTES: Final = 600
+# A link or a tag: read, planned, served.
+LINK_BYTES: Final = 1200
+# A repository, or why something is refused: beside its text.
+TEXT_BYTES: Final = 200
+# Of the budget, at most: the rest is for work.
+_PART: Final = 0.65
+
+
+class Named(Protocol):
+    """A name of the hub."""
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        ...
+
+
+class NameRoom:
+    """What names take in one pass, and how much they may take; threads may share it.
+
+    taken_bytes: by now. setting: what gives more.
+    """
+
+    def __init__(self, limit_bytes: int, setting: str) -> None:
+        self._limit_bytes = limit_bytes
+        self._setting = setting
+        self._lock = threading.Lock()
+        self.taken_bytes = 0
+
+    @classmethod
+    def of(cls, budget: Budget, served: Iterable[Named] = ()) -> "NameRoom":
+        """Return the room that a job's budget has; served: names that are here already."""
+        room = cls(int(budget.total_bytes * _PART), budget.setting)
+        room.add(sum(size_of(FLIST_BYTES, [name.name]) for name in served))
+        return room
+
+    def add(self, size_bytes: int) -> None:
+        """Count what is here already or (below 0) no more, whether there is room for it or not."""
+        with self._lock:
+            self.taken_bytes += size_bytes
+
+    def require(self, size_bytes: int) -> None:
+        """Raise HttpError where there is no room for what the master lists."""
+        if self.taken_bytes + size_bytes > self._limit_bytes:
+            raise HttpError(
+                f"lists more names than the {self._limit_bytes} bytes of memory that this job has "
+                f"for them; a higher {self._setting} gives it more",
+                retry=False,
+            )
+
+    @contextlib.contextmanager
+    def page(self) -> Iterator["PageRoom"]:
+        """Yield the room for one page: what it took is given back where it cannot be read."""
+        part = PageRoom(self)
+        try:
+            yield part
+        except BaseException:
+            self.add(-part.taken_bytes)
+            raise
+
+
+class PageRoom:
+    """What the names of one page take; used by one thread."""
+
+    def __init__(self, room: NameRoom) -> None:
+        self._room = room
+        self.taken_bytes = 0
+
+    def take(self, base_bytes: int, texts: Iterable[str]) -> None:
+        """Take room for a name or a text. Raises HttpError where there is no more."""
+        size = size_of(base_bytes, texts)
+        self._room.require(size)
+        self._room.add(size)
+        self.taken_bytes += size
+
+
+def size_of(base_bytes: int, texts: Iterable[str]) -> int:
+    """Return what a name costs, given what all of its kind do and its texts."""
+    # A character outside Latin-1 has all of its text take two or four bytes each.
+    return base_bytes + sum(len(text) if text.isascii() else 4 * len(text) for text in texts)

@@ -1,0 +1,146 @@
+"""A long JSON page of a master, read row by row as it comes.
+
+A page of some megabytes makes ten times as much of objects, and a few kilobytes of gzip make such a
+page. So neither the page nor its objects are ever there as a whole: a row is, and whoever takes the
+rows decides how many are kept.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from json import JSONDecoder
+from typing import Final
+
+from sync.agent.master.http1 import HttpError
+
+# A row of a hub or a bootstrap server holds a few names of at most 255 bytes.
+ROW_CHARACTERS: Final = 1 << 16
+# Of all values, also of those that Python alone writes: NaN and Infinity.
+_BEGINNINGS: Final = frozenset('[{"-0123456789tfnNI')
+_JSON: Final = JSONDecoder()
+# Insignificant whitespace (RFC 8259, 2).
+_BLANKS: Final = re.compile(r"[ \t\n\r]*")
+
+
+class JsonRows:
+    """JSON text that comes in pieces: walk down to the rows, and take one after the other.
+
+    Each method raises HttpError where the text is no JSON, or a value longer than ROW_CHARACTERS.
+    """
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        # Lone surrogates pass, as in json.loads: whoever takes the name refuses it alone.
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode
+        self._text = ""
+        self._at = 0
+        self._ended = False
+
+    def begins(self, opening: str) -> bool:
+        """Return whether an array ("[") or an object ("{") comes next."""
+        found = self._next()
+        if found not in _BEGINNINGS:
+            raise self._wrong(f"{found!r} begins no value")
+        return found == opening
+
+    def rows(self) -> Iterator[object]:
+        """Yield the values of the array that comes next."""
+        self._take("[")
+        if self._next() == "]":
+            self._at += 1
+            return
+        while True:
+            yield self.value()
+            if self._ends("]"):
+                return
+
+    def members(self) -> Iterator[str]:
+        """Yield the keys of the object that comes next; whoever does takes the value of each."""
+        self._take("{")
+        if self._next() == "}":
+            self._at += 1
+            return
+        while True:
+            if self._next() != '"':
+                raise self._wrong("a key that is no text")
+            key = self.value()
+            self._take(":")
+            yield str(key)
+            if self._ends("}"):
+                return
+
+    def value(self) -> object:
+        """Return the value that comes next, whole."""
+        self._next()
+        while True:
+            try:
+                value, end = _JSON.raw_decode(self._text, self._at)
+            except (ValueError, RecursionError) as error:
+                # It may be cut off where the text that has come ends.
+                if not self._more():
+                    raise self._wrong(str(error)) from error
+                continue
+            # So may be a number: 12 of 123.
+            if end == len(self._text) and self._more():
+                continue
+            self._at = end
+            return value
+
+    def skip(self) -> None:
+        """Leave out the value that comes next; the rows of an array may be many."""
+        if self.begins("["):
+            for _ in self.rows():
+                pass
+        else:
+            self.value()
+
+    def end(self) -> None:
+        """Read to the end: nothing may follow, and only there is a gzip checksum."""
+        if self._next():
+            raise self._wrong("something follows the end")
+
+    def _ends(self, closing: str) -> bool:
+        """Return whether the array or object ends here; else a comma leads to what follows."""
+        found = self._next()
+        if found not in {closing, ","}:
+            raise self._wrong(f"{found!r} where a comma or {closing!r} belongs")
+        self._at += 1
+        return found == closing
+
+    def _take(self, expected: str) -> None:
+        found = self._next()
+        if found != expected:
+            raise self._wrong(f"{found!r} where {expected!r} belongs")
+        self._at += 1
+
+    def _next(self) -> str:
+        """Return the character that comes next after blanks, nothing at the end of the text."""
+        while True:
+            blanks = _BLANKS.match(self._text, self._at)
+            self._at = blanks.end() if blanks else self._at
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _more(self) -> bool:
+        """Take more text after what is left of it; False where there is none, or too much left."""
+        if self._ended or len(self._text) - self._at > ROW_CHARACTERS:
+            return False
+        # A good deal at once: a value that is cut off is read once more from its start.
+        parts, missing = [self._text[self._at :]], ROW_CHARACTERS
+        while missing > 0 and not self._ended:
+            data = next(self._pieces, b"")
+            self._ended = not data
+            try:
+                parts.append(self._decode(data, self._ended))
+            except UnicodeDecodeError as error:
+                raise self._wrong(str(error)) from error
+            missing -= len(parts[-1])
+        self._text, self._at = "".join(parts), 0
+        return True
+
+    def _wrong(self, fault: str) -> HttpError:
+        if len(self._text) - self._at > ROW_CHARACTERS:
+            fault = f"a value of more than {ROW_CHARACTERS} characters, or {fault}"
+        return HttpError(f"not JSON: {fault}", retry=False)

@@ -1,0 +1,161 @@
+"""A hub of any size costs no more memory than the job has: it fits, or is refused with a reason."""
+
+import gzip
+import json
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from sync.agent.budget import Budget
+from sync.agent.hub.listing import Name
+from sync.agent.hub.name_room import FLIST_BYTES, NameRoom
+from sync.agent.hub.source import Source
+from sync.agent.master.client import HttpError
+from tests.agent.mirrors import UsersMirror, model_tree
+from tests.sandbox.services.http import Connection, HttpServer, Request, Response
+
+MIB = 1 << 20
+# As little as a job takes by itself, and a few MiB.
+SMALL_MB = 90
+LISTING = "/api/fileslist"
+TAG_PAGE = "/api/flist/tf-zos/tags/3.1"
+
+
+def flist(number: int) -> dict[str, object]:
+    return {"name": f"f{number:07}.flist", "type": "regular", "size": "1.00 KB", "updated": 1}
+
+
+def link(number: int) -> dict[str, object]:
+    target = "tf-zos/zos-1.flist"
+    return {"name": f"f{number:07}.flist", "type": "symlink", "linktime": 1, "target": target}
+
+
+def rows(row: str, count: int) -> str:
+    return f"[{','.join([row] * count)}]"
+
+
+# Each of a few KiB as gzip, or soon so.
+LISTINGS = {
+    "rows without anything": f'{{"alice":{rows("{}", 30_000)}}}',
+    "rows that are no rows": f'{{"alice":{rows("1", 30_000)}}}',
+    "flists": json.dumps({"alice": [flist(number) for number in range(12_000)]}),
+    "links": json.dumps({"alice": [link(number) for number in range(8_000)]}),
+    "tags": json.dumps(
+        {"a": [{"name": f"t{n}", "type": "tag", "updated": 1} for n in range(8_000)]}
+    ),
+    "repositories": json.dumps({f"repository-{number}": [] for number in range(30_000)}),
+    "refused repositories": json.dumps({f"../{number}": [] for number in range(30_000)}),
+    "one row of a million objects": f'{{"alice":[{rows("{}", 1_000_000)}]}}',
+    "a key of megabytes": f'{{"{"x" * 4 * MIB}":[]}}',
+    "a repository that is a number": f'{{"alice":{"1" * MIB}}}',
+    "brackets": "[" * 2 * MIB,
+}
+TAG_PAGES = {
+    "links": json.dumps([link(number) for number in range(8_000)]),
+    "rows without anything": rows("{}", 30_000),
+    "one row": f"[{rows('[]', 1_000_000)}]",
+}
+
+
+def send(server: HttpServer, path: str, body: str) -> None:
+    """Let the master send `body` for a page, as gzip."""
+    inner, packed = server.deliver, gzip.compress(body.encode())
+
+    def deliver(connection: Connection, request: Request, response: Response) -> bool:
+        if request.path == path:
+            content = replace(response.content, data=packed, path=None)
+            headers = {**response.headers, "Content-Encoding": "gzip"}
+            response = replace(response, headers=headers, content=content, start=0, length=None)
+        return bool(inner(connection, request, response))
+
+    server.deliver = deliver
+
+
+@contextmanager
+def memory_at_most(size_bytes: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size_bytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("what", LISTINGS)
+def test_listing_that_costs_more_than_the_job_has_is_refused_with_a_reason(
+    what: str, mirror: UsersMirror
+) -> None:
+    mirror.settings["memory_limit_mb"] = SMALL_MB
+    mirror.one_pass()
+    hub = mirror.upstream.hub
+    usual = hub.deliver
+    with mirror.engine() as (engine, _):
+        send(hub, LISTING, LISTINGS[what])
+        refused = pytest.raises(
+            HttpError, match=r"limits\.users\.memoryMb|not JSON|not an? (list|object)"
+        )
+        with memory_at_most(12 * MIB), refused:
+            engine.one_pass()
+        assert mirror.served() == model_tree(mirror.upstream.model)
+        hub.deliver = usual
+        engine.one_pass()
+
+
+@pytest.mark.parametrize("what", TAG_PAGES)
+def test_tag_that_costs_more_than_the_job_has_fails_alone(what: str, mirror: UsersMirror) -> None:
+    mirror.settings["memory_limit_mb"] = SMALL_MB
+    send(mirror.upstream.hub, TAG_PAGE, TAG_PAGES[what])
+    with mirror.engine() as (engine, _), memory_at_most(12 * MIB):
+        room = NameRoom.of(Budget.of(mirror.spec()))
+        listing = engine._source.listing(room, {})
+        before = room.taken_bytes
+        failed = engine._tags.read(listing, room)
+    assert [*failed] == [*listing.tags]
+    assert room.taken_bytes == before
+
+
+def test_the_largest_hub_that_fits_is_taken_and_a_flist_more_is_refused(
+    mirror: UsersMirror,
+) -> None:
+    budget = Budget.of(mirror.spec())
+    with mirror.engine() as (engine, _):
+        wanted = NameRoom.of(budget)
+        listing = engine._source.listing(wanted, {})
+
+        def read(limit_bytes: int, served: set[Name]) -> NameRoom:
+            room = NameRoom(limit_bytes, budget.setting)
+            rows = {name: row for name, row in engine._publisher.flists.items() if name in served}
+            Source(engine._master, mirror.spec()).listing(room, rows)
+            return room
+
+        assert read(wanted.taken_bytes, set()).taken_bytes == wanted.taken_bytes
+        with pytest.raises(HttpError, match="more names"):
+            read(wanted.taken_bytes - 1, set())
+        engine.one_pass()
+        # What is here already has its room.
+        served = {*listing.regulars}
+        rest = read(wanted.taken_bytes, served).taken_bytes
+        assert rest <= wanted.taken_bytes - FLIST_BYTES * len(served)
+
+
+def test_a_page_that_cannot_be_read_gives_its_room_back() -> None:
+    room = NameRoom(1000, "limits.users.memoryMb")
+
+    def read_page() -> None:
+        with room.page() as page:
+            page.take(900, ["x"])
+            page.take(900, ["x"])
+
+    with pytest.raises(HttpError, match="memoryMb"):
+        read_page()
+    assert room.taken_bytes == 0
+
+
+def test_three_hundred_thousand_flists_have_room_in_the_default_memory(mirror: UsersMirror) -> None:
+    room = NameRoom.of(Budget.of(mirror.spec()))
+    with room.page() as page:
+        for number in range(300_000):
+            page.take(FLIST_BYTES, [f"an-application-of-somebody-{number}-v1.2.3.flist"])
