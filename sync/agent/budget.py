@@ -13,13 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
+from sync.contract.job_memory import room_bytes
 from sync.contract.spec import JobSpec
 
-MIB: Final = 1 << 20
-# What a job takes before anything has come: interpreter, libraries, threads, sockets.
-OWN_BYTES: Final = 80 * MIB
-# Of the rest: an allocator keeps pages that are only partly used.
-_USED_TENTHS: Final = 8
 _FIRST_TO_DIE: Final = "1000"
 
 
@@ -42,10 +38,13 @@ class Budget:
         self._changed = threading.Condition()
 
     @classmethod
-    def of(cls, spec: JobSpec) -> Self:
-        """Return the budget of the job that the spec is for, by the limit of its container."""
-        others_bytes = max(0, spec.memory_limit_mb * MIB - OWN_BYTES)
-        return cls(others_bytes * _USED_TENTHS // 10, f"limits.{spec.job}.memoryMb")
+    def of(cls, spec: JobSpec, standing_bytes: int = 0) -> Self:
+        """Return the budget of the job that the spec is for, by the limit of its container.
+
+        standing_bytes: what is set aside for what needs no leave.
+        """
+        total_bytes = max(0, room_bytes(spec.memory_limit_mb) - standing_bytes)
+        return cls(total_bytes, f"limits.{spec.job}.memoryMb")
 
     @property
     def left_bytes(self) -> int:
@@ -97,6 +96,32 @@ class Budget:
             yield
         finally:
             self.give(size_bytes)
+
+
+class Share:
+    """What one thing that grows holds of a budget; to be closed when the thing is gone.
+
+    free_bytes: how large it may be without taking any, as room for that is set aside.
+    """
+
+    def __init__(self, budget: Budget, free_bytes: int = 0) -> None:
+        self._budget = budget
+        self._free_bytes = free_bytes
+        self._held_bytes = 0
+
+    def grow(self, size_bytes: int) -> bool:
+        """Hold what a thing of this size takes, if it is to be had at once."""
+        wanted = size_bytes - self._free_bytes - self._held_bytes
+        if wanted > 0:
+            if not self._budget.take(wanted):
+                return False
+            self._held_bytes += wanted
+        return True
+
+    def close(self) -> None:
+        """Give all of it back; more than once does no harm."""
+        self._budget.give(self._held_bytes)
+        self._held_bytes = 0
 
 
 def die_first() -> None:

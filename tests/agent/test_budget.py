@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync.agent.budget import MIB, OWN_BYTES, Budget, OverBudgetError
+from sync.agent.budget import Budget, OverBudgetError, Share
+from sync.contract.job_memory import MIB, OWN_BYTES
 from sync.contract.spec import KernelsSpec
 
 TOTAL = 100
@@ -84,3 +85,20 @@ def test_a_job_has_less_than_its_container_and_never_less_than_nothing() -> None
     assert 0 < Budget.of(spec).total_bytes <= 256 * MIB - OWN_BYTES
     tiny = spec.model_copy(update={"memory_limit_mb": 32})
     assert Budget.of(tiny).total_bytes == 0
+
+
+@given(st.lists(st.integers(0, 2 * TOTAL), max_size=20), st.integers(0, TOTAL))
+def test_what_grows_holds_its_size_beyond_what_is_free_and_gives_all_back(
+    sizes: list[int], free_bytes: int
+) -> None:
+    budget = Budget(TOTAL)
+    share = Share(budget, free_bytes)
+    largest = 0
+    for size in sizes:
+        grown = share.grow(size)
+        assert grown == (size <= free_bytes + TOTAL)
+        largest = max(largest, size if grown else 0)
+        assert TOTAL - budget.left_bytes == max(0, largest - free_bytes)
+    share.close()
+    share.close()
+    assert budget.left_bytes == TOTAL

@@ -102,8 +102,8 @@ class Checkpoint(BaseModel):
         """Return a checkpoint with these pages done."""
         plain = [key.hex() for page in pages for key in page.plain_keys]
         return self.changed(
-            done_items=self.done_items + sum(len(page.entries) for page in pages),
-            done_bytes=self.done_bytes + sum(sum(page.lengths) for page in pages),
+            done_items=self.done_items + sum(page.items for page in pages),
+            done_bytes=self.done_bytes + sum(page.payload_bytes for page in pages),
             stored_items=self.stored_items + sum(page.stored_items for page in pages),
             named=tuple(dict.fromkeys([*self.named, *plain]))[-_NAMED_KEPT:],
         )

@@ -5,6 +5,7 @@ import errno
 from collections.abc import Iterator
 from typing import Final
 
+from sync.agent.budget import OverBudgetError
 from sync.agent.chunks.copying.writer import FULL, SlaveRefusedError
 from sync.agent.chunks.failover import silence
 from sync.agent.chunks.session import Session, open_session
@@ -13,9 +14,14 @@ from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter
 from sync.agent.zdb.errors import ZdbAuthError, ZdbConnectionError, ZdbProtocolError, ZdbReplyError
 from sync.agent.zdb.key_room import RETRY_SECONDS
-from sync.contract.spec import FlistsSpec
+from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+_REMEDY: Final = "see what answers there in place of a 0-db, then restart this container"
+
+
+class _MasterIsNoZdbError(Exception):
+    """What answers by a name of the master is no 0-db, or sends what no 0-db does."""
 
 
 class ChunksEngine(Engine[FlistsSpec]):
@@ -26,6 +32,8 @@ class ChunksEngine(Engine[FlistsSpec]):
     ) -> None:
         super().__init__(spec, directories, status, control)
         self._sources = MasterEndpoints("zdb", spec.sources, spec.backoff, status.sources)
+        # Names by which something answered last that is no 0-db.
+        self._no_zdbs: set[ZdbEndpoint] = set()
 
     def one_pass(self) -> None:
         """Copy the master's namespace and follow it, by one of its names after the other.
@@ -40,9 +48,12 @@ class ChunksEngine(Engine[FlistsSpec]):
             try:
                 spec = self._spec.at(endpoint)
                 opened = open_session(spec, self._directories, self._status, sources)
-                with _outcomes(), opened as session:
+                with _outcomes(self._spec.local_zdb.address), opened as session:
                     session.run(self._control)
+            except _MasterIsNoZdbError as error:
+                self._leave(endpoint, error)
             except ZdbConnectionError as error:
+                self._no_zdbs.discard(endpoint)
                 died = silence(endpoint, self._spec.io_timeout_seconds)
                 others = bool(died) and sources.skip(endpoint, died)
                 # A name that died before the handshake, or after some good, costs no wait.
@@ -52,10 +63,25 @@ class ChunksEngine(Engine[FlistsSpec]):
                     raise ZdbConnectionError(sources.reasons()) from error
                 raise
 
+    def _leave(self, endpoint: ZdbEndpoint, error: _MasterIsNoZdbError) -> None:
+        """Go on by another name, if one is left. Raises ZdbConnectionError, JobFailed."""
+        sources = self._sources
+        self._no_zdbs.add(endpoint)
+        # Left alone for long: it may answer well when it is merely asked who it is.
+        if sources.skip(endpoint, str(error), self._spec.backoff.longest_seconds):
+            return
+        if self._no_zdbs.issuperset(self._spec.sources):
+            reasons = sources.reasons() if sources.count > 1 else str(error)
+            raise JobFailed(f"{reasons}; {_REMEDY}") from error
+        raise ZdbConnectionError(sources.reasons()) from error
+
 
 @contextlib.contextmanager
-def _outcomes() -> Iterator[None]:
-    """Translate the errors of a session to outcomes of the job."""
+def _outcomes(local: str) -> Iterator[None]:
+    """Translate the errors of a session to outcomes of the job.
+
+    local: HOST:PORT of our own 0-db.
+    """
     try:
         yield
     # The job's own files, on another disk than 0-db's perhaps.
@@ -67,6 +93,8 @@ def _outcomes() -> Iterator[None]:
             "add space, it goes on by itself",
             RETRY_SECONDS,
         ) from error
+    except OverBudgetError as error:
+        raise JobFailed(str(error)) from error
     except SlaveRefusedError as error:
         raise JobFailed(
             f"the local 0-db refuses to store ({error}); "
@@ -75,9 +103,9 @@ def _outcomes() -> Iterator[None]:
     except ZdbAuthError as error:
         raise JobFailed(str(error)) from error
     except ZdbProtocolError as error:
-        raise JobFailed(
-            f"{error}; see what answers there in place of a 0-db, then restart this container"
-        ) from error
+        if error.at != local:
+            raise _MasterIsNoZdbError(str(error)) from error
+        raise JobFailed(f"{error}; {_REMEDY}") from error
     except ZdbReplyError as error:
         if error.reason in FULL:
             raise JobPaused(

@@ -15,6 +15,7 @@ from sync.agent.chunks.checkpoint import Checkpoint, Saver, SpanState
 from sync.agent.chunks.copying.copy_loop import CopyLoop
 from sync.agent.chunks.failover import Failback
 from sync.agent.chunks.handshake import Handshake, shake_hands
+from sync.agent.chunks.memory import SessionMemory
 from sync.agent.chunks.pollers import Answer, InfoPoller, WriteWaiter
 from sync.agent.chunks.progress import Rate, progress
 from sync.agent.chunks.reconcile.reconciler import Reconciler
@@ -58,12 +59,13 @@ def open_session(
         closing(Saver(directories.state, ledger, status.error)) as saver,
         contextlib.ExitStack() as opened,
     ):
-        handshake, loop, scanners = _connect(spec, directories, checkpoint, opened)
+        memory = SessionMemory.of(spec)
+        handshake, loop, scanners = _connect(spec, directories, checkpoint, memory, opened)
         sources.answered()
         _report_master(spec, handshake, status)
         _require_disk_room(spec, handshake.slave.free_bytes)
         _require_memory(spec, handshake, handshake.slave_keys)
-        index = IndexSource(spec, handshake.spans, scanners)
+        index = IndexSource(spec, handshake.spans, scanners, memory)
         loop.watch(index.scanners)
         loop.probing = handshake.slave.entries > handshake.checkpoint.stored_items
         keep = opened.enter_context
@@ -93,14 +95,18 @@ def open_session(
 
 
 def _connect(
-    spec: FlistsSpec, directories: Directories, checkpoint: Checkpoint, opened: contextlib.ExitStack
+    spec: FlistsSpec,
+    directories: Directories,
+    checkpoint: Checkpoint,
+    memory: SessionMemory,
+    opened: contextlib.ExitStack,
 ) -> tuple[Handshake, CopyLoop, list[Scanner]]:
     """Connect while the servers are asked who they are: round trips count."""
     password = directories.zdb_admin_password()
     following = len(checkpoint.spans) == 1
     with ThreadPoolExecutor(2) as pool:
-        loop = pool.submit(CopyLoop, spec, password)
-        scanners = pool.submit(open_scanners, spec, 1 if following else spec.scanners)
+        loop = pool.submit(CopyLoop, spec, password, memory)
+        scanners = pool.submit(open_scanners, spec, 1 if following else spec.scanners, memory)
         try:
             handshake = shake_hands(spec, directories, password, checkpoint)
         finally:
@@ -178,7 +184,7 @@ class Session:
         """
         while not control.stopping() and not self._changes_name():
             now = time.monotonic()
-            if self.loop.has_room:
+            if self.loop.has_room and self.index.has_room:
                 pages = self.index.pull(now)
                 # Before any of it reaches the slave: a key that is not in the ledger is for ever.
                 for page in pages:
@@ -294,8 +300,8 @@ class Session:
         counters = self.loop.counters
         known = {*checkpoint.refused, *(key.hex() for key in counters.refused)}
         lacking_items = checkpoint.lacking_items + len(known) - len(checkpoint.refused)
-        lacking_items += len(counters.unreadable) - self._unreadable_noted
-        self._unreadable_noted = len(counters.unreadable)
+        lacking_items += counters.unreadable_items - self._unreadable_noted
+        self._unreadable_noted = counters.unreadable_items
         counters.refused.clear()
         refused = tuple(sorted(known)[:_REFUSED_KEPT])
         return checkpoint.changed(refused=refused, lacking_items=lacking_items)
@@ -314,7 +320,7 @@ class Session:
             "gone_items": counters.missing_items,
             "listed_items": counters.listed_items,
             "spans": len(self.index.spans),
-            "unreadable_items": len(counters.unreadable),
+            "unreadable_items": counters.unreadable_items,
             **self.reconciler.details(checkpoint),
         }
         if self._following:

@@ -18,12 +18,22 @@ from sync.agent.zdb.protocol import (
     encode,
     expect,
 )
-from sync.agent.zdb.scan_pages import Cursor, Entry, ScanPage, page_of, quick_page
+from sync.agent.zdb.scan_pages import (
+    PAGE_BYTES,
+    Cursor,
+    Entry,
+    ScanPage,
+    read_page,
+)
 from sync.agent.zdb.transport import WINDOW_BYTES, ZdbTransport
 from sync.contract.spec import ZdbEndpoint
 
-# Of 8 MiB each they stay below protocol's _REPLY_BYTES; zdbd takes 1,023 (zdbd/redis.c).
+# zdbd takes 1,023 (zdbd/redis.c), and answers an MGET as a whole.
 _MGET_KEYS: Final = 50
+# What an element of an MGET may take beside its payload: an error's line, at most.
+_ELEMENT_BYTES: Final = 1 << 10
+# Room for the names of a server's namespaces.
+_NAMES_BYTES: Final = 4 << 20
 _NEWEST_KEYS: Final = 8
 # By how much a server that is busy may answer WAIT too late.
 _LATE_SECONDS: Final = 5.0
@@ -47,6 +57,8 @@ class ZdbConnection(ZdbTransport):
     namespace = ""
     _endpoint: ZdbEndpoint | None = None
     _password: str | None = None
+    # What a page of `scan` may take in memory.
+    page_bytes = PAGE_BYTES
 
     @classmethod
     def open(
@@ -114,7 +126,7 @@ class ZdbConnection(ZdbTransport):
         # A nonce serves one proof (zdbd/commands_auth.c, command_auth_secure), so each asks anew.
         challenge = self.call(b"AUTH", b"SECURE", b"CHALLENGE")
         if not isinstance(challenge, Status):
-            raise ZdbProtocolError(f"0-db {self._where}: no challenge")
+            raise self._wrong("no challenge")
         digest = hashlib.sha1(f"{challenge}:{password}".encode(), usedforsecurity=False)
         return digest.hexdigest().encode()
 
@@ -129,39 +141,58 @@ class ZdbConnection(ZdbTransport):
         found = self._exchange(pieces, together=True)
         if {*map(type, found)} <= {int}:
             return [reply == 1 for reply in found]
-        return [expect(reply, int, "EXISTS") == 1 for reply in _without_errors(found)]
+        with self._understanding():
+            return [expect(reply, int, "EXISTS") == 1 for reply in _without_errors(found)]
 
-    def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Payloads of the keys, None for one that is not there."""
-        return self._mget(keys, [])[1]
+    def lengths(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Payload lengths (bytes) of the keys, None for one that is not there.
+
+        For those who have to know what an MGET will take. Raises ZdbProtocolError for a length that
+        no 0-db can have.
+        """
+        with self._understanding():
+            return [_length(reply) for reply in self.pipeline([(b"LENGTH", key) for key in keys])]
+
+    def mget(self, keys: Sequence[bytes], payload_bytes: int | None = None) -> list[bytes | None]:
+        """Payloads of the keys, None for one that is not there.
+
+        payload_bytes: what all of them may take; None: as much as a 0-db can have of so many keys.
+        """
+        return self._mget(keys, [], payload_bytes)[1]
 
     def _mget(
-        self, keys: Sequence[bytes], before: Sequence[Sequence[bytes]]
+        self, keys: Sequence[bytes], before: Sequence[Sequence[bytes]], payload_bytes: int | None
     ) -> tuple[list[Reply], list[bytes | None]]:
         """Return replies to the requests `before`, and payloads: all is asked at once."""
         groups = [keys[at : at + _MGET_KEYS] for at in range(0, len(keys), _MGET_KEYS)]
-        replies = self.pipeline([*before, *((b"MGET", *group) for group in groups)])
+        if payload_bytes is None:
+            payload_bytes = MAX_PAYLOAD_BYTES * len(keys)
+        requests = [*before, *((b"MGET", *group) for group in groups)]
+        replies = self.pipeline(requests, payload_bytes + _ELEMENT_BYTES * len(keys))
         payloads: list[bytes | None] = []
         for group, reply in zip(groups, _without_errors(replies[len(before) :]), strict=True):
-            items = expect(reply, list, "MGET")
+            with self._understanding():
+                items = expect(reply, list, "MGET")
             if len(items) != len(group):
-                self.close()
-                raise ZdbProtocolError(f"MGET of {len(group)} keys gave {len(items)} replies")
+                raise self._wrong(f"MGET of {len(group)} keys gave {len(items)} replies")
             payloads += [item if isinstance(item, bytes) else None for item in items]
         return replies[: len(before)], payloads
 
-    def mget_timed(self, keys: Sequence[bytes]) -> list[tuple[bytes, int | None] | None]:
+    def mget_timed(
+        self, keys: Sequence[bytes], payload_bytes: int | None = None
+    ) -> list[tuple[bytes, int | None] | None]:
         """Payloads of the keys with their timestamps (unix seconds), None for one not there.
 
         The times cost no round trip of their own. A server that refuses KEYTIME, as one does that
-        is too old for it, gives payloads with None for the time.
+        is too old for it, gives payloads with None for the time. payload_bytes: as of `mget`.
         """
-        times, payloads = self._mget(keys, [(b"KEYTIME", key) for key in keys])
+        times, payloads = self._mget(keys, [(b"KEYTIME", key) for key in keys], payload_bytes)
         # nil for a key that is not there, also one that was deleted (zdbd/commands_dataset.c).
-        return [
-            None if payload is None or time is None else (payload, _seconds(time))
-            for payload, time in zip(payloads, times, strict=True)
-        ]
+        with self._understanding():
+            return [
+                None if payload is None or time is None else (payload, _seconds(time))
+                for payload, time in zip(payloads, times, strict=True)
+            ]
 
     def scan(self, cursor: Cursor | None = None, *, backwards: bool = False) -> ScanPage | None:
         """Entries after the cursor (None: from the first) in index order; None at the end.
@@ -170,9 +201,9 @@ class ZdbConnection(ZdbTransport):
         Raises ZdbReplyError ("Invalid key format") for a cursor that is not this namespace's.
         """
         command = b"RSCAN" if backwards else b"SCAN"
+        self._parser.allow(self.page_bytes)
         self._send(encode(command, cursor.raw) if cursor else encode(command))
-        found = self._answer(lambda: self._parser.quick(quick_page))
-        return found if isinstance(found, ScanPage) else page_of(found)
+        return self._answer(lambda: read_page(self._parser))
 
     def pages(self) -> Iterator[list[Entry]]:
         """Yield the entries of the whole namespace in index order, page by page."""
@@ -181,7 +212,7 @@ class ZdbConnection(ZdbTransport):
             yield page.entries
             following = self.scan(page.cursor)
             if following and following.cursor.position <= page.cursor.position:
-                raise ZdbProtocolError(f"0-db {self._where}: SCAN: the cursor does not advance")
+                raise self._wrong("SCAN: the cursor does not advance")
             page = following
 
     def accepts(self, cursor: Cursor) -> bool:
@@ -205,35 +236,43 @@ class ZdbConnection(ZdbTransport):
         # entry may have been deleted since it was listed.
         keys = [entry[0] for entry in page.entries[:_NEWEST_KEYS]]
         replies = self.pipeline([(b"KEYCUR", key) for key in keys])
-        return next((Cursor(reply) for reply in replies if isinstance(reply, bytes)), page.cursor)
+        found = (reply for reply in replies if isinstance(reply, bytes))
+        with self._understanding():
+            return next((Cursor(reply) for reply in found), page.cursor)
 
     def nsinfo(self) -> NamespaceInfo:
         """Facts about this connection's namespace."""
-        return NamespaceInfo.of(self.call(b"NSINFO", self.namespace.encode()))
+        with self._understanding():
+            request = (b"NSINFO", self.namespace.encode())
+            return NamespaceInfo.of(self.call(*request, payload_bytes=0))
 
     def count_keys(self) -> int:
         """Count the keys of all namespaces of the server."""
         # NSLIST and NSINFO show those that may not be read, too (zdbd/commands_namespace.c).
         names = [name.encode() for name in self.namespaces()]
         replies = self.pipeline([(b"NSINFO", name) for name in names])
-        return sum(NamespaceInfo.of(reply).entries for reply in _without_errors(replies))
+        with self._understanding():
+            return sum(NamespaceInfo.of(reply).entries for reply in _without_errors(replies))
 
     def nsinfo_and_boot(self) -> tuple[NamespaceInfo, str]:
         """Facts about the namespace, and which start of which server says so (see boot_of)."""
         info, about = self.pipeline([(b"NSINFO", self.namespace.encode()), (b"INFO",)])
         (info,) = _without_errors([info])
-        # One that tells nobody of itself is not known again.
-        said = "" if isinstance(about, ZdbReplyError) else boot_of(text_fields(about, "INFO"))
-        return NamespaceInfo.of(info), said
+        with self._understanding():
+            # One that tells nobody of itself is not known again.
+            said = "" if isinstance(about, ZdbReplyError) else boot_of(text_fields(about, "INFO"))
+            return NamespaceInfo.of(info), said
 
     def info(self) -> dict[str, str]:
         """Facts about the server, among them instance_id and boot_time."""
-        return text_fields(self.call(b"INFO"), "INFO")
+        with self._understanding():
+            return text_fields(self.call(b"INFO", payload_bytes=0), "INFO")
 
     def namespaces(self) -> list[str]:
         """Names of all namespaces of the server."""
-        items = expect(self.call(b"NSLIST"), list, "NSLIST")
-        return [expect(item, bytes, "NSLIST").decode("utf-8", "replace") for item in items]
+        with self._understanding():
+            items = expect(self.call(b"NSLIST", payload_bytes=_NAMES_BYTES), list, "NSLIST")
+            return [expect(item, bytes, "NSLIST").decode("utf-8", "replace") for item in items]
 
     def wait_for(self, command: str, seconds: float) -> bool:
         """Block until another client runs `command` in this namespace; False after `seconds`.
@@ -306,6 +345,17 @@ def _without_errors(replies: list[Reply]) -> list[Reply]:
     if failed:
         raise failed
     return replies
+
+
+def _length(reply: Reply) -> int | None:
+    """Read an answer to LENGTH (zdbd/commands_dataset.c, command_length)."""
+    # nil for a key that is not there; an error for one that cannot be looked up is as good as that.
+    if reply is None or isinstance(reply, ZdbReplyError):
+        return None
+    length = expect(reply, int, "LENGTH")
+    if not 0 <= length <= MAX_PAYLOAD_BYTES:
+        raise ZdbProtocolError(f"LENGTH: {length} bytes; 0-db has up to {MAX_PAYLOAD_BYTES}")
+    return length
 
 
 def _seconds(reply: Reply) -> int | None:

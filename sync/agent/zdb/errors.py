@@ -1,8 +1,20 @@
 """One family of exceptions for everything that can go wrong with a 0-db."""
 
+from typing import Self
+
 
 class ZdbError(Exception):
-    """A 0-db could not be reached, refused, or broke the protocol; `str()` says which."""
+    """A 0-db could not be reached, refused, or broke the protocol; `str()` says which.
+
+    at: HOST:PORT of the 0-db, empty where it is not known.
+    """
+
+    at = ""
+
+    def by(self, at: str) -> Self:
+        """Return this error as one of the 0-db at HOST:PORT."""
+        self.at = at
+        return self
 
 
 class ZdbConnectionError(ZdbError):

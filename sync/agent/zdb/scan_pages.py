@@ -16,7 +16,8 @@ from sync.agent.zdb.protocol import (
     MAX_PAYLOAD_BYTES,
     NeedMoreBytes,
     Reply,
-    parse_reply,
+    ReplyParser,
+    parser_of,
 )
 
 # idlength, fileid, length, idxoffset, crc (packed).
@@ -28,6 +29,10 @@ _NO_MORE_DATA: Final = "No more data"
 # entries. More than these is no page.
 _MAX_PAGE_ENTRIES: Final = 65_536
 _MAX_PAGE_BYTES: Final = 32 << 20
+# What such a page of the longest keys costs as objects of the parser of replies.
+PAGE_BYTES: Final = 64 << 20
+# What an entry takes beside its bytes on the wire: tuple, key, digits, and its length as a number.
+_ENTRY_COST_BYTES: Final = 320
 _HEADER: Final = re.compile(rb"\*2\r\n\$17\r\n(.{17})\r\n\*(\d{1,6})\r\n", re.DOTALL)
 # Length and timestamp are printed signed: a time after 2038 comes as a negative number.
 _ENTRY: Final = re.compile(rb"\*3\r\n\$16\r\n(.{16})\r\n:(\d{1,7})\r\n:(-?\d{1,11})\r\n", re.DOTALL)
@@ -83,13 +88,22 @@ class ScanPage(NamedTuple):
     cursor: Cursor
     entries: list[Entry]
 
+    @property
+    def cost_bytes(self) -> int:
+        """What it takes in memory."""
+        keys_bytes = sum([len(key) for key, _, _ in self.entries])
+        return keys_bytes + _ENTRY_COST_BYTES * len(self.entries)
 
-def quick_page(data: bytes | bytearray) -> tuple[ScanPage, int] | None:
+
+def quick_page(
+    data: bytes | bytearray, most_bytes: int = PAGE_BYTES
+) -> tuple[ScanPage, int] | None:
     """Parse a page if `data` is just that; returns it and how many bytes it took.
 
-    Raises NeedMoreBytes for the beginning of one, ZdbProtocolError for one that passes a limit.
+    most_bytes: what it may take in memory. Raises NeedMoreBytes for the beginning of one,
+    ZdbProtocolError for one that passes a limit.
     """
-    if len(data) > _MAX_PAGE_BYTES:
+    if len(data) > min(_MAX_PAGE_BYTES, most_bytes):
         raise ZdbProtocolError(f"SCAN: a page of {len(data)} bytes passes the limit")
     # Parsing starts anew each time, as a page has no length: not before it may be complete.
     if not data.endswith(b"\r\n"):
@@ -98,7 +112,7 @@ def quick_page(data: bytes | bytearray) -> tuple[ScanPage, int] | None:
     if header is None:
         return None
     count, start = int(header[2]), header.end()
-    if count > _MAX_PAGE_ENTRIES:
+    if count > _MAX_PAGE_ENTRIES or len(data) + count * _ENTRY_COST_BYTES > most_bytes:
         raise ZdbProtocolError(f"SCAN: a page of {count} entries passes the limit")
     if len(data) < start + count * _SMALLEST_ENTRY_BYTES:
         raise NeedMoreBytes
@@ -122,18 +136,26 @@ def _is_cut_off(rest: bytes | bytearray) -> bool:
     )
 
 
+def read_page(parser: ReplyParser) -> ScanPage | None:
+    """Take a reply to SCAN or RSCAN out of what the parser gets; as `page_of`.
+
+    What it may take in memory is what the parser allows. Raises what `receive` of the parser does,
+    ZdbReplyError (an error of the server), ZdbProtocolError.
+    """
+    found = parser.quick(quick_page)
+    return found if isinstance(found, ScanPage) else page_of(found)
+
+
 def parse_page(data: bytes | bytearray) -> ScanPage | None:
     """Parse a whole reply to SCAN or RSCAN; as `page_of`.
 
     Raises NeedMoreBytes, ZdbReplyError (an error of the server), ZdbProtocolError.
     """
-    found = quick_page(data)
-    if found:
-        return found[0]
-    reply, taken = parse_reply(data)
-    if taken != len(data):
+    parser = parser_of(data)
+    page = read_page(parser)
+    if parser.buffered_bytes:
         raise ZdbProtocolError("SCAN: bytes after the end of the page")
-    return page_of(reply)
+    return page
 
 
 def page_of(reply: Reply) -> ScanPage | None:

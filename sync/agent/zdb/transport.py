@@ -14,7 +14,7 @@ from sync.agent.zdb.errors import (
     ZdbReplyError,
     ZdbTimeoutError,
 )
-from sync.agent.zdb.protocol import Reply, ReplyParser, Status, encode
+from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES, Reply, ReplyParser, Status, encode
 from sync.contract.dialing import dial, fell_silent
 from sync.contract.spec import ZdbEndpoint
 
@@ -38,6 +38,10 @@ _TOGETHER_BYTES: Final = 4 << 10
 # queue for us: its list of replies has no limit (zdbd/redis.c, redis_response_push).
 WINDOW_BYTES: Final = 32 << 10
 _RECEIVE_BYTES: Final = 256 << 10
+# What the replies of one exchange may cost beside payloads: so much, and so much for each request,
+# of which the longest are NSINFO's lines and errors (zdbd/commands_namespace.c, zdbd/redis.c).
+_EXCHANGE_BYTES: Final = 64 << 10
+_REQUEST_BYTES: Final = 4 << 10
 _Answer = TypeVar("_Answer")
 
 
@@ -74,14 +78,16 @@ class ZdbTransport:
 
     def __init__(self, endpoint: ZdbEndpoint, timeout_seconds: float) -> None:
         self._where = where = f"{endpoint.host}:{endpoint.port}"
+        self._at = endpoint.address
         try:
             self._socket = dial(endpoint.host, endpoint.port, timeout_seconds)
         except TimeoutError as error:
-            raise ZdbTimeoutError(f"0-db {where}: {error.strerror}") from error
+            raise ZdbTimeoutError(f"0-db {where}: {error.strerror}").by(self._at) from error
         except OSError as error:
-            raise ZdbConnectionError(f"0-db {where}: {error.strerror or error}") from error
+            reason = error.strerror or str(error)
+            raise ZdbConnectionError(f"0-db {where}: {reason}").by(self._at) from error
         self._timeout_seconds = timeout_seconds
-        self._parser = ReplyParser(self._receive)
+        self._parser = ReplyParser(self._receive, _EXCHANGE_BYTES)
         # One element per request on the wire: False stands for a PING of ours to swallow.
         self._awaited: deque[bool] = deque()
         self._nudge = True
@@ -121,34 +127,39 @@ class ZdbTransport:
             self._awaited.popleft()
             self._swallow_pong()
         if self._awaited or self._parser.buffered_bytes:
-            raise ZdbProtocolError(f"0-db {self._where}: unasked bytes after the greeting")
+            raise self._wrong("unasked bytes after the greeting")
         self._socket.setblocking(False)
         return self._socket
 
     # Requests and replies
 
-    def call(self, *arguments: bytes) -> Reply:
-        """Send one request, return its reply; an error reply is raised as ZdbReplyError."""
-        (reply,) = self.pipeline([arguments])
+    def call(self, *arguments: bytes, payload_bytes: int = MAX_PAYLOAD_BYTES) -> Reply:
+        """Send one request, return its reply; an error reply is raised as ZdbReplyError.
+
+        payload_bytes: as of `pipeline`.
+        """
+        (reply,) = self.pipeline([arguments], payload_bytes)
         if isinstance(reply, ZdbReplyError):
             # Never the arguments, which may be a secret.
             raise ZdbReplyError(reply.reason, arguments[0].decode("ascii", "replace"))
         return reply
 
-    def pipeline(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
+    def pipeline(self, requests: Iterable[Sequence[bytes]], payload_bytes: int = 0) -> list[Reply]:
         """Send requests and return their replies in order, error replies among them.
 
-        About 32 KB of requests are on the wire at once.
+        About 32 KB of requests are on the wire at once. payload_bytes: how much memory all the
+        replies may take beyond 4 KiB each: replies that take more are no answer.
         """
-        return self._exchange(_joined(requests))
+        return self._exchange(_joined(requests), payload_bytes)
 
     def _exchange(
-        self, pieces: Iterable[tuple[bytes, int]], *, together: bool = False
+        self, pieces: Iterable[tuple[bytes, int]], payload_bytes: int = 0, *, together: bool = False
     ) -> list[Reply]:
         """Send pieces of so many requests each; returns the replies.
 
         together: those to a piece are read as one, for which the time-out counts, too.
         """
+        self._parser.allow(_EXCHANGE_BYTES + payload_bytes)
         replies: list[Reply] = []
         on_wire: deque[tuple[int, int]] = deque()
         on_wire_bytes = 0
@@ -165,6 +176,7 @@ class ZdbTransport:
             while on_wire and on_wire_bytes + len(data) > WINDOW_BYTES:
                 on_wire_bytes -= take()
             self._send(data, requests=count)
+            self._parser.allow_more(count * _REQUEST_BYTES)
             on_wire.append((len(data), count))
             on_wire_bytes += len(data)
         while on_wire:
@@ -200,7 +212,22 @@ class ZdbTransport:
             return parse()
         except (ZdbProtocolError, ZdbConnectionError) as error:
             self.close()
-            raise type(error)(f"0-db {self._where}: {error}") from error
+            raise type(error)(f"0-db {self._where}: {error}").by(self._at) from error
+
+    def _wrong(self, what: str) -> ZdbProtocolError:
+        """Return the error for what no 0-db says; the connection is of no use any more."""
+        self.close()
+        return ZdbProtocolError(f"0-db {self._where}: {what}").by(self._at)
+
+    @contextlib.contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Say who answered, where the block cannot make sense of an answer."""
+        try:
+            yield
+        except ZdbProtocolError as error:
+            if error.at:
+                raise
+            raise self._wrong(str(error)) from error
 
     def _swallow_pong(self) -> None:
         reply = self._parser.reply()
@@ -259,4 +286,4 @@ class ZdbTransport:
         return None
 
     def _lost(self, error: OSError) -> ZdbConnectionError:
-        return ZdbConnectionError(f"connection lost: {error.strerror or error}")
+        return ZdbConnectionError(f"connection lost: {error.strerror or error}").by(self._at)

@@ -32,11 +32,19 @@ class Batch:
         return head + b"".join([b"$%d\r\n%b\r\n" % (len(key), key) for key in keys])
 
 
-def cut(page: Page, entries: list[Entry], batch_keys: int, batch_bytes: int) -> list[Batch]:
+def cut(
+    page: Page,
+    entries: list[Entry],
+    batch_keys: int,
+    batch_bytes: int,
+    plain_keys: int | None = None,
+) -> list[Batch]:
     """Cut entries of a page into batches of at most so many keys and about so many bytes.
 
-    The listing's hold on the page is passed on to its batches. Raises ZdbProtocolError.
+    plain_keys: how many of those that are no hash, if they are to be fewer. The listing's hold on
+    the page is passed on to its batches. Raises ZdbProtocolError.
     """
+    plain_keys = min(batch_keys, plain_keys or batch_keys)
     hashes, plain = entries, list[Entry]()
     if page.plain_keys:
         # An overwritten key is listed again at the end of the index: only the order in which its
@@ -44,7 +52,7 @@ def cut(page: Page, entries: list[Entry], batch_keys: int, batch_bytes: int) -> 
         plain = [entry for entry in entries if len(entry[0]) != HASH_BYTES]
         hashes = [entry for entry in entries if len(entry[0]) == HASH_BYTES]
     batches = _cut(page, hashes, batch_keys, batch_bytes, ordered=False)
-    batches += _cut(page, plain, batch_keys, batch_bytes, ordered=True)
+    batches += _cut(page, plain, plain_keys, batch_bytes, ordered=True)
     page.divide(len(batches))
     return batches
 

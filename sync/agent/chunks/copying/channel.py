@@ -126,6 +126,7 @@ class Channel:
     def __init__(self, connected: Connected) -> None:
         self.socket = connected.socket
         self.where = connected.where
+        self._address = connected.opening.endpoint.address if connected.opening else ""
         self.timeout_seconds = connected.timeout_seconds
         self.nudge_seconds = connected.nudge_seconds
         self.opening = connected.opening
@@ -140,6 +141,8 @@ class Channel:
         self._partial_bytes = 0
         # Set while we ourselves do not read (back-pressure): silence is then our own doing.
         self.paused = False
+        # The same for lack of memory: what it is to receive next takes more than there is now.
+        self.starved = False
         # The socket would take no more; as opposed to the window, which is looked at again soon.
         self.blocked = False
         self._widest_window_bytes = 0
@@ -233,7 +236,7 @@ class Channel:
         except OSError as error:
             raise self._lost(error) from error
         if count == 0:
-            raise ZdbConnectionError(f"{self.where} closed the connection")
+            raise ZdbConnectionError(f"{self.where} closed the connection").by(self._address)
         acknowledge(self.socket)
         self.heard()
         self._partial_bytes += count
@@ -281,13 +284,14 @@ class Channel:
 
     def check_time(self, now: float) -> None:
         """Nudge after a short silence, raise ZdbTimeoutError after a long one or a trickle."""
-        if self.paused or not self.awaiting():
+        if self.paused or self.starved or not self.awaiting():
             self.progressed()
             return
         silent_seconds = now - self.heard_at
         if silent_seconds > self.timeout_seconds:
             fell_silent(self.socket)
-            raise ZdbTimeoutError(f"{self.where}: no reply in {self.timeout_seconds:g} s")
+            reason = f"no reply in {self.timeout_seconds:g} s"
+            raise ZdbTimeoutError(f"{self.where}: {reason}").by(self._address)
         self._check_trickle(now)
         if silent_seconds <= self.nudge_seconds:
             return
@@ -305,14 +309,15 @@ class Channel:
             raise ZdbTimeoutError(
                 f"{self.where}: no reply, only {self._partial_bytes} bytes "
                 f"in {self.timeout_seconds:g} s"
-            )
+            ).by(self._address)
         self.progressed()
 
     def _wrong(self, message: str) -> ZdbProtocolError:
-        return ZdbProtocolError(f"{self.where}: {message}")
+        return ZdbProtocolError(f"{self.where}: {message}").by(self._address)
 
     def _lost(self, error: OSError) -> ZdbConnectionError:
-        return ZdbConnectionError(f"{self.where}: connection lost: {error.strerror or error}")
+        reason = f"connection lost: {error.strerror or error}"
+        return ZdbConnectionError(f"{self.where}: {reason}").by(self._address)
 
     def close(self) -> None:
         """End the connection."""

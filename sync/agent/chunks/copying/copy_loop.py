@@ -20,6 +20,7 @@ from sync.agent.chunks.copying.fetcher import Buffers, Fetched, Fetcher
 from sync.agent.chunks.copying.prober import Prober
 from sync.agent.chunks.copying.renewal import Renewals
 from sync.agent.chunks.copying.writer import LOOK_SECONDS, Writer
+from sync.agent.chunks.memory import SessionMemory
 from sync.agent.chunks.scan.spans import Page
 from sync.agent.rate_limit import batch_bandwidth
 from sync.agent.zdb.scan_pages import Entry
@@ -45,18 +46,22 @@ class Counters:
     new_bytes: int = 0
     listed_items: int = 0
     missing_items: int = 0
-    unreadable: list[bytes] = field(default_factory=list)
+    unreadable_items: int = 0
     refused: list[bytes] = field(default_factory=list)
 
 
 class CopyLoop:
     """Copies the pages it is given. probing: ask the slave first what it has.
 
-    Of one thread, whose `step` drives all connections, those of `watch` among them.
+    memory: what replies of the master take. Of one thread, whose `step` drives all connections,
+    those of `watch` among them.
     """
 
-    def __init__(self, spec: FlistsSpec, password: str | None) -> None:
+    def __init__(
+        self, spec: FlistsSpec, password: str | None, memory: SessionMemory | None = None
+    ) -> None:
         self.spec = spec
+        self._memory = memory or SessionMemory.of(spec)
         self.counters = Counters()
         self.probing = True
         # Given to the slave, acknowledged or not.
@@ -92,7 +97,7 @@ class CopyLoop:
         self.watch([self.writer])
         self.prober = Prober(connect(*slave), self._on_probed)
         self.watch([self.prober])
-        buffers = Buffers()
+        buffers = Buffers(self._memory)
 
         def fetcher() -> Fetcher:
             master = connect("master", spec.source, None, timeout)
@@ -181,12 +186,18 @@ class CopyLoop:
         self._queue(page, lacking)
 
     def _queue(self, page: Page, entries: list[Entry]) -> None:
-        batches = cut(page, entries, self.spec.batch_keys, self.spec.batch_bytes)
+        spec, plain_keys = self.spec, self._memory.plain_keys
+        batches = cut(page, entries, spec.batch_keys, spec.batch_bytes, plain_keys)
         self._open_batches += len(batches)
         self._open_entries += len(entries)
         for batch in batches:
             (self._ready_ordered if batch.ordered else self._ready).append(batch)
-        self._page_done |= page.done
+        self._look_at(page)
+
+    def _look_at(self, page: Page) -> None:
+        if page.done:
+            page.let_go()
+            self._page_done = True
 
     def _ask(self) -> None:
         """Ask for batches while connections and the bandwidth limit have room."""
@@ -205,6 +216,8 @@ class CopyLoop:
             patience = min(patience, WINDOW_LOOK_SECONDS)
         if self.writer.awaiting():
             patience = min(patience, LOOK_SECONDS)
+        for fetcher in self.fetchers:
+            fetcher.look_for_memory()
         self._watch_blocked()
         fetching = False
         for descriptor, events in self._poll.poll(patience):
@@ -223,9 +236,10 @@ class CopyLoop:
             self._fetch()
 
     def _watch_blocked(self) -> None:
-        """Wait for room in the sockets where there is none."""
+        """Wait for room in the sockets where there is none, and read where there is memory."""
         for channel, known in self._events.items():
-            wanted = select.EPOLLIN | (select.EPOLLOUT if channel.blocked else 0)
+            wanted = 0 if channel.starved else select.EPOLLIN
+            wanted |= select.EPOLLOUT if channel.blocked else 0
             if wanted != known:
                 poll = self._poll_of(channel)
                 poll.modify(channel.socket.fileno(), wanted)
@@ -262,7 +276,7 @@ class CopyLoop:
         self._delivered = True
         counters.missing_items += len(fetched.missing)
         counters.refused += fetched.refused
-        counters.unreadable += fetched.unreadable
+        counters.unreadable_items += len(fetched.unreadable)
         if fetched.keys:
             self._store(fetched)
         else:
@@ -283,7 +297,7 @@ class CopyLoop:
         self._open_batches -= 1
         batch.page.stored_items += new_items
         batch.page.release()
-        self._page_done |= batch.page.done
+        self._look_at(batch.page)
 
 
 def _serve(channel: Channel, events: int) -> None:

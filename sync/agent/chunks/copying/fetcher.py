@@ -1,6 +1,7 @@
 """MGET on one connection to the master: batches in, fetched payloads out as SET requests."""
 
 import hashlib
+import sys
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Final
 
 from typing_extensions import override
 
+from sync.agent.budget import Budget, Share
 from sync.agent.chunks.copying.batches import Batch
 from sync.agent.chunks.copying.channel import (
     PONG,
@@ -17,9 +19,11 @@ from sync.agent.chunks.copying.channel import (
     Connected,
     Pipeline,
 )
+from sync.agent.chunks.memory import SessionMemory
 from sync.agent.digests import HASH_BYTES
 from sync.agent.zdb.errors import ZdbReplyError
 from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES
+from sync.contract import job_memory
 
 _LONGEST_LINE_BYTES: Final = 256
 _LARGEST_REPLY_BYTES: Final = 128 << 20
@@ -37,24 +41,44 @@ _SMALLEST_BUFFER_BYTES: Final = 64 << 10
 # this are not kept, nor more than this of all sizes together.
 _SPARE_BUFFERS: Final = 8
 _LARGEST_SPARE_BYTES: Final = 4 << 20
-_SPARE_BYTES: Final = _SPARE_BUFFERS * _LARGEST_SPARE_BYTES
+_SPARE_BYTES: Final = _SPARE_BUFFERS * _LARGEST_SPARE_BYTES // 2
+# Of an element of an MGET.
+_FRAME_BYTES: Final = 64
 
 
 class Buffers:
     """Receive buffers that are used again: fresh memory costs as much as copying into it.
 
     For one thread. Sizes are powers of two up to the largest that is kept and multiples of that
-    from there, so that what one batch gave back fits the next; what is kept is bounded.
+    from there, so that what one batch gave back fits the next; what is kept is bounded. memory:
+    what those hold that are in use; None: nobody counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: SessionMemory | None = None) -> None:
         self._spare: dict[int, list[bytearray]] = {}
+        self._memory = memory
 
-    def take(self, least_bytes: int) -> bytearray:
-        """Return a buffer of at least that size."""
+    def share(self) -> Share:
+        """Return what the buffers of one reply hold of the memory."""
+        return self._memory.reply() if self._memory else Share(Budget(0), sys.maxsize)
+
+    def require(self, size_bytes: int) -> None:
+        """Raise OverBudgetError where there never is a buffer of that size."""
+        if self._memory:
+            spare_bytes = size_bytes - job_memory.REPLY_BYTES
+            self._memory.budget.require(spare_bytes, "a reply of the master's 0-db")
+
+    @staticmethod
+    def size(least_bytes: int) -> int:
+        """Return the size of the buffer that is taken for so many bytes."""
         size = _SMALLEST_BUFFER_BYTES
         while size < least_bytes:
             size += min(size, _LARGEST_SPARE_BYTES)
+        return size
+
+    def take(self, least_bytes: int) -> bytearray:
+        """Return a buffer of at least that size."""
+        size = self.size(least_bytes)
         spare = self._spare.get(size)
         return spare.pop() if spare else bytearray(size)
 
@@ -77,9 +101,9 @@ class Fetched:
     """What one MGET gave: SET requests of the payloads that are right, and keys without any.
 
     keys, pieces: what to store, and its requests; the pieces are valid while they are delivered,
-    or, if `kept` is set meanwhile, until `release`. buffer: in which they stand then. missing: keys
-    that the master has no more. refused: keys whose payload has another hash. unreadable: keys that
-    the master could not read.
+    or, if `kept` is set meanwhile, until `release`. buffer: in which they stand then, share: what
+    it holds of the memory. missing: keys that the master has no more. refused: keys whose payload
+    has another hash. unreadable: keys that the master could not read.
     """
 
     batch: Batch
@@ -92,6 +116,7 @@ class Fetched:
     unreadable: list[bytes] = field(default_factory=list)
     kept: bool = False
     buffer: bytearray | None = None
+    share: Share | None = None
 
     def release(self) -> None:
         """Give up the pieces."""
@@ -99,6 +124,8 @@ class Fetched:
         if self.buffer is not None:
             self.buffers.give(self.buffer)
         self.buffer = None
+        if self.share is not None:
+            self.share.close()
 
 
 class Fetcher(Pipeline[Batch]):
@@ -119,6 +146,7 @@ class Fetcher(Pipeline[Batch]):
         self._buffers = buffers
         self._buffer = buffers.take(_SMALLEST_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
+        self._share = buffers.share()
         # Of the current reply: bytes read, bytes expected and allowed, how far it is parsed.
         self._filled = 0
         self._total = 0
@@ -147,8 +175,8 @@ class Fetcher(Pipeline[Batch]):
         while self._awaited:
             # What was read beyond the last reply may be all there is of this one.
             carried = self._index < 0 and self._filled > 0
-            if self._index < 0:
-                self._begin(self._awaited[0])
+            if self._index < 0 and not self._begin(self._awaited[0]):
+                return
             if self._filled < self._total and not carried:
                 count = self.receive_into(self._view[self._filled : self._total])
                 if count == 0:
@@ -161,31 +189,59 @@ class Fetcher(Pipeline[Batch]):
             elif self._filled >= self._total:
                 self._expect_bytes(self._filled + 1)
 
-    def _begin(self, head: Batch | None) -> None:
-        self._index = 0
-        self._at = 0
-        self._ends = []
-        self._most = _LARGEST_REPLY_BYTES
+    def look_for_memory(self) -> None:
+        """Go on reading if there is memory again for what comes next."""
+        if self.starved:
+            self.heard()
+            self._begin(self._awaited[0])
+
+    def _begin(self, head: Batch | None) -> bool:
+        """Begin with the next reply; False where there is no memory for it now."""
         if head is None:
+            self._index = self._at = 0
+            self._ends = []
+            self._most = _LARGEST_REPLY_BYTES
             self._expect_bytes(len(PONG))
-            return
+            return True
         # SCAN listed each length, so all headers and ends are known before a byte has come.
         start = len(b"*%d\r\n" % len(head.entries))
         sizes = [len(entry[1]) + 5 for entry in head.entries]
         ends = list(accumulate(map(add, sizes, head.lengths), initial=start))
-        self._expect_bytes(ends[-1])
+        most = _LARGEST_REPLY_BYTES
         if not head.ordered:
-            self._ends = ends[1:]
-            self._most = min(self._most, ends[-1] + _LARGEST_SURPLUS_BYTES)
+            most = min(most, ends[-1] + _LARGEST_SURPLUS_BYTES)
+        if not self._has_memory(head, ends[-1]):
+            return False
+        self._index = self._at = 0
+        self._most = most
+        self._ends = [] if head.ordered else ends[1:]
         self._result = Fetched(head, self._buffers)
+        self._expect_bytes(ends[-1])
+        return True
+
+    def _has_memory(self, head: Batch, listed_bytes: int) -> bool:
+        """Hold what the reply to a batch may take; where there is too little now it is not read."""
+        wanted = listed_bytes
+        if head.ordered:
+            # Overwritten keys may have got any payload since they were listed.
+            wanted = max(wanted, len(head.entries) * (MAX_PAYLOAD_BYTES + _FRAME_BYTES))
+        size = self._buffers.size(wanted)
+        self.starved = not self._share.grow(size)
+        if self.starved:
+            self._buffers.require(size)
+        return not self.starved
 
     def _expect_bytes(self, total: int) -> None:
         """Make room for `total` bytes of the current reply; what was read stays."""
-        if total > self._most:
+        if total > self._most or not self._share.grow(self._buffers.size(total)):
             raise self._wrong(f"a reply of {total} bytes passes the limit")
         self._total = total
         if total > len(self._buffer):
             self._change_buffer(total, self._filled)
+
+    def _next_bytes(self, rest: int) -> int:
+        """Return what the next reply begins with: the same again, but nothing uncommonly large."""
+        return max(rest, min(len(self._buffer), job_memory.REPLY_BYTES))
 
     def _change_buffer(self, least_bytes: int, filled: int, start: int = 0) -> None:
         """Go on in another buffer with what was read from `start` on."""
@@ -338,10 +394,17 @@ class Fetcher(Pipeline[Batch]):
         # What was read beyond this reply, because it became shorter, begins the next one.
         rest = self._filled - self._at
         if result is not None and result.kept:
-            result.buffer = self._buffer
-            self._change_buffer(len(self._buffer), rest, self._at)
-        elif rest:
-            self._buffer[:rest] = bytes(self._view[self._at : self._filled])
+            result.buffer, result.share = self._buffer, self._share
+            self._change_buffer(self._next_bytes(rest), rest, self._at)
+        else:
+            self._share.close()
+            used = self._buffer
+            if len(used) > self._next_bytes(rest):
+                self._change_buffer(self._next_bytes(rest), rest, self._at)
+                self._buffers.give(used)
+            elif rest:
+                self._buffer[:rest] = bytes(self._view[self._at : self._filled])
+        self._share = self._buffers.share()
         if rest and not self._awaited:
             raise self._wrong("bytes that nobody asked for")
         self._filled = rest

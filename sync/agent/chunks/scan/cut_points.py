@@ -14,7 +14,7 @@ from sync.agent.chunks.scan.spans import SCANS, Edge, Span
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbError
 from sync.agent.zdb.protocol import Reply
-from sync.agent.zdb.scan_pages import Cursor, Entry, page_of
+from sync.agent.zdb.scan_pages import PAGE_BYTES, Cursor, Entry, page_of
 from sync.contract.pinned_chunks import PinnedChunksReader
 from sync.contract.spec import FlistsSpec
 
@@ -49,7 +49,7 @@ def plan(master: ZdbConnection, scanners: int, keys: list[bytes], entries: int) 
     useful = scanners > SCANS and entries >= _LEAST_ENTRIES
     keys = keys if useful else []
     # In one round trip with the last page of the index.
-    listed, *answers = master.pipeline([(b"RSCAN",), *_questions(keys)])
+    listed, *answers = master.pipeline([(b"RSCAN",), *_questions(keys)], PAGE_BYTES)
     last_page = page_of(listed)
     if last_page is None or not last_page.entries:
         return [Span(Edge())]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from sync.agent.chunks.memory import SessionMemory
 from sync.agent.chunks.scan.cut_points import CutPoint
 from sync.agent.chunks.scan.scanner import Scanner, open_scanners
 from sync.agent.chunks.scan.spans import SCANS, Page, Scan, Span
@@ -13,16 +14,23 @@ from sync.contract.spec import FlistsSpec
 _SECOND_LOOK_SECONDS: Final = 0.2
 # A master that is silent for longer may have anything by now.
 _SILENT_SECONDS: Final = 2.0
+# Pages that wait for an earlier one, which hangs perhaps, are few bytes each; but not for ever.
+_MOST_PAGES: Final = 10_000
 
 
 class IndexSource:
     """Lists spans with `scanners` connections; the last span is open and is followed.
 
     scanners: those that are open already, so many of which are used as there is work for.
+    memory: what pages take.
     """
 
     def __init__(
-        self, spec: FlistsSpec, spans: Sequence[Span], scanners: Sequence[Scanner] = ()
+        self,
+        spec: FlistsSpec,
+        spans: Sequence[Span],
+        scanners: Sequence[Scanner] = (),
+        memory: SessionMemory | None = None,
     ) -> None:
         self.spans = list(spans)
         # One scan at a time goes on from each cursor, so two connections are all a span can use.
@@ -30,7 +38,10 @@ class IndexSource:
         wanted = spec.scanners if len(self.spans) > 1 else 1
         for scanner in scanners[wanted:]:
             scanner.close()
-        self.scanners = [*scanners[:wanted], *open_scanners(spec, wanted - len(scanners))]
+        lacking = wanted - len(scanners)
+        more = open_scanners(spec, lacking, memory or SessionMemory.of(spec))
+        self.scanners = [*scanners[:wanted], *more]
+        self._pages = 0
         self._poll_seconds = spec.poll_seconds
         # The tail is listed again at _tail_look_at. Other threads say when a write was heard of
         # (_written_at) and when to look a second time (_second_look_at); a listing that was asked
@@ -48,6 +59,7 @@ class IndexSource:
         for scanner in self.scanners:
             if scanner.answered:
                 pages += self._take(scanner, now)
+        self._pages += len(pages)
         self._assign(time.monotonic())
         return pages
 
@@ -55,7 +67,13 @@ class IndexSource:
         """Move the acknowledged edges over the pages that are done; returns those."""
         done = [page for span in self.spans for page in span.acknowledge()]
         self.spans = [span for span in self.spans if not span.done]
+        self._pages -= len(done)
         return done
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more pages may be listed before the first ones are done."""
+        return self._pages < _MOST_PAGES
 
     @property
     def following(self) -> bool:

@@ -9,20 +9,28 @@ from sync.agent.chunks.copying.channel import (
     connect,
     open_all,
 )
+from sync.agent.chunks.memory import SessionMemory
 from sync.agent.chunks.scan.spans import Page, Scan, Span
-from sync.agent.zdb.protocol import NeedMoreBytes
-from sync.agent.zdb.scan_pages import ScanPage, parse_page
+from sync.agent.zdb.errors import ZdbProtocolError
+from sync.agent.zdb.protocol import NeedMoreBytes, ReplyParser
+from sync.agent.zdb.scan_pages import ScanPage, read_page
 from sync.contract.spec import FlistsSpec
 
 
 class Scanner(Channel):
-    """Lists the next page of the scan it is given."""
+    """Lists the next page of the scan it is given.
+
+    memory: what pages take that are larger than any that 0-dbs send.
+    """
 
     least_bytes_per_second = TRICKLE_BYTES_PER_SECOND
 
-    def __init__(self, connected: Connected) -> None:
+    def __init__(self, connected: Connected, memory: SessionMemory) -> None:
         super().__init__(connected)
-        self._received = bytearray()
+        self._memory = memory
+        self._arrived: list[bytes] = []
+        self._parser = ReplyParser(self._next_arrived)
+        self._share = memory.page()
         self._asked = False
         self.answer: ScanPage | None = None
         self.answered = False
@@ -52,6 +60,7 @@ class Scanner(Channel):
         request = b"*%d\r\n$%d\r\n%b\r\n" % (2 if cursor else 1, len(command), command)
         if cursor:
             request += b"$%d\r\n%b\r\n" % (len(cursor.raw), cursor.raw)
+        self._parser.allow(self._memory.page_bytes)
         self.send(request)
         self._asked = True
 
@@ -62,23 +71,49 @@ class Scanner(Channel):
             return
         if not self._asked:
             raise self._wrong("bytes that nobody asked for")
-        self._received += data
+        self._arrived.append(data)
         try:
-            self.answer = parse_page(self._received)
+            self.answer = read_page(self._parser)
         except NeedMoreBytes:
+            self._hold(self._parser.held_bytes)
             return
+        except ZdbProtocolError as error:
+            raise self._wrong(str(error)) from error
+        if self._parser.buffered_bytes:
+            raise self._wrong("SCAN: bytes after the end of the page")
+        if self.answer:
+            self._hold(self.answer.cost_bytes)
         self.answered = True
         self.progressed()
         self._asked = False
-        self._received.clear()
+
+    def _next_arrived(self) -> bytes:
+        if not self._arrived:
+            raise NeedMoreBytes
+        return self._arrived.pop()
+
+    def _hold(self, size_bytes: int) -> None:
+        if not self._share.grow(size_bytes):
+            raise self._wrong(f"SCAN: a page that takes {size_bytes} bytes passes the limit")
 
     def take(self) -> list[Page]:
         """Give the answered page to its span; returns the part that is to be copied, if any."""
         self.answered = False
-        return self.span.take(self.scan, self.answer) if self.span and self.scan else []
+        share, self._share = self._share, self._memory.page()
+        try:
+            pages = self.span.take(self.scan, self.answer) if self.span and self.scan else []
+        except ZdbProtocolError as error:
+            raise self._wrong(str(error)) from error
+        finally:
+            self.answer = None
+        for page in pages:
+            page.share = share
+        if not pages:
+            share.close()
+        return pages
 
 
-def open_scanners(spec: FlistsSpec, count: int) -> list[Scanner]:
+def open_scanners(spec: FlistsSpec, count: int, memory: SessionMemory) -> list[Scanner]:
     """Open connections that list the master, all at once. Raises ZdbError."""
     timeout = spec.io_timeout_seconds
-    return open_all(lambda: Scanner(connect("master", spec.source, None, timeout)), count)
+    return open_all(lambda: Scanner(connect("master", spec.source, None, timeout), memory), count)

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer
 
+from sync.agent.budget import Share
 from sync.agent.digests import HASH_BYTES
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.scan_pages import Cursor, Entry, ScanPage
@@ -59,12 +60,17 @@ class Page:
     """Listed entries whose copying is acknowledged as one.
 
     edge: where listing stands once this page is done. stored_items: what the slave did not have.
-    lengths: listed ones, in bytes. plain_keys: those that are no hash of their payload.
+    share: what the entries hold of the memory. items, payload_bytes: of all entries, which are let
+    go before the page is acknowledged: an earlier one may be under way for long. lengths: listed
+    ones, in bytes. plain_keys: those that are no hash of their payload.
     """
 
     edge: Edge
     entries: list[Entry]
     stored_items: int = 0
+    share: Share | None = None
+    items: int = field(init=False)
+    payload_bytes: int = field(init=False)
     lengths: list[int] = field(init=False)
     plain_keys: list[bytes] = field(init=False)
     # The first hold is the listing's own, until all batches are cut: a page is never done before.
@@ -75,6 +81,7 @@ class Page:
         keys = [entry[0] for entry in self.entries]
         hashes = {*map(len, keys)} <= {HASH_BYTES}
         self.plain_keys = [] if hashes else [key for key in keys if len(key) != HASH_BYTES]
+        self.items, self.payload_bytes = len(self.entries), sum(self.lengths)
 
     def divide(self, batches: int) -> None:
         """Pass the listing's hold on to so many batches: the page is done once all are released."""
@@ -85,6 +92,12 @@ class Page:
         if self._holds == 0:
             raise ZdbProtocolError("more replies than batches")
         self._holds -= 1
+
+    def let_go(self) -> None:
+        """Let go of what nobody needs any more of a page that is done."""
+        self.entries, self.lengths = [], []
+        if self.share:
+            self.share.close()
 
     @property
     def done(self) -> bool:
