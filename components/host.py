@@ -68,7 +68,10 @@ class DataRoot(pulumi.ComponentResource):
             f"{name}-directories",
             host=connection(settings),
             root=settings.data_root,
-            directories=[asdict(entry) for entry in directories(hub_writes=settings.writable)],
+            directories=[
+                asdict(entry)
+                for entry in directories(hub_writes=settings.writable, packer=settings.inspects)
+            ],
             must_be_mount=settings.preflight.data_root_is_mount,
             purge=settings.purge,
             opts=pulumi.ResourceOptions(parent=self, depends_on=after, protect=settings.production),

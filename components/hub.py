@@ -1,8 +1,8 @@
 """0-hub: serves flists; in the modes `detached` and `standalone` it also takes uploads.
 
 The hub itself never has the right to write chunks. What needs it, and what opens strangers'
-archives, is the packer: a second container of the hub's image, in the writable modes only
-(hub_tools/; docs/adr/0007).
+archives, is the packer: a second container of the hub's image, in the writable modes, and, without
+that right, in a mirror that opens flists for who asks (hub_tools/; docs/adr/0007).
 """
 
 import base64
@@ -30,6 +30,13 @@ _PROBE: Final = (
 HEALTH: Final = ("CMD", "python3", "-c", _PROBE)
 _TOOLS: Final = Path(__file__).parent.parent / "hub_tools"
 _TOOLS_MOUNT: Final = "/gridhub"
+# Below it: the programs by the names that the hub calls, and the modules that they import.
+_TOOL_FILES: Final = {
+    **{f"hub_tools/{name}": name for name in ("archives.py", "refusals.py", "said.py")},
+    "packer.py": "packer.py",
+    "tar": "front.py",
+    "zflist": "front.py",
+}
 _PACKER_SOCKET: Final = "/workdir/packer.sock"
 _PACKER_SECRETS: Final = "/secrets"
 _PACKER_PROBE: Final = (
@@ -46,6 +53,16 @@ PACKER_CAPABILITIES: Final = (
     *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD"),
     *("CAP_SETGID", "CAP_SETUID"),
 )
+# A mirror's packer has a socket to give to the hub, and runs everything as the hub's uid.
+READER_CAPABILITIES: Final = (
+    *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETGID", "CAP_SETUID"),
+)
+# The end of the hub's configuration, which is Python that the hub runs: see hub_tools/refusals.py.
+_REFUSALS: Final = f"""
+import sys
+sys.path.append({_TOOLS_MOUNT!r})
+from hub_tools import refusals
+"""
 
 
 class Hub(pulumi.ComponentResource):
@@ -63,20 +80,21 @@ class Hub(pulumi.ComponentResource):
         # What a mode does not use is not waited for, so that its rotation touches nothing here.
         guest = secrets.guest_token if _takes_guests(stack.settings) else ""
         content = pulumi.Output.all(secrets.hub_private_key, secrets.hub_seed, guest).apply(
-            lambda values: python_config(hub_config(stack, *values))
+            lambda values: _config_file(stack, *values)
         )
         file = HostFile(CONFIG_PATH, layout.UID_HUB, content)
         files = write_files(f"{name}-config", placement, self, file)
         tools = write_files(f"{name}-tools", placement, self, *_tools())
         # At start the hub asks 0-db, and ends if it gets no answer.
         needed: list[pulumi.Resource] = [files, tools, zdb]
-        if stack.settings.writable:
-            password = HostFile(PACKER_SECRET_PATH, layout.UID_PACKER, secrets.zdb_admin_password)
-            packer_secrets = write_files("packer-secrets", placement, self, password)
+        if stack.settings.inspects:
+            before: list[pulumi.Resource] = [tools, zdb]
+            if stack.settings.writable:
+                password = secrets.zdb_admin_password
+                secret = HostFile(PACKER_SECRET_PATH, layout.UID_PACKER, password)
+                before.append(write_files("packer-secrets", placement, self, secret))
             packer = _packer_container(placement)
-            needed.append(
-                declare("packer-container", placement, packer, self, packer_secrets, tools, zdb)
-            )
+            needed.append(declare("packer-container", placement, packer, self, *before))
         container = declare(f"{name}-container", placement, _container(placement), self, *needed)
         self.register_outputs({"container": container.name})
 
@@ -87,16 +105,19 @@ def _takes_guests(settings: Settings) -> bool:
 
 def _tools() -> list[HostFile]:
     """Return the programs that stand between the hub and its tools; readable by all uids."""
-    front, packer = ((_TOOLS / name).read_text() for name in ("front.py", "packer.py"))
-    contents = {"packer.py": packer, "tar": front, "zflist": front}
     return [
-        HostFile(f"{layout.HUB_TOOLS}/{name}", 0, content, 0o555)
-        for name, content in sorted(contents.items())
+        HostFile(f"{layout.HUB_TOOLS}/{name}", 0, (_TOOLS / source).read_text(), 0o555)
+        for name, source in sorted(_TOOL_FILES.items())
     ]
 
 
 def _tools_digest() -> str:
     return digest("".join(str(file.content) for file in _tools()))
+
+
+def _config_file(stack: Stack, private_key: str, seed: str, guest_token: str) -> str:
+    config = python_config(hub_config(stack, private_key, seed, guest_token))
+    return config + (_REFUSALS if stack.settings.inspects else "")
 
 
 def hub_config(stack: Stack, private_key: str, seed: str, guest_token: str) -> dict[str, Any]:
@@ -143,7 +164,7 @@ def _revision(stack: Stack) -> dict[str, str]:
     """
     rotation = stack.settings.rotation
     revision = {
-        "config": digest(python_config(hub_config(stack, "hidden", "", "hidden"))),
+        "config": digest(_config_file(stack, "hidden", "", "hidden")),
         "tools": _tools_digest(),
         "hubKey": str(rotation.hub_key),
         "hubSeed": str(rotation.hub_seed),
@@ -154,16 +175,16 @@ def _revision(stack: Stack) -> dict[str, str]:
 
 
 def _container(placement: Placement) -> ContainerConfig:
-    path, writable = placement.path, placement.settings.writable
+    path, settings = placement.path, placement.settings
     mounts = (
-        Mount(path(layout.HUB_PUBLIC), "/public", read_only=not writable),
+        Mount(path(layout.HUB_PUBLIC), "/public", read_only=not settings.writable),
         Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
         Mount(path(CONFIG_PATH), "/hub/src/config.py"),
         Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
     )
     # Uploads are spooled where there is space, not in the memory that /tmp is made of.
     environment = {**PYTHON, "TMPDIR": "/workdir"}
-    if writable:
+    if settings.inspects:
         environment |= {
             "GRIDHUB_PACKER": _PACKER_SOCKET,
             # Before the image's own: the hub calls `tar` by its name.
@@ -181,27 +202,32 @@ def _container(placement: Placement) -> ContainerConfig:
 
 
 def _packer_container(placement: Placement) -> ContainerConfig:
-    path = placement.path
+    path, settings = placement.path, placement.settings
+    mounts = [
+        Mount(path(layout.HUB_PUBLIC), "/public", read_only=not settings.writable),
+        Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
+        Mount(path(layout.HUB_PACKING), "/packing", read_only=False),
+        Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
+    ]
+    environment = {
+        "GRIDHUB_BACKEND": json.dumps(LOCAL_ZDB.model_dump(), sort_keys=True),
+        "GRIDHUB_HUB_UID": str(layout.UID_HUB),
+        "GRIDHUB_PACKER": _PACKER_SOCKET,
+        **PYTHON,
+    }
+    revision = {"tools": _tools_digest()}
+    if settings.writable:
+        mounts.append(Mount(path(f"{layout.SECRETS}/packer"), _PACKER_SECRETS))
+        environment["GRIDHUB_PASSWORD_FILE"] = f"{_PACKER_SECRETS}/{layout.ZDB_ADMIN_FILE}"
+        revision["zdbAdmin"] = str(settings.rotation.zdb_admin)
     return ContainerConfig(
         service="packer",
         image="hub",
         uid=layout.UID_PACKER,
         health=PACKER_HEALTH,
         entrypoint=("python3", f"{_TOOLS_MOUNT}/packer.py"),
-        mounts=(
-            Mount(path(layout.HUB_PUBLIC), "/public", read_only=False),
-            Mount(path(layout.HUB_WORKDIR), "/workdir", read_only=False),
-            Mount(path(layout.HUB_PACKING), "/packing", read_only=False),
-            Mount(path(layout.HUB_TOOLS), _TOOLS_MOUNT),
-            Mount(path(f"{layout.SECRETS}/packer"), _PACKER_SECRETS),
-        ),
-        environment={
-            "GRIDHUB_BACKEND": json.dumps(LOCAL_ZDB.model_dump(), sort_keys=True),
-            "GRIDHUB_HUB_UID": str(layout.UID_HUB),
-            "GRIDHUB_PACKER": _PACKER_SOCKET,
-            "GRIDHUB_PASSWORD_FILE": f"{_PACKER_SECRETS}/{layout.ZDB_ADMIN_FILE}",
-            **PYTHON,
-        },
-        capabilities=PACKER_CAPABILITIES,
-        revision={"tools": _tools_digest(), "zdbAdmin": str(placement.settings.rotation.zdb_admin)},
+        mounts=mounts,
+        environment=environment,
+        capabilities=PACKER_CAPABILITIES if settings.writable else READER_CAPABILITIES,
+        revision=revision,
     )

@@ -51,7 +51,7 @@ class Stack:
     @property
     def services(self) -> Sequence[str]:
         """The services that have a container in this stack, jobs among them, sorted."""
-        absent = set() if self.settings.writable else {"packer"}
+        absent = set() if self.settings.inspects else {"packer"}
         if not self.settings.bootstrap.enabled:
             absent.add("bootstrap")
         return sorted({*SERVICES, *self.jobs} - absent)

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
-"""Unpacks and packs uploads for the hub: the one process with the rights that this needs.
+"""Unpacks and packs uploads for the hub, and opens flists: where strangers' bytes are handled.
 
 It runs as root with the few capabilities that keep owners, modes, set-id bits and device nodes, in
 a container that holds none of the hub's secrets. front.py sends it the hub's commands over a unix
 socket, whose owner is the hub's uid. Strangers' files are unpacked into a folder of the packer's
 own and packed from there, so the hub never sees them: no link in an upload leads it anywhere, and
-nothing has to be given back to it. Whatever needs no rights runs as the hub's uid.
+nothing has to be given back to it. Whatever needs no rights runs as the hub's uid, bounded, and is
+the first to die where memory ends. An upload that reaches outside of itself, and an archive that is
+none, are refused before zflist sees them (archives.py).
 
 Commands, as 0-hub gives them (src/hub/flist.py): `tar -xpf ARCHIVE -C FOLDER`, `zflist putdir
-FOLDER /`, any other zflist command. FOLDER is a workspace of the hub. Each archive is unpacked into
-a new folder of a random name, so that no upload can reach into another's by a link that it left.
+FOLDER /`, `zflist open FLIST` and `merge FLIST`, `zflist commit FLIST`, any other zflist command.
+FOLDER is a workspace of the hub. Each archive is unpacked into a new folder of a random name, so
+that no upload can reach into another's by a link that it left. A mirror's packer has no password of
+0-db and packs nothing.
 """
 
 from __future__ import annotations
@@ -27,18 +31,34 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from hub_tools import archives
+from hub_tools.said import said
 
 MAX_REQUEST_BYTES = 1 << 20
 README_BYTES = 1 << 20
 READMES = (".README.md", ".README")  # 0-hub: src/hub/flist.py, readme()
 # What a command takes of the hub's environment (0-flist: zflist/zflist.c); LD_PRELOAD is not of it.
 PASSED = ("ZFLIST_MNT", "ZFLIST_JSON", "ZFLIST_PROGRESS")
-REFUSED = 77  # EX_NOPERM of sysexits.h
+REFUSED = archives.REFUSED
 ENDED = 70  # EX_SOFTWARE
 PARALLEL = 2
 _POLL_SECONDS = 0.5
+_REASON = 300
+# GNU tar takes the start of such a name away and goes on (tar: src/names.c, safer_name_suffix).
+_STRIPPED = "Removing leading `"
+# A crash leaves no memory behind; an endless flist ends; zflist dies before the packer does.
+_BOUNDED = (
+    'ulimit -c 0; ulimit -t "$1"; ulimit -v "$2"; shift 2; '
+    'echo 1000 > /proc/self/oom_score_adj; exec "$@"'
+)
+_READING_SECONDS = "600"  # of processor time
+_REBUILDING_KIB = "524288"
+_UNLIMITED = "unlimited"
+_TOOLS = ("tar", "zflist", "rm", "tee", "timeout", "python3")
 
 
 class RefusedError(Exception):
@@ -54,15 +74,17 @@ class Config:
     """Where things are.
 
     workdir: the hub's. area: the packer's own folder for what is unpacked. uid: the hub's.
-    backend: JSON of 0-db with its password, for zflist. tools: name to absolute path.
+    backend: JSON of 0-db with its password, for zflist; None: nothing is packed. tools: name to
+    absolute path. users: where the hub publishes.
     """
 
     socket: Path
     workdir: Path
     area: Path
     uid: int
-    backend: str
+    backend: str | None = field(repr=False)
     tools: dict[str, str]
+    users: Path = Path("/public/users")
 
 
 @dataclass(frozen=True)
@@ -83,7 +105,8 @@ class Packer:
         self._config = config
         self._slots = threading.BoundedSemaphore(PARALLEL)
         self._lock = threading.Lock()
-        self._unpacked: dict[str, Path] = {}  # by the hub's workspace
+        # By the hub's workspace; or why the upload for it is refused.
+        self._unpacked: dict[str, Path | str] = {}
 
     def carry_out(self, request: Request, caller: socket.socket) -> int:
         """Return the exit status; ends the command when the caller goes.
@@ -97,31 +120,45 @@ class Packer:
                 return self._unpack(request, caller)
         if request.tool != "zflist":
             raise RefusedError(f"no such tool: {request.tool}")
-        if request.arguments[:1] == ["putdir"]:
-            with self._slots:
-                return self._pack(request, caller)
-        return self._run(request, [self._config.tools["zflist"], *request.arguments], caller)
+        zflist = self._config.tools["zflist"]
+        match request.arguments:
+            case ["putdir", *_]:
+                with self._slots:
+                    return self._pack(request, caller)
+            case ["open" | "merge" as verb, flist]:
+                return self._open(request, caller, verb, flist)
+            case ["metadata", "readme", "--import", readme]:
+                with self._opened(readme, self._config.workdir / "temp", os.O_NOFOLLOW) as file:
+                    words = ["metadata", "readme", "--import", _path_of(file)]
+                    return self._run(request, [zflist, *words], caller, keep=(file,))
+            case ["commit", flist] if not self._publishes(flist):
+                raise RefusedError(f"{flist} is in no repository")
+        return self._run(request, [zflist, *request.arguments], caller)
 
     def _unpack(self, request: Request, caller: socket.socket) -> int:
         match request.arguments:
             case ["-xpf", name, "-C", place]:
-                workspace, archive = self._workspace(place), self._opened(name)
+                workspace = self._workspace(place)
             case _:
                 raise RefusedError("tar only unpacks: -xpf ARCHIVE -C FOLDER")
-        useless: Path | None = None
+        useless: Path | str | None = None
         try:
-            useless = folder = Path(tempfile.mkdtemp(dir=self._config.area))
-            command = [self._config.tools["tar"], "-xpf", f"/proc/self/fd/{archive}"]
-            status = self._run(
-                request, [*command, "-C", str(folder)], caller, rights=True, keep=(archive,)
-            )
-            # 0-hub goes on whatever tar says; what came only in part is not packed: see _pack.
-            if status == 0:
-                useless = self._exchange(workspace, folder)
-            return status
+            with self._opened(name, self._config.workdir, os.O_NOFOLLOW) as archive:
+                useless = folder = Path(tempfile.mkdtemp(dir=self._config.area))
+                command = [self._config.tools["tar"], "-xpf", _path_of(archive), "-C", str(folder)]
+                with said(request.errors) as heard:
+                    telling = replace(request, errors=heard.pipe)
+                    status = self._run(telling, command, caller, rights=True, keep=(archive,))
+            # 0-hub goes on whatever tar says: what is refused is not packed, see _pack.
+            refusal = _refusal(status, heard.words, folder)
+            useless = self._exchange(workspace, refusal or folder)
+            if refusal is None:
+                return status
+            self._remove(folder)
+            self._forget(name)
+            raise RefusedError(refusal)
         finally:
-            os.close(archive)
-            if useless is not None:
+            if isinstance(useless, Path):
                 self._remove(useless)
 
     def _pack(self, request: Request, caller: socket.socket) -> int:
@@ -131,8 +168,8 @@ class Packer:
             case _:
                 raise RefusedError("putdir only packs: FOLDER /")
         folder = self._exchange(workspace, None)
-        if folder is None:
-            raise RefusedError("the upload is no archive that tar unpacks whole")
+        if not isinstance(folder, Path):
+            raise RefusedError(folder or "nothing was unpacked for it: see the packer's log")
         command = [self._config.tools["zflist"], "putdir", str(folder), "/"]
         try:
             status = self._run(request, command, caller, rights=True)
@@ -141,33 +178,63 @@ class Packer:
             self._remove(folder)
         return status
 
+    def _open(self, request: Request, caller: socket.socket, verb: str, name: str) -> int:
+        """Have zflist open a flist, or merge it: an archive of our own making with its database."""
+        config, place = self._config, Path(name)
+        uploads = config.workdir / "distfiles"
+        root = uploads if place.parent == uploads else config.users
+        with self._opened(name, root) as source, tempfile.TemporaryFile(dir=config.area) as made:
+            own = made.fileno()
+            os.fchown(own, config.uid, config.uid)
+            command = [config.tools["python3"], "-I", "-c", _SOURCE, str(source), str(own)]
+            with said(request.errors) as heard:
+                telling = replace(request, output=heard.pipe)
+                kept = (source, own)
+                status = self._run(telling, command, caller, keep=kept, kib=_REBUILDING_KIB)
+            if status != 0:
+                if root == uploads:
+                    self._forget(name)
+                raise RefusedError(f"{archives.shown(place.name)} is no flist: {heard.words}")
+            words = [config.tools["zflist"], verb, _path_of(own)]
+            return self._run(request, words, caller, keep=(own,))
+
+    def _publishes(self, flist: str) -> bool:
+        path = Path(flist)
+        own = path.parent.parent == self._config.users and path.parent.name != ".."
+        return own and path.suffix == ".flist"
+
     def _workspace(self, folder: str) -> str:
         path = Path(folder)
         if path.parent != self._config.workdir / "temp" or path.name in {"", ".", ".."}:
             raise RefusedError(f"{folder} is no workspace of the hub")
         return str(path)
 
-    def _exchange(self, workspace: str, folder: Path | None) -> Path | None:
+    def _exchange(self, workspace: str, result: Path | str | None) -> Path | str | None:
         """Note what was unpacked for a workspace; return what was noted before."""
         with self._lock:
             former = self._unpacked.pop(workspace, None)
-            if folder is not None:
-                self._unpacked[workspace] = folder
+            if result is not None:
+                self._unpacked[workspace] = result
             return former
 
-    def _opened(self, archive: str) -> int:
-        """Open an uploaded archive: a regular file of the hub's, by no link."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    @contextlib.contextmanager
+    def _opened(self, name: str, root: Path, flags: int = 0) -> Iterator[int]:
+        """Open a file that the hub names: a regular one that really is below a folder of its."""
         try:
-            descriptor = os.open(archive, flags)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
         except OSError as error:
-            raise RefusedError(f"{archive}: {error.strerror}") from None
-        status = os.fstat(descriptor)
-        real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115
-        if not stat.S_ISREG(status.st_mode) or self._config.workdir not in real.parents:
+            raise RefusedError(f"{name}: {error.strerror}") from None
+        try:
+            real = Path(os.readlink(_path_of(descriptor)))  # noqa: PTH115
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode) or root not in real.parents:
+                raise RefusedError(f"{name} is no file of {root}")
+            yield descriptor
+        finally:
             os.close(descriptor)
-            raise RefusedError(f"{archive} is no file of the hub's work folder")
-        return descriptor
+
+    def _forget(self, upload: str) -> None:
+        """Remove an upload that was refused: the hub does not come to do it."""
+        self._as_hub(["rm", "-f", "--", upload])
 
     def _hand_readme(self, folder: Path, workspace: Path) -> None:
         """Copy the upload's readme to the workspace, where the hub looks for it; no link of it."""
@@ -180,8 +247,11 @@ class Packer:
 
     def _write_as_hub(self, path: Path, content: bytes) -> None:
         # The hub may have made a FIFO of that name: bounded, by a process that may end it.
+        self._as_hub(["timeout", "10", self._config.tools["tee"], str(path)], content)
+
+    def _as_hub(self, command: list[str], content: bytes = b"") -> None:
         subprocess.run(
-            [self._config.tools["timeout"], "10", self._config.tools["tee"], str(path)],
+            [self._config.tools[command[0]], *command[1:]],
             input=content,
             stdout=subprocess.DEVNULL,
             user=self._config.uid,
@@ -207,17 +277,24 @@ class Packer:
         *,
         rights: bool = False,
         keep: tuple[int, ...] = (),
+        kib: str = _UNLIMITED,
     ) -> int:
-        """Run a command: with the packer's rights and 0-db's password, or as the hub's uid."""
+        """Run a command: with the packer's rights and 0-db's password, or as the hub's uid.
+
+        keep: descriptors that it inherits. kib: the memory that it may have.
+        """
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         environment |= {
             name: request.environment[name] for name in PASSED if name in request.environment
         }
         if rights:
+            if self._config.backend is None:
+                raise RefusedError("a mirror packs nothing")
             environment["ZFLIST_BACKEND"] = self._config.backend
         uid = None if rights else self._config.uid
+        bounds = [_UNLIMITED if rights else _READING_SECONDS, kib]
         with subprocess.Popen(
-            command,
+            ["/bin/sh", "-c", _BOUNDED, "sh", *bounds, *command],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=request.output,
@@ -232,6 +309,27 @@ class Packer:
         if status < 0:
             raise EndedError(f"{request.tool} was ended by {signal.Signals(-status).name}")
         return status
+
+
+_SOURCE = Path(archives.__file__).read_text()
+
+
+def _path_of(descriptor: int) -> str:
+    return f"/proc/self/fd/{descriptor}"
+
+
+def _refusal(status: int, words: str, folder: Path) -> str | None:
+    """Why an upload is not packed: what came only in part, and what reaches outside of itself."""
+    lines = [line.partition("tar: ")[2][:_REASON] for line in words.splitlines()]
+    if status != 0:
+        return f"the upload is no archive that tar unpacks whole: {(lines or [words])[0]}"
+    outside = next((line for line in lines if line.startswith(_STRIPPED)), None)
+    if outside is None:
+        try:
+            archives.check_upload(str(folder))
+        except archives.RefusedError as error:
+            outside = str(error)
+    return None if outside is None else f"the upload reaches outside of itself: {outside}"
 
 
 def _status(process: subprocess.Popen[bytes], caller: socket.socket, uid: int | None) -> int:
@@ -296,7 +394,7 @@ class _Handler(socketserver.BaseRequestHandler):
         try:
             return self.server.packer.carry_out(request, self.request), words
         except RefusedError as error:
-            _tell(request, f"packer: {error}\n")
+            _tell(request, f"packer: refused: {error}\n")
             return REFUSED, f"refused: {error}"
         except EndedError as error:
             _tell(request, f"packer: {error}\n")
@@ -331,8 +429,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 def configured(environment: dict[str, str]) -> Config:
     """Read the container's environment; the password is in a file that only root reads."""
     backend = json.loads(environment["GRIDHUB_BACKEND"])
-    backend["password"] = Path(environment["GRIDHUB_PASSWORD_FILE"]).read_text().strip()
-    tools = {name: shutil.which(name) or "" for name in ("tar", "zflist", "rm", "tee", "timeout")}
+    packs = "GRIDHUB_PASSWORD_FILE" in environment
+    if packs:
+        backend["password"] = Path(environment["GRIDHUB_PASSWORD_FILE"]).read_text().strip()
+    tools = {name: shutil.which(name) or "" for name in _TOOLS}
     missing = sorted(name for name, path in tools.items() if not path)
     if missing:
         raise RefusedError(f"the hub's image has no {', '.join(missing)}")
@@ -341,7 +441,7 @@ def configured(environment: dict[str, str]) -> Config:
         workdir=Path("/workdir"),
         area=Path("/packing"),
         uid=int(environment["GRIDHUB_HUB_UID"]),
-        backend=json.dumps(backend),
+        backend=json.dumps(backend) if packs else None,
         tools=tools,
     )
 

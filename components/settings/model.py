@@ -223,7 +223,7 @@ class LimitSettings(Section):
     hub: LargeLimits = Field(LargeLimits(), description="0-hub.")
     packer: LargeLimits = Field(
         LargeLimits(),
-        description="Writable modes: what unpacks and packs uploads for the hub.",
+        description="What unpacks and packs uploads, and opens flists, for the hub.",
     )
     bootstrap: LargeLimits = Field(
         LargeLimits(),
@@ -289,6 +289,13 @@ class HubSettings(Section):
         [],
         description="Further names of the hub, answered on plain HTTP only: `hub.grid.tf` where a "
         "farm's DNS leads that name here. Their HTTPS cannot work: the certificate is another's.",
+    )
+    inspection: bool = Field(
+        default=False,
+        description="Mode mirror: also answer the pages and API calls that show what is in a flist "
+        "(contents, `/metadata`, `.md`, `.txt`, `/search`, `/listen`). No node and no slave asks "
+        "them, and they start zflist on files that strangers packed, so a `packer` then runs it, "
+        "without secrets. Writable modes answer them anyway.",
     )
     guest_access: bool = Field(
         default=False, description="Writable modes: accept the generated guest token as user guest."
@@ -442,3 +449,8 @@ class Settings(Section):
     def writable(self) -> bool:
         """Whether the hub takes uploads, and therefore follows no master."""
         return self.mode != "mirror"
+
+    @property
+    def inspects(self) -> bool:
+        """Whether the hub opens flists for who asks, and therefore has a packer to open them."""
+        return self.writable or self.hub.inspection

@@ -35,6 +35,7 @@ SYNC: Final = "sync"
 SECRETS: Final = "secrets"
 CONFIG: Final = "config"
 HUB_TOOLS: Final = f"{CONFIG}/hub"
+HUB_MODULES: Final = f"{HUB_TOOLS}/hub_tools"  # what the tools import
 AGENTS: Final = "agent"
 
 # Inside every agent container (mount points; the host side is given by `job_*` below).
@@ -80,11 +81,12 @@ class OwnedDirectory:
     mode: int = 0o755
 
 
-def directories(*, hub_writes: bool) -> tuple[OwnedDirectory, ...]:
+def directories(*, hub_writes: bool, packer: bool = False) -> tuple[OwnedDirectory, ...]:
     """Every directory below the data root, parents first.
 
     hub_writes: true in the modes `detached` and `standalone`, where the hub itself publishes
-    and therefore owns the public folder; in `mirror` the users job does.
+    and therefore owns the public folder; in `mirror` the users job does. packer: whether a mirror
+    has one too, which a hub that writes always has.
     """
     public_owner = UID_HUB if hub_writes else JOB_UIDS["users"]
     jobs: list[OwnedDirectory] = []
@@ -95,12 +97,11 @@ def directories(*, hub_writes: bool) -> tuple[OwnedDirectory, ...]:
             OwnedDirectory(job_state_dir(job), JOB_UIDS[job]),
             OwnedDirectory(job_secrets_dir(job), JOB_UIDS[job], 0o700),
         ]
-    packer: list[OwnedDirectory] = []
+    packing: list[OwnedDirectory] = []
+    if hub_writes or packer:
+        packing.append(OwnedDirectory(HUB_PACKING, UID_PACKER, 0o700))
     if hub_writes:
-        packer = [
-            OwnedDirectory(HUB_PACKING, UID_PACKER, 0o700),
-            OwnedDirectory(f"{SECRETS}/packer", UID_PACKER, 0o700),
-        ]
+        packing.append(OwnedDirectory(f"{SECRETS}/packer", UID_PACKER, 0o700))
     return (
         OwnedDirectory(ZDB_DATA, UID_ZDB, 0o750),
         OwnedDirectory(ZDB_INDEX, UID_ZDB, 0o750),
@@ -122,7 +123,8 @@ def directories(*, hub_writes: bool) -> tuple[OwnedDirectory, ...]:
         OwnedDirectory(f"{SECRETS}/bootstrap", UID_BOOTSTRAP, 0o700),
         OwnedDirectory(f"{CONFIG}/caddy", 0),
         OwnedDirectory(HUB_TOOLS, 0),
-        *packer,
+        OwnedDirectory(HUB_MODULES, 0),
+        *packing,
         OwnedDirectory(SYNC, 0),
         *jobs,
     )

@@ -148,6 +148,22 @@ def test_a_flist_that_is_not_here_is_a_404_on_plain_http(stack: MirrorStack, pat
     assert status_of(url, f"hub.{stack.domain}") == 404
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/flist/tf-zos/zos-base.flist",
+        "/api/flist/tf-zos/zos-base.flist/metadata",
+        "/tf-zos/zos-base.md",
+        "/search",
+    ],
+)
+def test_a_mirror_opens_no_flist_for_anybody(stack: MirrorStack, path: str) -> None:
+    url = f"http://127.0.0.1:{stack.http_port}{path}"
+    answer = asked(url, f"hub.{stack.domain}")
+    assert answer.status == 403
+    assert answer.data.decode().endswith("/light.")
+
+
 def test_an_alias_is_answered_on_plain_http_like_the_hub(stack: MirrorStack) -> None:
     probe = f"http://127.0.0.1:{stack.http_port}"
     assert status_of(f"{probe}/api/flist", "hub.grid.tf") == 200

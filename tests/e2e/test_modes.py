@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,8 +41,12 @@ def system_archive(target: Path) -> Path:
         ("tmp", tarfile.DIRTYPE, {"mode": 0o1777}),
         ("null", tarfile.CHRTYPE, {"mode": 0o666, "devmajor": 1, "devminor": 3}),
         ("sda", tarfile.BLKTYPE, {"mode": 0o660, "gid": 6, "devmajor": 8}),
-        (".README.md", tarfile.SYMTYPE, {"linkname": "/hub/src/config.py"}),
     )
+    return packed(target, *members)
+
+
+def packed(target: Path, *members: tuple[str, bytes, dict[str, Any]]) -> Path:
+    """Return an archive of empty members: name, type, other fields."""
     with tarfile.open(target, "w:gz") as archive:
         for name, kind, fields in members:
             info = tarfile.TarInfo(name)
@@ -52,8 +57,31 @@ def system_archive(target: Path) -> Path:
     return target
 
 
+def what_reaches_outside_is_refused(stack: MirrorStack, tmp_path: Path) -> None:
+    """By the hub's own keys nobody would need to ask twice: they are in its configuration."""
+    link = {"linkname": "/hub/src/config.py"}
+    reaching: dict[str, list[tuple[str, bytes, dict[str, Any]]]] = {
+        "readme": [(".README.md", tarfile.SYMTYPE, link)],
+        "inside": [("a", tarfile.SYMTYPE, link), (".README", tarfile.LNKTYPE, {"linkname": "a"})],
+        "hard": [("a", tarfile.LNKTYPE, {"linkname": "../../../secrets/zdb-admin"})],
+        "member": [("../../../public/users/alice/planted.flist", tarfile.REGTYPE, {})],
+    }
+    for name, members in reaching.items():
+        archive = packed(tmp_path / f"{name}.tar.gz", *members)
+        status, answer = upload(stack, archive, token(stack, "alice"))
+        assert status >= 400, (name, answer)
+    said = stack.containers()["packer"].logs().decode()
+    assert said.count("[+] refused: the upload ") == 2 * len(reaching), said
+    assert not (stack.root / "0-hub_public/users/alice/planted.flist").exists()
+    config = (stack.root / "secrets/hub/config.py").read_text()
+    key = config.split("'threebot-privatekey': '")[1][:20].encode()
+    for folder in ("0-hub_public", "0-hub_workdir"):
+        for path in (stack.root / folder).rglob("*"):
+            assert not path.is_file() or key not in path.read_bytes(), path
+
+
 def an_uploaded_system_comes_back_whole(stack: MirrorStack, tmp_path: Path) -> None:
-    """Owners, set-id bits and devices as a node mounts them; a link leads the hub nowhere."""
+    """Owners, set-id bits and devices as a node mounts them."""
     archive = system_archive(tmp_path / "system.tar.gz")
     status, answer = upload(stack, archive, token(stack, "alice"))
     assert status == 200, answer
@@ -102,6 +130,7 @@ def test_a_detached_mirror_keeps_its_data_accepts_uploads_and_does_not_go_back_u
         live(stack, sources, "127.0.0.1")
         upload_is_served(stack, tmp_path, "mine")
         an_uploaded_system_comes_back_whole(stack, tmp_path)
+        what_reaches_outside_is_refused(stack, tmp_path)
 
         stack.config["mode"] = "mirror"
         with pytest.raises(PulumiError, match="modeConfirmation 1"):

@@ -1,179 +1,24 @@
 """The hub's tools: no password for zflist, and no rights for the hub, whatever an upload holds."""
 
-import io
 import json
 import os
-import shutil
 import socket
 import stat
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hub_tools import front, packer
+from tests.hub_tools.place import HUB_UID, PASSWORD, Place, archived, member
 from tests.sandbox.host.processes import wait_until
 
-HUB_UID = 10005
-PASSWORD = "canary-password"
-SOURCES = Path(front.__file__).parent
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners and device nodes need root")
-
-# Stands for zflist: tells how it was started, and of a folder to pack what is in it. In shell, as
-# the hub's uid need not be able to read the Python that runs the tests.
-ZFLIST = """#!/bin/sh
-[ "$1" = sleep ] && exec sleep 61.25
-[ "$1" = killed ] && kill -KILL $$
-echo "uid $(id -u)"
-echo "groups $(id -G)"
-for word in "$@"; do echo "argument $word"; done
-env | sed 's/^/environment /'
-if [ "$1" = putdir ]; then
-    find "$2" -mindepth 1 -exec stat -c 'entry %f %u %g %t %T %n' {} ';'
-fi
-"""
 SLEEPER = ["sleep", "61.25"]
-
-
-@dataclass
-class Told:
-    """What the stand-in for zflist saw; entries: path to (mode, uid, gid, device numbers)."""
-
-    uid: int = -1
-    groups: str = ""
-    arguments: list[str] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
-    entries: dict[str, tuple[int, int, int, tuple[int, int]]] = field(default_factory=dict)
-
-    def take(self, line: str, area: Path) -> None:
-        kind, _, rest = line.partition(" ")
-        if kind == "uid":
-            self.uid = int(rest)
-        elif kind == "groups":
-            self.groups = rest
-        elif kind == "argument":
-            self.arguments.append(rest)
-        elif kind == "environment":
-            name, _, value = rest.partition("=")
-            self.environment[name] = value
-        else:
-            mode, uid, gid, major, minor, path = rest.split(" ", 5)
-            device = (int(major, 16), int(minor, 16))
-            name = "/".join(Path(path).relative_to(area).parts[1:])
-            self.entries[name] = (int(mode, 16), int(uid), int(gid), device)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A packer that runs, with its folders."""
-
-    config: packer.Config
-    root: Path
-
-    @property
-    def workspace(self) -> Path:
-        """A workspace of the hub, as 0-hub makes one for an upload."""
-        folder = self.config.workdir / "temp" / "workspace-1"
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            os.chown(folder, HUB_UID, HUB_UID)
-        return folder
-
-    def call(
-        self, tool: str, *arguments: str, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a tool as the hub does: by the front's name for it."""
-        return subprocess.run(
-            [sys.executable, "-S", str(self.root / "bin" / tool), *arguments],
-            env={"GRIDHUB_PACKER": str(self.config.socket), **environment},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-
-    def told(self, *arguments: str, **environment: str) -> Told:
-        """Return what the stand-in for zflist saw."""
-        done = self.call("zflist", *arguments, **environment)
-        assert done.returncode == 0, done.stderr
-        told = Told()
-        for line in done.stdout.splitlines():
-            told.take(line, self.config.area)
-        return told
-
-    def unpacked(self, archive: bytes) -> None:
-        """Unpack an uploaded archive into the workspace."""
-        upload = self.config.workdir / "upload.tar.gz"
-        upload.write_bytes(archive)
-        done = self.call("tar", "-xpf", str(upload), "-C", str(self.workspace))
-        assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    # Passable for the hub's uid, which pytest's own temporary folders are not.
-    with tempfile.TemporaryDirectory(prefix="gridhub-hub-tools-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-@pytest.fixture
-def place(root: Path) -> Iterator[Place]:
-    (root / "bin").mkdir()
-    for tool in ("tar", "zflist"):
-        shutil.copy(SOURCES / "front.py", root / "bin" / tool)
-    real = root / "real-zflist"
-    real.write_text(ZFLIST)
-    real.chmod(0o755)
-    workdir, area = root / "workdir", root / "packing"
-    workdir.mkdir()
-    os.chown(workdir, HUB_UID, HUB_UID)
-    area.mkdir(mode=0o700)
-    (area / "left-behind").mkdir()
-    config = packer.Config(
-        socket=workdir / "packer.sock",
-        workdir=workdir,
-        area=area,
-        uid=HUB_UID,
-        backend=json.dumps({"host": "zdb", "password": PASSWORD}),
-        tools={
-            "zflist": str(real),
-            **{name: f"/usr/bin/{name}" for name in ("tar", "rm", "tee", "timeout")},
-        },
-    )
-    with packer.Server(config) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield Place(config, root)
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def archived(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for info, content in members:
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    for key, value in fields.items():
-        setattr(info, key, value)
-    return info
-
 
 SYSTEM = archived(
     (member("home", tarfile.DIRTYPE, mode=0o700, uid=1000, gid=1000), b""),
@@ -256,27 +101,6 @@ def test_a_password_argument_is_dropped_with_its_value(given: list[str], kept: l
 def test_a_backend_that_is_no_object_passes_as_it_is(odd: str) -> None:
     assert front.without_secret(odd) == odd
     assert json.loads(front.without_secret('{"host": "a", "password": "b"}')) == {"host": "a"}
-
-
-def _readme(kind: bytes, **fields: Any) -> bytes:
-    return archived((member(".README.md", kind, **fields), b""))
-
-
-@pytest.mark.parametrize(
-    "archive",
-    [
-        _readme(tarfile.SYMTYPE, linkname="/etc/passwd"),
-        _readme(tarfile.SYMTYPE, linkname="../../../../etc/passwd"),
-        _readme(tarfile.FIFOTYPE),
-        _readme(tarfile.CHRTYPE, devmajor=1, devminor=5),
-        _readme(tarfile.DIRTYPE, mode=0o755),
-    ],
-    ids=["absolute link", "relative link", "fifo", "device", "folder"],
-)
-def test_a_readme_that_is_no_file_leads_the_hub_nowhere(place: Place, archive: bytes) -> None:
-    place.unpacked(archive)
-    place.told("putdir", str(place.workspace), "/")
-    assert list(place.workspace.iterdir()) == []
 
 
 def test_a_readme_comes_to_the_hub_as_a_file_of_its_own(place: Place) -> None:

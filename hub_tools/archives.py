@@ -1,0 +1,174 @@
+"""What of strangers' archives is refused before zflist or the hub sees it, and why.
+
+An unpacked upload is looked at as it lies on the disk, so that no other reading of the archive than
+tar's own counts: names and links only, nothing is opened. Links are text to zflist (0-flist:
+libflist/flist_inode.c, flist_process_file) and belong to any system: an absolute one is meant from
+the upload's own root, where a node mounts it.
+
+zflist unpacks a flist with libtar, by whatever names and links are in it (0-flist:
+libflist/archive.c: "TODO: ensure security on files"). Run as a program this module reads a flist
+and writes one that holds its database and nothing else: libtar sees no stranger's archive.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import sys
+import tarfile
+import zlib
+from dataclasses import dataclass
+from typing import IO
+
+READMES = frozenset((".README.md", ".README"))  # 0-hub follows these (src/hub/flist.py, readme)
+# Folders of the hub's containers; one that an upload has of its own is meant instead.
+HUBS_FOLDERS = frozenset(("hub", "secrets", "gridhub", "workdir", "packing", "public"))
+# What of /proc/PID leads out of, or into, a process.
+_OF_A_PROCESS = frozenset(("root", "cwd", "environ", "mem"))
+
+DATABASE = "flistdb.sqlite3"
+# As the mirror's own reader has it (sync/agent/flist/archive.py).
+MAX_DATABASE_BYTES = 512 << 20
+_MAX_MEMBERS = 64
+REFUSED = 77  # EX_NOPERM of sysexits.h
+_TOLD = 200
+
+
+class RefusedError(Exception):
+    """`str()` says what is wrong with an archive."""
+
+
+def shown(name: str) -> str:
+    """Return a stranger's name for a sentence: bounded, without control characters."""
+    return ascii(name)[:_TOLD]
+
+
+# -- uploads -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Inode:
+    """A file of several names: how many it has, and how many of them were met."""
+
+    name: str
+    names: int
+    met: int = 0
+
+
+def check_upload(folder: str) -> None:
+    """Look through an unpacked upload. Raises RefusedError."""
+    try:
+        _look(folder, frozenset(entry.name for entry in os.scandir(folder)))
+    except OSError as error:
+        raise RefusedError(f"it cannot be looked through: {error.strerror}") from None
+
+
+def _look(folder: str, own: frozenset[str]) -> None:
+    inodes: dict[tuple[int, int], _Inode] = {}
+    waiting = [""]  # not by recursion: a tree may be deeper than Python's
+    while waiting:
+        inside = waiting.pop()
+        with os.scandir(f"{folder}/{inside}") as entries:
+            for entry in entries:
+                path, status = inside + entry.name, entry.stat(follow_symlinks=False)
+                mode = status.st_mode
+                if path in READMES and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise RefusedError(f"{shown(path)} is no file but a link, device or FIFO")
+                if stat.S_ISLNK(mode):
+                    target = os.readlink(entry.path)  # noqa: PTH115 - as it is, `a//b` too
+                    if leads_out(path, target, own):
+                        raise RefusedError(f"{shown(path)} is a link to {shown(target)}")
+                if stat.S_ISDIR(mode):
+                    waiting.append(f"{path}/")
+                elif status.st_nlink > 1:
+                    key = (status.st_dev, status.st_ino)
+                    inodes.setdefault(key, _Inode(path, status.st_nlink)).met += 1
+    for inode in inodes.values():
+        if inode.met < inode.names:
+            raise RefusedError(f"{shown(inode.name)} is a hard link to a file outside of it")
+
+
+def leads_out(path: str, target: str, own: frozenset[str]) -> bool:
+    """Whether a link leaves the upload that it is in.
+
+    path: where it is, relative to the upload; own: the names at the upload's top.
+    """
+    if target.startswith("/"):
+        parts = posixpath.normpath(target).lstrip("/").split("/")
+        if parts[0] == "proc":
+            return not _OF_A_PROCESS.isdisjoint(parts[2:3])
+        return parts[0] in HUBS_FOLDERS - own
+    depth = path.count("/")
+    for part in target.split("/"):
+        depth += {"": 0, ".": 0, "..": -1}.get(part, 1)
+        if depth < 0:
+            return True
+    return False
+
+
+# -- flists ------------------------------------------------------------------------------------
+
+
+def rebuild(source: IO[bytes], target: IO[bytes]) -> None:
+    """Write a flist that holds the database of another one, and nothing else.
+
+    Raises RefusedError, OSError.
+    """
+    found = False
+    try:
+        with tarfile.open(fileobj=source, mode="r|gz") as archive:
+            for number, member in enumerate(archive):
+                if number >= _MAX_MEMBERS:
+                    raise RefusedError(f"it holds more than {_MAX_MEMBERS} members")
+                if _is_database(member) and (content := archive.extractfile(member)):
+                    if found:
+                        raise RefusedError(f"it holds {DATABASE} twice")
+                    found = True
+                    _write(content, member.size, target)
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, MemoryError) as error:
+        raise RefusedError(f"it is no tar.gz: {type(error).__name__}") from None
+    if not found:
+        raise RefusedError(f"it holds no {DATABASE}")
+
+
+def _is_database(member: tarfile.TarInfo) -> bool:
+    """Return whether a member is the database; refuse what has no place beside it."""
+    name = member.name
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts:
+        raise RefusedError(f"{shown(name)} is outside of it")
+    if member.isdir():
+        return False
+    if not member.isreg():
+        raise RefusedError(f"{shown(name)} is neither file nor folder")
+    # zflist appends the tree ".", so that names may start with "./" (0-flist: archive.c).
+    return [part for part in parts if part != "."] == [DATABASE]
+
+
+def _write(content: IO[bytes], size: int, target: IO[bytes]) -> None:
+    if size > MAX_DATABASE_BYTES:
+        raise RefusedError(f"its database has more than {MAX_DATABASE_BYTES} bytes")
+    member = tarfile.TarInfo(DATABASE)
+    member.size = size
+    # libtar knows no pax headers.
+    with tarfile.open(
+        fileobj=target, mode="w:gz", compresslevel=1, format=tarfile.USTAR_FORMAT
+    ) as archive:
+        archive.addfile(member, content)
+
+
+def main(argv: list[str]) -> int:
+    """Rebuild the flist of one file descriptor into another's file."""
+    source, target = (int(word) for word in argv[1:])
+    try:
+        with os.fdopen(source, "rb") as given, os.fdopen(target, "wb") as made:
+            rebuild(given, made)
+    except RefusedError as error:
+        print(error)
+        return REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,40 @@
+"""Tells an uploader why the packer refused: the hub itself would answer a bare 500.
+
+The hub's config.py imports this, when Flask is there already (0-hub: src/flist-uploader.py). What
+zflist puts out and is no JSON ends a request with json's error (src/hub/flist.py, execute); the
+error holds the text, which here is the packer's sentence (packer.py, front.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+REFUSED = "packer: refused: "
+_SAID = ("packer: ", "the packer ")
+_BAD_REQUEST, _ERROR = 400, 500
+
+
+def answer(error: BaseException) -> tuple[dict[str, str], int] | None:
+    """Return document and status for an error that has the packer's reason, in the API's form."""
+    if not isinstance(error, json.JSONDecodeError) or not error.doc.startswith(_SAID):
+        return None
+    refused = error.doc.startswith(REFUSED)
+    message = error.doc[len(REFUSED) :] if refused else error.doc
+    return {"status": "error", "message": message.strip()}, _BAD_REQUEST if refused else _ERROR
+
+
+def install(application: Any) -> None:
+    """Have Flask's class of applications answer with reasons."""
+    handled = application.handle_user_exception
+
+    def handle(self: Any, error: BaseException) -> Any:
+        told = answer(error)
+        return handled(self, error) if told is None else told
+
+    application.handle_user_exception = handle
+
+
+if "flask" in sys.modules:
+    install(sys.modules["flask"].Flask)
