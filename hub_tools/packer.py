@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -49,6 +50,7 @@ PARALLEL = 2
 _POLL_SECONDS = 0.5
 _REASON = 300
 # GNU tar takes the start of such a name away and goes on (tar: src/names.c, safer_name_suffix).
+_OF_TAR = re.compile(r"^\S*\btar: ")
 _STRIPPED = "Removing leading `"
 # A crash leaves no memory behind; an endless flist ends; zflist dies before the packer does.
 _BOUNDED = (
@@ -320,9 +322,10 @@ def _path_of(descriptor: int) -> str:
 
 def _refusal(status: int, words: str, folder: Path) -> str | None:
     """Why an upload is not packed: what came only in part, and what reaches outside of itself."""
-    lines = [line.partition("tar: ")[2][:_REASON] for line in words.splitlines()]
+    # tar calls itself by its path; gzip, which it starts, by its name.
+    lines = [_OF_TAR.sub("", line)[:_REASON] for line in words.splitlines()] or [""]
     if status != 0:
-        return f"the upload is no archive that tar unpacks whole: {(lines or [words])[0]}"
+        return f"the upload is no archive that tar unpacks whole: {lines[0]}"
     outside = next((line for line in lines if line.startswith(_STRIPPED)), None)
     if outside is None:
         try:

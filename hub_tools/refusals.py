@@ -7,6 +7,8 @@ error holds the text, which here is the packer's sentence (packer.py, front.py).
 
 from __future__ import annotations
 
+import html
+import importlib
 import json
 import sys
 from typing import Any
@@ -25,7 +27,7 @@ def answer(error: BaseException) -> tuple[dict[str, str], int] | None:
     return {"status": "error", "message": message.strip()}, _BAD_REQUEST if refused else _ERROR
 
 
-def install(application: Any) -> None:
+def tell_clients(application: Any) -> None:
     """Have Flask's class of applications answer with reasons."""
     handled = application.handle_user_exception
 
@@ -36,5 +38,26 @@ def install(application: Any) -> None:
     application.handle_user_exception = handle
 
 
+def tell_page(flists: Any) -> None:
+    """Have the upload page, which packs in a thread of its own, show the reason, not wait for ever.
+
+    flists: the class HubPublicFlist. The page takes the text for HTML (src/templates/upload.html).
+    """
+    created = flists.create
+
+    def create(self: Any, source: str) -> Any:
+        try:
+            return created(self, source)
+        except json.JSONDecodeError as error:
+            told = answer(error)
+            if told is not None:
+                self.raw.progress(html.escape(told[0]["message"]), 0)
+                self.announcer.finalize(self.raw.jobid)
+            raise
+
+    flists.create = create
+
+
 if "flask" in sys.modules:
-    install(sys.modules["flask"].Flask)
+    tell_clients(sys.modules["flask"].Flask)
+    tell_page(importlib.import_module("hub.flist").HubPublicFlist)

@@ -350,7 +350,7 @@ def test_the_hub_answers_with_the_reason_and_handles_other_errors_as_before() ->
     class Patched(Application):
         pass
 
-    refusals.install(Patched)
+    refusals.tell_clients(Patched)
     told = Patched().handle_user_exception(_hubs_error("packer: refused: the upload climbs\n"))
     assert told == ({"status": "error", "message": "the upload climbs"}, 400)
     gone = Patched().handle_user_exception(_hubs_error("the packer does not answer: [Errno 2]"))
@@ -360,13 +360,50 @@ def test_the_hub_answers_with_the_reason_and_handles_other_errors_as_before() ->
             Patched().handle_user_exception(error)
 
 
+def test_the_upload_page_shows_the_reason_and_ends() -> None:
+    class Raw:
+        jobid = "7"
+        told: list[object]
+
+        def progress(self, message: str, percent: int) -> None:
+            self.told.append((message, percent))
+
+    class Announcer:
+        def finalize(self, job: str) -> None:
+            raw.told.append(job)
+
+    class Flists:
+        announcer = Announcer()
+
+        def __init__(self, error: Exception) -> None:
+            self.raw, self._error = raw, error
+
+        def create(self, _: str) -> None:
+            raise self._error
+
+    raw = Raw()
+    refusals.tell_page(Flists)
+    for error, told in (
+        (_hubs_error("packer: refused: <b> is a link"), [("&lt;b&gt; is a link", 0), "7"]),
+        (_hubs_error("Traceback"), []),
+        (KeyError("response"), []),
+    ):
+        raw.told = []
+        with pytest.raises(type(error)):
+            Flists(error).create("x")
+        assert raw.told == told
+
+
 def test_it_installs_itself_where_flask_is_and_nowhere_else() -> None:
     code = "import sys\n{}from hub_tools import refusals\nassert 'flask' {} sys.modules\n{}"
     fake = "import types\nF = type('F', (), {'handle_user_exception': None})\n"
     fake += "sys.modules['flask'] = types.SimpleNamespace(Flask=F)\n"
+    fake += "H = type('H', (), {'create': None})\n"
+    fake += "sys.modules['hub'] = types.ModuleType('hub')\n"
+    fake += "sys.modules['hub.flist'] = types.SimpleNamespace(HubPublicFlist=H)\n"
     for text in (
         code.format("", "not in", ""),
-        code.format(fake, "in", "assert F.handle_user_exception is not None\n"),
+        code.format(fake, "in", "assert F.handle_user_exception and H.create\n"),
     ):
         root = Path(archives.__file__).parents[1]
         subprocess.run(["/usr/bin/python3", "-c", text], check=True, cwd=root)
