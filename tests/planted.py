@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,11 +65,6 @@ def deep_tree(top: Path, levels: int = 1100, name: str = "d") -> Path:
     return top
 
 
-def remove(path: Path) -> None:
-    """Remove whatever was planted at a path, but no deep tree."""
-    if path.is_dir() and not path.is_symlink():
-        for child in path.iterdir():
-            remove(child)
-        path.rmdir()
-    else:
-        path.unlink()
+def remove(folder: Path) -> None:
+    """Remove a folder, however deep: Python's own way recurses."""
+    subprocess.run(["rm", "-rf", "--", str(folder)], check=True)

@@ -1,8 +1,11 @@
 """By what chunks and files are known: a chunk's key, and the MD5 that a master says of a file."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Final
+
+from sync.contract import plain_files
 
 HASH_BYTES: Final = 16
 
@@ -17,7 +20,7 @@ def proves_itself(key: bytes, payload: bytes) -> bool:
 
 def file_digest(path: Path) -> tuple[int, str]:
     """Return a file's size in bytes and its MD5 (hex). Raises OSError."""
-    with path.open("rb") as file:
+    with os.fdopen(plain_files.opened(path), "rb") as file:
         # 0-hub describes a flist by its MD5 (flist-uploader.py, /light); it is no safeguard here.
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
         return file.tell(), digest.hexdigest()

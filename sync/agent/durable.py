@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from sync.contract import plain_files
 from sync.contract.fsync import fsync
 
 PUBLIC_MODE: Final = 0o644
@@ -17,6 +18,7 @@ TEMPORARY_PREFIX: Final = ".gridhub-part-"
 # A node reads the times of a hub's listings as unsigned: one that is negative fails the whole list.
 LATEST_SECONDS: Final = (1 << 32) - 1
 _OLD: Final = ".old"
+_LONGEST_PATH_BYTES: Final = 4096
 _NOTE: Final = ".place"  # holds the name that the folder beside it is to get
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -50,15 +52,48 @@ def staging_directory(root: Path) -> Path:
     A folder that a kill left without its name in `publish_directory` gets it back first.
     """
     staging = root / STAGING
-    staging.mkdir(mode=0o700, exist_ok=True)
-    staging.chmod(0o700)
+    own_directory(staging)
     left = sorted(staging.iterdir())
     for note in left:
         if note.name.endswith(_NOTE):
-            _finish_replacement(note, root)
+            with contextlib.suppress(plain_files.NotPlainError):
+                _finish_replacement(note, root)
     for path in left:
         discard(path)
     return staging
+
+
+def own_directory(path: Path) -> None:
+    """Make a folder of this job's own, 0700; a file or link in its place goes. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+
+
+def require_directory(path: Path) -> None:
+    """Make a folder that is published; what else has its name stays. Raises NotPlainError."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise plain_files.NotPlainError(
+            path, "a link or file, no folder (storage is mounted there, not linked to)"
+        )
+
+
+def lock_file(path: Path) -> int:
+    """Return a descriptor of a file to be locked; what else is there goes. Raises OSError."""
+    try:
+        return plain_files.opened(path, os.O_RDWR | os.O_CREAT)
+    except plain_files.NotPlainError:
+        discard(path)
+        return plain_files.opened(path, os.O_RDWR | os.O_CREAT)
 
 
 def served_seconds(seconds: float) -> float:
@@ -67,12 +102,28 @@ def served_seconds(seconds: float) -> float:
 
 
 def discard(path: Path) -> None:
-    """Remove a file, link or folder in staging; one that cannot go stays until the next time."""
-    with contextlib.suppress(OSError):
-        if stat.S_ISDIR(path.lstat().st_mode):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+    """Remove a file, link or folder in staging; one that cannot go stays until the next time.
+
+    A folder in it is first moved beside it: so no path is longer, and nothing recurses, however
+    deep it is.
+    """
+    pending = [path]
+    while pending:
+        folder = pending.pop()
+        with contextlib.suppress(OSError):
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                folder.unlink()
+                continue
+            folder.chmod(0o700)
+            for child in folder.iterdir():
+                with contextlib.suppress(OSError):
+                    if stat.S_ISDIR(child.lstat().st_mode):
+                        beside = temporary_in(path.parent)
+                        child.rename(beside)
+                        pending.append(beside)
+                    else:
+                        child.unlink()
+            folder.rmdir()
 
 
 def finish(temporary: Path, mtime_seconds: float | None = None) -> None:
@@ -95,8 +146,19 @@ def publish(temporary: Path, path: Path, *, mtime_seconds: float | None = None) 
     A reader of `path` sees the old file or the new one, whole. Raises OSError.
     """
     finish(temporary, mtime_seconds)
-    temporary.replace(path)
+    replace(temporary, path)
     sync(path.parent)
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Give a file or link its name, whatever has it; a folder cannot be replaced in one step."""
+    try:
+        temporary.replace(path)
+    except IsADirectoryError:
+        aside = temporary_in(temporary.parent)
+        path.rename(aside)
+        temporary.replace(path)
+        discard(aside)
 
 
 def publish_bytes(data: bytes, path: Path, *, waiting: bool = True) -> None:
@@ -111,7 +173,7 @@ def publish_bytes(data: bytes, path: Path, *, waiting: bool = True) -> None:
             publish(temporary, path)
         else:
             temporary.chmod(PUBLIC_MODE)
-            temporary.replace(path)
+            replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -119,13 +181,13 @@ def publish_bytes(data: bytes, path: Path, *, waiting: bool = True) -> None:
 def publish_link(
     target: str, path: Path, staging: Path, mtime_seconds: float | None = None
 ) -> None:
-    """Make `path` a symbolic link to `target`, atomically, whatever non-directory it was before."""
+    """Make `path` a symbolic link to `target`, atomically, whatever it was before."""
     temporary = temporary_in(staging)
     try:
         temporary.symlink_to(target)
         if mtime_seconds is not None:
             set_time(temporary, mtime_seconds)
-        temporary.replace(path)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
@@ -187,11 +249,23 @@ def _finish_replacement(note: Path, root: Path) -> None:
     The note is durable before the old one goes, and the new one is whole before the note is made.
     """
     folder = note.with_name(note.name.removesuffix(_NOTE))
-    if os.path.lexists(folder.with_name(folder.name + _OLD)) and folder.is_dir():
-        path = root / os.fsdecode(note.read_bytes())
-        if not os.path.lexists(path):
-            folder.rename(path)
-            sync(path.parent)
+    if not os.path.lexists(folder.with_name(folder.name + _OLD)) or not _is_folder(folder):
+        return
+    names = os.fsdecode(plain_files.read(note, _LONGEST_PATH_BYTES)).split("/")
+    path = root.joinpath(*names)
+    # Whoever had this folder before may have left the note: it names a place below root, or none.
+    inside = {"", ".", ".."}.isdisjoint(names) and "\0" not in "".join(names)
+    parents = [root.joinpath(*names[:count]) for count in range(1, len(names))]
+    if inside and all(map(_is_folder, parents)) and not os.path.lexists(path):
+        folder.rename(path)
+        sync(path.parent)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def remove_directory(path: Path, staging: Path) -> None:

@@ -12,7 +12,8 @@ from datetime import datetime
 
 # Started as a script, only this file's own folder is on sys.path.
 sys.path.append(__file__.rpartition("/sync/agent/")[0])
-from sync.contract.freshness import STALE_SECONDS
+from sync.contract import plain_files
+from sync.contract.freshness import LONGEST_BYTES, STALE_SECONDS
 
 DEFAULT_STATE = "/state"
 
@@ -22,12 +23,11 @@ def main(arguments: list[str]) -> int:
     job = arguments[0]
     state = arguments[1] if len(arguments) > 1 else DEFAULT_STATE
     try:
-        with open(f"{state}/status.json", encoding="utf-8") as file:  # noqa: PTH123 - pathlib doubles the start time
-            record = json.load(file)
+        record = json.loads(plain_files.read(f"{state}/status.json", LONGEST_BYTES))
         age = time.time() - datetime.fromisoformat(record["updated_at"]).timestamp()
         reason = f"status record is {age:.0f} s old" if age > STALE_SECONDS else ""
         reason = f"record of {record['job']}" if record["job"] != job else reason
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"no status record: {error}"
     print(reason or f"{job}: {record['phase']} {record.get('reason', '')}".rstrip())
     return 1 if reason else 0

@@ -7,6 +7,7 @@ again: it raises, and the supervisor alone decides from that when the next pass 
 
 import contextlib
 import fcntl
+import os
 import threading
 import zlib
 from abc import ABC, abstractmethod
@@ -15,12 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Generic, Self, TypeVar
 
+from sync.agent import durable
 from sync.agent.status_writer import StatusWriter
-from sync.contract import layout
+from sync.contract import layout, plain_files
 from sync.contract.spec import JobSpec
 
 AnySpec = TypeVar("AnySpec", bound=JobSpec)
 LOCK: Final = "pass.lock"
+_LONGEST_SECRET_BYTES: Final = 1 << 16
 # A job has upstream's word in settings, states, folders and container names; its engine is named
 # for what it copies: hub repositories with their flists, kernels, the chunks of a 0-db namespace.
 ENGINES: Final[dict[layout.Job, str]] = {
@@ -60,7 +63,8 @@ class Directories:
     def zdb_admin_password(self) -> str | None:
         """Return the local 0-db's admin password; None where there is no such file."""
         try:
-            return (self.secrets / layout.ZDB_ADMIN_FILE).read_text(encoding="utf-8").strip()
+            path = self.secrets / layout.ZDB_ADMIN_FILE
+            return plain_files.read(path, _LONGEST_SECRET_BYTES).decode().strip()
         except FileNotFoundError:
             return None
 
@@ -108,9 +112,12 @@ class Engine(ABC, Generic[AnySpec]):
 @contextlib.contextmanager
 def one_at_a_time(state: Path) -> Iterator[None]:
     """Keep the passes of the job and of `repair` apart; waits for the other one."""
-    with (state / LOCK).open("w") as lock:
+    lock = durable.lock_file(state / LOCK)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sync.agent import durable
-from sync.contract.freshness import WRITE_SECONDS
+from sync.contract import plain_files
+from sync.contract.freshness import LONGEST_BYTES, WRITE_SECONDS
 from sync.contract.layout import Job
 from sync.contract.names import shown
 from sync.contract.status import (
@@ -61,7 +62,7 @@ def first_record(
 def read_status(path: Path) -> StatusRecord | None:
     """Return the record in `path`, or None where there is none that this version can read."""
     try:
-        return StatusRecord.model_validate_json(path.read_bytes())
+        return StatusRecord.model_validate_json(plain_files.read(path, LONGEST_BYTES))
     except (OSError, ValidationError):
         return None
 

@@ -35,8 +35,9 @@ from sync.agent.master.client import EndpointLostError, HttpError, HttpStoppedEr
 from sync.agent.master.endpoints import by_any_name
 from sync.agent.status_writer import StatusWriter, first_record, read_status, utc_now
 from sync.agent.zdb.errors import ZdbError
-from sync.contract import layout
+from sync.contract import layout, plain_files
 from sync.contract import spec as contract
+from sync.contract.freshness import LONGEST_BYTES
 from sync.contract.layout import Job
 from sync.contract.names import RefusedNameError
 from sync.contract.spec import FlistsSpec, JobSpec, Schedule
@@ -61,9 +62,11 @@ def load_spec(directory: Path, job: Job) -> JobSpec | None:
     """Return the job's spec, or None while there is none. Raises JobFailed for a wrong one."""
     path = directory / layout.SPEC_FILE
     try:
-        spec = contract.parse(path.read_bytes())
+        spec = contract.parse(plain_files.read(path, LONGEST_BYTES))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise JobFailed(f"{error}; then run `pulumi up --refresh`") from error
     except ValidationError as error:
         raise JobFailed(f"{path}: {error}; run `pulumi up` to write it anew") from error
     if spec.job != job:

@@ -8,3 +8,5 @@ nothing else of ours.
 WRITE_SECONDS = 5.0
 # An older one means that the job is gone or hung, or that the host was down.
 STALE_SECONDS = 12 * WRITE_SECONDS
+# No record and no spec is larger: they have a hundred names twice, ten errors, a master's names.
+LONGEST_BYTES = 512 << 10

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakSet
 
-from sync.contract.state_db import StateDb
+from sync.contract import plain_files
+from sync.contract.state_db import StateDb, require_plain
 
 FILE: Final = "published.sqlite"
 _STARTED_AT: Final = "pass_started_at"
@@ -123,8 +124,8 @@ class PinnedChunksReader:
 
     @property
     def exists(self) -> bool:
-        """Whether a users job ever wrote one here."""
-        return self._path.is_file()
+        """Whether a users job ever wrote one here; anything else in its place may hide one."""
+        return os.path.lexists(self._path)
 
     def pass_started_at(self) -> float | None:
         """Return when the last complete pass began (unix seconds); None where nobody knows."""
@@ -162,5 +163,9 @@ class PinnedChunksReader:
     ) -> contextlib.closing[sqlite3.Connection]:
         if not self.exists:
             raise sqlite3.OperationalError(f"{self._path}: is not there")
+        try:
+            require_plain(self._path)
+        except plain_files.NotPlainError as error:
+            raise sqlite3.OperationalError(str(error)) from error
         uri = f"file:{self._path}?mode=ro"
         return contextlib.closing(sqlite3.connect(uri, uri=True, timeout=patience_seconds))

@@ -11,10 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
+from sync.contract import plain_files
 from sync.contract.fsync import fsync
 
+# SQLite opens these by itself (sqlite.org/tempfiles.html), whatever they are.
+_FILES: Final = ("", "-journal", "-wal", "-shm")
 WAL: Final = ("journal_mode=WAL", "busy_timeout=30000")
 _META: Final = "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
+
+
+def require_plain(path: Path) -> None:
+    """Raise NotPlainError where a database, or a file that SQLite keeps beside it, is none."""
+    for end in _FILES:
+        plain_files.require(f"{path}{end}")
 
 
 class StateDb:
@@ -24,6 +33,7 @@ class StateDb:
     """
 
     def __init__(self, path: Path, schema: str, pragmas: tuple[str, ...] = WAL) -> None:
+        require_plain(path)
         self._db = sqlite3.connect(path, isolation_level=None)
         for pragma in pragmas:
             self._db.execute(f"PRAGMA {pragma}")

@@ -16,7 +16,7 @@ import pytest
 from sync.providers.host import descent, facts, root_helper
 from sync.providers.host.connection import HostConnection
 from sync.providers.host.host import DataRoot
-from tests.planted import NO_FILES, SECRET, deep_tree
+from tests.planted import NO_FILES, SECRET, deep_tree, remove
 
 UID = os.geteuid()
 as_root = pytest.mark.skipif(UID != 0, reason="needs root, to change owners")
@@ -38,7 +38,8 @@ def quick_root() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         (Path(folder) / "secrets/hub").mkdir(parents=True)
         yield Path(folder)
-        root_helper.purge(folder, ["state", "public", "secrets"])
+        remove(Path(folder))
+        Path(folder).mkdir()
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.chunks.scan.spans import Edge, HexCursor, HexKey, Page, Span
 from sync.agent.zdb.errors import ZdbProtocolError
 from sync.agent.zdb.scan_pages import Cursor
+from sync.contract import plain_files
 
 CHECKPOINT_FILE: Final = "flists.json"
+_LONGEST_BYTES: Final = 64 << 20
 END_SECONDS: Final = 10.0
 # More than a minute's worth: see safe_cursor.
 _ENDS: Final = 8
@@ -134,7 +136,9 @@ class Checkpoint(BaseModel):
     def load(cls, directory: Path) -> Self:
         """Read it; a missing or unreadable one is a fresh one: nothing is copied twice."""
         try:
-            return cls.model_validate_json((directory / CHECKPOINT_FILE).read_bytes())
+            return cls.model_validate_json(
+                plain_files.read(directory / CHECKPOINT_FILE, _LONGEST_BYTES)
+            )
         except (OSError, ValueError, ZdbProtocolError):
             return cls()
 

@@ -1,11 +1,13 @@
 """Keys on disk: as files of (length byte, key), and as sets that are larger than memory."""
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from sync.agent.digests import HASH_BYTES
+from sync.contract import plain_files
 
 PARTITIONS: Final = 256
 _BUFFERED_KEYS: Final = 100_000
@@ -39,11 +41,14 @@ def decode_keys(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 def read_keys(path: Path, start: int = 0) -> Iterator[bytes]:
     """Yield the keys of a file from offset `start` on; none where there is no file."""
-    if path.exists():
-        with path.open("rb") as file:
-            file.seek(start)
-            pieces = iter(lambda: file.read(_READ_BYTES), b"")
-            yield from chain.from_iterable(decode_keys(pieces))
+    try:
+        descriptor = plain_files.opened(path)
+    except FileNotFoundError:
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(start)
+        pieces = iter(lambda: file.read(_READ_BYTES), b"")
+        yield from chain.from_iterable(decode_keys(pieces))
 
 
 class KeyFile:

@@ -163,7 +163,7 @@ class Publisher:
         folders = [self._tree.make_repository(repository) for repository in repositories]
         for ready in batch:
             name = ready.row.name
-            ready.path.replace(self._tree.path(name))
+            durable.replace(ready.path, self._tree.path(name))
             self.flists[name] = ready.row
             self.links.pop(name, None)
         for folder in folders:

@@ -57,7 +57,7 @@ class Tree:
 
     def __init__(self, root: Path, *, empty_staging: bool = True) -> None:
         self.users = root / USERS
-        self.users.mkdir(exist_ok=True)
+        durable.require_directory(self.users)
         self._folders_known: dict[TagName, Path] = {}
         self.staging = durable.staging_directory(root) if empty_staging else root / durable.STAGING
 
@@ -167,9 +167,13 @@ class Tree:
 
     def repair_times(self) -> None:
         """Give whatever has a time that nodes cannot read one that they can."""
-        for folder, folders, files in os.walk(self.users):
-            for name in [*folders, *files]:
-                _repair_time(Path(folder, name))
+        # As deep as 0-hub lists: what is below does no harm, and may be deeper than any path.
+        for repository in _folders(self.users):
+            for path in [repository, *sorted(repository.iterdir())]:
+                _repair_time(path)
+        for _tag, folder in self._tag_folders():
+            for path in sorted(folder.iterdir()):
+                _repair_time(path)
 
     def scan(self) -> Iterator[tuple[Name, Path]]:
         """Yield everything that the hub would serve, hidden files left out."""

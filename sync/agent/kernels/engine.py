@@ -37,7 +37,7 @@ class KernelsEngine(Engine[KernelsSpec]):
         self._master = master_of(spec, control, status.sources)
         self._stack.callback(self._master.close)
         with one_at_a_time(directories.state):
-            (self._root / NET).mkdir(exist_ok=True)
+            durable.require_directory(self._root / NET)
             staging = durable.staging_directory(self._root)
             self._adopt()
         self._fetcher = Fetcher(self._master, spec, staging, control)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sync.agent import durable
 from sync.agent.kernels.fetcher import Fetched
+from sync.agent.kernels.listing import checked_kernel
+from sync.contract.names import RefusedNameError
 
 
 def names(root: Path) -> set[str]:
@@ -14,8 +16,15 @@ def names(root: Path) -> set[str]:
         return {
             entry.name
             for entry in entries
-            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(".")
+            if entry.is_file(follow_symlinks=False) and _may_be_listed(entry.name)
         }
+
+
+def _may_be_listed(name: str) -> bool:
+    try:
+        return bool(checked_kernel(name))
+    except RefusedNameError:
+        return False
 
 
 def holds(path: Path, size_bytes: int | None) -> bool:

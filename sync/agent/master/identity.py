@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sync.agent import durable
 from sync.agent.job import JobFailed
+from sync.contract import plain_files
 from sync.contract.spec import KernelsSpec, UsersSpec
 
 FILE: Final = "followed.json"
+_LONGEST_BYTES: Final = 1 << 20
 # One name may say whole seconds, as 0-hub does (flist-uploader.py), another one a fraction.
 _CLOCK_SECONDS: Final = 1.0
 AnyName = TypeVar("AnyName")
@@ -52,7 +54,7 @@ class Followed(BaseModel):
     def load(cls, state: Path) -> "Followed | None":
         """Read it from the state directory; None where there is none."""
         try:
-            return cls.model_validate_json((state / FILE).read_bytes())
+            return cls.model_validate_json(plain_files.read(state / FILE, _LONGEST_BYTES))
         except (OSError, ValidationError):
             return None
 

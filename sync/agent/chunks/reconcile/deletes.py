@@ -20,12 +20,14 @@ from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.deletion_guard import Vanished, guard
 from sync.agent.job import JobPaused
 from sync.agent.zdb.connection import ZdbConnection
+from sync.contract import plain_files
 from sync.contract.pinned_chunks import PinnedChunksReader
 
 # Below the job's state directory: for files that the next task of their kind begins anew.
 WORK_DIRECTORY: Final = "compare"
 _KEY_FILES: Final = "dropped*.keys"
 OBSERVATION_FILE: Final = "dropped.json"
+_LONGEST_BYTES: Final = 1 << 16
 _GROUP: Final = 500
 _PAUSE_RETRY_SECONDS: Final = 15.0
 _TABLE_SECONDS: Final = 15.0
@@ -61,7 +63,9 @@ class Dropped:
     def observation(self) -> Observation | None:
         """Return when they were observed; None where nothing waits."""
         try:
-            return Observation.model_validate_json(self._observation.read_bytes())
+            return Observation.model_validate_json(
+                plain_files.read(self._observation, _LONGEST_BYTES)
+            )
         except (OSError, ValidationError):
             return None
 
@@ -121,7 +125,7 @@ class Deletes:
     def remove(self, checkpoint: Checkpoint) -> None:
         """Judge the dropped keys and delete those that no flist names. Raises JobPaused."""
         context, work = self._context, self._state / WORK_DIRECTORY
-        work.mkdir(exist_ok=True)
+        durable.own_directory(work)
         judged, kept = KeyFile(work / "judged"), KeyFile(work / "kept")
         # Where no users job ever ran the operator may say to delete all the same.
         nobody_judges = context.spec.deletes_without_users and not self.pinned.exists

@@ -1,11 +1,11 @@
 """The two key sets compared: what the slave lacks, and what only the slave has."""
 
-import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Final
 
+from sync.agent import durable
 from sync.agent.chunks.key_files import KeyFile, KeyPartitions, read_keys
 from sync.agent.chunks.reconcile.deletes import WORK_DIRECTORY, Deletes
 from sync.agent.chunks.reconcile.refetch import grouped, refetch
@@ -23,8 +23,8 @@ def compare_keys(context: TaskContext, deletes: Deletes) -> None:
     """
     started = time.monotonic()
     work = context.directories.state / WORK_DIRECTORY
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
+    durable.discard(work)
+    durable.own_directory(work)
     # missing: on the master only. dropped: on the slave only, and listed by the master once.
     missing, dropped = KeyFile(work / "missing"), KeyFile(work / "dropped")
     extra_items = 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.chunks.key_files import encode_keys, read_keys
+from sync.contract import plain_files
 from sync.contract.fsync import fsync
 
 LEDGER_FILE: Final = "listed.keys"
@@ -28,6 +29,7 @@ class Ledger:
         self.path = directory / LEDGER_FILE
         self._lock = threading.Lock()
         self._file: int | None = None
+        plain_files.require(self.path)
         self.size_bytes = self.path.stat().st_size if self.path.exists() else 0
 
     def repair(self, known_bytes: int | None) -> None:
@@ -55,7 +57,7 @@ class Ledger:
             try:
                 if self._file is None:
                     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-                    self._file = os.open(self.path, flags, 0o644)
+                    self._file = plain_files.opened(self.path, flags)
                 written = os.write(self._file, data)
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
