@@ -7,6 +7,7 @@ one of them is right by itself.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
+from itertools import count
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from components.settings.model import (
     HubSettings,
     ImageSettings,
     KernelsSettings,
+    LimitSettings,
     Mode,
     NetworkSettings,
     PortSettings,
@@ -31,6 +33,7 @@ from components.settings.model import (
     ZdbSettings,
 )
 from components.settings.problems import Problem
+from sync.contract import job_memory
 from sync.contract.status import Ready
 
 # Cloudflare's own words: 1 is automatic, else 60 to 86400 (30 in an Enterprise zone, which nothing
@@ -297,3 +300,14 @@ def _subnets_are_named_together(network: NetworkSettings) -> Found:
     if len(derived) == 1:
         key = f"network.{to_camel(derived[0])}"
         yield key, "is derived while the other is given", "give both, or neither"
+
+
+@_rule
+def _jobs_have_memory_for_what_comes(limits: LimitSettings, flists: FlistsSettings) -> Found:
+    """Refuse what would be told by a killed process only."""
+    given = limits.flists.memory_mb
+    if not job_memory.flists_fits(flists, given):
+        least = next(mb for mb in count(given) if job_memory.flists_fits(flists, mb))
+        reason = f"{given} MB hold no chunk of the largest size beside the pages and batches"
+        remedy = f"give {least} or more, or fewer flists.connections, scanners or batchBytes"
+        yield "limits.flists.memoryMb", reason, remedy

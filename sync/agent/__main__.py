@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from sync.agent import logs
+from sync.agent.budget import die_first
 from sync.agent.job import ENGINES, Directories, JobFailed, VerifyOptions
 from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.supervisor import load_spec, run_job
@@ -54,11 +55,11 @@ def _verify(options: argparse.Namespace, directories: Directories) -> int:
     report = getattr(engine, options.command)(spec, directories, asked)
     for problem in report.problems:
         print(shown(f"{problem.name}: {problem.what}"))
-    print(
-        f"{options.job}: {report.checked} checked, {len(report.problems)} wrong, "
-        f"{report.repaired} repaired"
-    )
-    return 1 if len(report.problems) > report.repaired else 0
+    if report.unnamed:
+        print(f"and {report.unnamed} more")
+    wrong = len(report.problems) + report.unnamed
+    print(f"{options.job}: {report.checked} checked, {wrong} wrong, {report.repaired} repaired")
+    return 1 if wrong > report.repaired else 0
 
 
 def main(arguments: list[str]) -> int:
@@ -70,6 +71,8 @@ def main(arguments: list[str]) -> int:
         logs.start()
         run_job(options.job, directories)
         return 0
+    # It shares the memory of the job's container, and the job is worth more.
+    die_first()
     try:
         return _verify(options, directories)
     except (JobFailed, HttpError, HttpStoppedError, ZdbError, OSError) as error:

@@ -10,12 +10,17 @@ from sync.contract import plain_files
 HASH_BYTES: Final = 16
 
 
+def digest_of(payload: bytes) -> bytes:
+    """Return the hash of a payload: the key that it proves."""
+    return hashlib.blake2b(payload, digest_size=HASH_BYTES).digest()
+
+
 def proves_itself(key: bytes, payload: bytes) -> bool:
     """Return whether `payload` is what `key` stands for; keys of other sizes say nothing."""
     # A chunk's key is the BLAKE2b-128 of its payload (0-flist: libflist/zero_chunk.c).
     if len(key) != HASH_BYTES:
         return True
-    return hashlib.blake2b(payload, digest_size=HASH_BYTES).digest() == key
+    return digest_of(payload) == key
 
 
 def file_digest(path: Path) -> tuple[int, str]:

@@ -147,11 +147,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What verify checked and found, and (repair) how many of the problems it repaired."""
+    """What verify checked and found, and (repair) how many of the problems it repaired.
+
+    unnamed: how many more problems there are than are named.
+    """
 
     checked: int
     problems: tuple[Problem, ...] = ()
     repaired: int = 0
+    unnamed: int = 0
 
     def after_repair(self, later: "VerifyReport") -> "VerifyReport":
         """Return this report with the number of its problems that a later one does not have."""

@@ -171,6 +171,18 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"limits": {"zdb": {"memoryMb": 142}}},
         {"limits.zdb.memoryMb"},
     ),
+    "no room for a large chunk": (
+        {"limits": {"flists": {"memoryMb": 200}}},
+        {"limits.flists.memoryMb"},
+    ),
+    "no room for many connections": (
+        {"limits": {"flists": {"memoryMb": 300}}, "flists": {"connections": 64, "scanners": 64}},
+        {"limits.flists.memoryMb"},
+    ),
+    "no room for large batches": (
+        {"flists": {"batchBytes": 64 << 20}, "limits": {"flists": {"memoryMb": 256}}},
+        {"limits.flists.memoryMb"},
+    ),
     "many at once": (
         {
             "domain": "no",

@@ -20,6 +20,7 @@ END_SECONDS: Final = 10.0
 # More than a minute's worth: see safe_cursor.
 _ENDS: Final = 8
 _NAMED_KEPT: Final = 1_000
+REFUSED_KEPT: Final = 10_000
 # The kernel writes dirty pages back within half a minute (vm.dirty_expire_centisecs, doubled).
 _DISK_SECONDS: Final = 60.0
 

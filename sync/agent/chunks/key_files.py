@@ -10,7 +10,9 @@ from sync.agent.digests import HASH_BYTES
 from sync.contract import plain_files
 
 PARTITIONS: Final = 256
-_BUFFERED_KEYS: Final = 100_000
+_BUFFERED_KEYS: Final = 50_000
+# In memory at a time, of each set that is compared: some megabytes.
+_PART_KEYS: Final = 50_000
 _READ_BYTES: Final = 1 << 20
 
 
@@ -72,10 +74,9 @@ class KeyFile:
 
 
 class KeyPartitions:
-    """A key set, cut into parts by the keys' last byte: files in a new folder, if it is large.
+    """A key set, cut into parts by a hash of this process: files in a new folder, if it is large.
 
-    Keys are hashes, so the parts are of one size; a part of a 50-million-key namespace is 200,000
-    keys, a few tens of megabytes as a set.
+    Whose keys they are does not know the hash, so the parts are of one size, whatever the keys are.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -83,12 +84,14 @@ class KeyPartitions:
         self._files = [KeyFile(directory / str(number)) for number in range(PARTITIONS)]
         self._buffers: list[list[bytes]] = [[] for _ in self._files]
         self._buffered = 0
+        self.count = 0
 
     def add(self, keys: list[bytes]) -> None:
         """Add keys. Raises OSError."""
         for key in keys:
-            # The last byte: the first ones of plain keys, which are names, are alike.
-            self._buffers[key[-1]].append(key)
+            # The hash of bytes is keyed with a secret of the process (PEP 456).
+            self._buffers[hash(key) % PARTITIONS].append(key)
+        self.count += len(keys)
         self._buffered += len(keys)
         if self._buffered >= _BUFFERED_KEYS:
             for file, buffered in zip(self._files, self._buffers, strict=True):
@@ -96,7 +99,17 @@ class KeyPartitions:
                 buffered.clear()
             self._buffered = 0
 
-    def parts(self) -> Iterator[set[bytes]]:
-        """Yield the keys of one part after the other."""
+    def parts(self, slices: int = 1) -> Iterator[set[bytes]]:
+        """Yield the keys of one part after the other, each in so many slices."""
         for file, buffered in zip(self._files, self._buffers, strict=True):
-            yield {*buffered, *file.read()}
+            for number in range(slices):
+                keys = chain(buffered, file.read())
+                # The last digits of the hash are alike in a part.
+                yield {key for key in keys if hash(key) // PARTITIONS % slices == number}
+
+
+def matching(*sets: KeyPartitions) -> Iterator[tuple[set[bytes], ...]]:
+    """Yield parts of several sets, so small that all are in memory: a key is in the same ones."""
+    largest = max(keys.count for keys in sets)
+    slices = -(-largest // (PARTITIONS * _PART_KEYS)) or 1
+    return zip(*(keys.parts(slices) for keys in sets), strict=True)

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.chunks.checkpoint import Checkpoint, Saver, SpanState
+from sync.agent.chunks.checkpoint import REFUSED_KEPT, Checkpoint, Saver, SpanState
 from sync.agent.chunks.copying.copy_loop import CopyLoop
 from sync.agent.chunks.failover import Failback
 from sync.agent.chunks.handshake import Handshake, shake_hands
@@ -35,7 +35,6 @@ _SAVE_SECONDS: Final = 0.5
 _STATUS_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 0.1
 _PROBED_ITEMS: Final = 50_000
-_REFUSED_KEPT: Final = 10_000
 
 
 @contextlib.contextmanager
@@ -303,7 +302,7 @@ class Session:
         lacking_items += counters.unreadable_items - self._unreadable_noted
         self._unreadable_noted = counters.unreadable_items
         counters.refused.clear()
-        refused = tuple(sorted(known)[:_REFUSED_KEPT])
+        refused = tuple(sorted(known)[:REFUSED_KEPT])
         return checkpoint.changed(refused=refused, lacking_items=lacking_items)
 
     def _report(self, now: float) -> None:

@@ -1,5 +1,7 @@
 """The small parts of the flists job: ledger, partitions, throttle, rates, batches."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,9 +75,54 @@ def test_partitions_have_every_key_once(
     for at in range(0, 5000, 10):
         partitions.add(keys[at : at + 10])
     parts = list(partitions.parts())
-    assert [{key[-1] for key in part} for part in parts] == [{number} for number in range(256)]
+    assert len(parts) == 256
+    assert sum(map(len, parts)) == len(set().union(*parts))
     assert set().union(*parts) == set(keys)
     assert any((tmp_path / "parts").iterdir()) == (in_memory < 5000)
+
+
+ALIKE = {
+    "hashes that end alike": lambda number: b"%015d" % number + b"\x07",
+    "hashes that begin alike": lambda number: b"\0" * 8 + number.to_bytes(8, "big"),
+    "names in order": lambda number: b"name-%06d" % number,
+    "names with one end": lambda number: b"%d.txt" % number,
+    "long names": lambda number: b"%06d" % number + b"x" * 249,
+}
+
+
+@pytest.mark.parametrize("key", ALIKE.values(), ids=ALIKE)
+def test_no_part_of_a_set_is_large_whatever_the_keys_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: Callable[[int], bytes]
+) -> None:
+    monkeypatch.setattr(key_files, "_BUFFERED_KEYS", 1000)
+    partitions = KeyPartitions(tmp_path / "parts")
+    partitions.add([key(number) for number in range(25_600)])
+    sizes = [len(part) for part in partitions.parts()]
+    assert sum(sizes) == 25_600
+    assert max(sizes) < 200
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.sets(st.binary(min_size=1, max_size=3)), min_size=1, max_size=3), st.integers(1, 5)
+)
+def test_sets_are_compared_slice_by_slice_as_if_they_were_whole(
+    sets: list[set[bytes]], most_keys: int
+) -> None:
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        patched.setattr(key_files, "PARTITIONS", 4)
+        patched.setattr(key_files, "_PART_KEYS", most_keys)
+        partitions = [KeyPartitions(Path(folder) / str(number)) for number in range(len(sets))]
+        for partition, keys in zip(partitions, sets, strict=True):
+            partition.add(sorted(keys))
+        parts = list(key_files.matching(*partitions))
+    for number, keys in enumerate(sets):
+        assert set().union(*(part[number] for part in parts)) == keys
+    seen = [set().union(*part) for part in parts]
+    assert sum(map(len, seen)) == len(set().union(*seen))
 
 
 def test_a_key_file_counts_and_keeps_order(tmp_path: Path) -> None:

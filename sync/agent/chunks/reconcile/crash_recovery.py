@@ -9,7 +9,7 @@ import time
 from typing import Final
 
 from sync.agent.chunks.checkpoint import Checkpoint
-from sync.agent.chunks.reconcile.refetch import bad_keys, refetch
+from sync.agent.chunks.reconcile.refetch import bad_keys, digests_of, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.namespace_info import boot_of
@@ -74,12 +74,8 @@ def check_plain_keys(context: TaskContext, checkpoint: Checkpoint) -> None:
     with context.connections() as (master, slave):
         # Looked at again after each refetch: the master may overwrite them meanwhile.
         for _ in range(_PLAIN_LOOKS):
-            there, here = master.mget(keys), slave.mget(keys)
-            wrong = [
-                key
-                for key, right, ours in zip(keys, there, here, strict=True)
-                if right is not None and right != ours
-            ]
+            there, here = digests_of(master, keys), digests_of(slave, keys)
+            wrong = [key for key, right in there.items() if right != here.get(key)]
             if not wrong:
                 return
             refetch(master, slave, wrong)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
-from sync.agent.chunks.key_files import KeyFile, KeyPartitions, read_keys
+from sync.agent.chunks.checkpoint import REFUSED_KEPT
+from sync.agent.chunks.key_files import KeyFile, KeyPartitions, matching, read_keys
 from sync.agent.chunks.reconcile.deletes import WORK_DIRECTORY, Deletes
 from sync.agent.chunks.reconcile.refetch import grouped, refetch
 from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
@@ -31,7 +32,7 @@ def compare_keys(context: TaskContext, deletes: Deletes) -> None:
     with tempfile.TemporaryDirectory(dir=work) as folder:
         sets = [KeyPartitions(Path(folder) / name) for name in ("slave", "master", "ledger")]
         observed_at = _list(context, *sets)
-        for here, there, listed in zip(*(keys.parts() for keys in sets), strict=True):
+        for here, there, listed in matching(*sets):
             missing.add(sorted(there - here))
             extra = here - there
             extra_items += len(extra)
@@ -80,6 +81,6 @@ def _fetch(context: TaskContext, missing: KeyFile) -> None:
             refetched = refetch(master, slave, lacking)
             context.report(Finding(counts={"mended_items": refetched.stored}))
             lacking_items -= refetched.stored + refetched.gone + len(keys) - len(lacking)
-            refused += [key.hex() for key in refetched.refused]
+            refused = sorted([*refused, *(key.hex() for key in refetched.refused)])[:REFUSED_KEPT]
             context.check_stop()
-    context.report(Finding({"refused": tuple(sorted(refused)), "lacking_items": lacking_items}))
+    context.report(Finding({"refused": tuple(refused), "lacking_items": lacking_items}))

@@ -13,6 +13,7 @@ from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import Directories
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbError
+from sync.contract import job_memory
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 
 
@@ -55,6 +56,7 @@ class TaskContext:
         timeout = self.spec.io_timeout_seconds
         try:
             with ZdbConnection.open(endpoint, password, timeout) as connection:
+                connection.page_bytes = job_memory.largest_page_bytes(self.spec.memory_limit_mb)
                 self._open.append(connection)
                 try:
                     self.check_stop()
