@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from tests.cli.conftest import FIRST_NAME, FakeHost, run
+from tests.planted import NO_FILES, SECRET
 from tests.sandbox.host.ports import free_port
 
-SERVICES = ("bootstrap", "caddy", "flists", "gate", "hub", "kernels", "users", "zdb")
+SERVICES = ("bootstrap", "caddy", "flists", "hub", "kernels", "users", "zdb")
 
 
 @pytest.fixture
@@ -51,6 +52,19 @@ def test_a_failed_job_is_named_with_its_reason(healthy: FakeHost) -> None:
     assert result.exit_code == 1
     assert "it failed: the master is another one" in result.output
     assert "NOT healthy" in result.output
+
+
+@pytest.mark.parametrize("what", NO_FILES)
+def test_what_a_job_put_in_place_of_its_record_is_named(healthy: FakeHost, what: str) -> None:
+    record = healthy.root / "sync/users/state/status.json"
+    record.unlink()
+    NO_FILES[what](record)
+    result = run("status", "--stack", "demo", "--json")
+    assert result.exit_code == 1
+    services = json.loads(result.stdout)["services"]
+    assert f"{record} is a" in services["users"]["summary"]
+    assert services["kernels"]["healthy"]
+    assert SECRET not in result.output
 
 
 def test_a_service_without_a_container_is_missing(healthy: FakeHost) -> None:

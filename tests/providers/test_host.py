@@ -174,6 +174,30 @@ def test_files_that_drift_are_reported_and_repaired(host: dict[str, str], data_r
     assert _seen(provider, created.id, created.outs) == {}
 
 
+@LOCALLY
+def test_a_file_that_docker_turned_into_a_directory_is_made_a_file_again(
+    host: dict[str, str], data_root: str
+) -> None:
+    HostDirectoriesProvider().create(directories(host, data_root))
+    provider = HostFilesProvider()
+    path = Path(data_root) / "config/service.py"
+    file = {"path": "config/service.py", "uid": 0.0, "mode": 420.0, "content": "config = {}"}
+    inputs = {"host": host, "root": data_root, "files": [file]}
+    created = provider.create(inputs)
+    assert created.outs is not None
+    path.unlink()
+    mount = [f"--volume={path}:/config.py:ro", "--entrypoint=cat", host["helperImage"]]
+    engine = connect(connection(host))
+    with pytest.raises(HostError):
+        engine.run_docker("run", "--rm", *mount, "/config.py")
+    assert path.is_dir()
+    drifted = _seen(provider, created.id, created.outs)
+    assert drifted["drift"] == ["config/service.py: changed on the host"]
+    provider.update(created.id, drifted, inputs)
+    assert _seen(provider, created.id, drifted)["drift"] == []
+    assert engine.run_docker("run", "--rm", *mount, "/config.py") == "config = {}"
+
+
 @dataclass(frozen=True)
 class Agent:
     """An installed agent bundle."""

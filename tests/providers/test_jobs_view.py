@@ -1,6 +1,7 @@
 """The jobs are looked at through files that the jobs own: none of them stalls or misleads it."""
 
 import base64
+import json
 import os
 from pathlib import Path
 
@@ -127,6 +128,22 @@ def test_a_file_that_is_no_record_is_none(host: SeenHost, what: str, tmp_path: P
     seen = host.look()
     assert seen.files["users"].record is None
     assert seen.files["kernels"].record is not None
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "9" * 400, "9" * 5000])
+@pytest.mark.parametrize("field", ["lag", "rate_items_per_second", "done", "details", "retries"])
+def test_a_number_that_no_state_can_hold_is_in_no_record(number: str, field: str) -> None:
+    values = {"lag": '{"seconds":N}', "done": '{"items":N}', "details": '{"x":N}'}
+    record = a_record().model_dump(mode="json")
+    value = values.get(field, "N").replace("N", number, 1)
+    text = json.dumps({**record, field: "HERE"}).replace('"HERE"', value)
+    assert job_view.parse(printed(text)).files["users"].record is None
+    assert job_view.parse(printed(json.dumps(record))).files["users"].record == a_record()
+
+
+def printed(record: str) -> str:
+    encoded = base64.b64encode(record.encode()).decode()
+    return f"{NOW.timestamp():.0f}\n\n{encoded}\n\n\n\n\n"
 
 
 @pytest.mark.parametrize("what", ["a full directory", "a link to a secret"])

@@ -2,12 +2,14 @@
 
 import gzip
 import io
+import os
 import tarfile
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from sync.agent.flist.errors import FlistError
+from sync.contract import plain_files
 
 DATABASE_NAME: Final = "flistdb.sqlite3"
 # A flist is an index, not the data: the largest known are tens of MB.
@@ -115,7 +117,7 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
     keep: False where the file is not wanted for itself; a small database is then returned
     instead. Raises FlistError, OSError.
     """
-    with flist.open("rb") as source:
+    with os.fdopen(plain_files.opened(flist), "rb") as source:
         inflated = _Inflated(source)
         plain = io.BufferedReader(inflated, _READ)
         for _ in range(_MAX_MEMBERS):

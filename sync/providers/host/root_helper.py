@@ -106,14 +106,22 @@ def _own_contents(top: int, path: str, owners: tuple[int, int], listed: set[str]
             if len(way) <= depth and "/".join([*way, name]) in listed:
                 continue
             # What its owner renames or removes meanwhile is not there to be handed over.
-            with contextlib.suppress(FileNotFoundError), held(directory, name) as (it, found):
-                if found.st_uid == previous:
-                    os.chown(it, uid, uid)
-                if stat.S_ISDIR(found.st_mode):
+            with contextlib.suppress(FileNotFoundError):
+                if _chown(directory, name, previous, uid):
                     below.append(name)
         return below
 
     walk(top, path, hand_over)
+
+
+def _chown(directory: int, name: str, previous: int, uid: int) -> bool:
+    """Hand one over if it is still the previous owner's; returns whether it is a directory."""
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if found.st_uid == previous:
+        with held(directory, name) as (it, found):
+            if found.st_uid == previous:
+                os.chown(it, uid, uid)
+    return stat.S_ISDIR(found.st_mode)
 
 
 def write_files(root: str, files: list[File]) -> None:
@@ -136,7 +144,8 @@ def _write_file(root: str, entry: File) -> None:
                 file.write(base64.b64decode(entry["content"]))
                 file.flush()
                 _durable(file.fileno())
-            # A directory is what Docker makes of the source of a mount that is missing.
+            # A directory is what Docker makes of the source of a bind that is missing (moby:
+            # daemon/volumes.go, registerMountPoints: only for mounts it skips that).
             _remove_directory(directory, name, f"{root}/{entry['path']}")
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:

@@ -7,12 +7,12 @@ record is named and not read.
 """
 
 import base64
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
-
-from pydantic import ValidationError
 
 from sync.contract import layout
 from sync.contract import spec as contract
@@ -134,7 +134,7 @@ def _job_files(lines: Iterator[str], path: str) -> JobFiles:
     return JobFiles(
         _readable(contract.parse, spec),
         bool(spec or in_place_of_spec),
-        _readable(StatusRecord.model_validate_json, record),
+        _readable(_record, record),
         f"{path} is {in_its_place}" if in_its_place else "",
     )
 
@@ -152,8 +152,22 @@ def _content(line: str) -> tuple[bytes, str]:
 def _readable(parse: Callable[[bytes], Value], content: bytes) -> Value | None:
     try:
         return parse(content) if content else None
-    except ValidationError:
+    except (ValueError, RecursionError):  # a ValidationError is one
         return None
+
+
+def _record(content: bytes) -> StatusRecord:
+    # The state takes numbers that a float of 64 bits holds (pulumi: sdk/proto/go, google.protobuf
+    # Struct), and no others: one would fail every `up`.
+    json.loads(content, parse_int=_number, parse_float=_number, parse_constant=_number)
+    return StatusRecord.model_validate_json(content)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number that a record holds")
+    return number
 
 
 _VIEWS: Final[Cache[DataRoot, JobsView]] = Cache(_fetch)
