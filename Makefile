@@ -35,7 +35,7 @@ test: $(STAMP) ## Run every test (starts a private Docker Engine where none answ
 .PHONY: test-fast
 test-fast: $(STAMP) ## Run what needs no Docker Engine, in random order, in a few minutes
 	$(PY) -m pytest -n 3 --durations 10 -m "not docker and not soak" \
-		tests/agent tests/cli tests/golden/test_zdb.py tests/hub_tools tests/program tests/providers
+		tests/agent tests/cli tests/gate tests/golden/test_zdb.py tests/hub_tools tests/program tests/providers
 
 .PHONY: soak
 soak: $(STAMP) ## Run the long forms: hundreds of kills and faults (an hour)

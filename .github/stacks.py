@@ -28,7 +28,7 @@ STACKS = ROOT / "stacks"
 # Whatever the program is made from: a change there touches every stack.
 PROGRAM = (
     *("__main__.py", "Pulumi.yaml", "requirements.lock"),
-    *("components/", "hub_tools/", "sync/"),
+    *("components/", "gate/", "hub_tools/", "sync/"),
 )
 # Not somebody's mirror: tried out or copied, never deployed.
 SANDBOX = "sandbox"

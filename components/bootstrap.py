@@ -4,10 +4,12 @@ from typing import Any, Final
 
 import pulumi
 
-from components.container import PYTHON, ContainerConfig, Mount, declare, digest
+from components.container import NEAR, PYTHON, ContainerConfig, Mount, declare, digest
 from components.host import Placement
 from components.host_files import HostFile, python_config, write_files
 from components.naming import Stack
+from components.settings import Settings
+from components.settings.capacity import BUILD_MB, builds_at_once
 from sync.contract.layout import KERNELS, SECRETS, UID_BOOTSTRAP
 
 PORT: Final = 5555
@@ -18,6 +20,7 @@ _PROBE: Final = (
     "c.request('GET', '/images'); "
     "sys.exit(c.getresponse().status >= 500)"
 )
+_LEAST_SPACE_MB: Final = 512
 HEALTH: Final = ("CMD", "python3", "-c", _PROBE)
 
 
@@ -57,6 +60,11 @@ def bootstrap_config(stack: Stack, api_token: str) -> dict[str, Any]:
     }
 
 
+def _space_mb(settings: Settings) -> int:
+    """Return the room in /tmp for the media that are built at a time, and one that is given up."""
+    return max(_LEAST_SPACE_MB, BUILD_MB * (builds_at_once(settings) + 1))
+
+
 def _container(placement: Placement) -> ContainerConfig:
     shown = python_config(bootstrap_config(placement.stack, "hidden"))
     return ContainerConfig(
@@ -69,7 +77,8 @@ def _container(placement: Placement) -> ContainerConfig:
         ),
         environment=PYTHON,
         # Boot media are compiled there, by tools that are compiled there first.
-        tmpfs={"/tmp": "size=512m,mode=1777,exec"},  # noqa: S108
+        tmpfs={"/tmp": f"size={_space_mb(placement.settings)}m,mode=1777,exec"},  # noqa: S108
+        sysctls=NEAR,
         revision={
             "bootstrapToken": str(placement.settings.rotation.bootstrap_token),
             "config": digest(shown),

@@ -7,7 +7,11 @@ from jinja2 import StrictUndefined, Template
 
 from components.naming import Stack
 
+HTTP_PORT: Final = 80
+HTTPS_PORT: Final = 443
 METRICS_PORT: Final = 9180
+# The gate's, for boot media.
+MEDIA_PORT: Final = 8090
 LOG_MOUNT: Final = "/log"
 _TEMPLATE: Final = Path(__file__).with_name("Caddyfile.j2")
 _AUTHORITIES: Final = {
@@ -32,5 +36,8 @@ def caddyfile(stack: Stack) -> str:
         authority=_AUTHORITIES.get(ca, ca),
         internal=ca == "internal",
         log_mount=LOG_MOUNT,
+        http_port=HTTP_PORT,
+        https_port=HTTPS_PORT,
         metrics_port=METRICS_PORT,
+        media_port=MEDIA_PORT,
     )

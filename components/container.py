@@ -12,7 +12,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.host import Placement
-from components.settings.model import ServiceLimits
+from components.settings.limits import ServiceLimits
 from sync.contract.addresses import bracketed
 
 # The docker plugin reports a change of these as applied and leaves the container as it was.
@@ -23,6 +23,12 @@ _HEALTH_RETRIES: Final = 3
 _WAIT_SECONDS: Final = 120
 # Below what engines commonly run under themselves: a limit above theirs lets nothing start.
 _OPEN_FILES: Final = 16384
+# For what speaks to its neighbours in the stack's network alone: buffers of the kernel count as the
+# container's memory, and by default a client that takes nothing leaves megabytes in each.
+NEAR: Final = {
+    "net.ipv4.tcp_notsent_lowat": "65536",
+    "net.ipv4.tcp_rmem": "4096 65536 131072",
+}
 # For a Python service: its files are read-only, and its log is read while it runs.
 PYTHON: Final = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -59,9 +65,9 @@ class ContainerConfig:
     """What differs between containers.
 
     health: test in Docker's form (CMD or CMD-SHELL first). image: the service whose image it runs,
-    if not its own. tmpfs: path to mount options. capabilities: added to none. revision: what a
-    restart must follow that the other fields do not show (digests of configuration without
-    secrets, rotation counters).
+    if not its own. tmpfs: path to mount options. capabilities: added to none. sysctls: of its
+    network. revision: what a restart must follow that the other fields do not show (digests of
+    configuration without secrets, rotation counters).
     """
 
     service: str
@@ -75,6 +81,7 @@ class ContainerConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     tmpfs: Mapping[str, str] = field(default_factory=lambda: {"/tmp": "size=16m,mode=1777"})  # noqa: S108
     capabilities: Sequence[str] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
     revision: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: int = 30
 
@@ -115,6 +122,7 @@ def declare(
             adds=sorted(config.capabilities) or None, drops=["ALL"]
         ),
         security_opts=["no-new-privileges:true"],
+        cpu_shares=limits.cpu_shares,
         memory=limits.memory_mb,
         memory_swap=limits.memory_mb,
         # The plugin has no pids limit; nproc counts the processes and threads of the service's uid.
@@ -122,6 +130,7 @@ def declare(
             docker.ContainerUlimitArgs(name=name, soft=value, hard=value)
             for name, value in (("nofile", _OPEN_FILES), ("nproc", limits.processes))
         ],
+        sysctls=dict(sorted(config.sysctls.items())) or None,
         log_driver="json-file",
         log_opts={"max-file": str(limits.log_files), "max-size": f"{limits.log_size_mb}m"},
         tmpfs=dict(sorted(config.tmpfs.items())),

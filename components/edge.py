@@ -5,20 +5,25 @@ from typing import Final
 import pulumi
 
 from components.caddyfile import LOG_MOUNT, METRICS_PORT, caddyfile
-from components.container import ContainerConfig, Mount, PublishedPort, declare, digest
+from components.container import NEAR, ContainerConfig, Mount, PublishedPort, declare, digest
 from components.host import Placement
 from components.host_files import HostFile, write_files
 from components.settings import Settings
 from sync.contract.layout import CADDY_CONFIG, CADDY_DATA, CADDY_LOG, CONFIG, UID_CADDY
 
-HTTP_PORT: Final = 80
-HTTPS_PORT: Final = 443
 CONFIG_DIRECTORY: Final = f"{CONFIG}/caddy"
 # Bounded by `timeout`, which every busybox has; `wget -T` is a choice of its build, and Debian's
 # dies of it.
 HEALTH: Final = (
     "CMD-SHELL",
     f"busybox timeout 5 busybox wget -q -O /dev/null http://127.0.0.1:{METRICS_PORT}/healthz",
+)
+# Caddy before 2.7 refuses a file that names the wrapper by which it takes the clients' addresses
+# from the gate; it logs the gate's instead.
+_START: Final = (
+    "caddy list-modules | grep -qx caddy.listeners.proxy_protocol && "
+    "export GRIDHUB_LISTENER=proxied; "
+    "exec caddy run --config /etc/caddy/Caddyfile --adapter caddyfile"
 )
 
 
@@ -34,20 +39,14 @@ class Edge(pulumi.ComponentResource):
         file = HostFile(f"{CONFIG_DIRECTORY}/Caddyfile", UID_CADDY, text)
         files = write_files(f"{name}-config", placement, self, file)
         config = _container(placement, text)
-        container = declare(f"{name}-container", placement, config, self, files)
-        self.register_outputs({"container": container.name})
+        self.container = declare(f"{name}-container", placement, config, self, files)
+        self.register_outputs({"container": self.container.name})
 
 
 def _published(settings: Settings) -> list[PublishedPort]:
-    pairs = ((settings.ports.http, HTTP_PORT), (settings.ports.https, HTTPS_PORT))
-    ports = [
-        PublishedPort(internal, external, address)
-        for address in settings.bind.addresses
-        for external, internal in pairs
-    ]
-    if (metrics := settings.ports.metrics) is not None:
-        ports += [PublishedPort(METRICS_PORT, metrics, host) for host in ("127.0.0.1", "::1")]
-    return ports
+    if (metrics := settings.ports.metrics) is None:
+        return []
+    return [PublishedPort(METRICS_PORT, metrics, host) for host in ("127.0.0.1", "::1")]
 
 
 def _container(placement: Placement, text: str) -> ContainerConfig:
@@ -56,7 +55,7 @@ def _container(placement: Placement, text: str) -> ContainerConfig:
         service="caddy",
         uid=UID_CADDY,
         health=HEALTH,
-        command=("caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"),
+        command=("sh", "-c", _START),
         mounts=(
             Mount(path(CONFIG_DIRECTORY), "/etc/caddy"),
             Mount(path(CADDY_DATA), "/data", read_only=False),
@@ -68,5 +67,6 @@ def _container(placement: Placement, text: str) -> ContainerConfig:
         # Low ports need none here; but the official image's binary carries this one as a file
         # capability, and the kernel refuses to run it where it cannot be had.
         capabilities=("CAP_NET_BIND_SERVICE",),
+        sysctls=NEAR,
         revision={"config": digest(text)},
     )

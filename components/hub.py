@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pulumi
 
-from components.container import PYTHON, ContainerConfig, Mount, declare, digest
+from components.container import NEAR, PYTHON, ContainerConfig, Mount, declare, digest
 from components.host import Placement
 from components.host_files import HostFile, python_config, write_files
 from components.naming import Stack
@@ -197,6 +197,7 @@ def _container(placement: Placement) -> ContainerConfig:
         mounts=mounts,
         environment=environment,
         tmpfs={"/tmp": "size=64m,mode=1777"},  # noqa: S108
+        sysctls=NEAR,
         revision=_revision(placement.stack),
     )
 

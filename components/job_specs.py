@@ -5,7 +5,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from components.naming import Stack
-from components.settings.model import ServiceLimits
+from components.settings.limits import ServiceLimits
 from components.zdb import LOCAL_ZDB, published_zdb
 from sync.contract.layout import Job
 from sync.contract.spec import FlistsSpec, JobSpec, KernelsSpec, UsersSpec

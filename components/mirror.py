@@ -6,6 +6,7 @@ import pulumi_docker as docker
 from components.bootstrap import Bootstrap
 from components.dns import Dns
 from components.edge import Edge
+from components.gate import Gate
 from components.host import DataRoot, Placement, ssh_options
 from components.hub import Hub
 from components.images import Images
@@ -68,7 +69,8 @@ class Mirror(pulumi.ComponentResource):
         Hub("hub", placement, zdb, child)
         if settings.bootstrap.enabled:
             Bootstrap("bootstrap", placement, child)
-        Edge("edge", placement, child)
+        caddy = Edge("edge", placement, child).container
+        Gate("gate", placement, caddy, child)
         self.syncs = Agents("sync", placement, zdb, child).syncs if stack.jobs else {}
         self.dns.set_records(after=checked)
         self.register_outputs({})

@@ -7,7 +7,7 @@ from typing import Final
 from components.settings import Settings
 from sync.contract.layout import JOBS, Job
 
-SERVICES: Final = ("zdb", "packer", "hub", "bootstrap", "caddy")
+SERVICES: Final = ("zdb", "packer", "hub", "bootstrap", "caddy", "gate")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ sync/contract/spec.py. The descriptions are the only ones: `docs/configuration.m
 them.
 """
 
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
+from components.settings.limits import LimitSettings
 from components.settings.values import (
     AbsolutePath,
     CertificateAuthority,
@@ -24,20 +25,11 @@ from components.settings.values import (
     Ipv6Subnet,
     SourceEndpoints,
     SourceUrls,
-    ZdbMemory,
 )
 from sync.contract.addresses import Host, HttpUrl, Port
 from sync.contract.preflight import Check
 from sync.contract.sections import Count, PlainName, Section
-from sync.contract.spec import (
-    FLISTS_MEMORY_MB,
-    KERNELS_MEMORY_MB,
-    USERS_MEMORY_MB,
-    FlistsOptions,
-    KernelsOptions,
-    UsersOptions,
-    ZdbEndpoint,
-)
+from sync.contract.spec import FlistsOptions, KernelsOptions, UsersOptions, ZdbEndpoint
 from sync.contract.status import Ready
 
 Mode: TypeAlias = Literal["mirror", "detached", "standalone"]
@@ -159,80 +151,25 @@ class ImageSettings(Section):
     python: ImageReference = Field(description="Python 3.11: runs the sync agents.")
 
 
-_MEMORY: Final = "Memory, and memory plus swap: the container gets no swap."
+class EdgeSettings(Section):
+    """What clients may hold of the edge at once, by HTTP and HTTPS."""
 
-
-class ServiceLimits(Section):
-    """What one container may take of the host."""
-
-    memory_mb: int = Field(256, ge=32, description=_MEMORY)
-    processes: int = Field(
-        256, ge=16, description="Processes and threads of the service's user (ulimit nproc)."
+    connections: int | None = Field(
+        None,
+        ge=100,
+        le=8000,
+        description="Connections of all clients; unset: as many as the limits of gate, caddy, hub "
+        "and bootstrap have room for, up to 4000. Where one too many comes, the one that was "
+        "silent longest goes.",
     )
-    log_size_mb: int = Field(10, ge=1, description="Size at which the container's log rotates.")
-    log_files: int = Field(3, ge=1, le=100, description="Rotated logs kept.")
-
-
-class ZdbLimits(ServiceLimits):
-    """0-db's limits."""
-
-    memory_mb: ZdbMemory = Field(
-        4096,
-        description=f"{_MEMORY} It bounds how many keys the mirror can hold: 4096 has room for 28 "
-        "million. Preflight refuses a master that holds more; the jobs pause before it is full.",
+    connections_per_address: int | None = Field(
+        None,
+        ge=10,
+        le=8000,
+        description="Connections of one IPv4 address or one IPv6 /64; unset: 1000, or all where "
+        "there are fewer. Nodes of a farm that share an address have 4 each at most while they "
+        "boot.",
     )
-
-
-class LargeLimits(ServiceLimits):
-    """Limits of what packs or compiles."""
-
-    memory_mb: int = Field(1024, ge=32, description=_MEMORY)
-
-
-class MediumLimits(ServiceLimits):
-    """Limits of the edge."""
-
-    memory_mb: int = Field(512, ge=32, description=_MEMORY)
-
-
-class UsersLimits(ServiceLimits):
-    """Limits of the users job."""
-
-    memory_mb: int = Field(USERS_MEMORY_MB, ge=32, description=_MEMORY)
-
-
-class KernelsLimits(ServiceLimits):
-    """Limits of the kernels job."""
-
-    memory_mb: int = Field(KERNELS_MEMORY_MB, ge=32, description=_MEMORY)
-
-
-class FlistsLimits(ServiceLimits):
-    """Limits of the flists job."""
-
-    memory_mb: int = Field(FLISTS_MEMORY_MB, ge=32, description=_MEMORY)
-
-
-class LimitSettings(Section):
-    """Limits per service."""
-
-    zdb: ZdbLimits = Field(
-        ZdbLimits(),
-        description="0-db keeps its index in memory: 134 MB, and 130 bytes a chunk.",
-    )
-    hub: LargeLimits = Field(LargeLimits(), description="0-hub.")
-    packer: LargeLimits = Field(
-        LargeLimits(),
-        description="What unpacks and packs uploads, and opens flists, for the hub.",
-    )
-    bootstrap: LargeLimits = Field(
-        LargeLimits(),
-        description="0-bootstrap; its /tmp, where it builds boot media, counts.",
-    )
-    caddy: MediumLimits = Field(MediumLimits(), description="Caddy.")
-    users: UsersLimits = Field(UsersLimits(), description="The users job.")
-    kernels: KernelsLimits = Field(KernelsLimits(), description="The kernels job.")
-    flists: FlistsLimits = Field(FlistsLimits(), description="The flists job.")
 
 
 class SourceSettings(Section):
@@ -310,6 +247,13 @@ class BootstrapSettings(Section):
 
     enabled: bool = Field(
         default=True, description="Whether it runs here; if not, no kernels are synced either."
+    )
+    builds: int | None = Field(
+        None,
+        ge=1,
+        le=16,
+        description="Boot media that are built at the same time; others wait in turn. Unset: 2, or "
+        "1 where `limits.bootstrap.memoryMb` is below 664: each takes 150 MB.",
     )
     run_modes: dict[PlainName, str] = Field(
         {"prod": "production", "test": "testing", "dev": "development", "qa": "qa network"},
@@ -420,6 +364,7 @@ class Settings(Section):
     acme: AcmeSettings = AcmeSettings()
     images: ImageSettings
     limits: LimitSettings = LimitSettings()
+    edge: EdgeSettings = EdgeSettings()
     source: SourceSettings = SourceSettings()
     zdb: ZdbSettings = ZdbSettings()
     hub: HubSettings = HubSettings()

@@ -13,17 +13,19 @@ from urllib.parse import urlsplit
 
 from pydantic.alias_generators import to_camel
 
+from components.settings.capacity import LEAST_CONNECTIONS, asked_for, clients_that_fit
+from components.settings.limits import LimitSettings
 from components.settings.model import (
     AcmeSettings,
     BindSettings,
     BootstrapSettings,
     DnsSettings,
+    EdgeSettings,
     FlistsSettings,
     HostSettings,
     HubSettings,
     ImageSettings,
     KernelsSettings,
-    LimitSettings,
     Mode,
     NetworkSettings,
     PortSettings,
@@ -285,6 +287,19 @@ def _not_its_own_master(
     published = (zdb.publish_host or f"hub.{domain}", zdb.publish_port or ports.zdb)
     if published in [(endpoint.host, endpoint.port) for endpoint in source.zdb]:
         yield "source.zdb", "is this mirror's own 0-db", "name the master's"
+
+
+@_rule
+def _clients_fit(edge: EdgeSettings, limits: LimitSettings, bootstrap: BootstrapSettings) -> Found:
+    wanted = max(asked_for(edge), LEAST_CONNECTIONS)
+    for key, room in clients_that_fit(limits, bootstrap).items():
+        if room < wanted:
+            reason = f"has room for {room} of {wanted} clients at once"
+            yield key, reason, "raise it, or lower edge.connections"
+    total, one = edge.connections, edge.connections_per_address
+    if total is not None and one is not None and one > total:
+        reason = f"is more than edge.connections, {total}"
+        yield "edge.connectionsPerAddress", reason, "lower it"
 
 
 @_rule

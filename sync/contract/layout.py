@@ -19,6 +19,7 @@ UID_ZDB: Final = 10004
 UID_HUB: Final = 10005
 UID_BOOTSTRAP: Final = 10006
 UID_CADDY: Final = 10007
+UID_GATE: Final = 10008
 # The packer keeps owners and device nodes of what it unpacks: root, with the capabilities for that.
 UID_PACKER: Final = 0
 
@@ -36,6 +37,7 @@ SECRETS: Final = "secrets"
 CONFIG: Final = "config"
 HUB_TOOLS: Final = f"{CONFIG}/hub"
 HUB_MODULES: Final = f"{HUB_TOOLS}/hub_tools"  # what the tools import
+GATE: Final = f"{CONFIG}/gate"
 AGENTS: Final = "agent"
 
 # Inside every agent container (mount points; the host side is given by `job_*` below).
@@ -124,6 +126,7 @@ def directories(*, hub_writes: bool, packer: bool = False) -> tuple[OwnedDirecto
         OwnedDirectory(f"{CONFIG}/caddy", 0),
         OwnedDirectory(HUB_TOOLS, 0),
         OwnedDirectory(HUB_MODULES, 0),
+        OwnedDirectory(GATE, 0),
         *packing,
         OwnedDirectory(SYNC, 0),
         *jobs,

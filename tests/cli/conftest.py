@@ -71,7 +71,7 @@ class FakeHost:
         mounts = {service: f"{self.root}/sync/{service}/state" for service in services}
         mounts |= {"zdb": f"{self.root}/0-db_data", "hub": f"{self.root}/0-hub_public"}
         mounts |= {"bootstrap": f"{self.root}/0-bootstrap/kernels"}
-        mounts |= {"caddy": f"{self.root}/caddy/data"}
+        mounts |= {"caddy": f"{self.root}/caddy/data", "gate": f"{self.root}/config/gate"}
         rows = [
             *(f"gridhub-{FIRST_NAME}-{name}\t{name}\t{mounts[name]},/x" for name in services),
             "gridhub-demo-users\tusers\t/srv/of/another/sync/users/state",

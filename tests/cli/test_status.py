@@ -9,7 +9,7 @@ from tests.cli.conftest import FIRST_NAME, FakeHost, run
 from tests.planted import NO_FILES, SECRET
 from tests.sandbox.host.ports import free_port
 
-SERVICES = ("bootstrap", "caddy", "flists", "hub", "kernels", "users", "zdb")
+SERVICES = ("bootstrap", "caddy", "flists", "gate", "hub", "kernels", "users", "zdb")
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tests.sandbox.pulumi.workspace import PulumiError, Workspace
 from tests.sandbox.upstream import Upstream, standard_world
 
 _NO_CHANGE: Final = ("same", "read", "refresh")
-_PROGRAM: Final = ("Pulumi.yaml", "__main__.py", "components", "hub_tools", "sync")
+_PROGRAM: Final = ("Pulumi.yaml", "__main__.py", "components", "gate", "hub_tools", "sync")
 
 
 @dataclass
@@ -257,7 +257,7 @@ def base_config(name: str, place: Ground, master: Upstream, root: Path) -> dict[
         "flists": {"freeSpaceFloorBytes": 0, "deleteCheckSeconds": 2.0},
         "ready": "in-sync",
         "readyTimeoutSeconds": 120,
-        # A probe costs an engine 0.1 s of work, and seven containers have one each.
+        # A probe costs an engine 0.1 s of work, and eight containers have one each.
         "healthIntervalSeconds": 5,
         "preflight": {"cores": 1, "memoryMb": 512, "freeSpaceGb": 1.0, "checkDns": False},
     }

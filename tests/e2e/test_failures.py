@@ -22,6 +22,7 @@ _REPLACED = (
     ("hub", "hub-container", "partial"),
     ("bootstrap", "bootstrap-container", "before"),
     ("caddy", "edge-container", "partial"),
+    ("gate", "gate-container", "before"),
     ("users", "sync-users-container", "before"),
     ("kernels", "sync-kernels-container", "partial"),
     ("flists", "sync-flists-container", "before"),

@@ -21,6 +21,7 @@ _UIDS: dict[str, int] = {
     "hub": layout.UID_HUB,
     "bootstrap": layout.UID_BOOTSTRAP,
     "caddy": layout.UID_CADDY,
+    "gate": layout.UID_GATE,
     **{str(job): uid for job, uid in layout.JOB_UIDS.items()},
 }
 
@@ -46,6 +47,7 @@ def test_a_container_runs_with_least_privilege(stack: MirrorStack, service: str)
     assert (host["CapAdd"] or []) == added
     assert "no-new-privileges:true" in host["SecurityOpt"]
     assert 0 < host["Memory"] == host["MemorySwap"]
+    assert host["CpuShares"] >= 2
     assert host["LogConfig"]["Type"] == "json-file"
     assert set(host["LogConfig"]["Config"]) == {"max-size", "max-file"}
     assert {limit["Name"] for limit in host["Ulimits"]} >= {"nofile", "nproc"}

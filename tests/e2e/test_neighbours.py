@@ -38,5 +38,5 @@ def test_a_mirror_is_the_master_of_its_neighbour_and_neither_knows_of_the_other(
                 assert steps_of(second) == {}
                 second.destroy()
                 assert second.containers() == {}
-            assert len(first.containers()) == 7
+            assert len(first.containers()) == 8
             live(first, sources, "127.0.0.1")

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 _SYNCS: Final = ("sync-users-sync", "sync-kernels-sync", "sync-flists-sync")
 _CONTAINERS: Final = (
-    *("zdb-container", "hub-container", "bootstrap-container", "edge-container"),
+    *("zdb-container", "hub-container", "bootstrap-container", "edge-container", "gate-container"),
     *("sync-users-container", "sync-kernels-container", "sync-flists-container"),
 )
 Planned = dict[str, str]
@@ -77,7 +77,7 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
     ),
     "HTTP on another port": (
         {"ports": {"http": free_port()}},
-        {"edge-container": "replace", "preflight": "update"},
+        {"gate-container": "replace", "preflight": "update"},
     ),
     "0-db on another port": (
         {"ports": {"zdb": free_port()}},
@@ -92,6 +92,7 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
         {"ports": {"https": free_port()}},
         {
             "preflight": "update",
+            "gate-container": "replace",
             **_RESTARTED_EDGE,
             **_RESTARTED_HUB,
             **_RESTARTED_BOOTSTRAP,
@@ -99,7 +100,7 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
     ),
     "no IPv6": (
         {"bind": {"ipv6": []}, "publicAddresses": {"ipv6": []}},
-        {"zdb-container": "replace", "edge-container": "replace", "preflight": "update"},
+        {"zdb-container": "replace", "gate-container": "replace", "preflight": "update"},
     ),
     "users job is slower": (
         {"users": {"bandwidthBytesPerSecond": 1_000_000}},
@@ -159,7 +160,7 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
     ),
     "run modes": (
         {"bootstrap": {"runModes": {"prod": "p", "test": "t", "dev": "d", "qa": "q", "x": "x"}}},
-        _RESTARTED_BOOTSTRAP,
+        {**_RESTARTED_BOOTSTRAP, "gate-container": "replace"},
     ),
     "0-db password is rotated": (
         {"rotation": {"zdbAdmin": 1}},

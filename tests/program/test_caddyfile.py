@@ -186,6 +186,26 @@ def test_without_a_bootstrap_server_its_name_is_not_served() -> None:
     )
 
 
+def test_every_phase_of_a_request_has_a_time_out() -> None:
+    for config, body in ((PRODUCTION, "30s"), (changed(PRODUCTION, mode="detached"), "1h")):
+        for port in (80, 443):
+            found = re.search(rf"\tservers :{port} {{\n(.*?)\n\t}}", caddyfile(config), re.DOTALL)
+            assert found
+            assert "protocols h1\n" in found.group(1)
+            assert re.findall(r"(read_header|read_body|idle) (\S+)", found.group(1)) == [
+                ("read_header", "10s"),
+                ("read_body", body),
+                ("idle", "2m"),
+            ]
+
+
+def test_boot_media_are_the_gates_to_hand_out_and_everything_else_is_bootstraps() -> None:
+    shared = site(caddyfile(PRODUCTION), "(bootstrap)")
+    media = "@media path /iso/* /usb/* /krn/* /uefi/* /snponly/*"
+    assert re.search(rf"{re.escape(media)}\s*handle @media {{\s*reverse_proxy gate:8090", shared)
+    assert shared.index("reverse_proxy gate:") < shared.index("reverse_proxy bootstrap:")
+
+
 def test_braces_balance_and_snippets_come_before_their_use() -> None:
     text = caddyfile(PRODUCTION)
     assert text.count("{\n") == len(re.findall(r"^\s*}$", text, re.MULTILINE))

@@ -13,7 +13,7 @@ import pytest
 from tests.program.declared import CONTAINER, DIGEST, Declared, declare, pinned_images, production
 
 ZDB = {"~zdb-container"}
-ALL = ("zdb", "hub", "bootstrap", "edge", "sync-users", "sync-kernels", "sync-flists")
+ALL = ("zdb", "hub", "bootstrap", "edge", "gate", "sync-users", "sync-kernels", "sync-flists")
 CONTAINERS = {f"~{name}-container" for name in ALL}
 AGENTS = {"~sync-users-container", "~sync-kernels-container", "~sync-flists-container"}
 SYNCS = {"~sync-users-sync", "~sync-kernels-sync", "~sync-flists-sync"}
@@ -23,6 +23,7 @@ FILES = {
     "~hub-tools",
     "~bootstrap-config",
     "~edge-config",
+    "~gate-files",
     "~sync-users-secrets",
     "~sync-flists-secrets",
 }
@@ -39,7 +40,7 @@ JOBS_GO = {
 
 # Inputs of a container that the plugin applies in place; any other change replaces it.
 IN_PLACE: Final = frozenset(
-    {"memory", "memorySwap", "restart", "destroyGraceSeconds", "waitTimeout"}
+    {"cpuShares", "memory", "memorySwap", "restart", "destroyGraceSeconds", "waitTimeout"}
 )
 
 # name: (edit of the production stack, what it touches, whether containers among it are replaced)
@@ -51,10 +52,21 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
         False,
     ),
     "hub gets more memory": ({"limits": {"hub": {"memoryMb": 2048}}}, {"~hub-container"}, False),
+    "hub gets more of the processors": (
+        {"limits": {"hub": {"cpuShares": 2048}}},
+        {"~hub-container"},
+        False,
+    ),
+    "fewer clients at once": ({"edge": {"connections": 500}}, {"~gate-container"}, True),
     "0-db may have more processes": ({"limits": {"zdb": {"processes": 512}}}, ZDB, True),
     "larger logs of the edge": (
         {"limits": {"caddy": {"logSizeMb": 50}}},
         {"~edge-container"},
+        True,
+    ),
+    "HTTP on another port": (
+        {"ports": {"http": 8080}},
+        {"~gate-container", "~preflight"},
         True,
     ),
     "0-db's files are larger": ({"zdb": {"datasizeMb": 512}}, ZDB, True),
@@ -86,14 +98,14 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
     "HTTPS on another port": (
         {"ports": {"https": 8443}},
         {
-            *("~edge-container", "~edge-config", "~preflight"),
+            *("~edge-config", "~edge-container", "~gate-container", "~preflight"),
             *("~hub-config", "~hub-container", "~bootstrap-config", "~bootstrap-container"),
         },
         True,
     ),
     "binds one address": (
         {"bind": {"ipv4": ["203.0.113.10"], "ipv6": ["::"]}},
-        {"~zdb-container", "~edge-container", "~preflight"},
+        {"~zdb-container", "~gate-container", "~preflight"},
         True,
     ),
     "another public address": (
@@ -173,7 +185,7 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
     ),
     "run modes": (
         {"bootstrap": {"runModes": {"prod": "p", "test": "t", "dev": "d", "qa": "q", "x": "x"}}},
-        {"~bootstrap-config", "~bootstrap-container"},
+        {"~bootstrap-config", "~bootstrap-container", "~gate-container"},
         True,
     ),
     "0-db password is rotated": (
@@ -217,7 +229,7 @@ EDITS: dict[str, tuple[dict[str, Any], set[str], bool]] = {
         {
             *("-bootstrap", "-bootstrap-config", "-bootstrap-container", "-images-bootstrap"),
             *("-sync-kernels", "-sync-kernels-container", "-sync-kernels-sync"),
-            *("~edge-config", "~edge-container", "~preflight"),
+            *("~edge-config", "~edge-container", "~gate-container", "~preflight"),
         },
         True,
     ),

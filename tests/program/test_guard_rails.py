@@ -12,6 +12,7 @@ from sync.contract.layout import (
     JOB_UIDS,
     UID_BOOTSTRAP,
     UID_CADDY,
+    UID_GATE,
     UID_HUB,
     UID_PACKER,
     UID_ZDB,
@@ -34,6 +35,7 @@ SERVICE_UIDS: dict[str, int] = {
     "packer": UID_PACKER,
     "bootstrap": UID_BOOTSTRAP,
     "caddy": UID_CADDY,
+    "gate": UID_GATE,
     **{str(job): uid for job, uid in JOB_UIDS.items()},
 }
 TOKEN = {"CLOUDFLARE_API_TOKEN": "t" * 40}
@@ -164,8 +166,12 @@ def test_a_probe_of_the_shell_is_bounded_by_every_busyboxs_timeout(declared: Dec
 
 
 def test_only_edge_and_0db_are_reachable_from_outside(declared: Declared) -> None:
-    published = {s for s, inputs in declared.containers().items() if inputs.get("ports")}
-    assert published == {"caddy", "zdb"}
+    containers = declared.containers()
+    published = {s for s, inputs in containers.items() if inputs.get("ports")}
+    assert published - {"caddy"} == {"gate", "zdb"}
+    # Caddy's metrics, where they are published, are the host's own.
+    for port in containers["caddy"].get("ports") or []:
+        assert (port["internal"], port["ip"]) in {(9180, "127.0.0.1"), (9180, "::1")}
     for inputs in declared.containers().values():
         for port in inputs.get("ports") or []:
             assert port["ip"], "a port without an address is bound to all of them"
@@ -257,7 +263,11 @@ def test_nothing_on_the_host_changes_before_mode_and_preflight_are_right(
 
 def test_secrets_are_files_of_their_one_reader(declared: Declared) -> None:
     for entry in declared.resources.values():
-        if entry.type.endswith(":HostFiles") and entry.name not in {"edge-config", "hub-tools"}:
+        if entry.type.endswith(":HostFiles") and entry.name not in {
+            "edge-config",
+            "gate-files",
+            "hub-tools",
+        }:
             for file in _files(entry.inputs):
                 assert file["mode"] == 0o400
                 assert file["uid"] != 0 or entry.name == "packer-secrets"
@@ -306,8 +316,8 @@ def test_ports_are_bound_on_every_address_of_both_families() -> None:
     containers = declare({**production(), "gridhub:bind": bind}, "prod").containers()
     wanted = {*bind["ipv4"], *bind["ipv6"]}
     assert {port["ip"] for port in containers["zdb"]["ports"]} == wanted
-    for internal in (80, 443):
-        got = {p["ip"] for p in containers["caddy"]["ports"] if p["internal"] == internal}
+    for internal in (8080, 8443):
+        got = {p["ip"] for p in containers["gate"]["ports"] if p["internal"] == internal}
         assert got == wanted
 
 

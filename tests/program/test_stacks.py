@@ -43,7 +43,7 @@ DERIVED: Final = {
 def test_the_sandbox_declares_a_whole_mirror() -> None:
     declared = declare(stack_file("sandbox"), "sandbox", TOKEN)
     assert set(declared.containers()) == {
-        *("zdb", "hub", "bootstrap", "caddy"),
+        *("zdb", "hub", "bootstrap", "caddy", "gate"),
         *("users", "kernels", "flists"),
     }
 

@@ -163,6 +163,38 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"flists.backoff.longestSeconds"},
     ),
     "rotation goes back": ({"rotation": {"hubKey": -1}}, {"rotation.hubKey"}),
+    "no room for 100 clients in Caddy": (
+        {"limits": {"caddy": {"memoryMb": 64}}},
+        {"limits.caddy.memoryMb"},
+    ),
+    "no threads for 100 clients in the hub": (
+        {"limits": {"hub": {"processes": 128}}},
+        {"limits.hub.processes"},
+    ),
+    "no room for what is built": (
+        {"limits": {"bootstrap": {"memoryMb": 128}}},
+        {"limits.bootstrap.memoryMb"},
+    ),
+    "more builds than memory": (
+        {"bootstrap": {"builds": 8}},
+        {"limits.bootstrap.memoryMb"},
+    ),
+    "more connections than memory": (
+        {"edge": {"connections": 8000}},
+        {
+            *("limits.gate.memoryMb", "limits.caddy.memoryMb"),
+            *("limits.hub.processes", "limits.bootstrap.processes"),
+            "limits.bootstrap.memoryMb",
+        },
+    ),
+    "one address has more than all": (
+        {"edge": {"connections": 500, "connectionsPerAddress": 600}},
+        {"edge.connectionsPerAddress"},
+    ),
+    "a share of nothing": (
+        {"limits": {"zdb": {"cpuShares": 0}}},
+        {"limits.zdb.cpuShares"},
+    ),
     "too little memory": ({"limits": {"hub": {"memoryMb": 1}}}, {"limits.hub.memoryMb"}),
     "a kernel link twice": ({"kernels": {"links": ["zos.efi", "zos.efi"]}}, {"kernels.links"}),
     "the net folder as a link": ({"kernels": {"links": ["net"]}}, {"kernels.links"}),

@@ -1,0 +1,185 @@
+"""Boot media of 0-bootstrap, asked for by Caddy: what is ordered, how it is fetched and answered.
+
+0-bootstrap copies 115 MB and compiles for seconds for each request, in memory, as many at a time
+as come (0-bootstrap: bootstrap.py, generic_image_generator). So nothing asks it for a medium but
+this, in turn (builds.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote
+
+from gate.builds import Builds, BusyError, Medium, Order
+
+# Kind to the least and most parts that follow: MODE[/FARM[/EXTRA[/KERNEL]]].
+KINDS: Final = {"iso": (1, 4), "usb": (1, 4), "uefi": (1, 4), "krn": (1, 3), "snponly": (3, 3)}
+_LONGEST_HEAD: Final = 64 << 10
+_LARGEST_BYTES: Final = 64 << 20
+_BLOCK_BYTES: Final = 64 << 10
+_HEAD_SECONDS: Final = 10.0
+# What a build takes, many times over; then its server is taken to be lost.
+_BUILD_SECONDS: Final = 300.0
+_DESCRIBING: Final = ("content-type", "content-disposition")
+_LATER: Final = (("content-type", "text/plain"), ("retry-after", "60"))
+_PLAIN: Final = (("content-type", "text/plain"),)
+_HOST: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
+
+
+class RefusedError(Exception):
+    """What is asked for is no medium. medium: the answer."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.medium = Medium(status, _PLAIN, f"{sentence}\n".encode())
+
+
+@dataclass(frozen=True)
+class Request:
+    """The head of a request; header names in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, head: bytes) -> Request:
+        """Return what a head says; raise ValueError for nonsense."""
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = first.split(" ")
+        pairs = (line.partition(":") for line in lines if line)
+        return cls(method, target, {name.lower(): value.strip() for name, _, value in pairs})
+
+    @property
+    def client(self) -> str:
+        """The client, as Caddy knows it."""
+        return self.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+
+
+def ordered(request: Request, modes: Collection[str]) -> Order:
+    """Return what a request orders; raise RefusedError, as 0-bootstrap would after all its work."""
+    path, _, query = request.target.partition("?")
+    kind, *parts = [part for part in unquote(path).split("/") if part] or [""]
+    least, most = KINDS.get(kind, (1, 0))
+    if not least <= len(parts) <= most or request.method not in {"GET", "HEAD"}:
+        raise RefusedError(404, "There is no such boot medium.")
+    if parts[0] not in modes:
+        raise RefusedError(401, "There is no such run mode.")
+    host = request.headers.get("host", "").lower()
+    if not _HOST.fullmatch(host):
+        raise RefusedError(400, "The request names no host.")
+    version = dict(reversed(parse_qsl(query, keep_blank_values=True))).get("version")
+    return Order(host, "/" + "/".join(quote(part, safe="") for part in (kind, *parts)), version)
+
+
+class Media:
+    """Answers Caddy's requests for boot media.
+
+    modes: the run modes that there are. known: gives whom an address stands for, nothing where it
+    may be anybody.
+    """
+
+    def __init__(self, builds: Builds, modes: Collection[str], known: Callable[[str], str]) -> None:
+        self.builds, self.modes, self._known = builds, modes, known
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the one request of a connection."""
+        try:
+            async with asyncio.timeout(_HEAD_SECONDS):
+                request = Request.parse(await reader.readuntil(b"\r\n\r\n"))
+            answer = asyncio.ensure_future(self._answer(request))
+            gone = asyncio.ensure_future(reader.read(1))
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            gone.cancel()
+            if answer.done():
+                await _send(writer, await answer, head_only=request.method == "HEAD")
+            else:
+                answer.cancel()
+        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # Caddy, or its client, is gone
+        except asyncio.LimitOverrunError:
+            pass  # no head of Caddy's
+        finally:
+            writer.close()
+
+    async def _answer(self, request: Request) -> Medium:
+        try:
+            order = ordered(request, self.modes)
+            return await self.builds.medium(order, self._known(request.client))
+        except RefusedError as refused:
+            return refused.medium
+        except BusyError:
+            sentence = b"Too many boot media are being built: please ask again in a minute.\n"
+            return Medium(503, _LATER, sentence)
+
+
+async def _send(writer: asyncio.StreamWriter, medium: Medium, *, head_only: bool) -> None:
+    lines = [
+        f"HTTP/1.1 {medium.status} {HTTPStatus(medium.status).phrase}",
+        *(f"{name}: {value}" for name, value in medium.headers),
+        f"content-length: {len(medium.body)}",
+        "connection: close",
+    ]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    body = memoryview(b"" if head_only else medium.body)
+    for start in range(0, len(body), _BLOCK_BYTES):
+        writer.write(bytes(body[start : start + _BLOCK_BYTES]))
+        await writer.drain()
+
+
+class Bootstrap:
+    """0-bootstrap, which builds."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+
+    async def build(self, order: Order) -> Medium:
+        """Return the medium, or what is said in its place; 502 where no answer comes whole."""
+        try:
+            async with asyncio.timeout(_BUILD_SECONDS):
+                return await self._asked(order)
+        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
+            return Medium(502, _PLAIN, b"The boot medium could not be built.\n")
+
+    async def _asked(self, order: Order) -> Medium:
+        reader, writer = await asyncio.open_connection(self.host, self.port, limit=_LONGEST_HEAD)
+        try:
+            query = f"?version={quote(order.version, safe='')}" if order.version is not None else ""
+            head = f"GET {order.path}{query} HTTP/1.0\r\nHost: {order.host}\r\n\r\n"
+            writer.write(head.encode())
+            return await _medium(reader)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def _medium(reader: asyncio.StreamReader) -> Medium:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError as error:
+        raise ValueError("a head without an end") from error
+    first, *lines = head.decode("latin-1").split("\r\n")
+    status = HTTPStatus(int(first.partition(" ")[2][:3]))
+    pairs = (line.partition(":") for line in lines if line)
+    headers = {name.lower(): value.strip() for name, _, value in pairs}
+    length = int(headers["content-length"]) if "content-length" in headers else -1
+    if length > _LARGEST_BYTES:
+        raise ValueError("larger than any boot medium")
+    body = await (reader.readexactly(length) if length >= 0 else _to_the_end(reader))
+    return Medium(status, tuple((key, headers[key]) for key in _DESCRIBING if key in headers), body)
+
+
+async def _to_the_end(reader: asyncio.StreamReader) -> bytes:
+    blocks = bytearray()
+    while block := await reader.read(_BLOCK_BYTES):
+        blocks += block
+        if len(blocks) > _LARGEST_BYTES:
+            raise ValueError("larger than any boot medium")
+    return bytes(blocks)
