@@ -43,7 +43,10 @@ def ssh_options(host: HostSettings) -> list[str] | None:
         "UserKnownHostsFile": str(host.known_hosts_path),
     }
     flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-    return ["-i", str(host.ssh_key_path), *flags]
+    # No configuration of the machine or of its user says otherwise, by KnownHostsCommand, HostName,
+    # ProxyCommand, ControlPath, RemoteCommand or a file of more keys (ssh(1), -F): the connections
+    # that are not Docker's read none either.
+    return ["-F", "none", "-i", str(host.ssh_key_path), *flags]
 
 
 def ssh_command(host: HostSettings) -> list[str]:

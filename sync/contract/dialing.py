@@ -80,9 +80,23 @@ def keep_alive(connected: socket.socket) -> None:
 def fell_silent(connected: socket.socket) -> None:
     """Note that who was dialled accepted and then did not answer in time."""
     with contextlib.suppress(OSError):  # gone meanwhile
-        place = connected.getpeername()[:2]
-        with _lock:
-            _bad_at[place] = _silent_at[place] = time.monotonic()
+        fell_silent_at(connected.getpeername())
+
+
+def fell_silent_at(peer: tuple[Any, ...]) -> None:
+    """Note the same of the address (as of getpeername) of a socket that is closed by now."""
+    place = peer[0], peer[1]
+    with _lock:
+        _bad_at[place] = _silent_at[place] = time.monotonic()
+
+
+def bad_addresses(host: str, port: int) -> list[str]:
+    """Return those addresses of a name that lately did not do, though another one did."""
+    known = _known.get((host, port))
+    places = {_place(address) for address in known.addresses} if known else set()
+    oldest = time.monotonic() - _SHUNNED_SECONDS
+    with _lock:
+        return sorted(place[0] for place in places if _bad_at.get(place, oldest) > oldest)
 
 
 def forget() -> None:

@@ -11,6 +11,7 @@ Check: TypeAlias = Literal[
     "data-root",
     "mount",
     "docker",
+    "ssh",
     "ports",
     "addresses",
     "dns",

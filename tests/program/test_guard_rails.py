@@ -372,7 +372,7 @@ def test_the_ssh_line_of_the_outputs_is_one_that_a_shell_and_ssh_take(
 ) -> None:
     host = {"docker": docker, "sshKeyPath": "/keys/my id", "knownHostsPath": "/keys/known_hosts"}
     commands = declare({**production(), "gridhub:host": host}, "prod").outputs["commands"]
-    assert commands["ssh"].startswith("ssh -i '/keys/my id' -o BatchMode=yes ")
+    assert commands["ssh"].startswith("ssh -F none -i '/keys/my id' -o BatchMode=yes ")
     assert commands["ssh"].endswith(f" {target}")
     logs = commands["logs"]["zdb"]
     assert logs == f"{commands['ssh']} docker logs --tail 100 --follow gridhub-prod-zdb"

@@ -88,6 +88,7 @@ BROKEN: list[tuple[str, Facts, str]] = [
     ),
     ("space", replace(GOOD, free_bytes=10**11), "100.0 GB free, 1.0 TB are needed"),
     ("docker", replace(GOOD, docker_version="19.03.8"), "is 19.03.8, 20.10 is needed"),
+    ("ssh", replace(GOOD, shell_prints="Welcome"), "prints before each command ('Welcome')"),
     ("ports", replace(GOOD, listening=(("0.0.0.0", 80),)), "203.0.113.10:80 is taken by a program"),
     ("ports", replace(GOOD, listening=(("::", 443),)), "[2001:db8::10]:443 is taken by a program"),
     ("ports", replace(GOOD, containers=(WEB,)), "203.0.113.10:80 is taken by container web"),
@@ -138,6 +139,13 @@ def test_every_check_that_can_be_ignored_is_one() -> None:
     found = {check for check, _facts, _words in BROKEN} | {"containers"}
     # The zone's records are no matter of the host: tests/program/test_dns_records.py.
     assert found == {*get_args(Check)} - {"records"}
+
+
+def test_an_address_of_the_ssh_server_that_is_dead_is_a_warning() -> None:
+    (found,) = judge(replace(GOOD, dead_addresses=("2001:db8::9",)), NEEDS)
+    assert (found.level, found.check) == ("warning", "ssh")
+    assert "nobody answers at 2001:db8::9" in found.message
+    assert "give the address that answers in host.docker" in found.remedy
 
 
 def test_all_findings_come_at_once_errors_first() -> None:
@@ -319,6 +327,11 @@ def test_a_listing_of_docker_is_read() -> None:
 
 class HereHost:
     """A host that is this machine, without Docker: the probe runs in this process."""
+
+    shell_prints = ""
+
+    def dead_addresses(self) -> tuple[str, ...]:
+        return ()
 
     def run_docker(self, *arguments: str) -> str:
         return "20.10.24" if arguments[0] == "version" else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sync.providers.host import ssh
 from sync.providers.host.commands import Command
 from sync.providers.host.connection import (
     HostDockerError,
@@ -117,7 +118,7 @@ def test_unreachable(
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(socket, "create_connection", fail)
+    monkeypatch.setattr(ssh, "dial_any", fail)
     with pytest.raises(HostUnreachableError, match=words):
         _connected(root_host).run(Command(["true"]))
 
@@ -128,7 +129,7 @@ def test_the_port_that_a_firewall_must_let_in_is_the_one_that_was_tried(
     def fail(*_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(socket, "create_connection", fail)
+    monkeypatch.setattr(ssh, "dial_any", fail)
     host = {**root_host, "dockerHost": "ssh://root@203.0.113.10:2222"}
     with pytest.raises(HostUnreachableError, match="firewall let port 2222 in"):
         _connected(host).run(Command(["true"]))

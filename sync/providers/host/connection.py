@@ -24,6 +24,10 @@ class HostLoginError(HostError):
     """The host refused our key, or the key cannot be used."""
 
 
+class HostShellError(HostError):
+    """The user's login shell does not run commands."""
+
+
 class HostDockerError(HostError):
     """Docker on the host is missing, not running, or closed to this user."""
 

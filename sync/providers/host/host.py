@@ -37,8 +37,15 @@ _REPLY: Final = TypeAdapter(dict[str, object])  # {"result"}, or {"error", "kind
 class Host(ABC):
     """One mirror host; threads share it."""
 
+    # What the user's login shell prints before each command; nothing where there is none.
+    shell_prints = ""
+
     def __init__(self, connection: HostConnection) -> None:
         self.connection = connection
+
+    def dead_addresses(self) -> tuple[str, ...]:
+        """Return addresses of the host at which nobody answered though another one did."""
+        return ()
 
     @abstractmethod
     def run(self, command: Command) -> Completed:

@@ -5,9 +5,9 @@ stops before our key is offered.
 """
 
 import contextlib
-import shlex
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,8 @@ from typing import Final
 import paramiko
 import stamina
 
+from sync.contract.dialing import bad_addresses, fell_silent_at
+from sync.contract.dialing import dial as dial_any
 from sync.providers.host.commands import PIECE_BYTES, Command, Completed, Running, exchange
 from sync.providers.host.connection import (
     HostConnection,
@@ -26,7 +28,9 @@ from sync.providers.host.connection import (
     SshAddress,
 )
 from sync.providers.host.host import Host
-from sync.providers.host.host_keys import fingerprint
+from sync.providers.host.host_keys import fingerprint, load
+from sync.providers.host.key_text import fault_of_key
+from sync.providers.host.login_shell import Framed, Streamed
 
 CONNECT_SECONDS: Final = 15.0
 _WINDOW_BYTES: Final = 1 << 22
@@ -34,6 +38,11 @@ _RETRYING: Final = stamina.RetryingCaller(attempts=4, timeout=None, wait_initial
 # Sessions of ours at once: sshd's MaxSessions is 10 by default and Docker's client has its own.
 _SESSIONS: Final = 4
 _KEEPALIVE_SECONDS: Final = 15
+_UNACKNOWLEDGED_SECONDS: Final = 45
+# A connection on which nothing ran for so long gets this long to open a session, before another
+# one is made.
+_RESTED_SECONDS: Final = 10.0
+_RESTED_SESSION_SECONDS: Final = 4.0
 _NO_STATUS: Final = -1  # paramiko's: the channel closed without one
 _ENDING_SECONDS: Final = 2.0
 _PIN: Final = "gridhub known-hosts pin"
@@ -49,20 +58,35 @@ class SshHost(Host):
         self._lock = threading.Lock()
         self._sessions = threading.BoundedSemaphore(_SESSIONS)
         self._client: paramiko.SSHClient | None = None
+        # Sessions in use, and when (monotonic) the last one ended.
+        self._in_use = 0
+        self._used_at = 0.0
 
     def run(self, command: Command) -> Completed:
         """Run to the end; HostError for everything that kept it from running."""
         # Closing a channel of a connection that is gone raises too: it is named likewise.
+        framed = Framed(command.argv)
         with self._sessions, self._named(), contextlib.closing(self._open_session()) as channel:
-            channel.exec_command(shlex.join(command.argv))
-            return exchange(_RemoteProgram(channel), command)
+            try:
+                channel.exec_command(framed.line)
+                completed = exchange(_RemoteProgram(channel), command)
+            finally:
+                self._note_use(-1)
+        completed, printed = framed.opened(str(self._address), completed)
+        self.shell_prints = self.shell_prints or printed
+        return completed
+
+    def dead_addresses(self) -> tuple[str, ...]:
+        """Return addresses of the host at which nobody answered though another one did."""
+        return tuple(bad_addresses(self._address.host, self._address.port))
 
     def start(self, argv: Sequence[str]) -> Running:
         """Start a command whose output is read while it runs; the caller ends it."""
+        streamed = Streamed(argv)
         channel = self._open_session()
         with self._named():
             channel.set_combine_stderr(True)
-            channel.exec_command(shlex.join(argv))
+            channel.exec_command(streamed.line)
 
         def status() -> int:
             try:
@@ -70,7 +94,8 @@ class SshHost(Host):
             except EOFError as error:
                 raise HostUnreachableError(f"{self._address}: the connection broke") from error
 
-        return Running(channel.makefile("rb").readline, status, channel.close)
+        readline = streamed.from_mark(str(self._address), channel.makefile("rb").readline)
+        return Running(readline, status, channel.close)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -103,15 +128,29 @@ class SshHost(Host):
                 f"{self._address}: the connection breaks again and again"
             ) from error
 
+    def _note_use(self, change: int) -> None:
+        with self._lock:
+            self._in_use += change
+            self._used_at = time.monotonic()
+
+    def _patience_seconds(self) -> float:
+        """Return for how long to wait for a session: NAT may have forgotten what rested."""
+        rested = not self._in_use and time.monotonic() - self._used_at > _RESTED_SECONDS
+        return min(CONNECT_SECONDS, _RESTED_SESSION_SECONDS) if rested else CONNECT_SECONDS
+
     def _try_session(self) -> paramiko.Channel:
+        fresh = self._client is None
         transport = self._transport()
+        patience = CONNECT_SECONDS if fresh else self._patience_seconds()
         try:
-            return transport.open_session(window_size=_WINDOW_BYTES, timeout=CONNECT_SECONDS)
+            channel = transport.open_session(window_size=_WINDOW_BYTES, timeout=patience)
         except paramiko.ChannelException:
             raise
         except _BREAKS:
             self.close()  # it broke while idle: the next attempt connects anew
             raise
+        self._note_use(1)
+        return channel
 
     def _transport(self) -> paramiko.Transport:
         with self._lock:
@@ -132,6 +171,7 @@ def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClie
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     _load_known_hosts(client, connection)
     stream, key = dial(address), _load_key(connection)
+    peer = stream.getpeername()
     try:
         client.connect(
             address.host,
@@ -149,22 +189,35 @@ def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClie
         if transport := client.get_transport():
             transport.set_keepalive(_KEEPALIVE_SECONDS)
     except Exception as error:
+        if _is_silence(error):
+            fell_silent_at(peer)
         client.close()
         raise _failure(connection, address, error) from error
     return client
+
+
+def _is_silence(error: Exception) -> bool:
+    """Return whether the server did not greet in time: said of the banner, or of what follows."""
+    timed_out = any(isinstance(one, TimeoutError) for one in (error, error.__context__))
+    return timed_out or "No existing session" in str(error)
 
 
 def dial(address: SshAddress) -> socket.socket:
     """Open the TCP connection, or raise what names it unreachable, refused or unknown."""
     where = f"{address} ({address.host} port {address.port})"
     try:
-        stream = socket.create_connection((address.host, address.port), CONNECT_SECONDS)
+        stream = dial_any(address.host, address.port, CONNECT_SECONDS)
     except OSError as error:
         match error:
+            case socket.gaierror(errno=socket.EAI_AGAIN):
+                why = (
+                    f"the resolver has no answer for now ({error.strerror}); check this machine's "
+                    "DNS (/etc/resolv.conf), then run it again"
+                )
             case socket.gaierror():
                 why = f"the name does not resolve ({error.strerror}); check host.docker and DNS"
             case ConnectionRefusedError():
-                why = "connection refused; is sshd running there, on this port?"
+                why = f"{_refusal(error)}; is sshd running there, on this port?"
             case TimeoutError():
                 why = (
                     f"no answer within {CONNECT_SECONDS:g} s; is the host up, and does its "
@@ -173,9 +226,16 @@ def dial(address: SshAddress) -> socket.socket:
             case _:
                 why = f"unreachable ({error.strerror}); is the host up, and is there a route to it?"
         raise HostUnreachableError(f"{where}: {why}") from error
-    with contextlib.suppress(OSError):
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+        # What is not acknowledged for so long never will be: a command says so, and need not wait
+        # for its own time-out.
+        stream.setsockopt(socket.IPPROTO_TCP, option, _UNACKNOWLEDGED_SECONDS * 1000)
     return stream
+
+
+def _refusal(error: ConnectionRefusedError) -> str:
+    several = ";" in (error.strerror or "")
+    return f"connection refused ({error.strerror})" if several else "connection refused"
 
 
 def _load_known_hosts(client: paramiko.SSHClient, connection: HostConnection) -> None:
@@ -184,14 +244,13 @@ def _load_known_hosts(client: paramiko.SSHClient, connection: HostConnection) ->
             "host.knownHostsPath is not set: name the project's known_hosts file, and pin the "
             f"host's key with: {_PIN} {connection.docker_host}"
         )
-    try:
-        client.load_host_keys(str(Path(connection.known_hosts_path).expanduser()))
-    except (OSError, paramiko.SSHException) as error:
-        why = f"cannot be read: {error}"
-        if isinstance(error, FileNotFoundError):
-            command = _pin_command(connection)
-            why = f"does not exist; see the host's fingerprint and pin it with: {command}"
-        raise HostKeyError(f"host.knownHostsPath {connection.known_hosts_path} {why}") from error
+    path = Path(connection.known_hosts_path).expanduser()
+    if not path.exists():
+        raise HostKeyError(
+            f"host.knownHostsPath {path} does not exist; see the host's fingerprint and pin it "
+            f"with: {_pin_command(connection)}"
+        )
+    load(path, client.get_host_keys())
 
 
 def _pin_command(connection: HostConnection) -> str:
@@ -204,7 +263,9 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
         return None
     path = Path(connection.ssh_key_path).expanduser()
     try:
-        return paramiko.PKey.from_path(path)
+        # What paramiko reads all the same the ssh of Docker's client does not.
+        fault = fault_of_key(path.read_bytes())
+        key = None if fault else paramiko.PKey.from_path(path)
     except Exception as error:
         why = f"cannot be used: {error or type(error).__name__}"
         if isinstance(error, FileNotFoundError):
@@ -216,6 +277,13 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
                 f"ssh-keygen -p -N '' -f {path}"
             )
         raise HostLoginError(f"host.sshKeyPath {path} {why}") from error
+    if fault:
+        what, remedy = fault
+        raise HostLoginError(
+            f"host.sshKeyPath {path} {what}, and ssh does not read it so; "
+            f"make it right: {remedy.format(path=path)}"
+        )
+    return key
 
 
 def _failure(connection: HostConnection, address: SshAddress, error: Exception) -> HostError:

@@ -77,7 +77,8 @@ class Facts:
 
     is_directory to read_only: of the data root and its file system. unreachable: by HOST:PORT of
     the master, the reason. keys: how many the master's 0-db holds, by HOST:PORT; None where it
-    does not say. first: nothing of this stack is on the host yet.
+    does not say. first: nothing of this stack is on the host yet. shell_prints: before each command
+    over SSH. dead_addresses: of the SSH server's name, though it answers at another one.
     """
 
     cores: int
@@ -95,6 +96,8 @@ class Facts:
     docker_version: str = ""
     containers: tuple[Container, ...] = ()
     first: bool = True
+    shell_prints: str = ""
+    dead_addresses: tuple[str, ...] = ()
 
 
 class Limits(Model):
@@ -401,6 +404,25 @@ def _upstream(facts: Facts, needs: Needs) -> Iterator[Finding]:
             )
 
 
+def _ssh(facts: Facts, needs: Needs) -> Iterator[Finding]:
+    where = needs.host.docker_host
+    if facts.shell_prints:
+        yield _error(
+            "ssh",
+            f"the login shell of {where} prints before each command ({facts.shell_prints!r}), "
+            "which Docker's client takes for Docker's answer",
+            "let its start files print for people only: begin ~/.bashrc over there with "
+            "`[[ $- == *i* ]] || return`, and see /etc/bash.bashrc, ~/.zshenv, ~/.cshrc, ~/.ssh/rc",
+        )
+    if facts.dead_addresses:
+        yield _warning(
+            "ssh",
+            f"nobody answers at {', '.join(facts.dead_addresses)}, to which the name in {where} "
+            "leads as well; ssh waits for that each time that Docker is talked to",
+            "correct its A and AAAA records, or give the address that answers in host.docker",
+        )
+
+
 _CHECKS: Final = (
-    *(_limits, _zdb_memory, _data_root, _ports, _addresses, _names, _containers, _upstream),
+    *(_ssh, _limits, _zdb_memory, _data_root, _ports, _addresses, _names, _containers, _upstream),
 )

@@ -45,7 +45,14 @@ def gather(host: Host, needs: Needs, *, first: bool) -> Facts:
     }
     seen = _FACTS.validate_python(host.run_script(_PROBE, _PROBE_OPTIONS, request))
     containers = tuple(Container.from_listing(json.loads(line)) for line in listing.splitlines())
-    return replace(seen, docker_version=version, containers=containers, first=first)
+    return replace(
+        seen,
+        docker_version=version,
+        containers=containers,
+        first=first,
+        shell_prints=host.shell_prints,
+        dead_addresses=host.dead_addresses(),
+    )
 
 
 class PreflightProvider(Provider[Needs, PreflightOutputs]):

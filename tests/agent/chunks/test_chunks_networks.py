@@ -19,7 +19,7 @@ from tests.sandbox.wan import Fault, Link, Relay
 
 STAND_IN = True
 AN_HOUR = 3600.0
-FORGETS_SECONDS = 0.5
+FORGETS_SECONDS = 1.0
 SEEDS = count(100)
 
 
@@ -42,7 +42,7 @@ def through(endpoint: ZdbEndpoint, relay: Relay) -> ZdbEndpoint:
 
 def quiet() -> None:
     """Wait until connections were idle for too long."""
-    time.sleep(2 * FORGETS_SECONDS)
+    time.sleep(1.4 * FORGETS_SECONDS)
 
 
 def written(mirror: FlistsMirror, job: Job, many: int) -> None:

@@ -67,3 +67,9 @@ def lose_large_packets(mtu: int) -> None:
     # A bucket that is smaller than a packet never lets it through (tc-tbf(8), burst).
     bucket = ("rate", "1gbit", "burst", str(mtu), "latency", "50ms")
     run("tc", "qdisc", "add", "dev", "lo", "root", "tbf", *bucket)
+
+
+def lose_everything() -> None:
+    """Let loopback swallow every packet from now on."""
+    bucket = ("rate", "1gbit", "burst", "20", "latency", "50ms")
+    run("tc", "qdisc", "add", "dev", "lo", "root", "tbf", *bucket)
