@@ -49,6 +49,10 @@ bench: $(STAMP) ## Measure against upstream's algorithms and the limits; build/b
 bench-small: $(STAMP) ## The same in seconds, without bars, so that it cannot rot
 	$(PY) -m tests.bench --small
 
+.PHONY: bench-memory
+bench-memory: $(STAMP) ## Show what the memory of each job holds, in containers; build/bench/memory.json
+	$(PY) -m tests.bench.memory
+
 .PHONY: sandbox
 sandbox: $(STAMP) ## Bring up a whole mirror here: master, Docker, stack; watch it sync
 	@$(PY) -m tests.sandbox up

@@ -48,7 +48,7 @@ class ChunksEngine(Engine[FlistsSpec]):
             try:
                 spec = self._spec.at(endpoint)
                 opened = open_session(spec, self._directories, self._status, sources)
-                with _outcomes(self._spec.local_zdb.address), opened as session:
+                with _outcomes(endpoint, self._spec.local_zdb.address), opened as session:
                     session.run(self._control)
             except _MasterIsNoZdbError as error:
                 self._leave(endpoint, error)
@@ -77,8 +77,8 @@ class ChunksEngine(Engine[FlistsSpec]):
 
 
 @contextlib.contextmanager
-def _outcomes(local: str) -> Iterator[None]:
-    """Translate the errors of a session to outcomes of the job.
+def _outcomes(master: ZdbEndpoint, local: str) -> Iterator[None]:
+    """Translate the errors of a session with a name of the master to outcomes of the job.
 
     local: HOST:PORT of our own 0-db.
     """
@@ -104,7 +104,7 @@ def _outcomes(local: str) -> Iterator[None]:
         raise JobFailed(str(error)) from error
     except ZdbProtocolError as error:
         if error.at != local:
-            raise _MasterIsNoZdbError(str(error)) from error
+            raise _MasterIsNoZdbError(str(error) if error.at else f"{master}: {error}") from error
         raise JobFailed(f"{error}; {_REMEDY}") from error
     except ZdbReplyError as error:
         if error.reason in FULL:

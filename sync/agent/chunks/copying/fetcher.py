@@ -147,6 +147,8 @@ class Fetcher(Pipeline[Batch]):
         self._buffer = buffers.take(_SMALLEST_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._share = buffers.share()
+        # Of buffers that the current reply has outgrown.
+        self._left_bytes = 0
         # Of the current reply: bytes read, bytes expected and allowed, how far it is parsed.
         self._filled = 0
         self._total = 0
@@ -207,24 +209,26 @@ class Fetcher(Pipeline[Batch]):
         start = len(b"*%d\r\n" % len(head.entries))
         sizes = [len(entry[1]) + 5 for entry in head.entries]
         ends = list(accumulate(map(add, sizes, head.lengths), initial=start))
-        most = _LARGEST_REPLY_BYTES
-        if not head.ordered:
+        most, wanted = _LARGEST_REPLY_BYTES, ends[-1]
+        if head.ordered:
+            # Overwritten keys may have got any payload since they were listed.
+            wanted = max(wanted, len(head.entries) * (MAX_PAYLOAD_BYTES + _FRAME_BYTES))
+        else:
             most = min(most, ends[-1] + _LARGEST_SURPLUS_BYTES)
-        if not self._has_memory(head, ends[-1]):
+        if not self._has_memory(wanted):
             return False
-        self._index = self._at = 0
+        if head.ordered and wanted > len(self._buffer):
+            # Memory that nobody writes to costs nothing.
+            self._change_buffer(wanted, self._filled)
+        self._index = self._at = self._left_bytes = 0
         self._most = most
         self._ends = [] if head.ordered else ends[1:]
         self._result = Fetched(head, self._buffers)
         self._expect_bytes(ends[-1])
         return True
 
-    def _has_memory(self, head: Batch, listed_bytes: int) -> bool:
-        """Hold what the reply to a batch may take; where there is too little now it is not read."""
-        wanted = listed_bytes
-        if head.ordered:
-            # Overwritten keys may have got any payload since they were listed.
-            wanted = max(wanted, len(head.entries) * (MAX_PAYLOAD_BYTES + _FRAME_BYTES))
+    def _has_memory(self, wanted: int) -> bool:
+        """Hold what the next reply may take; where there is too little now it is not read."""
         size = self._buffers.size(wanted)
         self.starved = not self._share.grow(size)
         if self.starved:
@@ -233,10 +237,15 @@ class Fetcher(Pipeline[Batch]):
 
     def _expect_bytes(self, total: int) -> None:
         """Make room for `total` bytes of the current reply; what was read stays."""
-        if total > self._most or not self._share.grow(self._buffers.size(total)):
+        if total > self._most:
             raise self._wrong(f"a reply of {total} bytes passes the limit")
         self._total = total
         if total > len(self._buffer):
+            if self._index > 0:
+                # Payloads that were taken stand in the buffer that is left.
+                self._left_bytes += len(self._buffer)
+            if not self._share.grow(self._left_bytes + self._buffers.size(total)):
+                raise self._wrong(f"a reply of {total} bytes that was listed shorter has no room")
             self._change_buffer(total, self._filled)
 
     def _next_bytes(self, rest: int) -> int:
