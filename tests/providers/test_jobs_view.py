@@ -169,14 +169,3 @@ def test_a_dd_without_flags_still_reads_plain_files_only(host: SeenHost) -> None
     assert (
         host.look().files["users"].in_its_place.endswith("a FIFO, socket or device, no plain file")
     )
-
-
-def test_what_is_there_instead_of_a_file_is_in_no_base64() -> None:
-    alphabet = base64.b64encode(bytes(range(256)) * 3).decode()
-    assert "!" not in alphabet
-    assert (
-        job_view.parse(f"{NOW.timestamp():.0f}\n\n!a FIFO\n\n\n\n\n", "/srv")
-        .files["users"]
-        .in_its_place
-        == "/srv/sync/users/state/status.json is a FIFO, no plain file"
-    )

@@ -36,10 +36,12 @@ _INSPECT: Final = (
 # A record has a hundred names twice, and ten errors; a spec the names of a master.
 _BLOCK_BYTES: Final = 64 << 10
 _LIMIT_BLOCKS: Final = 8
-_NO_FILE: Final = "!"  # in no base64
+# What is said in place of a file's content; no spec and no record is one of these.
+_NO_FILES: Final = ("a symbolic link", "a directory", "a FIFO, socket or device")
+_LINK, _DIRECTORY, _OTHER = _NO_FILES
 # $1: data root, $2: format of docker inspect, then the docker command. Prints the host's time, each
-# job's files (a line in base64, empty when absent, `!` and what is there when it is no file) and
-# the containers; ends with docker's status. Whatever takes a file's place after it was looked at:
+# job's files (a line in base64, empty when absent, in words when it is no file) and the
+# containers; ends with docker's status. Whatever takes a file's place after it was looked at:
 # `nofollow` opens no link, and `nonblock` waits for nobody who would write into a FIFO. A dd that
 # lacks them (busybox) leaves that moment to the time limit of the command.
 _SCRIPT: Final = f"""
@@ -53,13 +55,12 @@ dd if=/dev/null of=/dev/null $open 2>/dev/null || open=
 for job in {" ".join(layout.JOBS)}; do
   for file in spec/{layout.SPEC_FILE} state/{layout.STATUS_FILE}; do
     path=$root/{layout.SYNC}/$job/$file
-    if [ -L "$path" ]; then printf '!a symbolic link'
-    elif [ -d "$path" ]; then printf '!a directory'
+    if [ -L "$path" ]; then printf '{_LINK}'
+    elif [ -d "$path" ]; then printf '{_DIRECTORY}'
     elif [ -f "$path" ]; then
-      dd if="$path" $open bs={_BLOCK_BYTES} count={_LIMIT_BLOCKS + 1} 2>/dev/null |
-        base64 | tr -d '\\n'
-    elif [ -e "$path" ]; then printf '!a FIFO, socket or device'
-    fi
+      dd if="$path" $open bs={_BLOCK_BYTES} count={_LIMIT_BLOCKS + 1} 2>/dev/null
+    elif [ -e "$path" ]; then printf '{_OTHER}'
+    fi | base64 | tr -d '\\n'
     echo
   done
 done
@@ -141,9 +142,10 @@ def _job_files(lines: Iterator[str], path: str) -> JobFiles:
 
 def _content(line: str) -> tuple[bytes, str]:
     """Return a file's content, or what is there instead of a file of a sane size."""
-    if line.startswith(_NO_FILE):
-        return b"", f"{line.removeprefix(_NO_FILE)}, no plain file"
     content, limit_bytes = base64.b64decode(line), _BLOCK_BYTES * _LIMIT_BLOCKS
+    for words in _NO_FILES:
+        if content == words.encode():
+            return b"", f"{words}, no plain file"
     if len(content) > limit_bytes:
         return b"", f"larger than {limit_bytes} bytes"
     return content, ""
