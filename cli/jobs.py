@@ -4,6 +4,7 @@ import click
 
 from cli.stack import LINE_BYTES, StackOnHost
 from sync.contract.layout import Job
+from sync.contract.names import shown
 from sync.providers.host.commands import until_stdin_ends
 
 
@@ -21,5 +22,7 @@ def check(command: str, stack: str, job: Job, part: str | None, **flags: bool) -
     argv = mirror.host.docker("exec", "--interactive", container, *agent)
     with mirror.host.start(argv) as running:
         while line := running.readline(LINE_BYTES):
-            click.echo(line.decode(errors="replace"), nl=False)
+            # The container is the job's: a terminal obeys escape sequences.
+            text = shown(line.decode(errors="replace").rstrip("\r\n").expandtabs())
+            click.echo(text, nl=line.endswith(b"\n"))
         return int(running.status() != 0)

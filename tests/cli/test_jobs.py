@@ -24,6 +24,16 @@ def test_verify_is_the_agents_with_all_its_options(agent: FakeHost) -> None:
     assert options.offline
 
 
+def test_what_a_job_prints_does_not_reach_the_terminal_as_a_command(agent: FakeHost) -> None:
+    agent.program(
+        "python3",
+        r"""#!/bin/sh
+        printf 'a\033[2J\033]0;x\007\tb\303\050\r\nlast'""",
+    )
+    result = run("verify", "--stack", "demo", "users")
+    assert result.output == "a\\x1b[2J\\x1b]0;x\\x07     b\ufffd(\nlast"
+
+
 @pytest.mark.parametrize("status", ["1", "3"])
 def test_what_is_wrong_is_exit_code_1(
     agent: FakeHost, monkeypatch: pytest.MonkeyPatch, status: str

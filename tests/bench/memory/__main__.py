@@ -13,7 +13,7 @@ from typing import Any, Final
 import docker
 from rich.console import Console
 
-from components.settings.model import LimitSettings
+from components.settings.limits import LimitSettings
 from sync.contract.layout import JOBS, ZDB_ADMIN_FILE, Job
 from sync.contract.spec import FlistsSpec, JobSpec, KernelsSpec, UsersSpec
 from tests.agent.mirrors import make_directories
