@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from sync.agent import logs
-from sync.agent.budget import die_first
+from sync.agent.first_to_die import die_first
 from sync.agent.job import ENGINES, Directories, JobFailed, VerifyOptions
 from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.supervisor import load_spec, run_job

@@ -10,17 +10,18 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from sync.contract.job_memory import room_bytes
 from sync.contract.spec import JobSpec
 
-_FIRST_TO_DIE: Final = "1000"
-
 
 class OverBudgetError(Exception):
     """Something costs more memory than the job has, even if nothing else is under way."""
+
+
+class BudgetClosedError(Exception):
+    """Whoever would give back what is waited for has stopped."""
 
 
 class Budget:
@@ -35,6 +36,7 @@ class Budget:
         self.setting = setting
         self._left = total_bytes
         self._waiting: deque[object] = deque()
+        self._closed = False
         self._changed = threading.Condition()
 
     @classmethod
@@ -73,11 +75,10 @@ class Budget:
             self._left += size_bytes
             self._changed.notify_all()
 
-    @contextlib.contextmanager
-    def hold(self, size_bytes: int, what: str) -> Iterator[None]:
-        """Hold so many bytes during the block; waits until others have given them back.
+    def wait(self, size_bytes: int, what: str) -> None:
+        """Take so many bytes, once others have given them back; they are to be given back.
 
-        what: names what they are for. Raises OverBudgetError.
+        what: names what they are for. Raises OverBudgetError, BudgetClosedError.
         """
         self.require(size_bytes, what)
         turn = object()
@@ -86,12 +87,25 @@ class Budget:
             self._waiting.append(turn)
             try:
                 self._changed.wait_for(
-                    lambda: self._waiting[0] is turn and size_bytes <= self._left
+                    lambda: self._closed or (self._waiting[0] is turn and size_bytes <= self._left)
                 )
+                if self._closed:
+                    raise BudgetClosedError
                 self._left -= size_bytes
             finally:
                 self._waiting.remove(turn)
                 self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def hold(self, size_bytes: int, what: str) -> Iterator[None]:
+        """Hold so many bytes during the block; waits and raises as `wait`."""
+        self.wait(size_bytes, what)
         try:
             yield
         finally:
@@ -122,14 +136,3 @@ class Share:
         """Give all of it back; more than once does no harm."""
         self._budget.give(self._held_bytes)
         self._held_bytes = 0
-
-
-def die_first() -> None:
-    """Have the kernel end this process before the job itself where memory runs out.
-
-    For processes that read what strangers made: the job outlives them and says what happened.
-    """
-    # Everybody may raise the value of an own process (Linux: Documentation/filesystems/proc.rst,
-    # oom_score_adj); where there is no such file nothing is lost.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_DIE)

@@ -8,14 +8,14 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from sync.agent.flist.errors import FlistError
+from sync.agent.flist.errors import FlistError, NeedsMoreError
 from sync.contract import plain_files
 
 DATABASE_NAME: Final = "flistdb.sqlite3"
 # A flist is an index, not the data: the largest known are tens of MB.
 MAX_DATABASE_BYTES: Final = 512 << 20
 # A database of this size at most need not become a file to be read.
-MAX_IN_MEMORY_BYTES: Final = 16 << 20
+MAX_IN_MEMORY_BYTES: Final = 4 << 20
 # Members other than the database that are skipped (directories, pax headers).
 _MAX_MEMBERS: Final = 64
 _READ: Final = 1 << 18
@@ -111,11 +111,13 @@ def _is_database(member: tarfile.TarInfo) -> bool:
     return name == DATABASE_NAME and member.type in {tarfile.REGTYPE, tarfile.AREGTYPE}
 
 
-def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
+def unpack(
+    flist: Path, database: Path, *, keep: bool = True, most_bytes: int = MAX_DATABASE_BYTES
+) -> bytes | None:
     """Write the database of `flist` to the file `database`; None is returned.
 
     keep: False where the file is not wanted for itself; a small database is then returned
-    instead. Raises FlistError, OSError.
+    instead. most_bytes: of the file. Raises FlistError (NeedsMoreError), OSError.
     """
     with os.fdopen(plain_files.opened(flist), "rb") as source:
         inflated = _Inflated(source)
@@ -135,6 +137,9 @@ def unpack(flist: Path, database: Path, *, keep: bool = True) -> bytes | None:
                 data = plain.read(member.size)
                 if len(data) < member.size:
                     raise FlistError("tar: truncated")
+            elif member.size > most_bytes:
+                # 400 KB of gzip may be 400 MB.
+                raise NeedsMoreError(member.size)
             else:
                 with database.open("wb") as target:
                     _copy(plain, member.size, target)

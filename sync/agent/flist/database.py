@@ -12,21 +12,22 @@ import hashlib
 import json
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from sync.agent.flist.capnp import chunk_keys
-from sync.agent.flist.errors import FlistError, NoMessageError
+from sync.agent.flist.errors import FlistError, NeedsMoreError, NoMessageError
+from sync.agent.flist.keys import pack_keys, unpack_keys
 
 # Counted up when flists are accepted that were refused before: mirrors then read those again.
 ACCEPTED: Final = 3
 MAX_VALUE_BYTES: Final = 64 << 20
 MAX_KEYS: Final = 16 << 20
 _MAX_BACKEND_BYTES: Final = 4096
-# What a key and an entry of the cache cost in memory, about.
-_KEY_BYTES: Final = 64
+# What an entry of the cache costs in memory beside its keys, about.
 _ENTRY_BYTES: Final = 256
 _STEPS_PER_CALL: Final = 100_000
 _HEADER_BYTES: Final = 100
@@ -63,17 +64,25 @@ class Backend(NamedTuple):
 
 
 class Directory:
-    """The chunk keys of one directory; number: the cache's, which no other directory has.
+    """The chunk keys of one directory, packed; number: the cache's, which no other directory has.
 
-    sent: the process that asked for keys already has these (set by reader_process).
+    cached: it stays in the cache, until that begins anew. sent: the process that asked for keys
+    already has these (set by reader_process).
     """
 
-    __slots__ = ("keys", "number", "sent")
+    __slots__ = ("cached", "count", "number", "packed", "sent")
 
     def __init__(self, number: int, keys: list[bytes]) -> None:
         self.number = number
-        self.keys = keys
+        self.count = len(keys)
+        self.packed = pack_keys(keys)
+        self.cached = False
         self.sent = False
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The keys."""
+        return unpack_keys(self.packed)
 
 
 class Contents(NamedTuple):
@@ -157,7 +166,7 @@ class DirectoryCache:
     lowest number that a directory in it may have.
     """
 
-    def __init__(self, max_bytes: int = 32 << 20) -> None:
+    def __init__(self, max_bytes: int = 8 << 20) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._directories: dict[bytes, Directory] = {}
@@ -170,28 +179,43 @@ class DirectoryCache:
         directory = self._directories.get(digest)
         if directory is None:
             directory = Directory(self._count, chunk_keys(message))
-            size = _ENTRY_BYTES + _KEY_BYTES * len(directory.keys)
-            if self._bytes + size > self._max_bytes:
-                self._directories.clear()
-                self._bytes = 0
-                self.first = self._count
+            self._keep(digest, directory)
             self._count += 1
-            self._bytes += size
-            self._directories[digest] = directory
         return directory
 
+    def _keep(self, digest: bytes, directory: Directory) -> None:
+        size = _ENTRY_BYTES + len(directory.packed)
+        # One that is as large would have all others go.
+        if size > self._max_bytes // 4:
+            return
+        if self._bytes + size > self._max_bytes:
+            self.clear()
+        self._bytes += size
+        self._directories[digest] = directory
+        directory.cached = True
 
-def read(database: Path | bytes, cache: DirectoryCache | None = None) -> Contents:
-    """Read a flist's database, a file or its bytes. Raises FlistError."""
+    def clear(self) -> None:
+        """Begin anew; no directory of before comes again."""
+        self._directories.clear()
+        self._bytes = 0
+        self.first = self._count
+
+
+def read(
+    database: Path | bytes, cache: DirectoryCache | None = None, most_key_bytes: int = sys.maxsize
+) -> Contents:
+    """Read a flist's database, a file or its bytes. Raises FlistError (NeedsMoreError)."""
     with _opened(database, "ro&immutable=1") as connection:
         connection.set_authorizer(
             lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
         )
-        directories = _directories(connection, cache or DirectoryCache())
+        directories = _directories(connection, cache or DirectoryCache(), most_key_bytes)
         return Contents(_backend(connection), directories)
 
 
-def _directories(database: sqlite3.Connection, cache: DirectoryCache) -> tuple[Directory, ...]:
+def _directories(
+    database: sqlite3.Connection, cache: DirectoryCache, most_key_bytes: int
+) -> tuple[Directory, ...]:
     """Return the directories that name chunks.
 
     An entry that nobody can read counts for nothing, as long as the root directory can be read.
@@ -199,7 +223,7 @@ def _directories(database: sqlite3.Connection, cache: DirectoryCache) -> tuple[D
     the size of what it wrote, and SQLite makes a text of it): a node has an I/O error there alone.
     """
     directories: dict[Directory, None] = {}
-    count = 0
+    count = size = 0
     broken: NoMessageError | None = None
     has_root = False
     # A row's key is a hash of a path or an ACI (flist_tools.c, flist_acl.c); the value says which.
@@ -210,11 +234,14 @@ def _directories(database: sqlite3.Connection, cache: DirectoryCache) -> tuple[D
             broken = error
             continue
         has_root = has_root or is_root
-        if directory.keys and directory not in directories:
+        if directory.count and directory not in directories:
             directories[directory] = None
-            count += len(directory.keys)
+            count += directory.count
+            size += len(directory.packed)
         if count > MAX_KEYS:
             raise FlistError(f"names more than {MAX_KEYS} chunks")
+        if size > most_key_bytes:
+            raise NeedsMoreError
     if broken is not None and not has_root:
         raise FlistError(f"no readable root directory; an entry is broken, {broken}")
     return tuple(directories)

@@ -1,8 +1,13 @@
 """Many chunk keys as one string of bytes, and in groups that flists share."""
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final
 
 from sync.agent.digests import HASH_BYTES
+
+# A key takes 16 bytes where it is packed, and ten times as much as an object in a set.
+KEYS_AT_ONCE: Final = 50_000
 
 
 def pack_keys(keys: Collection[bytes]) -> bytes:
@@ -15,16 +20,27 @@ def pack_keys(keys: Collection[bytes]) -> bytes:
 
 def unpack_keys(packed: bytes) -> list[bytes]:
     """Return what pack_keys packed."""
+    return [*itertools.chain.from_iterable(key_slices(packed))]
+
+
+def key_slices(packed: bytes) -> Iterator[list[bytes]]:
+    """Yield what pack_keys packed, so many at a time that they cost some MB, however many."""
     size = packed[0]
-    if size:
-        return [packed[at : at + size] for at in range(1, len(packed), size)]
+    step = KEYS_AT_ONCE * size
+    for start in range(1, len(packed), step) if size else ():
+        end = min(start + step, len(packed))
+        yield [packed[at : at + size] for at in range(start, end, size)]
     keys: list[bytes] = []
-    at = 1
+    at = len(packed) if size else 1
     while at < len(packed):
         end = at + 1 + packed[at]
         keys.append(packed[at + 1 : end])
         at = end
-    return keys
+        if len(keys) == KEYS_AT_ONCE:
+            yield keys
+            keys = []
+    if keys:
+        yield keys
 
 
 class KeyGroup:
@@ -34,16 +50,33 @@ class KeyGroup:
     keys: the versions of a flist have most directories in common.
     """
 
-    __slots__ = ("__weakref__", "keys", "packed")
+    __slots__ = ("__weakref__", "packed")
 
     def __init__(self, packed: bytes) -> None:
         self.packed = packed
-        self.keys = frozenset(unpack_keys(packed))
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The keys; one may be there several times."""
+        return unpack_keys(self.packed)
 
 
-def keys_of(groups: Collection[KeyGroup]) -> frozenset[bytes]:
-    """Return the keys of all groups."""
+def keys_of(groups: Iterable[KeyGroup]) -> frozenset[bytes]:
+    """Return the keys of all groups, for flists that are known to be small."""
     return frozenset[bytes]().union(*(group.keys for group in groups))
+
+
+def slices_of(groups: Iterable[KeyGroup]) -> Iterator[list[bytes]]:
+    """Yield the keys of all groups, about KEYS_AT_ONCE at a time."""
+    some: list[bytes] = []
+    for group in groups:
+        for keys in key_slices(group.packed):
+            some += keys
+            if len(some) >= KEYS_AT_ONCE:
+                yield some
+                some = []
+    if some:
+        yield some
 
 
 def pack_groups(groups: Collection[KeyGroup]) -> bytes:

@@ -1,9 +1,9 @@
-"""A reader process: one JSON request a line on standard input, one answer a line on the output.
+"""A reader process: one JSON request a line on standard input, answers on standard output.
 
+An answer is a line of JSON, and after it the chunk keys that the line counts, as they are.
 Its memory and processor time are limited, so the worst that a hostile flist can do is to end it.
 """
 
-import base64
 import contextlib
 import json
 import resource
@@ -12,33 +12,54 @@ from pathlib import Path
 from typing import Any, Final
 
 from sync.agent.digests import file_digest
-from sync.agent.flist import read_flist, rewrite_flist
+from sync.agent.first_to_die import die_first
+from sync.agent.flist import Grant, read_flist, rewrite_flist
 from sync.agent.flist.database import Backend, Contents, DirectoryCache
-from sync.agent.flist.errors import FlistError
-from sync.agent.flist.keys import pack_keys
+from sync.agent.flist.errors import FlistError, NeedsMoreError
 
-MEMORY_BYTES: Final = 1 << 30
+# Beside what a request grants: the cache of directories, and what an allocator keeps.
+_OWN_BYTES: Final = 24 << 20
 
 
-def answer(request: dict[str, Any], cache: DirectoryCache) -> dict[str, Any]:
-    """Read the flist that the request names, and rewrite it in place where it says so."""
+def answer(request: dict[str, Any], cache: DirectoryCache) -> tuple[dict[str, Any], list[bytes]]:
+    """Read the flist that the request names, and rewrite it in place where it says so.
+
+    Returns the line to answer, and packed keys to follow it.
+    """
     flist, scratch = Path(request["flist"]), Path(request["scratch"])
     try:
-        contents = read_flist(flist, scratch, cache, keep=bool(request["rewriting"]))
+        contents = _contents(request, cache)
         backend = _new_backend(request, contents.backend)
         rewritten = None
         if backend is not None:
             rewrite_flist(scratch, flist, backend)
             rewritten = file_digest(flist)
+    except NeedsMoreError as error:
+        return {"needs": error.scratch_bytes}, []
     except FlistError as error:
-        return {"wrong": str(error)}
+        return {"wrong": str(error)}, []
     except OSError as error:
-        return {"errno": error.errno, "error": str(error)}
+        return {"errno": error.errno, "error": str(error)}, []
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-    named = directories(contents, cache)
-    return {"backend": contents.backend, "rewritten": rewritten, **named}
+    named, keys = directories(contents, cache)
+    return {"backend": contents.backend, "rewritten": rewritten, **named}, keys
+
+
+def _contents(request: dict[str, Any], cache: DirectoryCache) -> Contents:
+    """Read the flist. Raises FlistError, NeedsMoreError, OSError."""
+    try:
+        return read_flist(
+            Path(request["flist"]),
+            Path(request["scratch"]),
+            cache,
+            keep=bool(request["rewriting"]),
+            grant=Grant(*request["grant"]),
+        )
+    except MemoryError:
+        cache.clear()
+        raise NeedsMoreError from None
 
 
 def _new_backend(request: dict[str, Any], named: Backend | None) -> Backend | None:
@@ -49,35 +70,50 @@ def _new_backend(request: dict[str, Any], named: Backend | None) -> Backend | No
     return None
 
 
-def directories(contents: Contents, cache: DirectoryCache) -> dict[str, Any]:
+def directories(contents: Contents, cache: DirectoryCache) -> tuple[dict[str, Any], list[bytes]]:
     """Return the directories of a flist as reader_pool.KnownDirectories reads them.
 
-    directories: their numbers. new: number and keys of those that were not sent before.
-    first: numbers below this one will not come again.
+    directories: their numbers. new: of those that were not sent before the number, the size of the
+    keys that follow, and whether it may come again. first: numbers below this one will not.
     """
     new = [directory for directory in contents.directories if not directory.sent]
     message = {
         "directories": [directory.number for directory in contents.directories],
-        "new": [[one.number, base64.b64encode(pack_keys(one.keys)).decode()] for one in new],
+        "new": [(one.number, len(one.packed), one.cached) for one in new],
         "first": cache.first,
     }
     for directory in new:
         directory.sent = True
-    return message
+    return message, [directory.packed for directory in new]
+
+
+def _limit_memory(baseline_bytes: int, granted_bytes: int) -> None:
+    # Of the address space, so that it also bounds what zlib and SQLite allocate.
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (baseline_bytes + _OWN_BYTES + granted_bytes, hard))
+
+
+def _address_space_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
 
 
 def main() -> None:
     """Answer until the input ends."""
-    # Of the address space, so that it also bounds what zlib and SQLite allocate.
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    cache = DirectoryCache()
+    die_first()
+    cache, baseline_bytes = DirectoryCache(), _address_space_bytes()
     for line in sys.stdin:
+        request = json.loads(line)
+        _limit_memory(baseline_bytes, request["memory"])
         try:
-            reply = answer(json.loads(line), cache)
+            reply, keys = answer(request, cache)
         except MemoryError:
-            reply = {"wrong": f"needs more than {MEMORY_BYTES} bytes of memory to be read"}
-        sys.stdout.write(json.dumps(reply) + "\n")
-        sys.stdout.flush()
+            # Not in reading it, so that there is no saying whether the file is as it was.
+            reply, keys = {"wrong": "needs more memory to be rewritten than it was given"}, []
+        sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
+        for packed in keys:
+            sys.stdout.buffer.write(packed)
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from weakref import WeakSet
 
+from sync.agent.budget import Budget
 from sync.agent.digests import proves_itself
 from sync.agent.flist.database import Backend
-from sync.agent.flist.keys import KeyGroup, keys_of
+from sync.agent.flist.keys import KEYS_AT_ONCE, KeyGroup, slices_of
+from sync.agent.hub.work_room import PAYLOADS_BYTES
 from sync.agent.job import Control
 from sync.agent.master.client import HttpStoppedError
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
@@ -32,6 +34,13 @@ _T = TypeVar("_T")
 _EXISTS_BATCH: Final = 2_000
 _LEAST_RETRY_SECONDS: Final = 30.0
 _FETCH_BATCH: Final = 64
+_BATCH_BYTES: Final = 2 << 20
+# As received, as payloads, and as the requests that store them.
+_PAYLOAD_COPIES: Final = 4
+# Requests of one window (zdb.transport).
+_LENGTH_BATCH: Final = 800
+# Of chunks that cannot be had so many are remembered: once these can, the flist is tried again.
+MOST_MISSING: Final = 10_000
 _FETCHERS: Final = 4
 # The mirror's own 0-db answers at once; when it is silent, it waits for more bytes.
 _LOCAL_NUDGE_SECONDS: Final = 0.005
@@ -68,6 +77,41 @@ def route_of(spec: UsersSpec, backend: Backend | None) -> Route:
 def groups(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
     """Cut keys into groups of at most `size`."""
     return (keys[at : at + size] for at in range(0, len(keys), size))
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Chunks that could not be had: how many, and the first of their keys."""
+
+    count: int
+    keys: frozenset[bytes]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Chunks that are fetched together; payload_bytes: of all of them."""
+
+    keys: Sequence[bytes]
+    payload_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """What they take in memory on their way from one 0-db to the other."""
+        return self.payload_bytes * _PAYLOAD_COPIES
+
+
+def batches(chunks: Iterable[tuple[bytes, int]], most_keys: int) -> Iterator[Batch]:
+    """Cut chunks, each with its length, into batches; a large chunk is one by itself."""
+    keys: list[bytes] = []
+    size = 0
+    for key, length in chunks:
+        if keys and (len(keys) == most_keys or size + length > _BATCH_BYTES):
+            yield Batch(keys, size)
+            keys, size = [], 0
+        keys.append(key)
+        size += length
+    if keys:
+        yield Batch(keys, size)
 
 
 class _Lines:
@@ -135,6 +179,7 @@ class ChunkStore:
         # Threads of the pool share the limit on chunks in flight.
         self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
         self._bandwidth = bandwidth
+        self._payloads = Budget(PAYLOADS_BYTES)
         # Each try is a whole pass, and until the operator acts it ends where the one before did.
         retry_seconds = max(_LEAST_RETRY_SECONDS, spec.schedule.interval_seconds)
         self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys, retry_seconds)
@@ -179,24 +224,30 @@ class ChunkStore:
         absent = self._absent_here(route.namespace, keys)
         if not absent:
             return frozenset()
-        fetch = functools.partial(self._fetch_new, route)
-        return frozenset[bytes]().union(*self._pool.map(fetch, groups(absent, self._batch)))
+        return self._fetch_all(functools.partial(self._fetch_new, route), route, absent)
 
-    def refetch(self, namespace: str, keys: Collection[bytes]) -> bool:
+    def refetch(self, namespace: str, keys: Sequence[bytes]) -> bool:
         """Do as `fetch` from wherever the chunks may come; returns whether all are here then."""
-        return any(not self.fetch(route, keys) for route in self.routes(namespace))
+        return all(
+            any(not self.fetch(route, some) for route in self.routes(namespace))
+            for some in groups(keys, KEYS_AT_ONCE)
+        )
 
-    def fetch_groups(self, route: Route, groups: Collection[KeyGroup]) -> frozenset[bytes]:
+    def fetch_groups(self, route: Route, groups: Collection[KeyGroup]) -> Missing:
         """Do as `fetch` for all keys of the groups, once for each group in a pass."""
         # Versions of a flist have most directories in common, and so their groups.
         with self._lock:
             known = self._known.setdefault(route.namespace, WeakSet())
             new = [group for group in groups if group not in known]
-        missing = self.fetch(route, keys_of(new))
-        if not missing:
+        count, some = 0, frozenset[bytes]()
+        for keys in slices_of(new):
+            missing = self.fetch(route, keys)
+            count += len(missing)
+            some |= frozenset(itertools.islice(missing, max(0, MOST_MISSING - len(some))))
+        if not count:
             with self._lock:
                 known.update(new)
-        return missing
+        return Missing(count, some)
 
     def routes(self, namespace: str) -> list[Route]:
         """Return where the chunks of a local namespace may come from."""
@@ -206,12 +257,30 @@ class ChunkStore:
 
     def overwrite(self, namespace: str, keys: Sequence[bytes]) -> None:
         """Fetch keys that are here already, but wrong, and store them anew. Raises ZdbError."""
-        for route, group in itertools.product(self.routes(namespace), groups(keys, self._batch)):
-            self._fetch_group(route, group)
+        for route in self.routes(namespace):
+            self._fetch_all(functools.partial(self._fetch_group, route), route, keys)
 
-    def _fetch_new(self, route: Route, keys: Sequence[bytes]) -> frozenset[bytes]:
-        self._room.take(len(keys))
-        return self._fetch_group(route, keys)
+    def _fetch_all(
+        self,
+        fetch: Callable[[Batch], frozenset[bytes]],
+        route: Route,
+        keys: Sequence[bytes],
+    ) -> frozenset[bytes]:
+        """Fetch keys in batches of bounded size; returns those that could not be had."""
+        # A flist of 3 KB may name 128 chunks of 8 MiB.
+        ask = functools.partial(self._lengths, route)
+        lengths = itertools.chain.from_iterable(self._pool.map(ask, groups(keys, _LENGTH_BATCH)))
+        known = [*zip(keys, lengths, strict=True)]
+        missing = frozenset(key for key, length in known if length is None)
+        there = [(key, length) for key, length in known if length is not None]
+        return missing.union(*self._pool.map(fetch, batches(there, self._batch)))
+
+    def _lengths(self, route: Route, keys: Sequence[bytes]) -> list[int | None]:
+        return self._ask(route, lambda source: source.lengths(keys))
+
+    def _fetch_new(self, route: Route, batch: Batch) -> frozenset[bytes]:
+        self._room.take(len(batch.keys))
+        return self._fetch_group(route, batch)
 
     def _count_keys(self) -> int:
         with self._lines.lend(self._spec.local_zdb, admin=True) as line:
@@ -261,8 +330,14 @@ class ChunkStore:
             return False
         raise ZdbConnectionError(self._masters.reasons()) from error
 
-    def _fetch_group(self, route: Route, keys: Sequence[bytes]) -> frozenset[bytes]:
-        answers = self._ask(route, lambda source: source.mget_timed(keys))
+    def _fetch_group(self, route: Route, batch: Batch) -> frozenset[bytes]:
+        # Who holds some waits for nobody who wants some.
+        with self._payloads.hold(batch.held_bytes, "a chunk"):
+            return self._fetch_held(route, batch)
+
+    def _fetch_held(self, route: Route, batch: Batch) -> frozenset[bytes]:
+        keys = batch.keys
+        answers = self._ask(route, lambda source: source.mget_timed(keys, batch.payload_bytes))
         # With the source's time, as the flists job stores them: a later SET of the same payload
         # keeps the time of the first (0-db: zdbd/commands_set.c). Where the source does not give
         # it, the local 0-db takes its own.

@@ -4,6 +4,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
@@ -28,6 +29,7 @@ from sync.agent.hub.state_db import (
     as_listed,
 )
 from sync.agent.hub.tree import Tree
+from sync.agent.hub.work_room import WorkRoom
 from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
 from sync.agent.master.client import HttpError, Master
 from sync.agent.master.identity import follow
@@ -52,6 +54,7 @@ class UsersEngine(Engine[UsersSpec]):
     ) -> None:
         super().__init__(spec, directories, status, control)
         self._budget = Budget.of(spec)
+        self._names_bytes = 0
         self._generation = _UNKNOWN_GENERATION
         self._waiting: list[str] = []
         self._refused_logged: set[str] = set()
@@ -73,7 +76,10 @@ class UsersEngine(Engine[UsersSpec]):
         self._stack.callback(self._chunks.close)
         self._readers = ReaderPool()
         self._stack.callback(self._readers.stop_idle)
-        self._preparer = Preparer(spec, self._master, self._tree, self._chunks, self._readers)
+        self._room = WorkRoom(self._tree.staging, spec.free_space_floor_bytes)
+        self._preparer = Preparer(
+            spec, self._master, self._tree, self._chunks, self._readers, self._room
+        )
         self._source = Source(self._master, spec)
         self._tags = tags.TagReader(self._source, self._db, spec.http.connections)
         self._removals = Removals(spec, self._master, self._db, self._publisher)
@@ -148,6 +154,7 @@ class UsersEngine(Engine[UsersSpec]):
     def _judged(self, listing: Listing, room: NameRoom) -> Pass:
         """Read the tags, judge every link, and ask for what is listed no more."""
         failed = self._tags.read(listing, room)
+        self._names_bytes = room.taken_bytes
         rows = self._db.tags()
         refused = [text for tag in listing.tags if tag in rows for text in rows[tag].refused]
         work = Pass(
@@ -220,9 +227,11 @@ class UsersEngine(Engine[UsersSpec]):
             self._readers.stop_idle()
             return
         try:
+            self._room.begin(self._budget, self._names_bytes, self._readers)
             self._readers.start()
             connections = self._spec.http.connections
-            with Pipeline(self._preparer, connections, self._control, entries) as pipeline:
+            pipeline = Pipeline(self._preparer, connections, self._control, entries)
+            with pipeline, closing(self._room):
                 while batch := pipeline.next_batch():
                     self._publish(work, batch)
                     self._progress.report_seldom(work)
@@ -235,6 +244,8 @@ class UsersEngine(Engine[UsersSpec]):
         ready = [outcome for outcome in batch if isinstance(outcome, Ready)]
         if ready:
             self._publisher.publish(ready)
+            for one in ready:
+                one.held.release()
             if any(one.row.name.repository in self._spec.official for one in ready):
                 self._progress.set_bootable()
         for outcome in batch:

@@ -8,21 +8,28 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self, TypeAlias, TypeVar
 
 from sync.agent import durable
 from sync.agent.flist.database import Backend
-from sync.agent.flist.errors import FlistError
+from sync.agent.flist.errors import FlistError, NeedsMoreError
 from sync.agent.flist.keys import KeyGroup
-from sync.agent.flist.reader_pool import ReaderPool, Rewriting
+from sync.agent.flist.reader_pool import Granted, Read, ReaderPool, Rewriting
 from sync.agent.hub.chunk_store import ChunkStore, as_backend, route_of
 from sync.agent.hub.listing import Name, Regular, is_fresh, light_path, page_path, size_text
 from sync.agent.hub.state_db import FlistRow, Withheld
 from sync.agent.hub.tree import Tree
+from sync.agent.hub.work_room import (
+    SCRATCH_COPIES,
+    Held,
+    ScratchError,
+    WorkRoom,
+    held_by_keys,
+)
 from sync.agent.job import Control
 from sync.agent.master.client import (
     Downloaded,
@@ -60,11 +67,12 @@ class Description:
 
 @dataclass(frozen=True)
 class Ready:
-    """A flist in staging that may be published, its row to be, and its chunk keys."""
+    """A flist in staging that may be published, its row to be, its chunk keys and their memory."""
 
     path: Path
     row: FlistRow
     groups: tuple[KeyGroup, ...]
+    held: Held = field(default_factory=Held, compare=False)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,13 @@ class Preparer:
     """Makes a listed flist ready; its methods run in many threads."""
 
     def __init__(
-        self, spec: UsersSpec, master: Master, tree: Tree, chunks: ChunkStore, readers: ReaderPool
+        self,
+        spec: UsersSpec,
+        master: Master,
+        tree: Tree,
+        chunks: ChunkStore,
+        readers: ReaderPool,
+        room: WorkRoom,
     ) -> None:
         self._spec = spec
         self._master = master
@@ -124,6 +138,7 @@ class Preparer:
         self._chunks = chunks
         self._readers = readers
         self._rewriting = rewriting(spec)
+        self._room = room
 
     def describe(self, entry: Regular) -> Description:
         """Ask the master for a flist's exact size, MD5 and time. Raises HttpError."""
@@ -144,22 +159,29 @@ class Preparer:
         target = durable.temporary_in(self._tree.staging)
         # /light and the file are asked for in one round trip.
         found: list[Description] = []
+        disk = ExitStack()
 
         def read(page: Page) -> Expected:
             found.append(describe(page, entry))
             size = found[-1].expected.size_bytes or 0
             if size > self._spec.max_flist_bytes:
                 raise TooLargeError(f"its {size} bytes are more than maxFlistBytes", retry=False)
+            disk.close()
+            try:
+                disk.enter_context(self._room.on_disk(size, "it"))
+            except ScratchError as error:
+                raise HttpError(f"{entry.name}: {error}", retry=False) from error
             return found[-1].expected
 
         try:
-            download = self._master.download_described(
-                light_path(entry.name),
-                page_path(entry.name),
-                target,
-                self._spec.max_flist_bytes,
-                read,
-            )
+            with disk:
+                download = self._master.download_described(
+                    light_path(entry.name),
+                    page_path(entry.name),
+                    target,
+                    self._spec.max_flist_bytes,
+                    read,
+                )
         except HttpMissingError:
             # Hubs before /light (api_inspect_light) have the MD5 alone.
             return self._fetch_by_md5(entry, target)
@@ -176,7 +198,7 @@ class Preparer:
         )
         return Fetched(entry, target, description, download)
 
-    def prepare(self, fetched: Fetched) -> Ready | Withheld:
+    def prepare(self, fetched: Fetched) -> Ready | Withheld | Failure:
         """Read a fetched flist, fetch its chunks, rewrite its backend, make it durable.
 
         Raises ZdbError, OSError, HttpStoppedError; what is wrong with the flist itself makes it
@@ -184,7 +206,10 @@ class Preparer:
         """
         entry = fetched.entry
         try:
-            outcome = self._prepared(fetched)
+            outcome = self._prepared(fetched, *self._read(fetched))
+        except ScratchError as error:
+            fetched.path.unlink(missing_ok=True)
+            return Failure(entry.name, HttpError(f"{entry.name}: {error}", retry=False))
         except FlistError as error:
             # A hub copies a flist in place (shutil.copyfile, hub/flist.py): what is fresh may
             # have been half there, so the next pass fetches it again.
@@ -194,16 +219,54 @@ class Preparer:
             fetched.path.unlink(missing_ok=True)
         return outcome
 
-    def _prepared(self, fetched: Fetched) -> Ready | Withheld:
+    def _read(self, fetched: Fetched) -> tuple[Read, Held]:
+        """Read a flist with what nearly all need, else with all that there is.
+
+        Raises FlistError, ScratchError, OSError.
+        """
+        room, memory = self._room, self._room.usual
+        scratch_bytes = room.usual_scratch_bytes()
+        while True:
+            try:
+                return self._read_within(fetched, memory._replace(scratch_bytes=scratch_bytes))
+            except NeedsMoreError as error:
+                if error.scratch_bytes:
+                    scratch_bytes = error.scratch_bytes
+                elif memory == room.most:
+                    raise FlistError(room.refusal()) from error
+                else:
+                    memory = room.most
+
+    def _read_within(self, fetched: Fetched, grant: Granted) -> tuple[Read, Held]:
+        held = self._room.hold(grant)
+        try:
+            with self._room.on_disk(SCRATCH_COPIES * grant.scratch_bytes, "its database"):
+                scratch = durable.temporary_in(self._tree.staging)
+                read = self._readers.read(fetched.path, scratch, self._rewriting, grant)
+        except BaseException:
+            held.release()
+            raise
+        held.shrink(held_by_keys(sum(len(group.packed) for group in read.groups)))
+        return read, held
+
+    def _prepared(self, fetched: Fetched, contents: Read, held: Held) -> Ready | Withheld:
+        """Fetch the chunks of a flist that was read; what it holds it holds until published."""
+        with ExitStack() as undo:
+            undo.callback(held.release)
+            outcome = self._with_chunks(fetched, contents)
+            if isinstance(outcome, Ready):
+                undo.pop_all()
+                return replace(outcome, held=held)
+        return outcome
+
+    def _with_chunks(self, fetched: Fetched, contents: Read) -> Ready | Withheld:
         entry, description, download = fetched.entry, fetched.description, fetched.download
-        scratch = durable.temporary_in(self._tree.staging)
-        contents = self._readers.read(fetched.path, scratch, self._rewriting)
         route = route_of(self._spec, contents.backend)
         missing = self._chunks.fetch_groups(route, contents.groups)
-        if missing and self._spec.broken_flists == "withhold":
-            reason = f"{len(missing)} of its chunks are on no 0-db that may be asked"
+        if missing.count and self._spec.broken_flists == "withhold":
+            reason = f"{missing.count} of its chunks are on no 0-db that may be asked"
             as_listed = (entry.name, entry.updated, entry.size_text)
-            return Withheld(*as_listed, route.namespace, reason, missing)
+            return Withheld(*as_listed, route.namespace, reason, missing.keys)
         durable.finish(fetched.path, description.updated)
         # What is served differs from the master's file where the backend was rewritten.
         size, md5 = contents.rewritten or (download.size_bytes, download.md5)
@@ -219,7 +282,7 @@ class Preparer:
             published_md5=bytes.fromhex(md5),
             namespace=route.namespace,
             recheck=description.fresh,
-            broken=bool(missing),
+            broken=bool(missing.count),
         )
         return Ready(fetched.path, row, contents.groups)
 

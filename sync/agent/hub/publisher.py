@@ -69,7 +69,7 @@ class Publisher:
         backend = "" if spec.publish_backend is None else spec.publish_backend.model_dump_json()
         # All that decides which flists can be published, of the spec and of us.
         sources = [one.model_dump_json() for one in (*spec.sources_zdb, *spec.allowed_backends)]
-        limits = [str(spec.max_flist_bytes), str(ACCEPTED)]
+        limits = [str(spec.max_flist_bytes), str(spec.memory_limit_mb), str(ACCEPTED)]
         rules = "\n".join([spec.foreign_namespace, *limits, *sources])
         for key, text, refetch in (
             (_BACKEND, backend, self._db.refetch_all),

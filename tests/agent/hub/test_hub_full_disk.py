@@ -12,7 +12,7 @@ import pytest
 from sync.agent import durable
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.hub import verify
-from sync.agent.hub.chunk_store import ChunkStore, Route
+from sync.agent.hub.chunk_store import ChunkStore, Missing, Route
 from sync.agent.hub.engine import UsersEngine
 from sync.agent.hub.state_db import HubStateDb
 from sync.agent.job import VerifyOptions
@@ -200,7 +200,7 @@ def test_what_is_prepared_or_waits_when_another_flist_fails_is_discarded(
     calls, lock, failed = itertools.count(), threading.Lock(), threading.Event()
     fetch = ChunkStore.fetch_groups
 
-    def one_fails(self: ChunkStore, route: Route, groups: Collection[KeyGroup]) -> frozenset[bytes]:
+    def one_fails(self: ChunkStore, route: Route, groups: Collection[KeyGroup]) -> Missing:
         with lock:
             call = next(calls)
         if call == 10:

@@ -14,12 +14,13 @@ from sync.agent.hub.listing import Name
 from sync.agent.hub.name_room import FLIST_BYTES, NameRoom
 from sync.agent.hub.source import Source
 from sync.agent.master.client import HttpError
+from sync.contract.job_memory import OWN_BYTES
 from tests.agent.mirrors import UsersMirror, model_tree
 from tests.sandbox.services.http import Connection, HttpServer, Request, Response
 
 MIB = 1 << 20
 # As little as a job takes by itself, and a few MiB.
-SMALL_MB = 90
+SMALL_MB = (OWN_BYTES >> 20) + 10
 LISTING = "/api/fileslist"
 TAG_PAGE = "/api/flist/tf-zos/tags/3.1"
 
