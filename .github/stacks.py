@@ -160,7 +160,9 @@ def connect(stack: str) -> None:
         path = Path(host[key])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        path.write_text(content.rstrip("\n") + "\n")
+        # As pasted into a form, perhaps on Windows; ssh wants keys as ssh-keygen wrote them.
+        lines = content.replace("\ufeff", "").strip().splitlines()
+        path.write_text("".join(f"{line.strip()}\n" for line in lines))
 
 
 def preview(stack: str, file: Path) -> int:

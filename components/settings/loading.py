@@ -31,6 +31,8 @@ PROJECT: Final = "gridhub"
 # What the provider takes (terraform-provider-cloudflare 5: internal/provider.go, ProviderSchema).
 # It looks at its own configuration only; the environment's token would first fail at the API.
 _API_TOKEN: Final = re.compile(r"[0-9A-Za-z_-]{40,80}")
+# Control characters, line separators, zero-width blanks and the byte order mark.
+_STRAY: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028\u2029\ufeff]")
 _FIELDS: Final[dict[str, tuple[str, FieldInfo]]] = {
     str(info.alias): (name, info) for name, info in Settings.model_fields.items()
 }
@@ -72,6 +74,10 @@ def parse(
             right[name] = _value(info, given[key]) if key in given else info.get_default()
         except ValidationError as error:
             problems += [invalid(key, detail) for detail in error.errors(include_url=False)]
+        else:
+            # Cloudflare's token has a form of its own, which is checked below.
+            if not _is_secret(info):
+                problems += _stray_characters(key, given.get(key))
     problems += _token_problems(right, environment)
     problems += combination_problems(right)
     if problems:
@@ -122,10 +128,30 @@ def _unknown(given: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _plain_secrets(given: Mapping[str, Any], secret_keys: Collection[str]) -> Iterator[Problem]:
     for key, (_, info) in _FIELDS.items():
-        secret = info.json_schema_extra == {"secret": True}
-        if secret and key in given and f"{PROJECT}:{key}" not in secret_keys:
+        if _is_secret(info) and key in given and f"{PROJECT}:{key}" not in secret_keys:
             remedy = f"`pulumi config set --secret {key}` and revoke the one that was readable"
             yield Problem(key, "is a secret in plain text", remedy)
+
+
+def _is_secret(info: FieldInfo) -> bool:
+    return info.json_schema_extra == {"secret": True}
+
+
+def _stray_characters(path: str, given: Any) -> Iterator[Problem]:
+    """Yield each text that holds what no editor shows: it came by a file or a paste of Windows."""
+    value = given
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(given)
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _stray_characters(f"{path}.{key}", one)
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from _stray_characters(f"{path}.{number}", one)
+    elif isinstance(value, str) and (found := _STRAY.search(value)):
+        what = "a line end" if found[0] in "\r\n" else f"the character U+{ord(found[0]):04X}"
+        yield Problem(path, f"holds {what}, which no value has", "set it anew, typed by hand")
 
 
 def _value(info: FieldInfo, given: Any) -> Any:

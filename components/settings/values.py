@@ -83,6 +83,8 @@ def _absolute(value: str) -> str:
     path = PurePosixPath(value)
     if not path.is_absolute() or ".." in path.parts or "\0" in value:
         raise ValueError("is not an absolute path without `..`")
+    if value != value.strip():
+        raise ValueError("ends in a blank; remove it")
     return f"/{str(path).lstrip('/')}"  # POSIX lets two slashes mean something else
 
 

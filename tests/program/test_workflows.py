@@ -481,6 +481,9 @@ def test_the_hosts_key_is_written_where_the_stack_says_and_for_one_reader(runner
     assert runner.code == 0
     assert key.read_text() == "KEY\n"
     assert key.stat().st_mode & 0o777 == 0o600
+    for pasted in ("A\r\nB", "\ufeffA\nB\n", "\n A \n  B\n\n", "A\rB\r", "A\nB"):
+        runner.run("connect", "berlin", GRIDHUB_SSH_KEY=pasted, GRIDHUB_KNOWN_HOSTS=pasted)
+        assert key.read_bytes() == known.read_bytes() == b"A\nB\n"
     runner.run("connect", "berlin", GRIDHUB_SSH_KEY="", GRIDHUB_KNOWN_HOSTS="")
     assert runner.code == 1
     assert "GRIDHUB_SSH_KEY is empty" in runner.errors

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,11 @@ from components.settings import SettingsError, parse
 from tests.program.declared import as_pulumi_gives, declare, pinned_images, production
 
 REMOVED = object()
+REMOTE = {
+    "docker": "ssh://root@203.0.113.10",
+    "sshKeyPath": "/keys/id",
+    "knownHostsPath": "/keys/known_hosts",
+}
 # Of a form that Cloudflare makes: 40 characters.
 CANARY = "canary-token-0123456789-abcdefghijklmnop"
 
@@ -378,3 +384,34 @@ def test_a_ttl_that_cloudflare_refuses_is_refused_where_cloudflare_sets_it(
     )
     with expected:
         parse(config, environment={"CLOUDFLARE_API_TOKEN": CANARY})
+
+
+TEXTS: dict[str, tuple[dict[str, Any], str]] = {
+    "host.sshKeyPath": ({"host": {**REMOTE, "sshKeyPath": "/k/i d"}}, "/k/i d"),
+    "host.knownHostsPath": ({"host": {**REMOTE, "knownHostsPath": "/k/known"}}, "/k/known"),
+    "users.repositories.include.0": ({"users": {"repositories": {"include": ["tf-*"]}}}, "tf-*"),
+    "users.flists.exclude.0": ({"users": {"flists": {"exclude": ["a b"]}}}, "a b"),
+    "dns.zoneId": (CLOUDFLARE, "z"),
+    "domain": ({"domain": "grid.example.org"}, "grid.example.org"),
+    "dataRoot": ({"dataRoot": "/srv/mirror"}, "/srv/mirror"),
+    "acme.email": ({"acme": {"email": "ops@example.org"}}, "ops@example.org"),
+    "hub.aliases.0": ({"hub": {"aliases": ["hub.example.net"]}}, "hub.example.net"),
+    "source.hub.0": ({"source": {"hub": ["https://hub.grid.tf"]}}, "https://hub.grid.tf"),
+}
+
+
+@pytest.mark.parametrize("stray", ["\r", "\r\n", "\0", "\ufeff", "\u200b"])
+@pytest.mark.parametrize("key", TEXTS)
+def test_what_no_editor_shows_is_in_no_setting(key: str, stray: str) -> None:
+    """A stack file or a value that came by Windows: each place of each text."""
+    edit, text = TEXTS[key]
+    right = json.dumps(edit, ensure_ascii=False)
+    secrets = {"environment": {"CLOUDFLARE_API_TOKEN": CANARY}}
+    parse(as_pulumi_gives(changed(edit)), **secrets)
+    for wrong in (text + stray, stray + text, text[:1] + stray + text[1:]):
+        spoilt = json.loads(right.replace(json.dumps(text), json.dumps(wrong)))
+        with pytest.raises(SettingsError) as caught:
+            parse(as_pulumi_gives(changed(spoilt)), **secrets)
+        (problem,) = caught.value.problems
+        assert problem.key == key
+        assert not {*stray} & {*str(problem)}
