@@ -5,8 +5,9 @@ the most dangerous interface between the two: a key that is missing here may be 
 
 Table `chunk`: every chunk key that a published or retained flist names. Keys are added before the
 flist is published and taken out after it is gone, so the table errs on the side of keeping. Table
-`meta`: pass_started_at and pass_completed_at, unix seconds of the last pass that completed. If the
-table cannot be read, treat every chunk as pinned and try again later.
+`meta`: pass_started_at and pass_completed_at, unix seconds of the last pass that completed; unread,
+how many served flists there are whose keys are not in the table. If that is not 0, or the table
+cannot be read, treat every chunk as pinned and try again later.
 """
 
 import contextlib
@@ -23,6 +24,9 @@ from sync.contract.state_db import StateDb, require_plain
 FILE: Final = "published.sqlite"
 _STARTED_AT: Final = "pass_started_at"
 _COMPLETED_AT: Final = "pass_completed_at"
+_UNREAD: Final = "unread"
+_IDENTITY: Final = "identity"
+_WRITES: Final = "writes"
 # SQLite's limit for a value is 1 GB; this keeps the string small.
 _KEYS_PER_STATEMENT: Final = 100_000
 _INSERT: Final = """
@@ -52,6 +56,28 @@ class PinnedChunks(StateDb):
         super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
         # What is in the table for sure: flists that share directories write their keys once.
         self._known: WeakSet[KeyGroup] = WeakSet()
+        if not self.identity:
+            self.set_text(_IDENTITY, os.urandom(16).hex())
+
+    @property
+    def identity(self) -> str:
+        """What tells this table from one that was lost."""
+        return self.text(_IDENTITY)
+
+    @property
+    def writes(self) -> int:
+        """How often keys were added; one that a backup brought back has fewer."""
+        return int(self.number(_WRITES))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key is in it."""
+        return self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchone() is None
+
+    def set_unread(self, flists: int) -> None:
+        """Say, durably, of how many served flists the keys are not in the table."""
+        if self.number(_UNREAD) != flists:
+            self.set_number(_UNREAD, flists)
 
     def invalidate(self) -> None:
         """Trust nothing that was seen earlier (another process changed the table)."""
@@ -63,6 +89,7 @@ class PinnedChunks(StateDb):
             return
         with self.transaction():
             self._insert(keys)
+            self.set_number(_WRITES, self.writes + 1)
 
     def add_groups(self, groups: Collection[KeyGroup]) -> None:
         """Add the keys of all groups, durably, before what names them is published."""
@@ -128,23 +155,34 @@ class PinnedChunksReader:
         return os.path.lexists(self._path)
 
     def pass_started_at(self) -> float | None:
-        """Return when the last complete pass began (unix seconds); None where nobody knows."""
+        """Return when the last complete pass began (unix seconds); None where nobody knows.
+
+        Nor does anybody while a flist is served whose keys are not in the table.
+        """
         try:
             with self._open() as database:
-                rows = dict(database.execute("SELECT name, value FROM meta").fetchall())
+                rows = _meta(database)
         except sqlite3.Error:
             return None
         started, completed = rows.get(_STARTED_AT), rows.get(_COMPLETED_AT)
-        if started is None or completed is None or float(completed) < float(started):
+        if _unread(rows) or started is None or completed is None:
             return None
-        return float(started)
+        return None if float(completed) < float(started) else float(started)
 
     def pinned(self, keys: list[bytes]) -> set[bytes]:
         """Return those of `keys` that a flist names. Raises sqlite3.Error: then all are pinned."""
         marks = ",".join("?" * len(keys))
         with self._open() as database:
+            if unread := _unread(_meta(database)):
+                raise sqlite3.OperationalError(f"the chunks of {unread} served flists: not known")
             rows = database.execute(f"SELECT key FROM chunk WHERE key IN ({marks})", keys)  # noqa: S608 - only question marks
             return {bytes(row[0]) for row in rows}
+
+    def unread(self) -> int:
+        """Return of how many served flists the chunks are not known; 0 also without a table."""
+        with contextlib.suppress(sqlite3.Error), self._open() as database:
+            return _unread(_meta(database))
+        return 0
 
     def sample(self, count: int) -> list[bytes]:
         """Return up to `count` keys, sorted, at random places of the table; may be none."""
@@ -169,3 +207,11 @@ class PinnedChunksReader:
             raise sqlite3.OperationalError(str(error)) from error
         uri = f"file:{self._path}?mode=ro"
         return contextlib.closing(sqlite3.connect(uri, uri=True, timeout=patience_seconds))
+
+
+def _meta(database: sqlite3.Connection) -> dict[str, str | float]:
+    return dict(database.execute("SELECT name, value FROM meta").fetchall())
+
+
+def _unread(meta: dict[str, str | float]) -> int:
+    return int(meta.get(_UNREAD, 0))

@@ -117,6 +117,7 @@ class UsersEngine(Engine[UsersSpec]):
         self._ask(work, entries)
         self._fetch(work, entries)
         self._publisher.link_all()
+        self._read_keys()
         self._report_waiting(work)
         self._removals.remove(work)
         self._tags.set_times(work, self._publisher, self._tree)
@@ -264,6 +265,14 @@ class UsersEngine(Engine[UsersSpec]):
                 self._publisher.update(replace(known, broken=False))
 
     # The end of a pass
+
+    def _read_keys(self) -> None:
+        """Pin the chunks of what is served and was not fetched: taken over, retained, withheld."""
+        if self._publisher.pins.unread:
+            try:
+                self._publisher.read_keys(self._readers)
+            finally:
+                self._readers.stop_idle()
 
     def _report_waiting(self, work: Pass) -> None:
         self._waiting = work.waiting = waiting.lines(work, self._publisher)

@@ -111,6 +111,8 @@ class Progress:
             for flist in publisher.flists.values()
             if flist.broken
         )
+        for name, reason in publisher.pins.faults.items():
+            yield f"{name}: its chunks are not known ({reason}): none is deleted while it is served"
         for link, fault in work.plan.dangling.items():
             yield f"{link.name} -> {link.target}: {fault}"
         for name, reason in work.unconfirmed.items():
@@ -127,6 +129,7 @@ class Progress:
             "chunks_fetched": self._chunks.fetched_chunks,
             "chunk_bytes_fetched": self._chunks.fetched_bytes,
             "held_for_links": work.kept,
+            "keys_unknown": len(self._publisher.pins.unread),
             "links": len(self._publisher.served_links()),
             "links_waiting": len(self._publisher.waiting()),
             "master_requests": self._master.requests_sent,

@@ -3,14 +3,16 @@
 import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from sync.agent import durable
 from sync.agent.flist.database import ACCEPTED
-from sync.agent.flist.keys import KeyGroup
+from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub.links import LinkPlan, TagState
 from sync.agent.hub.listing import Link, Listing, Name, TagName, Target
+from sync.agent.hub.pins import Pins
 from sync.agent.hub.pipeline import Ready
 from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld, as_listed
 from sync.agent.hub.tree import Tree
@@ -18,7 +20,6 @@ from sync.contract.names import RefusedNameError, checked_flist, checked_reposit
 from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import UsersSpec
 
-_DIRTY: Final = "published_dirty"
 _BACKEND: Final = "publish_backend"
 _RULES: Final = "publishable_by"
 _UNKNOWN_TIME: Final = -1
@@ -38,18 +39,14 @@ class Publisher:
     def __init__(self, tree: Tree, state_db: HubStateDb, pinned: PinnedChunks) -> None:
         self._tree = tree
         self._db = state_db
-        self._pinned = pinned
+        self.pins = Pins(state_db, pinned)
         self._untidy: set[TagName] = set()
         self.reload()
         self.follow(Listing(), LinkPlan(), {})
-        self._released: set[bytes] = set()
-        if state_db.number(_DIRTY):
-            pinned.rebuild(state_db.all_keys())
-            state_db.set_number(_DIRTY, 0)
 
     def reload(self) -> None:
-        """Read the rows anew (another process changed them)."""
-        self._pinned.invalidate()
+        """Read the rows anew (another process changed them); then `adopt` what is on the disk."""
+        self.pins.distrust()
         # Never two of them: a large hub's rows take as much as all else.
         self.flists: dict[Name, FlistRow] = {}
         self.flists = self._db.flists()
@@ -90,6 +87,7 @@ class Publisher:
         self._adopt_links(links)
         self._untidy = set()
         self._adopt_flists(set(self._flists_on_disk(links.keys())))
+        self.pins.adopt()
 
     def _flists_on_disk(self, links: Collection[Name]) -> Iterator[Name]:
         for name, path in self._tree.scan():
@@ -130,13 +128,32 @@ class Publisher:
             # Left by an earlier mirror, or by a kill before its row was written: it counts as
             # changed, so that it is fetched anew or removed.
             if row is None or not self._tree.is_file(name, row.published_bytes, row.updated):
+                with self._db.transaction():
+                    self._forget_flist(name)
                 self.update(FlistRow(name))
 
     def _delete_flist_row(self, name: Name) -> None:
-        self.flists.pop(name, None)
         with self._db.transaction():
-            self._release(name, ())
-            self._db.delete_flist(name)
+            self._forget_flist(name)
+
+    def _forget_flist(self, name: Name) -> None:
+        self.flists.pop(name, None)
+        self.pins.drop(name)
+        self._db.delete_flist(name)
+
+    def read_keys(self, readers: ReaderPool) -> None:
+        """Read the chunk keys of served flists that are not known, from the files themselves."""
+        for found in self.pins.read(self._tree.path, self._tree.staging, readers):
+            with self._db.transaction():
+                for keys in found:
+                    # By these `adopt` tells whether it is the same file still.
+                    self.flists[keys.name] = replace(
+                        self.flists[keys.name],
+                        published_bytes=keys.size_bytes,
+                        updated=keys.modified_seconds,
+                    )
+                    self._db.put_flist(self.flists[keys.name])
+                    self.pins.put(keys.name, keys.groups)
 
     # What the master has
 
@@ -158,7 +175,7 @@ class Publisher:
     def publish(self, batch: list[Ready]) -> None:
         """Serve flists, and every link that waited for just them."""
         # Before the flists: from then on the flists job deletes none of their chunks.
-        self._pinned.add_groups({group for ready in batch for group in ready.groups})
+        self.pins.pin({group for ready in batch for group in ready.groups})
         repositories = sorted({ready.row.name.repository for ready in batch})
         folders = [self._tree.make_repository(repository) for repository in repositories]
         for ready in batch:
@@ -177,18 +194,10 @@ class Publisher:
 
     def _put_rows(self, ready: Ready) -> None:
         name = ready.row.name
-        self._release(name, ready.groups)
         self._db.put_flist(ready.row)
-        self._db.put_keys(name, ready.groups)
+        self.pins.put(name, ready.groups)
         self._db.delete_withheld(name)
         self._db.delete_link(name)
-
-    def _release(self, name: Name, kept: Collection[KeyGroup]) -> None:
-        """Note the keys that a flist of this name, if there was one, named beyond the kept ones."""
-        released = set(self._db.keys(name)).difference(*(group.keys for group in kept))
-        if released:
-            self._released |= released
-            self._db.set_number(_DIRTY, 1)
 
     def withhold(self, withheld: Withheld) -> None:
         """Note a flist that cannot be published; the old one, if any, stays served."""
@@ -243,9 +252,8 @@ class Publisher:
         self.links[link.name] = link
         with self._db.transaction():
             self._db.put_link(link)
-            if self.flists.pop(link.name, None):
-                self._release(link.name, ())
-                self._db.delete_flist(link.name)
+            if link.name in self.flists:
+                self._forget_flist(link.name)
         return True
 
     def _is_visible(self, target: Target) -> bool:
@@ -364,15 +372,6 @@ class Publisher:
             with self._db.transaction():
                 self._db.delete_tag(tag)
         self._tree.remove_folders(self._listing.repositories)
-
-    def release(self) -> int:
-        """Release the chunks that only removed or replaced flists named; returns how many."""
-        if not self._db.number(_DIRTY):
-            return 0
-        count = self._pinned.release(self._released, self._db.all_keys())
-        self._db.set_number(_DIRTY, 0)
-        self._released = set()
-        return count
 
 
 def _is_flist(name: Name, path: Path) -> bool:

@@ -71,7 +71,7 @@ class Removals:
         self._remove_flists(work, [name for name in flists if self._may_go(work, name)], expired)
         if not work.clocks.fault:
             publisher.remove_unlisted()
-        publisher.release()
+        publisher.pins.settle()
 
     def _going(self, work: Pass) -> tuple[list[Name], list[Name], list[TagName]]:
         """Return the served links, flists and tags that seem to be gone, whatever for."""

@@ -161,10 +161,22 @@ class HubStateDb(StateDb):
         for (packed,) in self._db.execute("SELECT keys FROM flist_keys"):
             yield unpack_keys(packed)
 
+    def has_keys(self) -> bool:
+        """Return whether the chunk keys of any published flist are known."""
+        return self._db.execute("SELECT 1 FROM flist_keys LIMIT 1").fetchone() is not None
+
+    def unread(self) -> set[Name]:
+        """Return the published flists whose chunk keys are not known."""
+        query = "SELECT repository, name FROM flist EXCEPT SELECT repository, name FROM flist_keys"
+        return {Name(*row) for row in self._db.execute(query)}
+
+    def delete_keys(self, name: Name) -> None:
+        """Forget the chunk keys of a flist."""
+        self._delete("flist_keys", repository=name.repository, name=name.name)
+
     def delete_flist(self, name: Name) -> None:
-        """Delete a flist's row and keys."""
-        for table in ("flist", "flist_keys"):
-            self._delete(table, repository=name.repository, name=name.name)
+        """Delete a flist's row."""
+        self._delete("flist", repository=name.repository, name=name.name)
 
     def refetch_all(self) -> None:
         """Make every flist count as changed; what is published stays until it is replaced."""

@@ -164,6 +164,8 @@ class Reconciler:
         if not self._spec.deletes_without_users:
             if started_at is None:
                 self.remark = f"{observation.items} dropped keys wait for the users job"
+                if unread := self.deletes.pinned.unread():
+                    self.remark += f", which does not know the chunks of {unread} served flists"
                 return False
             if started_at <= observation.observed_at:
                 return False
