@@ -5,15 +5,17 @@ the most dangerous interface between the two: a key that is missing here may be 
 
 Table `chunk`: every chunk key that a published or retained flist names. Keys are added before the
 flist is published and taken out after it is gone, so the table errs on the side of keeping. Table
-`meta`: pass_started_at and pass_completed_at, unix seconds of the last pass that completed; unread,
-how many served flists there are whose keys are not in the table. If that is not 0, or the table
-cannot be read, treat every chunk as pinned and try again later.
+`meta`: pass_started_at and pass_completed_at, unix seconds of the last pass that completed;
+passes_begun, how many there were, and pass_completed, which of them completed last: clocks jump.
+unread: how many served flists there are whose keys are not in the table. If that is not 0, or the
+table cannot be read, treat every chunk as pinned and try again later.
 """
 
 import contextlib
 import os
 import sqlite3
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -24,6 +26,8 @@ from sync.contract.state_db import StateDb, require_plain
 FILE: Final = "published.sqlite"
 _STARTED_AT: Final = "pass_started_at"
 _COMPLETED_AT: Final = "pass_completed_at"
+_BEGUN: Final = "passes_begun"
+_COMPLETED: Final = "pass_completed"
 _UNREAD: Final = "unread"
 _IDENTITY: Final = "identity"
 _WRITES: Final = "writes"
@@ -47,6 +51,15 @@ class KeyGroup(Protocol):
     def keys(self) -> Collection[bytes]:
         """The keys, each once."""
         ...
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How many passes of the users job began, which completed last, and in which table they are."""
+
+    table: str
+    begun: int
+    completed: int
 
 
 class PinnedChunks(StateDb):
@@ -136,11 +149,16 @@ class PinnedChunks(StateDb):
         query = "SELECT 1 FROM chunk WHERE key=?"
         return [key for key in keys if self._db.execute(query, (key,)).fetchone() is None]
 
+    def begin(self) -> None:
+        """Record, durably, that a pass begins: before it asks the master for anything."""
+        self.set_number(_BEGUN, self.number(_BEGUN) + 1)
+
     def completed(self, started_at: float, completed_at: float) -> None:
-        """Record a complete pass."""
+        """Record that the pass is complete that began last."""
         with self.transaction():
             self.set_number(_STARTED_AT, started_at)
             self.set_number(_COMPLETED_AT, completed_at)
+            self.set_number(_COMPLETED, self.number(_BEGUN))
 
 
 class PinnedChunksReader:
@@ -168,6 +186,15 @@ class PinnedChunksReader:
         if _unread(rows) or started is None or completed is None:
             return None
         return None if float(completed) < float(started) else float(started)
+
+    def passes(self) -> Passes | None:
+        """Return which passes there were; None where the table is none of this release."""
+        with contextlib.suppress(sqlite3.Error), self._open() as database:
+            rows = _meta(database)
+            if rows.get(_BEGUN):
+                completed = int(rows.get(_COMPLETED, 0))
+                return Passes(str(rows.get(_IDENTITY, "")), int(rows[_BEGUN]), completed)
+        return None
 
     def pinned(self, keys: list[bytes]) -> set[bytes]:
         """Return those of `keys` that a flist names. Raises sqlite3.Error: then all are pinned."""

@@ -100,6 +100,7 @@ class UsersEngine(Engine[UsersSpec]):
                 raise
 
     def _one_pass(self) -> None:
+        self._pinned.begin()
         self._master.begin_pass()
         self._chunks.begin_pass()
         self._adopt()

@@ -167,7 +167,10 @@ class HubStateDb(StateDb):
 
     def unread(self) -> set[Name]:
         """Return the published flists whose chunk keys are not known."""
-        query = "SELECT repository, name FROM flist EXCEPT SELECT repository, name FROM flist_keys"
+        query = (
+            "SELECT repository, name FROM flist WHERE NOT EXISTS (SELECT 1 FROM flist_keys"
+            " WHERE repository=flist.repository AND name=flist.name)"
+        )
         return {Name(*row) for row in self._db.execute(query)}
 
     def delete_keys(self, name: Name) -> None:

@@ -21,7 +21,7 @@ from sync.agent.deletion_guard import Vanished, guard
 from sync.agent.job import JobPaused
 from sync.agent.zdb.connection import ZdbConnection
 from sync.contract import plain_files
-from sync.contract.pinned_chunks import PinnedChunksReader
+from sync.contract.pinned_chunks import Passes, PinnedChunksReader
 
 # Below the job's state directory: for files that the next task of their kind begins anew.
 WORK_DIRECTORY: Final = "compare"
@@ -38,7 +38,8 @@ class Observation(BaseModel):
 
     file: which of the files beside it names them. confirmation: the removalConfirmation by which
     the operator let them go, also if that is interrupted. judged: what is left is what a flist
-    named. outdated: the master has dropped more since.
+    named. outdated: the master has dropped more since. table, passes_begun: how many passes of the
+    users job had begun by then, and in which table they are counted; None: not known.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -48,6 +49,14 @@ class Observation(BaseModel):
     confirmation: int = 0
     judged: bool = False
     outdated: bool = False
+    table: str = ""
+    passes_begun: int | None = None
+
+    @property
+    def passes(self) -> Passes | None:
+        """The passes of the users job by then; which was complete is not asked of these."""
+        begun = self.passes_begun
+        return None if begun is None else Passes(self.table, begun, completed=0)
 
 
 class Dropped:
@@ -69,15 +78,25 @@ class Dropped:
         except (OSError, ValidationError):
             return None
 
-    def replace(self, keys: KeyFile, observed_at: float, *, judged: bool = False) -> None:
-        """Put a new observation in place of the last one; of no keys: none. Raises OSError."""
+    def replace(
+        self,
+        keys: KeyFile,
+        observed_at: float,
+        *,
+        judged: bool = False,
+        passes: Passes | None = None,
+    ) -> None:
+        """Put a new observation in place of the last one; of no keys: none. Raises OSError.
+
+        passes: which the users job had begun, now or later than the keys were observed.
+        """
         # The keys under a new name first, then the observation that names them.
         name = f"dropped-{os.urandom(6).hex()}.keys"
         if keys.count:
             durable.publish(keys.path, self._directory / name)
-            self._write(
-                Observation(observed_at=observed_at, items=keys.count, file=name, judged=judged)
-            )
+            made = Observation(observed_at=observed_at, items=keys.count, file=name, judged=judged)
+            counted = {"table": passes.table, "passes_begun": passes.begun} if passes else {}
+            self._write(made.model_copy(update=counted))
         else:
             durable.remove(self._observation)
         for path in self._directory.glob(_KEY_FILES):
@@ -115,12 +134,26 @@ class Deletes:
         """
         waiting = self.dropped.observation()
         if waiting is None or waiting.judged or self.pinned.pass_started_at() is None:
-            self.dropped.replace(keys, observed_at)
+            self.dropped.replace(keys, observed_at, passes=self.pinned.passes())
         else:
             # A newer one would wait for a newer pass: for ever, where deletes never end.
             self.dropped.update(outdated=True)
         # Counted only once they wait: what is counted is not looked for again.
         self._context.report(Finding({"extra_items": extra_items}, judge_in_seconds=0))
+
+    def may_be_judged(self, observation: Observation, started_at: float) -> bool:
+        """Return whether the last complete users pass began after the keys were observed.
+
+        started_at: when it began (unix seconds), for where passes were not counted: clocks jump.
+        """
+        passes = self.pinned.passes()
+        if passes is None or observation.passes_begun is None:
+            return started_at > observation.observed_at
+        if passes.table != observation.table:
+            # Another table was begun meanwhile: as if the keys were seen to be dropped just now.
+            self.dropped.update(table=passes.table, passes_begun=passes.begun)
+            return False
+        return passes.completed > observation.passes_begun
 
     def remove(self, checkpoint: Checkpoint) -> None:
         """Judge the dropped keys and delete those that no flist names. Raises JobPaused."""
@@ -148,7 +181,9 @@ class Deletes:
             # The master has dropped more than was judged: the numbers of keys are to differ.
             context.report(Finding({"extra_items": 0}))
         elif observation:
-            self.dropped.replace(kept, observation.observed_at, judged=True)
+            self.dropped.replace(
+                kept, observation.observed_at, judged=True, passes=observation.passes
+            )
 
     def _guard(self, doomed: int, checkpoint: Checkpoint) -> None:
         """Raise JobPaused where more would vanish than the operator allows."""

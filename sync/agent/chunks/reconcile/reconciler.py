@@ -167,7 +167,7 @@ class Reconciler:
                 if unread := self.deletes.pinned.unread():
                     self.remark += f", which does not know the chunks of {unread} served flists"
                 return False
-            if started_at <= observation.observed_at:
+            if not self.deletes.may_be_judged(observation, started_at):
                 return False
         self.remark = ""
         if started_at == self._judged_by:
