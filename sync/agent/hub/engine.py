@@ -14,7 +14,6 @@ from sync.agent.hub import confirming, tags, waiting
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.links import judge
 from sync.agent.hub.listing import Listing, Regular, deselected
-from sync.agent.hub.name_room import NameRoom
 from sync.agent.hub.pipeline import Failure, Outcome, Pipeline, Preparer, Ready, in_order
 from sync.agent.hub.progress import Pass, Progress
 from sync.agent.hub.publisher import Publisher
@@ -33,6 +32,7 @@ from sync.agent.hub.work_room import WorkRoom
 from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
 from sync.agent.master.client import HttpError, Master
 from sync.agent.master.identity import follow
+from sync.agent.name_room import NameRoom
 from sync.agent.rate_limit import bandwidth
 from sync.agent.status_writer import StatusWriter
 from sync.contract.pinned_chunks import PinnedChunks

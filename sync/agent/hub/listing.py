@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
-from sync.agent.hub.name_room import LINK_BYTES, TEXT_BYTES, PageRoom
 from sync.agent.master.client import HttpError, Page
 from sync.agent.master.json_rows import JsonRows
+from sync.agent.name_room import LINK_BYTES, TEXT_BYTES, PageRoom
 from sync.contract import names
 from sync.contract.names import FLIST_SUFFIX, RefusedNameError
 from sync.contract.spec import UsersSpec

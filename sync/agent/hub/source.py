@@ -18,10 +18,10 @@ from sync.agent.hub.listing import (
     parse_entry,
     tag_link,
 )
-from sync.agent.hub.name_room import FLIST_BYTES, TEXT_BYTES, NameRoom, PageRoom
 from sync.agent.hub.state_db import FlistRow, as_listed
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
 from sync.agent.master.json_rows import JsonRows
+from sync.agent.name_room import FLIST_BYTES, TEXT_BYTES, NameRoom, PageRoom
 from sync.contract import names
 from sync.contract.names import RefusedNameError
 from sync.contract.spec import UsersSpec

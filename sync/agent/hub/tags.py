@@ -6,13 +6,13 @@ from functools import partial
 
 from sync.agent.hub.links import TagState, end_of
 from sync.agent.hub.listing import Link, Listing, Name, Tag, TagName, deselected, is_fresh
-from sync.agent.hub.name_room import LINK_BYTES, NameRoom
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.source import Source
 from sync.agent.hub.state_db import HubStateDb, TagRow
 from sync.agent.hub.tree import Tree
 from sync.agent.master.client import HttpError, Page
+from sync.agent.name_room import LINK_BYTES, NameRoom
 from sync.contract.spec import UsersSpec
 
 

@@ -11,7 +11,6 @@ from sync.agent.digests import file_digest, proves_itself
 from sync.agent.hub.chunk_store import ChunkStore, groups
 from sync.agent.hub.links import judge
 from sync.agent.hub.listing import Link, Name, light_path
-from sync.agent.hub.name_room import NameRoom
 from sync.agent.hub.source import Source
 from sync.agent.hub.state_db import DATABASE, GENERATION, FlistRow, HubStateDb
 from sync.agent.hub.tree import Tree
@@ -25,6 +24,7 @@ from sync.agent.job import (
 )
 from sync.agent.master.client import HttpMissingError, Master
 from sync.agent.master.endpoints import by_any_name
+from sync.agent.name_room import NameRoom
 from sync.agent.supervisor import repair_pass
 from sync.agent.zdb.connection import ZdbConnection
 from sync.contract.pinned_chunks import PinnedChunks

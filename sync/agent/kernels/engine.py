@@ -87,7 +87,7 @@ class KernelsEngine(Engine[KernelsSpec]):
 
         Raises HttpError, JobFailed.
         """
-        found = listing.fetch(self._master)
+        found = listing.fetch(self._master, self._spec)
         work = Pass(found, self._db.kernels(), self._db.links())
         served = {name: row for name, row in work.known.items() if row.missing_since is None}
         mirrored = {
@@ -97,7 +97,10 @@ class KernelsEngine(Engine[KernelsSpec]):
         source = self._master.source
         identity = follow(self._spec, self._directories.state, source, mirrored, listed)
         self._status.seen_master(source, identity)
-        if not served.keys() <= work.listed.keys() and listing.fetch(self._master) != found:
+        if (
+            not served.keys() <= work.listed.keys()
+            and listing.fetch(self._master, self._spec) != found
+        ):
             message = "two readings of what the master lists differ: nothing is removed"
             raise HttpError(message, retry=True)
         return work

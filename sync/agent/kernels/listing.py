@@ -4,20 +4,26 @@ import contextlib
 import html
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from sync.agent.budget import Budget
 from sync.agent.clocks import DAY_SECONDS, Clocks
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
+from sync.agent.master.json_rows import JsonRows
+from sync.agent.name_room import KERNEL_BYTES, TEXT_BYTES, NameRoom
 from sync.contract import names
 from sync.contract.spec import KernelsSpec
 
 MAX_LISTING_BYTES: Final = 16 << 20
+# Unlike JSON it is read as a whole, and may take four times as much as text.
+MAX_PAGE_BYTES: Final = 8 << 20
 # As kernel_list of bootstrap.py formats it.
 _DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d, \d\d:\d\d:\d\d) \(UTC\)", re.ASCII)
 # As templates/kernels.html has them.
 _HREF: Final = re.compile(r'href="/kernel/([^"]*)"')
+_KERNEL: Final = re.compile("kernel", re.IGNORECASE)
 NET: Final = "net"
 _YEAR_10000: Final = 253_402_300_800
 
@@ -39,25 +45,35 @@ class Listing:
     clocks: Clocks = field(default_factory=Clocks, compare=False)
 
 
-def fetch(master: Master) -> Listing:
+def fetch(master: Master, spec: KernelsSpec) -> Listing:
     """Ask /api/images, or read the page /images of older revisions. Raises HttpError."""
-    kernels: dict[str, Kernel] = {}
-    refused: list[str] = []
+    room = NameRoom.of(Budget.of(spec))
     with master.while_listing():
         try:
-            page = master.get("/api/images", MAX_LISTING_BYTES)
-            rows = _rows(page.json())
+            page, listing = master.get_rows(
+                "/api/images", MAX_LISTING_BYTES, lambda rows: _listing(_rows(rows), room)
+            )
         except HttpMissingError:
-            page = master.get("/images", MAX_LISTING_BYTES)
-            rows = _page_rows(page)
+            page = master.get("/images", MAX_PAGE_BYTES)
+            listing = _listing(_page_rows(page), room)
+    return replace(listing or Listing(()), clocks=Clocks(page.date_seconds))
+
+
+def _listing(rows: Iterator[tuple[object, float | None]], room: NameRoom) -> Listing:
+    kernels: dict[str, Kernel] = {}
+    refused: list[str] = []
+    with room.page() as part:
         for name, updated in rows:
             try:
                 kernel = Kernel(checked_kernel(name), updated)
             except names.RefusedNameError as error:
+                part.take(TEXT_BYTES, [str(error)])
                 refused.append(str(error))
             else:
+                if kernel.name not in kernels:
+                    part.take(KERNEL_BYTES, [kernel.name])
                 kernels[kernel.name] = kernel
-    return Listing(tuple(kernels.values()), tuple(refused), Clocks(page.date_seconds))
+    return Listing(tuple(kernels.values()), tuple(refused))
 
 
 def wanted(listing: Listing, spec: KernelsSpec, linked: set[str]) -> list[Kernel]:
@@ -84,10 +100,10 @@ def checked_kernel(name: object) -> str:
     return plain
 
 
-def _rows(data: object) -> Iterator[tuple[object, float | None]]:
-    if not isinstance(data, list):
+def _rows(rows: JsonRows) -> Iterator[tuple[object, float | None]]:
+    if not rows.begins("["):
         raise HttpError("/api/images: not a list", retry=True)
-    for row in data:
+    for row in rows.rows():
         # What is no row has no name, and is refused as such.
         yield (row.get("name"), _seconds(row)) if isinstance(row, dict) else (None, None)
 
@@ -115,8 +131,11 @@ def _page_rows(page: Page) -> Iterator[tuple[object, float | None]]:
     if not page.whole:
         raise HttpError("/images: the master does not say how long it is", retry=True)
     text = page.body.decode("utf-8", "replace")
-    _, *parts = _HREF.split(text)
-    if not parts and "kernel" not in text.lower():
+    found = _HREF.search(text)
+    if found is None and not _KERNEL.search(text):
         raise HttpError("/images: not the list of kernels", retry=True)
-    for name, rest in zip(parts[::2], parts[1::2], strict=True):
-        yield html.unescape(name), _parsed_date(rest)
+    while found is not None:
+        following = _HREF.search(text, found.end())
+        end = len(text) if following is None else following.start()
+        yield html.unescape(found[1]), _parsed_date(text[found.end() : end])
+        found = following

@@ -69,7 +69,7 @@ class _Scan:
         self, master: Master, known: dict[str, KernelRow], linked: set[str]
     ) -> Iterator[Problem]:
         master.begin_pass()
-        found = listing.fetch(master)
+        found = listing.fetch(master, self._spec)
         for kernel in listing.wanted(found, self._spec, linked):
             if self._options.covers(kernel.name) and kernel.name not in known:
                 yield Problem(kernel.name, "is on the master and not here")

@@ -10,11 +10,11 @@ import pytest
 from sync.agent.budget import Budget
 from sync.agent.hub.links import TagState, judge
 from sync.agent.hub.listing import Link, Listing, Name, Regular, Tag, TagName
-from sync.agent.hub.name_room import NameRoom
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import DATABASE, FlistRow, HubStateDb
 from sync.agent.hub.tree import Tree
 from sync.agent.job import PassIncompleteError
+from sync.agent.name_room import NameRoom
 from sync.contract.pinned_chunks import PinnedChunks
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, corrupt, small_model

@@ -11,9 +11,9 @@ import pytest
 
 from sync.agent.budget import Budget
 from sync.agent.hub.listing import Name
-from sync.agent.hub.name_room import FLIST_BYTES, NameRoom
 from sync.agent.hub.source import Source
 from sync.agent.master.client import HttpError
+from sync.agent.name_room import FLIST_BYTES, NameRoom
 from sync.contract.job_memory import OWN_BYTES
 from tests.agent.mirrors import UsersMirror, model_tree
 from tests.sandbox.services.http import Connection, HttpServer, Request, Response

@@ -1,8 +1,7 @@
-"""The memory that names take: flists that are served or listed, links, tags and what is in them.
+"""The memory that names take: of kernels, or of flists that are served or listed, links and tags.
 
-They stay from pass to pass, so they come first of the job's budget, and the rest is for flists and
-chunks that are under way. A hub with more of them is refused by a reason before it is read to its
-end.
+They stay from pass to pass, so they come first of the job's budget, and the rest is for what is
+under way. A master with more of them is refused by a reason before its listing is read to its end.
 """
 
 import contextlib
@@ -17,6 +16,8 @@ from sync.agent.master.http1 import HttpError
 FLIST_BYTES: Final = 600
 # A link or a tag: read, planned, served.
 LINK_BYTES: Final = 1200
+# A kernel: listed, its row, its link, its place in plans.
+KERNEL_BYTES: Final = 2000
 # A repository, or why something is refused: beside its text.
 TEXT_BYTES: Final = 200
 # Of the budget, at most: the rest is for work.
@@ -24,7 +25,7 @@ _PART: Final = 0.65
 
 
 class Named(Protocol):
-    """A name of the hub."""
+    """A name of a hub."""
 
     @property
     def name(self) -> str:
