@@ -203,7 +203,7 @@ class Packer:
     def _publishes(self, flist: str) -> bool:
         path = Path(flist)
         own = path.parent.parent == self._config.users and path.parent.name != ".."
-        return own and path.suffix == ".flist"
+        return own and path.name.endswith(".flist")
 
     def _workspace(self, folder: str) -> str:
         path = Path(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from cli.tokens import mint
 from tests.e2e.nodes import live, node_of, upload
@@ -99,6 +100,17 @@ def an_uploaded_system_comes_back_whole(stack: MirrorStack, tmp_path: Path) -> N
     assert list((stack.root / "0-hub_packing").iterdir()) == []
 
 
+def a_mirror_opens_flists_without_secrets(stack: MirrorStack) -> None:
+    url = f"http://127.0.0.1:{stack.http_port}/api/flist/tf-zos/zos-base.flist"
+    answer = urllib3.request("GET", url, headers={"Host": f"hub.{stack.domain}"}, redirect=False)
+    assert answer.status == 200
+    assert answer.json()["content"]
+    packer = stack.containers()["packer"]
+    assert "zflist open: status 0" in packer.logs().decode()
+    assert packer.exec_run(["ls", "/secrets"]).exit_code != 0
+    assert packer.exec_run(["touch", "/public/planted"]).exit_code != 0
+
+
 def upload_is_served(stack: MirrorStack, tmp_path: Path, name: str) -> None:
     plain = tmp_path / name
     shutil.copytree(_LIBRARY / "logging", plain, ignore=shutil.ignore_patterns("__pycache__"))
@@ -137,10 +149,12 @@ def test_a_detached_mirror_keeps_its_data_accepts_uploads_and_does_not_go_back_u
             stack.pulumi("preview")
         assert not set(stack.containers()) & set(_SYNC), "nothing was changed"
 
-        stack.config |= {"modeConfirmation": 1, "ready": "in-sync"}
+        hub = {**stack.config.get("hub", {}), "inspection": True}
+        stack.config |= {"modeConfirmation": 1, "ready": "in-sync", "hub": hub}
         stack.up()
         assert steps_of(stack) == {}
-        assert set(stack.containers()) >= set(_SYNC)
+        assert set(stack.containers()) >= {*_SYNC, "packer"}
+        a_mirror_opens_flists_without_secrets(stack)
         with node_of(stack, "::1", sources) as node:
             node.boot("tf-zos/zos-base.flist")
 

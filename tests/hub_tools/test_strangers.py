@@ -309,6 +309,12 @@ def test_a_path_that_leads_out_of_uploads_and_repositories_is_refused(
     assert "uid " not in done.stdout
 
 
+@pytest.mark.parametrize("name", ["x.flist", ".flist", "...flist", "a b (1).flist", "x:y.flist"])
+def test_every_name_that_the_hub_gives_is_committed_to(place: Place, name: str) -> None:
+    target = str(place.config.users / "alice" / name)
+    assert place.told("commit", target).arguments == ["commit", target]
+
+
 # -- without the right to pack -----------------------------------------------------------------
 
 
