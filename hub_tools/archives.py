@@ -12,6 +12,7 @@ and writes one that holds its database and nothing else: libtar sees no stranger
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import stat
@@ -19,7 +20,7 @@ import sys
 import tarfile
 import zlib
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 READMES = frozenset((".README.md", ".README"))  # 0-hub follows these (src/hub/flist.py, readme)
 # Folders of the hub's containers; one that an upload has of its own is meant instead.
@@ -31,6 +32,9 @@ DATABASE = "flistdb.sqlite3"
 # As the mirror's own reader has it (sync/agent/flist/archive.py).
 MAX_DATABASE_BYTES = 512 << 20
 _MAX_MEMBERS = 64
+_PART = 1 << 18
+# Folders, and pax headers, which libtar writes none of and others may.
+_SKIPPED = frozenset((tarfile.DIRTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE))
 REFUSED = 77  # EX_NOPERM of sysexits.h
 _TOLD = 200
 
@@ -110,23 +114,61 @@ def leads_out(path: str, target: str, own: frozenset[str]) -> bool:
 # -- flists ------------------------------------------------------------------------------------
 
 
+class _Inflated(io.RawIOBase):
+    """The plain bytes of a gzip file's first member, as they are asked for.
+
+    What follows it is ignored, as on a node (rfs: src/meta/mod.rs, GzDecoder).
+    """
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+        self._inflate = zlib.decompressobj(wbits=31)  # gzip's header and checksum
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail or self._source.read(_PART)
+            plain = self._inflate.decompress(packed, len(buffer))
+            if plain:
+                buffer[: len(plain)] = plain
+                return len(plain)
+            if not packed:
+                raise EOFError
+        return 0
+
+
 def rebuild(source: IO[bytes], target: IO[bytes]) -> None:
     """Write a flist that holds the database of another one, and nothing else.
 
-    Raises RefusedError, OSError.
+    Header by header, as tarfile's own reading of a stream follows any size that a header names.
+    Raises RefusedError.
     """
     found = False
     try:
-        with tarfile.open(fileobj=source, mode="r|gz") as archive:
-            for number, member in enumerate(archive):
-                if number >= _MAX_MEMBERS:
-                    raise RefusedError(f"it holds more than {_MAX_MEMBERS} members")
-                if _is_database(member) and (content := archive.extractfile(member)):
-                    if found:
-                        raise RefusedError(f"it holds {DATABASE} twice")
+        with io.BufferedReader(_Inflated(source), _PART) as plain:
+            for _ in range(_MAX_MEMBERS):
+                header = plain.read(tarfile.BLOCKSIZE)
+                # A block of zeros ends the archive.
+                if len(header) < tarfile.BLOCKSIZE or not header.strip(b"\0"):
+                    break
+                member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+                if not 0 <= member.size <= MAX_DATABASE_BYTES:
+                    raise RefusedError(f"a member of it has {member.size} bytes")
+                padding = -member.size % tarfile.BLOCKSIZE
+                if not _is_database(member):
+                    _skip(plain, member.size + padding)
+                elif found:
+                    raise RefusedError(f"it holds {DATABASE} twice")
+                else:
                     found = True
-                    _write(content, member.size, target)
-    except (tarfile.TarError, zlib.error, EOFError, ValueError, MemoryError) as error:
+                    _write(plain, member.size, target)
+                    _skip(plain, padding)
+            else:
+                raise RefusedError(f"it holds {_MAX_MEMBERS} members or more")
+            _skip(plain, MAX_DATABASE_BYTES)  # the checksum stands at the end
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, MemoryError) as error:
         raise RefusedError(f"it is no tar.gz: {type(error).__name__}") from None
     if not found:
         raise RefusedError(f"it holds no {DATABASE}")
@@ -134,21 +176,23 @@ def rebuild(source: IO[bytes], target: IO[bytes]) -> None:
 
 def _is_database(member: tarfile.TarInfo) -> bool:
     """Return whether a member is the database; refuse what has no place beside it."""
-    name = member.name
-    parts = name.split("/")
+    name, parts = member.name, member.name.split("/")
     if name.startswith("/") or ".." in parts:
         raise RefusedError(f"{shown(name)} is outside of it")
-    if member.isdir():
+    if member.type in _SKIPPED:
         return False
-    if not member.isreg():
+    if member.type not in {tarfile.REGTYPE, tarfile.AREGTYPE}:
         raise RefusedError(f"{shown(name)} is neither file nor folder")
     # zflist appends the tree ".", so that names may start with "./" (0-flist: archive.c).
     return [part for part in parts if part != "."] == [DATABASE]
 
 
+def _skip(plain: IO[bytes], amount: int) -> None:
+    while amount and (part := plain.read(min(amount, _PART))):
+        amount -= len(part)
+
+
 def _write(content: IO[bytes], size: int, target: IO[bytes]) -> None:
-    if size > MAX_DATABASE_BYTES:
-        raise RefusedError(f"its database has more than {MAX_DATABASE_BYTES} bytes")
     member = tarfile.TarInfo(DATABASE)
     member.size = size
     # libtar knows no pax headers.

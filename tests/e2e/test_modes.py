@@ -102,7 +102,8 @@ def an_uploaded_system_comes_back_whole(stack: MirrorStack, tmp_path: Path) -> N
 
 def a_mirror_opens_flists_without_secrets(stack: MirrorStack) -> None:
     url = f"http://127.0.0.1:{stack.http_port}/api/flist/tf-zos/zos-base.flist"
-    answer = urllib3.request("GET", url, headers={"Host": f"hub.{stack.domain}"}, redirect=False)
+    named = {"Host": f"hub.{stack.domain}"}
+    answer = urllib3.request("GET", url, headers=named, redirect=False, timeout=60)
     assert answer.status == 200
     assert answer.json()["content"]
     packer = stack.containers()["packer"]

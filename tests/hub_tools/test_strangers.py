@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub_tools import archives, packer, refusals
@@ -196,6 +196,7 @@ WRONG_FLISTS: dict[str, bytes] = {
     "many members": archived(*(file(f"{number}") for number in range(100)), DATABASE),
     "no archive": b"this is no archive",
     "a cut one": archived(DATABASE)[:-20],
+    "a wrong checksum": archived(DATABASE)[:-8] + b"\0\0\0\1" + archived(DATABASE)[-4:],
     "nothing": b"",
     "no gzip": gzip.decompress(archived(DATABASE)),
 }
@@ -237,9 +238,14 @@ def test_zflist_opens_an_archive_of_our_own_as_the_hubs_uid_without_the_password
         assert PASSWORD not in str(told)
 
 
-def test_the_database_comes_through_unchanged() -> None:
+@pytest.mark.parametrize(
+    "more",
+    [b"", b"junk after it", gzip.compress(b"a second member")],
+    ids=["nothing", "junk", "another member"],
+)
+def test_the_database_comes_through_unchanged(more: bytes) -> None:
     made = io.BytesIO()
-    archives.rebuild(io.BytesIO(archived(DATABASE)), made)
+    archives.rebuild(io.BytesIO(archived(DATABASE) + more), made)
     with tarfile.open(fileobj=io.BytesIO(made.getvalue())) as archive:
         (found,) = archive.getmembers()
         content = archive.extractfile(found)
@@ -249,22 +255,49 @@ def test_the_database_comes_through_unchanged() -> None:
 
 def test_a_database_that_unfolds_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_DATABASE_BYTES", 1000)
-    with pytest.raises(archives.RefusedError, match="more than 1000 bytes"):
+    with pytest.raises(archives.RefusedError, match="has 65536 bytes"):
         archives.rebuild(io.BytesIO(archived(DATABASE)), io.BytesIO())
 
 
-@given(st.binary(max_size=2000), st.integers(0, 5000), st.integers(0, 64))
-def test_a_broken_flist_is_refused_whatever_is_in_it(junk: bytes, at: int, length: int) -> None:
-    plain = gzip.decompress(archived(DATABASE, (member("d", FOLDER), b"")))
-    made = io.BytesIO()
+HEADERS = st.one_of(st.just("size"), st.just("type"), st.just("name"), st.just("anywhere"))
+FIELDS = {"size": (124, 12), "type": (156, 1), "name": (0, 100), "anywhere": (0, 512)}
+
+
+@settings(deadline=None)
+@given(
+    HEADERS,
+    st.binary(min_size=1, max_size=600),
+    st.integers(0, 511),
+    st.booleans(),
+    st.integers(0, 4000),
+)
+def test_a_broken_flist_is_refused_at_once_whatever_is_in_it(
+    where: str, junk: bytes, at: int, right_sum: bool, cut: int
+) -> None:
+    plain = bytearray(gzip.decompress(archived((member("d", FOLDER), b""), DATABASE)))
+    start, length = FIELDS[where]
+    at = 512 + start + at % length
+    plain[at : at + length] = junk[:length]
+    if right_sum:
+        header = bytes(plain[512:660]) + b" " * 8 + bytes(plain[668:1024])
+        plain[660:668] = b"%06o\0 " % sum(header)
+    packed, made = gzip.compress(bytes(plain), 1), io.BytesIO()
     try:
-        archives.rebuild(
-            io.BytesIO(gzip.compress(plain[:at] + junk + plain[at + length :], 1)), made
-        )
+        archives.rebuild(io.BytesIO(packed[: len(packed) - max(0, cut - 3900)]), made)
     except archives.RefusedError:
         return
     with tarfile.open(fileobj=io.BytesIO(made.getvalue())) as archive:
         assert archive.getnames() == ["flistdb.sqlite3"]
+
+
+@pytest.mark.parametrize("size", [1 << 40, (1 << 62) + 512, -512, -(1 << 40)])
+@pytest.mark.parametrize("name", ["flistdb.sqlite3", "d"])
+def test_a_size_that_a_header_claims_is_not_followed(name: str, size: int) -> None:
+    info = member(name)
+    info.size = size
+    header = info.tobuf(tarfile.GNU_FORMAT)
+    with pytest.raises(archives.RefusedError, match=f"has {size} bytes"):
+        archives.rebuild(io.BytesIO(gzip.compress(header + bytes(1024))), io.BytesIO())
 
 
 # -- where the hub may point -------------------------------------------------------------------
