@@ -10,6 +10,7 @@ whole repository, and an empty or broken answer can look like a master without c
 4. Nothing goes while the clocks of master and mirror disagree (sync.agent.clocks).
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,10 +36,13 @@ class Absences(Generic[_AnyName]):
     connections: int
     path_of: Callable[[_AnyName], str]
     _gone: set[_AnyName] = field(default_factory=set, init=False)
+    _unanswered: set[_AnyName] = field(default_factory=set, init=False)
 
     def unconfirmed(self, absent: Collection[_AnyName]) -> dict[_AnyName, str]:
         """Return those of the absent names that may still be there, each with the reason."""
         self._gone.intersection_update(absent)
+        unanswered = self._unanswered.intersection(absent)
+        self._unanswered.clear()
         asked = [name for name in absent if name not in self._gone]
         if not asked:
             return {}
@@ -47,11 +51,15 @@ class Absences(Generic[_AnyName]):
         def ask(name: _AnyName) -> str:
             if len(failures) >= _MOST_FAILURES:
                 return failures[-1]
+            # One that failed before keeps the pass waiting no longer than it must.
+            patience = self.master.briefly() if name in unanswered else contextlib.nullcontext()
             try:
-                self.master.head(self.path_of(name))
+                with patience:
+                    self.master.head(self.path_of(name))
             except HttpMissingError:
                 return ""
             except HttpError as error:
+                self._unanswered.add(name)
                 failures.append(f"not listed any more; whether it is gone is not known: {error}")
                 return failures[-1]
             return "not listed any more, but still served by the master"

@@ -108,6 +108,10 @@ class Engine(ABC, Generic[AnySpec]):
         name of the master died), ZdbError, OSError.
         """
 
+    def next_try_seconds(self) -> float | None:
+        """Return in how many seconds something that a complete pass lacks is to be tried again."""
+        return None
+
 
 @contextlib.contextmanager
 def one_at_a_time(state: Path) -> Iterator[None]:

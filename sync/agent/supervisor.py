@@ -155,7 +155,9 @@ class EngineLoop:
             first_pass_at=self._status.record.first_pass_at or now,
             eta_seconds=0,
         )
-        return seconds_to_next(self._schedule, elapsed_seconds, self._chance.random())
+        seconds = seconds_to_next(self._schedule, elapsed_seconds, self._chance.random())
+        sooner = None if self._engine is None else self._engine.next_try_seconds()
+        return seconds if sooner is None else min(seconds, sooner)
 
     def _failed(self, error: Exception) -> float:
         """Record an error; returns the seconds until the next pass."""

@@ -10,6 +10,8 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TAG_PREFIX: Final = ".tag-"
 _SHOWN: Final = 80
+# As much of a text from outside as a person reads in a line of a report.
+LONGEST_TEXT: Final = 1000
 # Flask serves a folder of the program under it: 0-hub answers 404 for every flist there.
 _STATIC: Final = "static"
 
@@ -99,3 +101,15 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def bounded(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Return a text from outside as it is kept: `shown`, of `longest` characters at most.
+
+    What is too long lacks its middle: a message begins with its subject and ends with the remedy.
+    """
+    half = longest // 2
+    if len(text) > 4 * longest:
+        text = text[:longest] + text[-longest:]
+    clean = shown(text)
+    return clean if len(clean) <= longest else f"{clean[: longest - half - 1]}…{clean[-half:]}"

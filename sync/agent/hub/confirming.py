@@ -13,6 +13,7 @@ from sync.agent.hub.listing import Link, Listing, Name, TagName, page_path, size
 from sync.agent.hub.progress import Pass
 from sync.agent.hub.publisher import Publisher
 from sync.agent.master.client import HttpError, HttpMissingError, Master
+from sync.agent.quarantine import Quarantine
 
 _TAGLINK_BYTES: Final = 1 << 16
 _UNKNOWN: Final = "not followed yet: the master does not answer for it"
@@ -42,7 +43,13 @@ def new_links(work: Pass, publisher: Publisher, coming: Collection[Name]) -> lis
     return links
 
 
-def ask(master: Master, connections: int, work: Pass, links: Collection[Link]) -> set[Link]:
+def ask(
+    master: Master,
+    connections: int,
+    quarantine: Quarantine,
+    work: Pass,
+    links: Collection[Link],
+) -> set[Link]:
     """Ask about links, many at once; returns those that lead where they are listed to lead.
 
     Others the pass notes: `unconfirmed` where the link's own page says something else or is not
@@ -51,13 +58,15 @@ def ask(master: Master, connections: int, work: Pass, links: Collection[Link]) -
 
     def doubt(link: Link) -> str | HttpError:
         try:
-            return "" if _leads_there(master, work.listing, link) else _ELSEWHERE
+            with quarantine.trying(str(link.name)):
+                return "" if _leads_there(master, work.listing, link) else _ELSEWHERE
         except HttpMissingError:
             return _UNKNOWN
         except HttpError as error:
             return error
 
     confirmed: set[Link] = set()
+    links = [link for link in links if not quarantine.leaves_out(str(link.name))]
     # Before the flists are fetched, and at once: a HEAD takes a round trip and no more.
     with ThreadPoolExecutor(connections, "confirm") as pool:
         for link, reason in zip(links, pool.map(doubt, links), strict=True):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import replace
+from random import SystemRandom
 from typing import Final
 
 from sync.agent.budget import Budget
@@ -13,7 +14,15 @@ from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub import confirming, tags, waiting
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.links import judge
-from sync.agent.hub.listing import Listing, Regular, deselected
+from sync.agent.hub.listing import (
+    Listing,
+    Name,
+    Regular,
+    TagName,
+    deselected,
+    page_path,
+    target_of,
+)
 from sync.agent.hub.pipeline import Failure, Outcome, Pipeline, Preparer, Ready, in_order
 from sync.agent.hub.progress import Pass, Progress
 from sync.agent.hub.publisher import Publisher
@@ -29,10 +38,11 @@ from sync.agent.hub.state_db import (
 )
 from sync.agent.hub.tree import Tree
 from sync.agent.hub.work_room import WorkRoom
-from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
+from sync.agent.job import Control, Directories, Engine, one_at_a_time
 from sync.agent.master.client import HttpError, Master
 from sync.agent.master.identity import follow
 from sync.agent.name_room import NameRoom
+from sync.agent.quarantine import Quarantine
 from sync.agent.rate_limit import bandwidth
 from sync.agent.status_writer import StatusWriter
 from sync.contract.pinned_chunks import PinnedChunks
@@ -40,6 +50,8 @@ from sync.contract.spec import UsersSpec
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN_GENERATION: Final = -1.0
+# Flists asked for to see whether the master itself is well.
+_SAMPLE: Final = 3
 
 
 class UsersEngine(Engine[UsersSpec]):
@@ -74,14 +86,21 @@ class UsersEngine(Engine[UsersSpec]):
         password = directories.zdb_admin_password()
         self._chunks = ChunkStore(spec, password, control, shared, report)
         self._stack.callback(self._chunks.close)
+        self._quarantine = Quarantine(spec, self._db, self._master)
         self._readers = ReaderPool()
         self._stack.callback(self._readers.stop_idle)
         self._room = WorkRoom(self._tree.staging, spec.free_space_floor_bytes)
         self._preparer = Preparer(
-            spec, self._master, self._tree, self._chunks, self._readers, self._room
+            spec,
+            self._master,
+            self._tree,
+            self._chunks,
+            self._readers,
+            self._room,
+            self._quarantine,
         )
         self._source = Source(self._master, spec)
-        self._tags = tags.TagReader(self._source, self._db, spec.http.connections)
+        self._tags = tags.TagReader(self._source, self._db, spec.http.connections, self._quarantine)
         self._removals = Removals(spec, self._master, self._db, self._publisher)
         self._progress = Progress(self._status, self._master, self._chunks, self._publisher)
 
@@ -99,6 +118,10 @@ class UsersEngine(Engine[UsersSpec]):
                 self._generation = _UNKNOWN_GENERATION
                 raise
 
+    def next_try_seconds(self) -> float | None:
+        """Return in how many seconds a quarantined name is to be tried again."""
+        return self._quarantine.next_try_seconds()
+
     def _one_pass(self) -> None:
         self._pinned.begin()
         self._master.begin_pass()
@@ -108,6 +131,7 @@ class UsersEngine(Engine[UsersSpec]):
         room = NameRoom.of(self._budget, served)
         listing = self._source.listing(room, served)
         self._follow(listing)
+        self._quarantine.begin(lambda name: self._listed_as(listing, name))
         work = self._judged(listing, room)
         self._log_refused(work.refused)
         self._publisher.follow(listing, work.plan, work.states)
@@ -153,6 +177,19 @@ class UsersEngine(Engine[UsersSpec]):
         identity = follow(self._spec, self._directories.state, source, mirrored, listed)
         self._status.seen_master(source, identity)
 
+    def _listed_as(self, listing: Listing, name: str) -> str | None:
+        """Return what the master lists of a name that may fail; None where it does not list it."""
+        target = target_of(name)
+        if isinstance(target, TagName):
+            tag = listing.tags.get(target)
+            return None if tag is None else str(tag.updated)
+        if target in listing.regulars:
+            flist = listing.regulars[target]
+            return f"{flist.updated} {flist.size_text}"
+        inside = self._db.tag_links() if target.its_tag in listing.tags else {}
+        link = listing.links.get(target) or inside.get(target)
+        return None if link is None else f"{link.link_time} {link.target}"
+
     def _judged(self, listing: Listing, room: NameRoom) -> Pass:
         """Read the tags, judge every link, and ask for what is listed no more."""
         failed = self._tags.read(listing, room)
@@ -163,8 +200,13 @@ class UsersEngine(Engine[UsersSpec]):
             listing,
             judge(listing, self._db.tag_links().values()),
             [*listing.refused, *refused],
-            {f"tag {'/'.join(tag)}": failed[tag] for tag in failed},
+            {
+                str(tag): error
+                for tag, error in failed.items()
+                if not self._quarantine.leaves_out(str(tag))
+            },
             self._waiting,
+            self._quarantine.reasons(),
             clocks=self._source.clocks,
         )
         self._removals.ask(work)
@@ -184,12 +226,14 @@ class UsersEngine(Engine[UsersSpec]):
         """Return the flists to fetch, in the order of work."""
         publisher, regulars = self._publisher, work.listing.regulars
         publisher.drop_withheld(publisher.withheld.keys() - regulars.keys())
-        return in_order(
-            [entry for entry in regulars.values() if self._is_due(work, entry)], self._spec
-        )
+        due = [entry for entry in regulars.values() if self._is_due(work, entry)]
+        # So that those that failed before keep no other waiting.
+        return in_order(due, self._spec, self._quarantine)
 
     def _is_due(self, work: Pass, entry: Regular) -> bool:
         """Return whether a flist changed, or what withheld it may have gone; asks in doubt."""
+        if self._quarantine.leaves_out(str(entry.name)):
+            return False
         withheld = self._publisher.withheld.get(entry.name)
         if withheld is not None and as_listed(withheld, entry):
             return bool(withheld.missing) and (
@@ -219,7 +263,8 @@ class UsersEngine(Engine[UsersSpec]):
         coming = {entry.name for entry in entries}
         links = confirming.new_links(work, self._publisher, coming)
         connections = self._spec.http.connections
-        self._publisher.confirm(confirming.ask(self._master, connections, work, links))
+        asked = confirming.ask(self._master, connections, self._quarantine, work, links)
+        self._publisher.confirm(asked)
 
     def _fetch(self, work: Pass, entries: list[Regular]) -> None:
         """Fetch flists and publish them as they come, each with the links that waited for it."""
@@ -280,11 +325,25 @@ class UsersEngine(Engine[UsersSpec]):
         self._progress.report(work)
 
     def _finish(self, work: Pass) -> None:
-        if work.failures:
-            messages = [f"{name}: {error}" for name, error in work.failures.items()]
-            for message in messages[:10]:
-                self._status.error(message)
-            raise PassIncompleteError(f"{len(messages)} failed, the first: {messages[0]}")
+        listing = work.listing
+        listed = len(listing.regulars) + len(listing.links) + len(listing.tags)
+        try:
+            self._quarantine.settle(self._status, work.failures, listed, self._master_is_well)
+        finally:
+            work.held = self._quarantine.reasons()
+            self._progress.report(work)
         self._pinned.completed(work.started_at, time.time())
         if self._publisher.flists:
             self._progress.set_bootable()
+
+    def _master_is_well(self) -> bool:
+        """Return whether the master still delivers something that it delivered before."""
+        served = [*filter(self._publisher.is_current, self._publisher.flists)]
+        return any(map(self._delivers, SystemRandom().sample(served, min(_SAMPLE, len(served)))))
+
+    def _delivers(self, name: Name) -> bool:
+        try:
+            self._master.head(page_path(name))
+        except HttpError:
+            return False
+        return True

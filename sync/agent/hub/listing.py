@@ -4,9 +4,10 @@ One strict rule decides which names become paths; an entry that breaks it is ref
 and stops none of the others.
 """
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeGuard
 from urllib.parse import quote
 
 from sync.agent.master.client import HttpError, Page
@@ -19,6 +20,11 @@ from sync.contract.spec import UsersSpec
 # mtimes have whole seconds: a file that is younger than this may change again unseen.
 _FRESH_SECONDS: Final = 2.0
 _TAGS: Final = "tags"
+_TOLD: Final = 80
+# "26.65 KB", and room for other units and separators.
+_LONGEST_SIZE: Final = 40
+_TELLER: Final = reprlib.Repr()
+_TELLER.maxlevel = 3
 
 
 class TagName(NamedTuple):
@@ -131,6 +137,14 @@ class Listing:
             self.links[entry.name] = entry
 
 
+def target_of(text: str) -> Target:
+    """Return the name that prints as `text`: none has a slash in a part of it."""
+    repository, *rest = text.split("/")
+    if len(rest) == 2:  # noqa: PLR2004 - tags/T
+        return TagName(repository, rest[1])
+    return Name(repository, rest[-1], *rest[1:-1])
+
+
 def deselected(spec: UsersSpec, name: Target) -> bool:
     """Return whether the operator, not the master, is why a name is not listed."""
     if not spec.repositories.takes(name.repository):
@@ -175,21 +189,47 @@ def printed_bytes(text: str) -> float | None:
     return None
 
 
+def as_time(value: object) -> int | None:
+    """Return a value of a page as unix seconds, None where it is no time.
+
+    Python reads NaN, Infinity and any number of digits in JSON. One before 1970 is a time: a hub
+    prints int(st_mtime), whatever the file has.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if abs(value) < 1 << 40 else None
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """Return whether a value of a page can be a file's size in bytes."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 60
+
+
+def told(value: object) -> str:
+    """Return what a page has in the place of an entry, in a few characters, however deep it is."""
+    return _TELLER.repr(value)[:_TOLD]
+
+
 def _text(row: dict[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
-        raise RefusedNameError(f"refused entry {str(row)[:80]!r}: no {key}")
+        raise RefusedNameError(f"refused entry {told(row)!r}: no {key}")
     return value
 
 
+def _size(row: dict[str, object]) -> str:
+    # It is kept, and compared with the next listing's: text of a kind that can be.
+    text = _text(row, "size")
+    if not (text.isascii() and text.isprintable() and len(text) <= _LONGEST_SIZE):
+        raise RefusedNameError(f"refused entry {told(row)!r}: size is none")
+    return text
+
+
 def _time(row: dict[str, object], key: str) -> int:
-    value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RefusedNameError(f"refused entry {str(row)[:80]!r}: no {key}")
-    # One before 1970 is a time: a hub prints int(st_mtime), whatever the file has.
-    if not abs(value) < 1 << 40:
-        raise RefusedNameError(f"refused entry {str(row)[:80]!r}: {key} is no time")
-    return int(value)
+    seconds = as_time(row.get(key))
+    if seconds is None:
+        raise RefusedNameError(f"refused entry {told(row)!r}: {key} is no time")
+    return seconds
 
 
 def parse_entry(repository: str, row: object) -> Entry | None:
@@ -198,7 +238,7 @@ def parse_entry(repository: str, row: object) -> Entry | None:
     Raises RefusedNameError for a name, a link target or a shape that must not become a path.
     """
     if not isinstance(row, dict):
-        raise RefusedNameError(f"refused entry {str(row)[:80]!r}: not an object")
+        raise RefusedNameError(f"refused entry {told(row)!r}: not an object")
     name, kind = _text(row, "name"), row.get("type")
     if kind == "tag":
         return Tag(TagName(repository, names.checked_tag(name)), _time(row, "updated"))
@@ -207,14 +247,14 @@ def parse_entry(repository: str, row: object) -> Entry | None:
     if kind == "symlink":
         return _symlink(Name(repository, names.checked_flist(name)), row)
     if kind != "regular":
-        raise RefusedNameError(f"refused {name[:80]!r}: type {str(kind)[:20]!r}")
+        raise RefusedNameError(f"refused {name[:80]!r}: type {told(kind)[:20]!r}")
     if not name.endswith(FLIST_SUFFIX):
         # "regular" is whatever is neither link nor directory, but the hub's one route to files is
         # /REPO/F.flist (download_flist): no node can get what has another name.
         names.checked(name, "file")
         return None
-    size = _text(row, "size")
-    return Regular(Name(repository, names.checked_flist(name)), size, _time(row, "updated"))
+    checked = Name(repository, names.checked_flist(name))
+    return Regular(checked, _size(row), _time(row, "updated"))
 
 
 def _taglink(repository: str, name: str, row: dict[str, object]) -> Link:
@@ -247,7 +287,7 @@ def tag_link(tag: TagName, row: object) -> Link:
     """Read one entry of a tag. Raises RefusedNameError as `parse_entry`."""
     # Whatever else is in a tag's folder is left out by the hub (api_user_contents_tags).
     if not isinstance(row, dict) or row.get("type") != "symlink":
-        raise RefusedNameError(f"refused {str(row)[:80]!r}: a tag holds links only")
+        raise RefusedNameError(f"refused {told(row)!r}: a tag holds links only")
     name = Name(tag.repository, names.checked_flist(_text(row, "name")), tag.tag)
     # A hub makes those of tags as ../../REPO2/F.flist alone (api_tag_symlink).
     if "/" not in _text(row, "target"):

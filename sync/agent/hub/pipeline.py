@@ -6,7 +6,7 @@ prepare wait for chunks, for readers and for the disk.
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,16 @@ from sync.agent.flist.errors import FlistError, NeedsMoreError
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.flist.reader_pool import Granted, Read, ReaderPool, Rewriting
 from sync.agent.hub.chunk_store import ChunkStore, as_backend, route_of
-from sync.agent.hub.listing import Name, Regular, is_fresh, light_path, page_path, size_text
+from sync.agent.hub.listing import (
+    Name,
+    Regular,
+    as_time,
+    is_fresh,
+    is_size,
+    light_path,
+    page_path,
+    size_text,
+)
 from sync.agent.hub.state_db import FlistRow, Withheld
 from sync.agent.hub.tree import Tree
 from sync.agent.hub.work_room import (
@@ -40,6 +49,7 @@ from sync.agent.master.client import (
     Master,
     Page,
 )
+from sync.agent.quarantine import Quarantine
 from sync.contract.spec import UsersSpec
 
 _T = TypeVar("_T")
@@ -102,8 +112,8 @@ def describe(page: Page, entry: Regular) -> Description:
     if not isinstance(data, dict) or data.get("type") != "regular":
         # Since the listing it became a link: api_flist_info says so, and lstat's size of that.
         raise HttpError(f"{entry.name}: is no regular flist any more", retry=False)
-    size, md5, updated = data.get("size"), data.get("md5"), data.get("updated")
-    if not isinstance(size, int) or not isinstance(md5, str) or not isinstance(updated, int):
+    size, md5, updated = data.get("size"), data.get("md5"), as_time(data.get("updated"))
+    if not is_size(size) or not isinstance(md5, str) or updated is None:
         raise HttpError(f"{entry.name}: /light lacks size, md5 or updated", retry=False)
     return Description(Expected(size, md5.lower()), updated, is_fresh(page, updated))
 
@@ -131,23 +141,27 @@ class Preparer:
         chunks: ChunkStore,
         readers: ReaderPool,
         room: WorkRoom,
+        quarantine: Quarantine,
     ) -> None:
         self._spec = spec
         self._master = master
         self._tree = tree
         self._chunks = chunks
         self._readers = readers
+        self._quarantine = quarantine
         self._rewriting = rewriting(spec)
         self._room = room
 
     def describe(self, entry: Regular) -> Description:
         """Ask the master for a flist's exact size, MD5 and time. Raises HttpError."""
-        return describe(self._master.get(light_path(entry.name), _DESCRIPTION_BYTES), entry)
+        with self._quarantine.trying(str(entry.name)):
+            return describe(self._master.get(light_path(entry.name), _DESCRIPTION_BYTES), entry)
 
     def fetch(self, entry: Regular) -> Fetched | Withheld | Failure:
         """Fetch a flist to staging, verified. Raises HttpStoppedError, NoSpaceError, OSError."""
         try:
-            return self._fetched(entry)
+            with self._quarantine.trying(str(entry.name)):
+                return self._fetched(entry)
         except TooLargeError as error:
             # Withheld until the limit is raised: no pass asks for it again before.
             return Withheld(entry.name, entry.updated, entry.size_text, "", str(error))
@@ -287,13 +301,19 @@ class Preparer:
         return Ready(fetched.path, row, contents.groups)
 
 
-def in_order(entries: Iterable[Regular], spec: UsersSpec) -> list[Regular]:
-    """Sort into the order of work: official repositories, then most recently updated."""
+def in_order(
+    entries: Iterable[Regular], spec: UsersSpec, late: Container[str] = ()
+) -> list[Regular]:
+    """Sort into the order of work: official repositories, then most recently updated.
+
+    late: names that come after all others.
+    """
     # Nodes boot and upgrade from the official ones.
     rank = {repository: number for number, repository in enumerate(spec.official)}
 
-    def key(entry: Regular) -> tuple[int, int, Name]:
-        return rank.get(entry.name.repository, len(rank)), -entry.updated, entry.name
+    def key(entry: Regular) -> tuple[bool, int, int, Name]:
+        is_late = str(entry.name) in late
+        return is_late, rank.get(entry.name.repository, len(rank)), -entry.updated, entry.name
 
     return sorted(entries, key=key)
 

@@ -9,7 +9,14 @@ from typing import Final
 from sync.agent.clocks import Clocks
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.links import LinkPlan, TagState
-from sync.agent.hub.listing import Listing, Name, TagName, printed_bytes
+from sync.agent.hub.listing import (
+    Listing,
+    Name,
+    TagName,
+    Target,
+    printed_bytes,
+    target_of,
+)
 from sync.agent.hub.publisher import Publisher
 from sync.agent.hub.state_db import as_listed
 from sync.agent.master.client import Master
@@ -28,9 +35,9 @@ class Pass:
     states: what the listed tags hold. failures: what could not be had, with the error. unconfirmed:
     names of which a page says that they are gone, new or moved, and which the master, asked for
     them, did not confirm, with the reason. waiting: the tags and links that are not served as
-    listed, and for what they wait; until the end of the pass those of the one before. deselected:
-    served tags that the operator wants no more. kept: how many names stay for links' sake. clocks:
-    when the listing came.
+    listed, and for what they wait; until the end of the pass those of the one before. held: the
+    quarantined names, with the reason; likewise. deselected: served tags that the operator wants no
+    more. kept: how many names stay for links' sake. clocks: when the listing came.
     """
 
     listing: Listing
@@ -38,12 +45,17 @@ class Pass:
     refused: list[str]
     failures: dict[str, str]
     waiting: list[str]
+    held: Mapping[str, str]
     states: Mapping[TagName, TagState] = field(default_factory=dict)
     deselected: set[TagName] = field(default_factory=set)
     unconfirmed: dict[Name, str] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
     clocks: Clocks = field(default_factory=Clocks)
     kept: int = 0
+
+    def fault(self, name: Target) -> str:
+        """Return why a name could not be had, in this pass or before; nothing where it could."""
+        return self.failures.get(str(name)) or self.held.get(str(name), "")
 
 
 class Progress:
@@ -83,7 +95,9 @@ class Progress:
             if as_listed(flist, listing.regulars.get(name))
         }
         behind = len(listing.regulars) - len(done)
-        behind -= sum(1 for name in publisher.withheld if name in listing.regulars)
+        # What the master does not deliver, or what is broken there, is waited for by nobody.
+        given_up = {*publisher.withheld, *map(target_of, work.held)}
+        behind -= sum(1 for name in given_up & listing.regulars.keys() if name not in done)
         done_bytes = sum(done.values())
         # Exact sizes of what is here, listed ones of the rest.
         rest = [
@@ -118,6 +132,10 @@ class Progress:
         for name, reason in work.unconfirmed.items():
             if not name.tag:
                 yield f"{name}: {reason}"
+        for held, reason in work.held.items():
+            # A tag has its line among those that wait, with what is in it.
+            if isinstance(target := target_of(held), Name) and not target.tag:
+                yield f"{held}: {reason}"
         yield from work.waiting
         if work.clocks.fault:
             yield work.clocks.fault
@@ -130,6 +148,7 @@ class Progress:
             "chunk_bytes_fetched": self._chunks.fetched_bytes,
             "held_for_links": work.kept,
             "keys_unknown": len(self._publisher.pins.unread),
+            "quarantined": len(work.held),
             "links": len(self._publisher.served_links()),
             "links_waiting": len(self._publisher.waiting()),
             "master_requests": self._master.requests_sent,

@@ -79,10 +79,19 @@ class Source:
         """Ask an older hub, which has no /api/fileslist, for one repository after the other."""
         limit = MAX_REPOSITORY_BYTES
         page, found = self._master.get_rows("/api/repositories", limit, pages.repositories_of)
-        listing = found or Listing()
+        listing, failures = found or Listing(), 0
         for repository in sorted(listing.repositories):
             take = partial(pages.entries_of, repository)
-            _, part = self._master.get_rows(f"/api/flist/{quote(repository)}", limit, take)
+            try:
+                _, part = self._master.get_rows(f"/api/flist/{quote(repository)}", limit, take)
+            except HttpError as error:
+                # As in all_of: one page that is never there must not cost all others.
+                failures += 1
+                if 2 * failures > len(listing.repositories):
+                    raise
+                with pages.room.page() as room:
+                    listing.refuse(f"{repository}: {error}", room)
+                continue
             listing.update(part or Listing())
         return page, listing
 
@@ -121,6 +130,10 @@ class _Pages:
                 repository = self._repository(listing, name, room)
                 if repository is None:
                     rows.skip()
+                elif not rows.begins("["):
+                    # Its flists count as unlisted: none goes unless the master answers 404 for it.
+                    listing.refuse(f"{repository}: its entries are not a list", room)
+                    rows.value()
                 else:
                     listing.add(repository, rows, self._wanted(repository, room), room)
         return listing

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from sync.agent.flist.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
 from sync.agent.hub.listing import Link, Name, Regular, TagName
-from sync.contract.state_db import WAL, StateDb
+from sync.agent.quarantine import QuarantineDb
+from sync.contract.state_db import WAL
 
 DATABASE: Final = "users.sqlite"
 # Raised by `repair`, so that a running job reads the rows anew.
@@ -110,7 +111,7 @@ def as_listed(known: FlistRow | Withheld | None, entry: Regular | None) -> bool:
     )
 
 
-class HubStateDb(StateDb):
+class HubStateDb(QuarantineDb):
     """The database; `transaction` groups changes."""
 
     def __init__(self, path: Path) -> None:

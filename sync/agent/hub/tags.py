@@ -13,14 +13,18 @@ from sync.agent.hub.state_db import HubStateDb, TagRow
 from sync.agent.hub.tree import Tree
 from sync.agent.master.client import HttpError, Page
 from sync.agent.name_room import LINK_BYTES, NameRoom
+from sync.agent.quarantine import Quarantine
 from sync.contract.spec import UsersSpec
 
 
 class TagReader:
     """Reads tags into the state database, in parallel; its methods are called by one thread."""
 
-    def __init__(self, source: Source, state_db: HubStateDb, connections: int) -> None:
+    def __init__(
+        self, source: Source, state_db: HubStateDb, connections: int, quarantine: Quarantine
+    ) -> None:
         self._source = source
+        self._quarantine = quarantine
         self._db = state_db
         self._connections = connections
         # A tag's page has no digest, and is not read again while the tag's time stays: what one
@@ -32,13 +36,21 @@ class TagReader:
     def read(self, listing: Listing, room: NameRoom) -> dict[TagName, str]:
         """Read the tags that changed or are due; returns those that failed, with the error.
 
-        room: for what they hold, beside what the others do.
-        Until `settle` they stay due, so that a kill between the two has them read once more.
+        Among these are those that are quarantined and not read in this pass. Until `settle` tags
+        stay due, so that a kill between the two has them read once more. room: for what they hold,
+        beside what the others do.
         """
-        known = self._db.tags()
-        due = [tag for name, tag in listing.tags.items() if _is_due(tag, known.get(name))]
-        self._unsettled = set()
-        failed: dict[TagName, str] = {}
+        known, quarantine = self._db.tags(), self._quarantine
+        due = [
+            tag
+            for name, tag in listing.tags.items()
+            if _is_due(tag, known.get(name)) and not quarantine.leaves_out(str(name))
+        ]
+        held = quarantine.reasons()
+        failed = {
+            name: held[str(name)] for name in listing.tags if quarantine.leaves_out(str(name))
+        }
+        self._unsettled = set(failed)
         # Those that are due count twice while they are read: as they were, and as they are.
         room.add(LINK_BYTES * self._db.count_tag_links())
         fetch = partial(self._fetch, room=room)
@@ -59,7 +71,8 @@ class TagReader:
 
     def _fetch(self, tag: Tag, room: NameRoom) -> tuple[Page, Listing] | HttpError:
         try:
-            return self._source.tag(tag.name, room)
+            with self._quarantine.trying(str(tag.name)):
+                return self._source.tag(tag.name, room)
         except HttpError as error:
             return error
 

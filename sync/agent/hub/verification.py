@@ -189,6 +189,7 @@ class Verifier(ExitStack):
                 self._db.put_flist(replace(flists[name], updated=None))
             for name in names & links.keys():
                 self._db.delete_link(name)
+            self._db.try_all_again()
         # Flists may be served that have no row: the next pass looks before chunks may be deleted.
         self._pinned.set_unread(1)
         # Unpinned chunks are found as well, and there is no telling which others were lost.

@@ -31,7 +31,7 @@ def lines(work: Pass, publisher: Publisher) -> list[str]:
                 fate = "its old state stays"
             found.append(f"{tag}: {fate}, waits for {_some(reasons)}")
     for link in waiting:
-        if link.name in work.unconfirmed or str(link.name) in work.failures:
+        if link.name in work.unconfirmed or work.fault(link.name):
             continue
         old = publisher.links.get(link.name)
         fate = "not served" if old is None else f"stays at {old.target}"
@@ -64,7 +64,7 @@ def _of_tag(work: Pass, publisher: Publisher, tag: TagName) -> Iterator[str]:
 
 def _of_link(work: Pass, publisher: Publisher, link: Link) -> str:
     """Return why a link cannot be served, or nothing where that is not known."""
-    own = work.unconfirmed.get(link.name) or work.failures.get(str(link.name))
+    own = work.unconfirmed.get(link.name) or work.fault(link.name)
     if own:
         return f"{link.target}: {own}"
     if isinstance(link.target, TagName):
@@ -81,4 +81,4 @@ def _of_flist(work: Pass, publisher: Publisher, name: Name) -> str:
     withheld = publisher.withheld.get(name)
     if withheld is not None:
         return f"withheld, {withheld.reason}"
-    return f"could not be fetched, {work.failures.get(str(name), 'it changed meanwhile')}"
+    return f"could not be fetched, {work.fault(name) or 'it changed meanwhile'}"

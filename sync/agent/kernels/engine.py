@@ -3,18 +3,21 @@
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
+from random import SystemRandom
 from typing import Final
 
 from sync.agent import durable
 from sync.agent.deletion_guard import Absences, Vanished, guard
-from sync.agent.job import Control, Directories, Engine, PassIncompleteError, one_at_a_time
+from sync.agent.job import Control, Directories, Engine, one_at_a_time
 from sync.agent.kernels import folder, listing
 from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, master_of, url_of
-from sync.agent.kernels.links import Links, Pass, is_net, linked, named
+from sync.agent.kernels.links import Links, Pass, is_net, linked, named, net_link
 from sync.agent.kernels.listing import NET, Kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb
 from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.master.identity import follow
+from sync.agent.quarantine import Quarantine
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.contract.spec import KernelsSpec
 from sync.contract.status import Amount, Lag
@@ -23,6 +26,10 @@ from sync.contract.status import Amount, Lag
 # bootstrap.py (kernel_list) gives times in whole seconds.
 _RECHECK_SECONDS: Final = 2.0
 _CONFIRMED: Final = "removal_confirmation"
+# Before a kernel's name in reports, as "link" and "net link" before those of links.
+_KERNEL: Final = "kernel "
+# Kernels asked for to see whether the master itself is well.
+_SAMPLE: Final = 3
 
 
 class KernelsEngine(Engine[KernelsSpec]):
@@ -36,6 +43,7 @@ class KernelsEngine(Engine[KernelsSpec]):
         self._db = self._stack.enter_context(KernelStateDb(directories.state))
         self._master = master_of(spec, control, status.sources)
         self._stack.callback(self._master.close)
+        self._quarantine = Quarantine(spec, self._db, self._master)
         with one_at_a_time(directories.state):
             durable.require_directory(self._root / NET)
             staging = durable.staging_directory(self._root)
@@ -77,10 +85,11 @@ class KernelsEngine(Engine[KernelsSpec]):
                 raise HttpStoppedError
             self._remove(work, {kernel.name for kernel in chosen})
             self._report(work, chosen)
-            if work.failed:
-                for message in work.failed[:10]:
-                    self._status.error(message)
-                raise PassIncompleteError(f"{len(work.failed)} failed, the first: {work.failed[0]}")
+            self._finish(work, chosen)
+
+    def next_try_seconds(self) -> float | None:
+        """Return in how many seconds a quarantined name is to be tried again."""
+        return self._quarantine.next_try_seconds()
 
     def _listed(self) -> Pass:
         """Begin a pass with the listing of a master that is the one that was followed before.
@@ -88,7 +97,7 @@ class KernelsEngine(Engine[KernelsSpec]):
         Raises HttpError, JobFailed.
         """
         found = listing.fetch(self._master, self._spec)
-        work = Pass(found, self._db.kernels(), self._db.links())
+        work = Pass(found, self._quarantine, self._db.kernels(), self._db.links())
         served = {name: row for name, row in work.known.items() if row.missing_since is None}
         mirrored = {
             name: row.updated_seconds for name, row in served.items() if row.md5 is not None
@@ -103,7 +112,40 @@ class KernelsEngine(Engine[KernelsSpec]):
         ):
             message = "two readings of what the master lists differ: nothing is removed"
             raise HttpError(message, retry=True)
+        self._quarantine.begin(lambda name: self._listed_as(work, name))
         return work
+
+    def _listed_as(self, work: Pass, name: str) -> str | None:
+        """Return what the master lists of a name that may fail; None where nobody asks for it."""
+        if name in self._asked_links():
+            return ""
+        kernel = work.listed.get(name.removeprefix(_KERNEL))
+        return str(kernel.updated_seconds) if kernel and name.startswith(_KERNEL) else None
+
+    def _asked_links(self) -> set[str]:
+        modes = set(self._spec.run_modes) - self._spec.net_links.keys()
+        return {*(named(net_link(mode)) for mode in modes), *map(named, self._spec.links)}
+
+    def _finish(self, work: Pass, chosen: list[Kernel]) -> None:
+        listed = len(work.listed) + len(self._asked_links())
+        try:
+            self._quarantine.settle(
+                self._status, work.failures, listed, partial(self._is_well, work)
+            )
+        finally:
+            self._report(work, chosen)
+
+    def _is_well(self, work: Pass) -> bool:
+        """Return whether the master still delivers something that it delivered before."""
+        served = [kernel.name for kernel in work.listing.kernels if work.current(kernel)]
+        return any(map(self._delivers, SystemRandom().sample(served, min(_SAMPLE, len(served)))))
+
+    def _delivers(self, name: str) -> bool:
+        try:
+            head(self._master, name)
+        except HttpError:
+            return False
+        return True
 
     def _wanted(self, work: Pass) -> list[Kernel]:
         may_be = {kernel.name for path in work.unresolved for kernel in work.candidates(path)}
@@ -118,31 +160,36 @@ class KernelsEngine(Engine[KernelsSpec]):
 
     def _fetch(self, work: Pass, chosen: list[Kernel]) -> None:
         todo = [kernel for kernel in chosen if self._is_due(work, kernel)]
+        # So that one that failed before keeps no other waiting.
+        todo.sort(key=lambda kernel: f"{_KERNEL}{kernel.name}" in self._quarantine)
         workers = self._spec.http.connections
         with ThreadPoolExecutor(workers, thread_name_prefix="kernel") as pool:
-            futures = {
-                pool.submit(self._fetcher.fetch_kernel, kernel.name, kernel.updated_seconds): kernel
-                for kernel in todo
-            }
+            futures = {pool.submit(self._fetched, kernel): kernel for kernel in todo}
             try:
                 for future in as_completed(futures):
-                    with work.noting(f"kernel {futures[future].name}"):
+                    with work.noting(f"{_KERNEL}{futures[future].name}"):
                         self._publish(work, futures[future], future.result())
                     self._report(work, chosen)
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _fetched(self, kernel: Kernel) -> Fetched:
+        with self._quarantine.trying(f"{_KERNEL}{kernel.name}"):
+            return self._fetcher.fetch_kernel(kernel.name, kernel.updated_seconds)
 
     def _is_due(self, work: Pass, kernel: Kernel) -> bool:
         """Return whether a kernel is to be fetched; where its date does not say, it is asked for.
 
         False where asking fails.
         """
-        row = work.current(kernel)
+        row, name = work.current(kernel), f"{_KERNEL}{kernel.name}"
+        if self._quarantine.leaves_out(name):
+            return False
         if row is None:
             return True
         if not row.recheck and kernel.updated_seconds is not None:
             return False
-        with work.noting(f"kernel {kernel.name}"):
+        with work.noting(name), self._quarantine.trying(name):
             if head(self._master, kernel.name) != Head.of(row):
                 return True
             self._db.put(replace(row, recheck=False))
@@ -256,20 +303,27 @@ class KernelsEngine(Engine[KernelsSpec]):
     def _report(self, work: Pass, chosen: list[Kernel]) -> None:
         done = [row for kernel in chosen if (row := work.current(kernel)) is not None]
         done_bytes = sum(row.size_bytes or 0 for row in done)
-        missing = len(chosen) - len(done)
+        held = self._quarantine.reasons()
+        here = {row.name for row in done}
+        # What the master does not deliver is waited for by nobody.
+        given_up = sum(
+            kernel.name not in here and f"{_KERNEL}{kernel.name}" in held for kernel in chosen
+        )
+        missing = len(chosen) - len(done) - given_up
         last = self._status.record.last_success_at
         behind = None if last is None else (utc_now() - last).total_seconds()
         net = [is_net(path) for path in linked(self._root)]
         self._status.update(
             done=Amount(items=len(done), bytes=done_bytes),
-            total=Amount(items=len(chosen), bytes=None if missing else done_bytes),
+            total=Amount(items=len(chosen), bytes=None if missing or given_up else done_bytes),
             lag=Lag(items=missing, seconds=behind) if missing else Lag(items=0, bytes=0, seconds=0),
             refused=name_list(work.listing.refused),
-            broken=name_list(work.broken),
+            broken=name_list([*work.broken, *(f"{name}: {held[name]}" for name in held)]),
             details={
                 "master_requests": self._master.requests_sent,
                 "links": net.count(False),
                 "net_links": net.count(True),
+                "quarantined": len(held),
                 "received_bytes": self._master.bytes_received,
                 "retained": sum(1 for row in work.known.values() if row.missing_since),
             },

@@ -19,6 +19,7 @@ from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, require_ker
 from sync.agent.kernels.listing import NET, Kernel, Listing, checked_kernel
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb, LinkRow
 from sync.agent.master.client import HttpError, HttpMissingError
+from sync.agent.quarantine import Quarantine
 from sync.contract.names import RefusedNameError, checked_plain
 
 
@@ -28,17 +29,18 @@ class Pass:
 
     known, links: the rows. heads: the files at links, as the master has them. targets: the kernels
     that links name. gone: links that are to go: deselected, none on the master any more, or the
-    master has a kernel of that name.
+    master has a kernel of that name. failures: what could not be had, with the error.
     """
 
     listing: Listing
+    quarantine: Quarantine
     known: dict[str, KernelRow]
     links: dict[str, LinkRow]
     heads: dict[str, Head] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.listed = {kernel.name: kernel for kernel in self.listing.kernels}
@@ -75,7 +77,7 @@ class Pass:
         try:
             yield
         except HttpError as error:
-            self.failed.append(f"{what}: {error}")
+            self.failures[what] = str(error)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ class Links:
             work.gone.add(path)
             work.broken.append(f"{named(path)}: the master has a kernel of that name, which wins")
             return
-        with work.noting(named(path)):
+        if work.quarantine.leaves_out(named(path)):
+            return
+        with work.noting(named(path)), work.quarantine.trying(named(path)):
             try:
                 file = head(self.fetcher.master, path)
             except HttpMissingError:
@@ -143,13 +147,14 @@ class Links:
 
     def find_by_content(self, work: Pass) -> None:
         """Find the rest by their bytes: what is at the link is fetched and compared by MD5."""
-        for path in work.unresolved:
+        # So that one that failed before keeps no other waiting.
+        for path in sorted(work.unresolved, key=lambda one: named(one) in work.quarantine):
             if self.fetcher.control.stopping():
                 return
             row, file = work.links.get(path), work.heads[path]
             # A net file of its own must be here still; at the top nothing is kept.
             served = row and (not is_net(path) or folder.holds(self.root / path, row.size_bytes))
-            with work.noting(named(path)):
+            with work.noting(named(path)), work.quarantine.trying(named(path)):
                 if row and row.md5 and served and Head.of(row) == file:
                     self._take_content(work, path, row.md5, None)
                     continue

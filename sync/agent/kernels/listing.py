@@ -113,7 +113,8 @@ def _seconds(row: dict[str, object]) -> float | None:
     if isinstance(timestamp, int | float) and not isinstance(timestamp, bool):
         # Python reads NaN and Infinity in JSON, and integers that no float holds.
         return float(timestamp) if abs(timestamp) < _YEAR_10000 else None
-    return _parsed_date(str(row.get("updated", "")))
+    updated = row.get("updated")
+    return _parsed_date(updated) if isinstance(updated, str) else None
 
 
 def _parsed_date(text: str) -> float | None:
@@ -137,5 +138,12 @@ def _page_rows(page: Page) -> Iterator[tuple[object, float | None]]:
     while found is not None:
         following = _HREF.search(text, found.end())
         end = len(text) if following is None else following.start()
-        yield html.unescape(found[1]), _parsed_date(text[found.end() : end])
+        yield _unescaped(found[1]), _parsed_date(text[found.end() : end])
         found = following
+
+
+def _unescaped(name: str) -> str | None:
+    # A character reference of thousands of digits (html: _replace_charref) is one's bad name.
+    with contextlib.suppress(ValueError):
+        return html.unescape(name)
+    return None

@@ -4,7 +4,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
-from sync.contract.state_db import StateDb
+from sync.agent.quarantine import QuarantineDb
 
 DATABASE: Final = "kernels.sqlite"
 _SCHEMA: Final = """
@@ -63,7 +63,7 @@ class LinkRow:
     md5: str | None = None
 
 
-class KernelStateDb(StateDb):
+class KernelStateDb(QuarantineDb):
     """The database in a job's state directory."""
 
     def __init__(self, state: Path) -> None:

@@ -108,5 +108,6 @@ def repair(spec: KernelsSpec, directories: Directories, options: VerifyOptions) 
                 db.put(replace(row, updated_seconds=None, md5=None))
         for path in db.links().keys() & wrong:
             db.delete_link(path)
+        db.try_all_again()
     repair_pass(spec, directories, Control())
     return report.after_repair(verify(spec, directories, options))

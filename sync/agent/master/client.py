@@ -55,6 +55,8 @@ _T = TypeVar("_T")
 ATTEMPTS: Final = 4
 # At a name that may have died, while another one is there to go to.
 _ATTEMPTS_BEFORE_OTHERS: Final = 2
+# Of the read timeout.
+_BRIEF_SHARE: Final = 0.25
 _SLICE_SECONDS: Final = 0.5  # how soon one that waits notices that the name was given up
 # Every service answers it in some way: asked where a request got no answer at all.
 _FRONT_PAGE: Final = "/"
@@ -119,6 +121,7 @@ class Master:
         # Taken while one thread finds out whether the name in use died.
         self._judging = threading.Lock()
         self._idle: list[Connection] = []
+        self._of_thread = threading.local()
         self.requests_sent = 0
         self.bytes_received = 0
         self._begin_at(self._endpoints.current)
@@ -162,6 +165,19 @@ class Master:
                 self._lost = self._lost or self._skipped(error)
             raise self._lost from error
         self._endpoints.answered(settles=False)
+
+    @contextlib.contextmanager
+    def briefly(self) -> Iterator[None]:
+        """Ask once within it, and with less patience: what this thread asks for failed before."""
+        self._of_thread.is_brief = True
+        try:
+            yield
+        finally:
+            self._of_thread.is_brief = False
+
+    @property
+    def _is_brief(self) -> bool:
+        return getattr(self._of_thread, "is_brief", False)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -263,7 +279,7 @@ class Master:
         describe: reads from the page what the file must be. Where the master does not keep
         connections open the two are asked for one after the other.
         """
-        if self._pipelines:
+        if self._pipelines and not self._is_brief:
             with contextlib.suppress(HttpError, HttpStoppedError), self._connection() as connection:
                 self._send(connection, "GET", [description_path, path], {})
                 first = connection.reply("GET")
@@ -382,6 +398,8 @@ class Master:
 
     def _attempts(self, error: HttpError) -> int:
         """Return how often a request is sent before another name has to be asked."""
+        if self._is_brief:
+            return 1
         if not (error.unreachable or error.unanswered) or self._endpoints.count == 1:
             return ATTEMPTS
         if error.retry_after_seconds > self._limits.read_timeout_seconds:
@@ -465,11 +483,14 @@ class Master:
         connection: Connection | None = None
         kept_replies = 0
         try:
-            connection = self._kept()
+            # One that was kept may be dead, which takes a time-out to find out.
+            connection = None if self._is_brief else self._kept()
             kept_replies = connection.replies if connection else 0
             connection = connection or Connection(
                 self._origin, self._limits, self._control, self._bandwidth
             )
+            share = _BRIEF_SHARE if self._is_brief and not at_once else 1.0
+            connection.patience_seconds = self._limits.read_timeout_seconds * share
             yield connection
             if connection.reusable and self._lost is None and connection.origin == self._origin:
                 connection.idle_since = time.monotonic()

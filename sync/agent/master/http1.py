@@ -31,7 +31,7 @@ _INTERIM: Final = range(100, 200)
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?", re.ASCII)
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
-_LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CHUNK: Final = re.compile(r"[0-9a-fA-F]{1,15}", re.ASCII)
 # A transfer that brings less than this in a read timeout counts as hung.
 LEAST_BYTES: Final = 1024
@@ -236,7 +236,7 @@ class Reply:
             raise HttpError(f"no reply: transfer coding {coding[:20]!r}", retry=True)
         if length:
             # Also "3, 4" of two fields, or a sign (RFC 9110, 8.6; RFC 9112, 6.3).
-            if not _LENGTH.fullmatch(length):
+            if not LENGTH.fullmatch(length):
                 raise HttpError(f"no reply: a length of {length[:40]!r}", retry=True)
             self.length = int(length)
             return self._sized(self.length)
@@ -303,14 +303,22 @@ class Connection:
         self, origin: Origin, limits: HttpLimits, control: Control, bandwidth: TokenBucket | None
     ) -> None:
         self.origin = origin
-        self._timeout_seconds = limits.read_timeout_seconds
         self._sock = _connect(origin, limits.connect_timeout_seconds)
-        self._reader = _Reader(self._sock, self._timeout_seconds, control, bandwidth)
+        self._reader = _Reader(self._sock, limits.read_timeout_seconds, control, bandwidth)
         self._buffer = io.BufferedReader(self._reader, _READ_BYTES)
         self._unread = 0
         self.replies = 0
         self.idle_since = 0.0
         self._last: Reply | None = None
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long a reply may bring nothing."""
+        return self._reader.timeout_seconds
+
+    @patience_seconds.setter
+    def patience_seconds(self, seconds: float) -> None:
+        self._reader.timeout_seconds = seconds
 
     @property
     def reusable(self) -> bool:
@@ -326,7 +334,7 @@ class Connection:
         requests = [f"{method} {target} HTTP/1.1\r\n{head}\r\n" for target in targets]
         data = "".join(requests).encode("ascii")
         try:
-            self._sock.settimeout(self._timeout_seconds)
+            self._sock.settimeout(self.patience_seconds)
             self._sock.sendall(data)
         except OSError as error:
             if isinstance(error, TimeoutError):

@@ -8,7 +8,7 @@ rows decides how many are kept.
 import codecs
 import re
 from collections.abc import Iterator
-from json import JSONDecoder
+from json import JSONDecodeError, JSONDecoder
 from typing import Final
 
 from sync.agent.master.http1 import HttpError
@@ -18,20 +18,35 @@ ROW_CHARACTERS: Final = 1 << 16
 # Of all values, also of those that Python alone writes: NaN and Infinity.
 _BEGINNINGS: Final = frozenset('[{"-0123456789tfnNI')
 _JSON: Final = JSONDecoder()
+_IN_TEXT: Final = re.compile(r'["\\]')
+_ANY: Final = re.compile(r".", re.DOTALL)
+# Whatever is cut off in it, the error is at its start: -Infinity, or an escape in a text.
+_LONGEST_WORD: Final = 16
+_BETWEEN: Final = re.compile(r'["\[\]{},]')
 # Insignificant whitespace (RFC 8259, 2).
 _BLANKS: Final = re.compile(r"[ \t\n\r]*")
+
+
+class LeftOut:
+    """Stands for a value that was not read."""
+
+    def __repr__(self) -> str:
+        """Say why."""
+        return f"(more than {ROW_CHARACTERS} characters, or too deep, or too long a number)"
 
 
 class JsonRows:
     """JSON text that comes in pieces: walk down to the rows, and take one after the other.
 
-    Each method raises HttpError where the text is no JSON, or a value longer than ROW_CHARACTERS.
+    Each method raises HttpError where the text is no JSON. A value that is longer than
+    ROW_CHARACTERS, or that Python reads none of (deep, or a number of thousands of digits), is a
+    LeftOut: whoever takes the rows refuses that one alone.
     """
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        # Lone surrogates pass, as in json.loads: whoever takes the name refuses it alone.
-        self._decode = codecs.getincrementaldecoder("utf-8")("surrogatepass").decode
+        # Bytes that are no UTF-8 become lone surrogates: whoever takes the name refuses it alone.
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._text = ""
         self._at = 0
         self._ended = False
@@ -65,7 +80,7 @@ class JsonRows:
                 raise self._wrong("a key that is no text")
             key = self.value()
             self._take(":")
-            yield str(key)
+            yield key if isinstance(key, str) else ""
             if self._ends("}"):
                 return
 
@@ -77,14 +92,54 @@ class JsonRows:
                 value, end = _JSON.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
                 # It may be cut off where the text that has come ends.
-                if not self._more():
+                if self._more():
+                    continue
+                if isinstance(error, JSONDecodeError) and not self._is_cut_off(error):
                     raise self._wrong(str(error)) from error
-                continue
+                self._leave_out()
+                return LeftOut()
             # So may be a number: 12 of 123.
             if end == len(self._text) and self._more():
                 continue
             self._at = end
             return value
+
+    def _is_cut_off(self, error: JSONDecodeError) -> bool:
+        """Return whether a value is not read because more of it is to come than is kept."""
+        starts_a_text = error.msg.startswith("Unterminated string")
+        return not self._ended and (starts_a_text or error.pos >= len(self._text) - _LONGEST_WORD)
+
+    def _leave_out(self) -> None:
+        """Go to the end of the value that comes next, of which nothing is kept."""
+        depth, in_text = 0, False
+        while True:
+            mark = self._past(_IN_TEXT if in_text else _BETWEEN)
+            if in_text:
+                in_text = mark != '"'
+                if mark == "\\":
+                    self._past(_ANY)  # says nothing here
+            elif mark == '"':
+                in_text = True
+            elif mark in "[{":
+                depth += 1
+            elif not depth:
+                self._at -= 1  # a number ends before what follows it
+                return
+            elif mark in "]}":
+                depth -= 1
+            if not depth and not in_text:
+                return
+
+    def _past(self, pattern: re.Pattern[str]) -> str:
+        """Go past the next character that matches, which is returned."""
+        while True:
+            found = pattern.search(self._text, self._at)
+            if found is not None:
+                self._at = found.end()
+                return found[0]
+            self._at = len(self._text)
+            if not self._more():
+                raise self._wrong("a value that does not end")
 
     def skip(self) -> None:
         """Leave out the value that comes next; the rows of an array may be many."""
@@ -132,15 +187,10 @@ class JsonRows:
         while missing > 0 and not self._ended:
             data = next(self._pieces, b"")
             self._ended = not data
-            try:
-                parts.append(self._decode(data, self._ended))
-            except UnicodeDecodeError as error:
-                raise self._wrong(str(error)) from error
+            parts.append(self._decode(data, self._ended))
             missing -= len(parts[-1])
         self._text, self._at = "".join(parts), 0
         return True
 
     def _wrong(self, fault: str) -> HttpError:
-        if len(self._text) - self._at > ROW_CHARACTERS:
-            fault = f"a value of more than {ROW_CHARACTERS} characters, or {fault}"
         return HttpError(f"not JSON: {fault}", retry=False)

@@ -2,14 +2,14 @@
 
 import email.utils
 import functools
-import json
 import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.master.http1 import HttpError, Reply
+from sync.agent.master import tamed_json
+from sync.agent.master.http1 import LENGTH, HttpError, Reply
 
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 _INFLATED_BYTES: Final = 1 << 18
@@ -39,7 +39,7 @@ class Page:
     def json(self) -> object:
         """Return the body as JSON. Raises HttpError where it is none."""
         try:
-            return json.loads(self.body)
+            return tamed_json.read(self.body)
         except (ValueError, RecursionError) as error:
             raise HttpError(f"not JSON: {error}", retry=True) from error
 
@@ -52,7 +52,7 @@ def http_seconds(text: str | None) -> float | None:
     # Reads all three forms, also the obsolete ones (RFC 9110, 5.6.7).
     try:
         return email.utils.parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
@@ -67,15 +67,21 @@ def retry_after(reply: Reply) -> float:
     return 0.0 if at is None else min(max(0.0, at - time.time()), _LONGEST_RETRY_AFTER_SECONDS)
 
 
+def _validator(value: str) -> str | None:
+    """Return a header's value that may be sent back: it comes from a stranger."""
+    return value if value and value.isascii() and value.isprintable() else None
+
+
 def page_of(reply: Reply, body: bytes = b"") -> Page:
     """Return the page that a reply carries."""
     length = reply.header("Content-Length")
+    known = bool(LENGTH.fullmatch(length))
     return Page(
         status=reply.status,
         body=body,
-        etag=reply.header("ETag") or None,
-        last_modified=reply.header("Last-Modified") or None,
-        length=int(length) if length.isascii() and length.isdigit() else None,
+        etag=_validator(reply.header("ETag")),
+        last_modified=_validator(reply.header("Last-Modified")),
+        length=int(length) if known else None,
         date_seconds=http_seconds(reply.header("Date")),
         whole=reply.says_its_end,
     )

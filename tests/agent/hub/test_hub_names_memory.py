@@ -12,6 +12,7 @@ import pytest
 from sync.agent.budget import Budget
 from sync.agent.hub.listing import Name
 from sync.agent.hub.source import Source
+from sync.agent.job import JobPaused
 from sync.agent.master.client import HttpError
 from sync.agent.name_room import FLIST_BYTES, NameRoom
 from sync.contract.job_memory import OWN_BYTES
@@ -49,15 +50,17 @@ LISTINGS = {
     ),
     "repositories": json.dumps({f"repository-{number}": [] for number in range(30_000)}),
     "refused repositories": json.dumps({f"../{number}": [] for number in range(30_000)}),
+    "brackets": "[" * 2 * MIB,
+}
+# What is left out alone, and costs nothing.
+LEFT_OUT = {
     "one row of a million objects": f'{{"alice":[{rows("{}", 1_000_000)}]}}',
     "a key of megabytes": f'{{"{"x" * 4 * MIB}":[]}}',
     "a repository that is a number": f'{{"alice":{"1" * MIB}}}',
-    "brackets": "[" * 2 * MIB,
 }
 TAG_PAGES = {
     "links": json.dumps([link(number) for number in range(8_000)]),
     "rows without anything": rows("{}", 30_000),
-    "one row": f"[{rows('[]', 1_000_000)}]",
 }
 
 
@@ -103,6 +106,18 @@ def test_listing_that_costs_more_than_the_job_has_is_refused_with_a_reason(
         assert mirror.served() == model_tree(mirror.upstream.model)
         hub.deliver = usual
         engine.one_pass()
+
+
+@pytest.mark.parametrize("what", LEFT_OUT)
+def test_one_value_that_no_master_has_is_left_out_alone(what: str, mirror: UsersMirror) -> None:
+    mirror.settings |= {"memory_limit_mb": SMALL_MB, "removal_floor_items": 0}
+    mirror.one_pass()
+    with mirror.engine() as (engine, status):
+        send(mirror.upstream.hub, LISTING, LEFT_OUT[what])
+        with memory_at_most(12 * MIB), pytest.raises(JobPaused, match="no longer lists"):
+            engine.one_pass()
+        assert status.record.refused.count == 1
+    assert mirror.served() == model_tree(mirror.upstream.model)
 
 
 @pytest.mark.parametrize("what", TAG_PAGES)
