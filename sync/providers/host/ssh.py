@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import paramiko
 import stamina
@@ -171,7 +171,9 @@ def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClie
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     _load_known_hosts(client, connection)
     stream, key = dial(address), _load_key(connection)
-    peer = stream.getpeername()
+    peer: tuple[Any, ...] | None = None
+    with contextlib.suppress(OSError):  # it may have been reset already
+        peer = stream.getpeername()
     try:
         client.connect(
             address.host,
@@ -189,7 +191,7 @@ def connect(connection: HostConnection, address: SshAddress) -> paramiko.SSHClie
         if transport := client.get_transport():
             transport.set_keepalive(_KEEPALIVE_SECONDS)
     except Exception as error:
-        if _is_silence(error):
+        if peer is not None and _is_silence(error):
             fell_silent_at(peer)
         client.close()
         raise _failure(connection, address, error) from error
@@ -229,7 +231,8 @@ def dial(address: SshAddress) -> socket.socket:
     if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
         # What is not acknowledged for so long never will be: a command says so, and need not wait
         # for its own time-out.
-        stream.setsockopt(socket.IPPROTO_TCP, option, _UNACKNOWLEDGED_SECONDS * 1000)
+        with contextlib.suppress(OSError):
+            stream.setsockopt(socket.IPPROTO_TCP, option, _UNACKNOWLEDGED_SECONDS * 1000)
     return stream
 
 

@@ -135,7 +135,7 @@ class Channel:
         self.heard_at = time.monotonic()
         self.nudged = False
         # All that was sent since it rested, while nothing was heard; None: it did not rest.
-        self._unheard: list[memoryview] | None = None
+        self.unheard: list[memoryview] | None = None
         # Since when (monotonic) so many bytes came without a reply being complete.
         self._reply_since = self.heard_at
         self._partial_bytes = 0
@@ -168,11 +168,11 @@ class Channel:
             rested = time.monotonic() - self.heard_at > RESTED_SECONDS
             self.heard()
             self.progressed()
-            self._unheard = [] if rested else None
+            self.unheard = [] if rested else None
         was_empty = not self.outgoing
         waiting = [memoryview(piece) for piece in pieces if piece]
-        if self._unheard is not None:
-            self._unheard += waiting
+        if self.unheard is not None:
+            self.unheard += waiting
         self.outgoing.extend(waiting)
         self.outgoing_bytes += sum(map(len, waiting))
         if was_empty:
@@ -254,17 +254,17 @@ class Channel:
         """Note a sign of life."""
         self.heard_at = time.monotonic()
         self.nudged = False
-        self._unheard = None
+        self.unheard = None
 
     def is_forgotten(self, now: float) -> bool:
         """Return whether it rested, and since then is asked in vain: perhaps NAT forgot it."""
-        if not self._unheard or self.opening is None:
+        if not self.unheard or self.opening is None:
             return False
         return now - self.heard_at > FORGOTTEN_SECONDS
 
     def renew(self, connected: Connected) -> None:
         """Go on by another connection, on which all is asked again. For a forgotten one only."""
-        unheard = self._unheard or []
+        unheard = self.unheard or []
         # How many bytes are worth a wake-up is set on the socket.
         least = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
         self.socket.close()

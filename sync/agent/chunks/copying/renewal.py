@@ -6,6 +6,7 @@ are asked again; nothing that a channel asks changes anything the second time.
 """
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from sync.agent.chunks.copying.channel import Channel, Connected, Opening
@@ -23,22 +24,22 @@ class Renewals:
         self.boots: dict[str, str] = {}
         self._opening: dict[Channel, Future[Connected]] = {}
 
-    def ready(self, channel: Channel, now: float) -> Connected | None:
-        """Return the connection that is to take the place of a channel's, once there is one."""
-        second = self._opening.get(channel)
-        if not channel.is_forgotten(now):
-            if second is not None:
-                _abandon(self._opening.pop(channel))
-            return None
-        if second is None:
+    def ready(self, suspects: Sequence[Channel], now: float) -> list[tuple[Channel, Connected]]:
+        """Return channels with the connections that are to take the place of theirs.
+
+        suspects: those that asked since they rested and heard nothing yet.
+        """
+        forgotten = [channel for channel in suspects if channel.is_forgotten(now)]
+        for channel in self._opening.keys() - forgotten:
+            _abandon(self._opening.pop(channel))
+        for channel in forgotten:
             opening = channel.opening
-            if opening is not None and (boot := self.boots.get(opening.role, "")):
+            boot = self.boots.get(opening.role, "") if opening else ""
+            if opening is not None and boot and channel not in self._opening:
                 self._opening[channel] = _begin(opening, boot)
-            return None
         # One that failed is not tried again: that the server is silent is said by the time-out.
-        if not second.done() or second.exception() is not None:
-            return None
-        return self._opening.pop(channel).result()
+        opened = [one for one, second in self._opening.items() if _is_open(second)]
+        return [(channel, self._opening.pop(channel).result()) for channel in opened]
 
     def close(self) -> None:
         """Give up what is being opened."""
@@ -59,6 +60,10 @@ def _begin(opening: Opening, boot: str) -> Future[Connected]:
 
     threading.Thread(target=connect, name="renewal", daemon=True).start()
     return second
+
+
+def _is_open(second: Future[Connected]) -> bool:
+    return second.done() and second.exception() is None
 
 
 def _abandon(second: Future[Connected]) -> None:
