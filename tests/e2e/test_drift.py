@@ -1,9 +1,11 @@
 """Whatever is broken on the host: refresh tells, up repairs, nothing is copied twice."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 
 import pytest
+from docker.errors import APIError
 
 from tests.e2e.nodes import chunk_requests, live
 from tests.e2e.stack import MirrorStack, steps_of
@@ -37,6 +39,16 @@ def remove_spec(stack: MirrorStack) -> None:
     (stack.root / "sync/flists/spec/spec.json").unlink()
 
 
+def turn_a_config_file_into_a_directory(stack: MirrorStack) -> None:
+    # Docker does, where the source of a mount is missing when it starts a container.
+    hub, file = stack.containers()["hub"], stack.root / "secrets/hub/config.py"
+    hub.stop(timeout=10)
+    file.unlink()
+    with contextlib.suppress(APIError):
+        hub.start()
+    assert file.is_dir()
+
+
 @pytest.mark.parametrize(
     "damages",
     [
@@ -44,7 +56,7 @@ def remove_spec(stack: MirrorStack) -> None:
         {stop_container: "sync-users", kill_job: "sync-flists", remove_container: "sync-kernels"},
         {kill_0_db: "zdb-container"},
         {remove_agent_files: "sync-bundle"},
-        {remove_spec: "sync-flists"},
+        {remove_spec: "sync-flists", turn_a_config_file_into_a_directory: "hub-config"},
     ],
     ids=lambda damages: " + ".join(damage.__name__ for damage in damages),
 )
