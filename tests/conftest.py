@@ -46,6 +46,7 @@ _SHARED: Final = (
 # Their tests look at one mirror that runs; what changes it comes last.
 _ONE_MIRROR: Final = (
     "tests/e2e/test_hardening.py",
+    "tests/e2e/test_rude_clients.py",
     "tests/e2e/test_previews.py",
     "tests/e2e/test_review.py",
     "tests/e2e/test_drift.py",

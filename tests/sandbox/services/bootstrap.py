@@ -5,8 +5,12 @@ the `api-token` may upload kernels and set links.
 """
 
 import argparse
+import shutil
+import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,9 @@ class Bootstrap:
         self._token = str(config["api-token"])
         kernels = DiskKernels(self._root, Path(config["kernel-net-path"]))
         given = options or BootstrapOptions()
-        api = BootstrapApi(kernels, replace(given, run_modes=dict(config["runmodes"])))
+        template = Path(config.get("ipxe-template", "/nonexistent"))
+        build = partial(built, template) if template.is_dir() else None
+        api = BootstrapApi(kernels, replace(given, run_modes=dict(config["runmodes"])), build)
         own = [
             Route("/api/kernel", self._guarded(self._upload), ("POST",)),
             Route("/api/symlink/NAME/TARGET", self._guarded(self._link)),
@@ -68,6 +74,20 @@ class Bootstrap:
             place.unlink()
         place.symlink_to(target)
         return jsonify({"status": "success"})
+
+
+def built(template: Path, script: bytes) -> bytes:
+    """Make a boot medium at upstream's cost: a copy of the template in /tmp, then work on it.
+
+    The image of the sandbox has no template; that of a load test has.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "src"
+        shutil.copytree(template, copy)
+        for file in sorted(copy.rglob("*")):
+            subprocess.run(["gzip", "-9", "-k", str(file)], check=False, capture_output=True)
+            file.with_name(f"{file.name}.gz").unlink(missing_ok=True)
+    return script + bytes(1 << 20)
 
 
 def _said(message: str) -> Response:

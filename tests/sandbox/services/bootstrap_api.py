@@ -3,6 +3,7 @@
 import datetime as dt
 import html
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -49,10 +50,17 @@ class Kernels(Protocol):
 class BootstrapApi:
     """What a bootstrap server answers to anybody; `routes` are for one that answers more.
 
-    Boot media are not built here: only what is refused is answered as the real one does.
+    build: makes a boot medium of a script; without it, only what is refused is answered as the
+    real one does.
     """
 
-    def __init__(self, kernels: Kernels, options: BootstrapOptions = BootstrapOptions()) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        options: BootstrapOptions = BootstrapOptions(),
+        build: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self._build = build
         self.kernels, self.options = kernels, options
         self._newest = options.revision == "newest"
         images = [Route("/api/images", self._images)] if self._newest else []
@@ -142,10 +150,16 @@ class BootstrapApi:
         )
         return text(script, kind="text/plain")
 
-    def _medium(self, _: Request, mode: str, *more: str) -> Response:
-        """Refuse as the real one does before it builds; what it would build is not here."""
+    def _medium(self, request: Request, mode: str, *more: str) -> Response:
+        """Refuse as the real one does before it builds; build where there is what it takes."""
         kernel = more[2] if len(more) > 2 else ""
-        return self._refused(mode, kernel or f"net/{mode}.efi") or page(501)
+        if refused := self._refused(mode, kernel or f"net/{mode}.efi"):
+            return refused
+        if self._build is None:
+            return page(501)
+        script = self._script(request, mode, *more).content.read()
+        headers = {"Content-Type": "application/octet-stream"}
+        return Response(200, headers, Content(0.0, self._build(script)))
 
     def _refused(self, mode: str, source: str) -> Response | None:
         if mode not in self.options.run_modes:
