@@ -21,6 +21,8 @@ from gate.upstream import Caddy
 
 CONFIG: Final = "GRIDHUB_GATE"
 _BACKLOG: Final = 4096
+# Taken up in one turn of the loop: those who are served must not wait for a flood of newcomers.
+_TAKEN_AT_ONCE: Final = 32
 _SWEEP_SECONDS: Final = 2.0
 
 
@@ -78,18 +80,8 @@ class Gate:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
-        loop = asyncio.get_running_loop()
         tasks = [asyncio.create_task(self.caddy.watch()), asyncio.create_task(self._sweep())]
-        servers = [
-            await loop.create_server(
-                lambda port=port: Client(  # type: ignore[misc]
-                    self.ledger, self.caddy, port, self._patience
-                ),
-                sock=_listener(own),
-                backlog=_BACKLOG,
-            )
-            for own, port in self.config.lines.items()
-        ]
+        servers = [await self._listen(own, port) for own, port in self.config.lines.items()]
         if self.config.media and self.builds:
             media = Media(self.builds, self.config.media.modes, self._known)
             servers.append(
@@ -102,6 +94,18 @@ class Gate:
             server.close()
         for task in tasks:
             task.cancel()
+
+    async def _listen(self, own: int, port: int) -> asyncio.Server:
+        """Listen on a port of ours for what goes to one of Caddy's."""
+        listener = _listener(own)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Client(self.ledger, self.caddy, port, self._patience),
+            sock=listener,
+            backlog=_TAKEN_AT_ONCE,
+        )
+        # asyncio has one number for its turns and for the kernel's queue.
+        listener.listen(_BACKLOG)
+        return server
 
     def _known(self, address: str) -> str:
         """Return whom the address of a client of Caddy's stands for, nothing where anybody."""

@@ -22,6 +22,8 @@ from typing import Final
 from tests.sandbox.host import run
 from tests.sandbox.host.dockerd import PROJECT
 
+_AGAIN_SECONDS: Final = 10.0
+
 
 @dataclass
 class Elsewhere:
@@ -175,7 +177,7 @@ _KINDS: Final[dict[str, Callable[[Target, str], Awaitable[None]]]] = {
 
 
 async def _rude(kind: str, target: Target, count: int) -> None:
-    """Hold that many connections; one that is ended begins anew, a second later."""
+    """Hold that many connections; one that is ended begins anew, some time later."""
     began = asyncio.Semaphore(50)
 
     async def one(source: str) -> None:
@@ -184,7 +186,7 @@ async def _rude(kind: str, target: Target, count: int) -> None:
                 held = asyncio.create_task(_held(kind, target, source))
                 await asyncio.sleep(0.01)
             await held
-            await asyncio.sleep(1)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     sources = itertools.islice(itertools.cycle(target.sources), count)
     await asyncio.gather(*(one(source) for source in sources))
