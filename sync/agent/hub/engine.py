@@ -6,11 +6,12 @@ import time
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from random import SystemRandom
 from typing import Final
 
 from sync.agent.budget import Budget
-from sync.agent.flist.reader_pool import ReaderPool
+from sync.agent.flist.reader_pool import Read, ReaderPool
 from sync.agent.hub import confirming, tags, waiting
 from sync.agent.hub.chunk_store import ChunkStore
 from sync.agent.hub.links import judge
@@ -37,9 +38,9 @@ from sync.agent.hub.state_db import (
     as_listed,
 )
 from sync.agent.hub.tree import Tree
-from sync.agent.hub.work_room import WorkRoom
+from sync.agent.hub.work_room import Held, WorkRoom
 from sync.agent.job import Control, Directories, Engine, one_at_a_time
-from sync.agent.master.client import HttpError, Master
+from sync.agent.master.client import HttpError, HttpStoppedError, Master
 from sync.agent.master.identity import follow
 from sync.agent.name_room import NameRoom
 from sync.agent.quarantine import Quarantine
@@ -314,11 +315,20 @@ class UsersEngine(Engine[UsersSpec]):
 
     def _read_keys(self) -> None:
         """Pin the chunks of what is served and was not fetched: taken over, retained, withheld."""
-        if self._publisher.pins.unread:
-            try:
-                self._publisher.read_keys(self._readers)
-            finally:
-                self._readers.stop_idle()
+        if not self._publisher.pins.unread:
+            return
+
+        def read(path: Path) -> tuple[Read, Held]:
+            if self._control.stopping():
+                raise HttpStoppedError
+            return self._preparer.read_keys(path)
+
+        self._room.begin(self._budget, self._names_bytes, self._readers)
+        try:
+            with closing(self._room):
+                self._publisher.read_keys(read)
+        finally:
+            self._readers.stop_idle()
 
     def _report_waiting(self, work: Pass) -> None:
         self._waiting = work.waiting = waiting.lines(work, self._publisher)

@@ -6,24 +6,24 @@ the file itself the table says that it does not know all, and then the flists jo
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from sync.agent import durable
 from sync.agent.flist.errors import FlistError
 from sync.agent.flist.keys import KeyGroup
-from sync.agent.flist.reader_pool import ReaderPool
+from sync.agent.flist.reader_pool import Read
 from sync.agent.hub.listing import Name
 from sync.agent.hub.state_db import HubStateDb
+from sync.agent.hub.work_room import Held, ScratchError
 from sync.contract.pinned_chunks import PinnedChunks
 
 _DIRTY: Final = "published_dirty"
 _TABLE: Final = "pinned_table"
 _GZIP: Final = b"\x1f\x8b"
-_READERS: Final = 4
-_TOGETHER: Final = 64
+# Reads a flist's keys, and holds the memory for them.
+ReadKeys: TypeAlias = Callable[[Path], tuple[Read, Held]]
 # As many as are counted only once it is known how many.
 _SOME: Final = 1
 
@@ -134,29 +134,25 @@ class Pins:
         self._table.set_unread(len(self.unread))
         return count
 
-    def read(
-        self, path_of: Callable[[Name], Path], staging: Path, readers: ReaderPool
-    ) -> Iterator[list[Keys]]:
-        """Read the keys of unread flists from the served files and pin them; yield them in groups.
+    def read(self, path_of: Callable[[Name], Path], read: ReadKeys) -> Iterator[Keys]:
+        """Read the keys of unread flists from the served files, and pin them; yield each.
 
-        What could not be read stays unread, and is read again when the file is another one.
+        What could not be read stays unread, and is read again when the file is another one. One
+        after the other: each holds memory for its keys until the next is asked for.
         """
-        names = sorted(self.unread)
-
-        def read(name: Name) -> Keys | _Unreadable:
-            return _keys_of(name, path_of(name), self._unreadable.get(name), staging, readers)
-
-        with ThreadPoolExecutor(_READERS, "keys") as pool:
-            for at in range(0, len(names), _TOGETHER):
-                outcomes = [*pool.map(read, names[at : at + _TOGETHER])]
-                found = [one for one in outcomes if isinstance(one, Keys)]
-                self._unreadable |= {one.name: one for one in outcomes if not isinstance(one, Keys)}
-                self.pin({group for one in found for group in one.groups})
-                yield found
+        for name in sorted(self.unread):
+            before = self._unreadable.get(name)
+            with ExitStack() as held:
+                outcome = _keys_of(name, path_of(name), before, read, held)
+                if isinstance(outcome, Keys):
+                    self.pin(outcome.groups)
+                    yield outcome
+                else:
+                    self._unreadable[name] = outcome
 
 
 def _keys_of(
-    name: Name, path: Path, before: _Unreadable | None, staging: Path, readers: ReaderPool
+    name: Name, path: Path, before: _Unreadable | None, read: ReadKeys, held: ExitStack
 ) -> Keys | _Unreadable:
     file = (-1, -1)
     try:
@@ -164,11 +160,18 @@ def _keys_of(
         file = (status.st_size, status.st_mtime_ns)
         if before is not None and before.file == file:
             return before
-        with path.open("rb") as opened:
-            packed = opened.read(len(_GZIP)) == _GZIP
+        groups: tuple[KeyGroup, ...] = ()
         # A page that an upstream mirror saved, say: no node reads chunk keys from what is no gzip
         # (rfs: src/meta/mod.rs, GzDecoder).
-        groups = readers.read(path, durable.temporary_in(staging), []).groups if packed else ()
-    except (FlistError, OSError) as error:
+        if _is_gzip(path):
+            contents, memory = read(path)
+            held.callback(memory.release)
+            groups = contents.groups
+    except (FlistError, ScratchError, OSError) as error:
         return _Unreadable(name, file, str(error))
     return Keys(name, groups, status.st_size, int(status.st_mtime))
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_GZIP)) == _GZIP

@@ -220,7 +220,7 @@ class Preparer:
         """
         entry = fetched.entry
         try:
-            outcome = self._prepared(fetched, *self._read(fetched))
+            outcome = self._prepared(fetched, *self._read(fetched.path, self._rewriting))
         except ScratchError as error:
             fetched.path.unlink(missing_ok=True)
             return Failure(entry.name, HttpError(f"{entry.name}: {error}", retry=False))
@@ -233,7 +233,11 @@ class Preparer:
             fetched.path.unlink(missing_ok=True)
         return outcome
 
-    def _read(self, fetched: Fetched) -> tuple[Read, Held]:
+    def read_keys(self, path: Path) -> tuple[Read, Held]:
+        """Read the chunk keys of a served flist. Raises FlistError, ScratchError, OSError."""
+        return self._read(path, [])
+
+    def _read(self, path: Path, rewriting: Rewriting) -> tuple[Read, Held]:
         """Read a flist with what nearly all need, else with all that there is.
 
         Raises FlistError, ScratchError, OSError.
@@ -242,7 +246,8 @@ class Preparer:
         scratch_bytes = room.usual_scratch_bytes()
         while True:
             try:
-                return self._read_within(fetched, memory._replace(scratch_bytes=scratch_bytes))
+                grant = memory._replace(scratch_bytes=scratch_bytes)
+                return self._read_within(path, rewriting, grant)
             except NeedsMoreError as error:
                 if error.scratch_bytes:
                     scratch_bytes = error.scratch_bytes
@@ -251,12 +256,12 @@ class Preparer:
                 else:
                     memory = room.most
 
-    def _read_within(self, fetched: Fetched, grant: Granted) -> tuple[Read, Held]:
+    def _read_within(self, path: Path, rewriting: Rewriting, grant: Granted) -> tuple[Read, Held]:
         held = self._room.hold(grant)
         try:
             with self._room.on_disk(SCRATCH_COPIES * grant.scratch_bytes, "its database"):
                 scratch = durable.temporary_in(self._tree.staging)
-                read = self._readers.read(fetched.path, scratch, self._rewriting, grant)
+                read = self._readers.read(path, scratch, rewriting, grant)
         except BaseException:
             held.release()
             raise

@@ -9,10 +9,9 @@ from typing import Final
 
 from sync.agent import durable
 from sync.agent.flist.database import ACCEPTED
-from sync.agent.flist.reader_pool import ReaderPool
 from sync.agent.hub.links import LinkPlan, TagState
 from sync.agent.hub.listing import Link, Listing, Name, TagName, Target
-from sync.agent.hub.pins import Pins
+from sync.agent.hub.pins import Pins, ReadKeys
 from sync.agent.hub.pipeline import Ready
 from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld, as_listed
 from sync.agent.hub.tree import Tree
@@ -141,19 +140,18 @@ class Publisher:
         self.pins.drop(name)
         self._db.delete_flist(name)
 
-    def read_keys(self, readers: ReaderPool) -> None:
+    def read_keys(self, read: ReadKeys) -> None:
         """Read the chunk keys of served flists that are not known, from the files themselves."""
-        for found in self.pins.read(self._tree.path, self._tree.staging, readers):
+        for keys in self.pins.read(self._tree.path, read):
+            # By these `adopt` tells whether it is the same file still.
+            self.flists[keys.name] = replace(
+                self.flists[keys.name],
+                published_bytes=keys.size_bytes,
+                updated=keys.modified_seconds,
+            )
             with self._db.transaction():
-                for keys in found:
-                    # By these `adopt` tells whether it is the same file still.
-                    self.flists[keys.name] = replace(
-                        self.flists[keys.name],
-                        published_bytes=keys.size_bytes,
-                        updated=keys.modified_seconds,
-                    )
-                    self._db.put_flist(self.flists[keys.name])
-                    self.pins.put(keys.name, keys.groups)
+                self._db.put_flist(self.flists[keys.name])
+                self.pins.put(keys.name, keys.groups)
 
     # What the master has
 
