@@ -169,7 +169,7 @@ def rebuild(source: IO[bytes], target: IO[bytes]) -> None:
                 raise RefusedError(f"it holds {_MAX_MEMBERS} members or more")
             _skip(plain, MAX_DATABASE_BYTES)  # the checksum stands at the end
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, MemoryError) as error:
-        raise RefusedError(f"it is no tar.gz: {type(error).__name__}") from None
+        raise RefusedError(f"it is no tar.gz: {str(error) or type(error).__name__}") from None
     if not found:
         raise RefusedError(f"it holds no {DATABASE}")
 

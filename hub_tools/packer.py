@@ -323,7 +323,8 @@ def _path_of(descriptor: int) -> str:
 def _refusal(status: int, words: str, folder: Path) -> str | None:
     """Why an upload is not packed: what came only in part, and what reaches outside of itself."""
     # tar calls itself by its path; gzip, which it starts, by its name.
-    lines = [_OF_TAR.sub("", line)[:_REASON] for line in words.splitlines()] or [""]
+    spoken = [line for line in words.splitlines() if line]  # gzip begins with a blank one
+    lines = [_OF_TAR.sub("", line)[:_REASON] for line in spoken] or ["it says nothing"]
     if status != 0:
         return f"the upload is no archive that tar unpacks whole: {lines[0]}"
     outside = next((line for line in lines if line.startswith(_STRIPPED)), None)
