@@ -9,7 +9,7 @@ from rich.text import Text
 from cli.stack import StackOnHost
 from components.naming import Stack
 from sync.contract.layout import JOBS, Job
-from sync.contract.names import shown
+from sync.contract.names import bounded
 from sync.contract.status import StatusRecord
 from sync.providers.jobs.outputs import summary
 from sync.providers.jobs.trouble import container_words, trouble
@@ -72,7 +72,9 @@ def drawn(status: StackStatus) -> Group:
     grid = Table(box=None, show_header=False, pad_edge=False)
     for name, service in status.services.items():
         style = "green" if service.healthy else "bold red"
-        grid.add_row(Text(name, style), *_progress(service.record), shown(service.summary))
+        # As text: what comes from a master must not be read as marks of style, or as links.
+        words_of = Text(bounded(service.summary))
+        grid.add_row(Text(name, style), *_progress(service.record), words_of)
     return Group(Text(f"{status.stack} on {status.host}: {words}"), grid)
 
 

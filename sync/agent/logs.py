@@ -4,8 +4,12 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Final
 
-from sync.contract.names import shown
+from sync.contract.names import bounded
+
+_LONGEST_MESSAGE: Final = 4000
+_MOST_LINES: Final = 200
 
 
 class JsonLines(logging.Formatter):
@@ -17,10 +21,11 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": shown(record.getMessage()),
+            "message": bounded(record.getMessage(), _LONGEST_MESSAGE),
         }
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+            trace = self.formatException(record.exc_info).split("\n")
+            line["trace"] = "\n".join(bounded(text) for text in trace[-_MOST_LINES:])
         return json.dumps(line, ensure_ascii=False)
 
 

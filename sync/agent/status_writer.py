@@ -14,7 +14,7 @@ from sync.agent import durable
 from sync.contract import plain_files
 from sync.contract.freshness import LONGEST_BYTES, WRITE_SECONDS
 from sync.contract.layout import Job
-from sync.contract.names import shown
+from sync.contract.names import bounded
 from sync.contract.status import (
     ERRORS_SHOWN,
     NAMES_SHOWN,
@@ -29,7 +29,8 @@ from sync.contract.status import (
 
 _LOG = logging.getLogger(__name__)
 LEAST_INTERVAL_SECONDS: Final = 0.25
-_ERROR_CHARACTERS: Final = 500
+# How often a log says that the record is still not written.
+_TELL_SECONDS: Final = 60.0
 
 
 def utc_now() -> datetime:
@@ -39,7 +40,7 @@ def utc_now() -> datetime:
 
 def name_list(names: Iterable[str]) -> NameList:
     """Count all the names and keep the first of them, sorted, as people may read them."""
-    ordered = sorted(map(shown, names))
+    ordered = sorted(map(bounded, names))
     return NameList(count=len(ordered), names=ordered[:NAMES_SHOWN])
 
 
@@ -70,8 +71,9 @@ def read_status(path: Path) -> StatusRecord | None:
 class StatusWriter:
     """Holds the record and writes it: at most 4 times a second, at least every 5 s.
 
-    Every method may be called from any thread. A disk that is full never stops a job here: the
-    write is tried again with the next one.
+    Every method may be called from any thread. A disk that is full never stops a job here, nor
+    does anything else that keeps a record from being written: it is tried again with the next
+    one, the log says so, and the container turns unhealthy as the record grows old (health.py).
     """
 
     def __init__(self, path: Path, record: StatusRecord) -> None:
@@ -79,6 +81,7 @@ class StatusWriter:
         self._record = record
         self._lock = threading.RLock()
         self._dirty = True
+        self._told_at: float | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._write_until_closed, name="status", daemon=True)
         self._thread.start()
@@ -91,8 +94,6 @@ class StatusWriter:
 
     def update(self, **changes: Any) -> None:
         """Change fields of the record. Raises pydantic.ValidationError for what is no field."""
-        if "reason" in changes:
-            changes["reason"] = shown(changes["reason"])
         with self._lock:
             fields = {name: getattr(self._record, name) for name in StatusRecord.model_fields}
             self._record = StatusRecord.model_validate(fields | changes)
@@ -101,7 +102,7 @@ class StatusWriter:
     def error(self, message: str) -> None:
         """Log `message` and keep it among the last errors of the record."""
         _LOG.error(message)
-        error = JobError(at=utc_now(), message=shown(message)[:_ERROR_CHARACTERS])
+        error = JobError(at=utc_now(), message=message)
         with self._lock:
             self.update(errors=[*self._record.errors, error][-ERRORS_SHOWN:])
 
@@ -128,8 +129,26 @@ class StatusWriter:
         try:
             data = (record.model_dump_json() + "\n").encode()
             durable.publish_bytes(data, self._path, waiting=False)
-        except OSError as error:
-            _LOG.warning("status record not written: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the thread lives on
+            self._tell(error)
+        else:
+            self._tell(None)
+
+    def _tell(self, error: Exception | None) -> None:
+        """Log that the record is not written, once a minute, or that it is again."""
+        with self._lock:
+            told_at, now = self._told_at, time.monotonic()
+            if error is None:
+                self._told_at = None
+            elif told_at is None or now - told_at >= _TELL_SECONDS:
+                self._told_at = now
+            else:
+                return
+        if error is not None:
+            text = "status record not written: the job goes on, and its container turns unhealthy"
+            _LOG.error(text, exc_info=error)
+        elif told_at is not None:
+            _LOG.info("status record is written again")
 
     def close(self) -> None:
         """Write the record a last time and end the thread."""

@@ -10,8 +10,10 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TAG_PREFIX: Final = ".tag-"
 _SHOWN: Final = 80
-# As much of a text from outside as a person reads in a line of a report.
-LONGEST_TEXT: Final = 1000
+# As much of a text from outside as a person reads in a line of a report. A record has 200 of them
+# and more, each of whose bytes JSON may double: see freshness.LONGEST_BYTES.
+LONGEST_TEXT_BYTES: Final = 800
+_CUT: Final = "…"
 # Flask serves a folder of the program under it: 0-hub answers 404 for every flist there.
 _STATIC: Final = "static"
 
@@ -103,13 +105,16 @@ def shown(text: str) -> str:
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
-def bounded(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Return a text from outside as it is kept: `shown`, of `longest` characters at most.
+def bounded(text: str, longest_bytes: int = LONGEST_TEXT_BYTES) -> str:
+    """Return a text from outside as it is kept: `shown`, and of so many bytes of UTF-8 at most.
 
     What is too long lacks its middle: a message begins with its subject and ends with the remedy.
     """
-    half = longest // 2
-    if len(text) > 4 * longest:
-        text = text[:longest] + text[-longest:]
-    clean = shown(text)
-    return clean if len(clean) <= longest else f"{clean[: longest - half - 1]}…{clean[-half:]}"
+    if len(text) > 2 * longest_bytes:
+        text = text[:longest_bytes] + text[-longest_bytes:]
+    data = shown(text).encode()
+    if len(data) <= longest_bytes:
+        return data.decode()
+    half = longest_bytes // 2
+    head, tail = data[: half - len(_CUT.encode())], data[-half:]
+    return head.decode(errors="ignore") + _CUT + tail.decode(errors="ignore")

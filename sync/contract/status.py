@@ -3,13 +3,25 @@
 The agent writes it atomically, as often as `freshness` promises; the provider and the command
 line read it. Times are UTC. A number that is not known yet is null, never 0. Fields may be added
 with a default, so that a record of the release before stays readable; none is renamed or removed.
+
+Whatever stands in it can be written, kept in a stack's state and shown on a terminal: each text is
+cleaned and bounded here, where it comes in, by whoever makes or reads a record.
 """
 
-from typing import Any, Final, Literal, TypeAlias
+import math
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from sync.contract.layout import Job
+from sync.contract.names import bounded
 
 Service: TypeAlias = Literal["hub", "bootstrap", "zdb"]
 # What `up` waits for before it calls a job ready.
@@ -18,6 +30,32 @@ Phase: TypeAlias = Literal["starting", "snapshot", "following", "idle", "paused"
 _ONCE_WAITING_FOR_SPEC: Final = "waiting for spec.json"
 NAMES_SHOWN: Final = 100
 ERRORS_SHOWN: Final = 10
+_LONGEST_ERROR: Final = 500
+_LONGEST_DETAIL: Final = 200
+_MOST_DETAILS: Final = 100
+_MOST_SOURCES: Final = 24
+
+
+def _kept(value: Any) -> Any:
+    return bounded(value) if isinstance(value, str) else value
+
+
+def _kept_error(value: Any) -> Any:
+    return bounded(value, _LONGEST_ERROR) if isinstance(value, str) else value
+
+
+def _kept_detail(value: Any) -> Any:
+    # JSON has no number for these, and null is none that a record may hold here.
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return bounded(value, _LONGEST_DETAIL) if isinstance(value, str) else value
+
+
+# Printable, and no longer than a person reads: see `bounded`.
+Text: TypeAlias = Annotated[str, BeforeValidator(_kept)]
+ErrorText: TypeAlias = Annotated[str, BeforeValidator(_kept_error)]
+Detail: TypeAlias = Annotated[int | float | str, BeforeValidator(_kept_detail)]
+DetailName: TypeAlias = Annotated[str, BeforeValidator(_kept_detail)]
 
 
 class _Record(BaseModel):
@@ -41,14 +79,14 @@ class JobError(_Record):
     """One thing that went wrong; `message` says what, where, and the remedy if there is one."""
 
     at: AwareDatetime
-    message: str
+    message: ErrorText
 
 
 class NameList(_Record):
     """How many names, and the first NAMES_SHOWN of them, sorted."""
 
     count: int = 0
-    names: list[str] = Field(default_factory=list, max_length=NAMES_SHOWN)
+    names: list[Text] = Field(default_factory=list, max_length=NAMES_SHOWN)
 
 
 class MasterIdentity(_Record):
@@ -58,8 +96,8 @@ class MasterIdentity(_Record):
     master's names and stable over its restarts; null until the first contact.
     """
 
-    source: str
-    identity: str | None = None
+    source: Text
+    identity: Text | None = None
     seen_at: AwareDatetime | None = None
 
 
@@ -71,10 +109,10 @@ class SourceUse(_Record):
     """
 
     service: Service
-    name: str
+    name: Text
     in_use: bool = False
     since: AwareDatetime | None = None
-    reason: str = ""
+    reason: Text = ""
     next_try_at: AwareDatetime | None = None
 
 
@@ -94,10 +132,10 @@ class StatusRecord(_Record):
 
     version: Literal[1] = 1
     job: Job
-    spec_digest: str | None
-    agent_version: str
+    spec_digest: Text | None
+    agent_version: Text
     phase: Phase
-    reason: str = ""
+    reason: Text = ""
     waiting_for: Literal["spec"] | None = None
     started_at: AwareDatetime
     updated_at: AwareDatetime
@@ -108,7 +146,7 @@ class StatusRecord(_Record):
     last_success_at: AwareDatetime | None = None
     done: Amount = Amount()
     total: Amount = Amount()
-    cursor: str | None = None
+    cursor: Text | None = None
     lag: Lag = Lag()
     rate_items_per_second: float | None = None
     rate_bytes_per_second: float | None = None
@@ -118,8 +156,8 @@ class StatusRecord(_Record):
     broken: NameList = NameList()
     errors: list[JobError] = Field(default_factory=list, max_length=ERRORS_SHOWN)
     master: MasterIdentity
-    sources: list[SourceUse] = Field(default_factory=list)
-    details: dict[str, int | float | str] = Field(default_factory=dict)
+    sources: list[SourceUse] = Field(default_factory=list, max_length=_MOST_SOURCES)
+    details: dict[DetailName, Detail] = Field(default_factory=dict, max_length=_MOST_DETAILS)
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from sync.agent.flist.database import Backend
 from sync.agent.flist.errors import FlistError, NeedsMoreError
 from sync.agent.flist.keys import KeyGroup
+from sync.contract.names import bounded
 
 # The largest flist known takes seconds.
 LONGEST_SECONDS: Final = 300.0
@@ -195,7 +196,7 @@ def _result(answer: dict[str, Any], groups: tuple[KeyGroup, ...]) -> Read:
     if "needs" in answer:
         raise NeedsMoreError(answer["needs"])
     if "wrong" in answer:
-        raise FlistError(answer["wrong"])
+        raise FlistError(bounded(answer["wrong"]))
     if "error" in answer:
         raise OSError(answer["errno"], answer["error"])
     backend = Backend(*answer["backend"]) if answer["backend"] else None
