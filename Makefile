@@ -35,11 +35,17 @@ test: $(STAMP) ## Run every test (starts a private Docker Engine where none answ
 .PHONY: test-fast
 test-fast: $(STAMP) ## Run what needs no Docker Engine, in random order, in a few minutes
 	$(PY) -m pytest -n 3 --durations 10 -m "not docker and not soak" \
-		tests/agent tests/cli tests/gate tests/golden/test_zdb.py tests/hub_tools tests/program tests/providers
+		tests/agent tests/cli tests/fuzz tests/gate tests/golden/test_zdb.py tests/hub_tools \
+		tests/program tests/providers
 
 .PHONY: soak
 soak: $(STAMP) ## Run the long forms: hundreds of kills and faults (an hour)
 	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest -m soak
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## Fuzz all that reads outside data, 10 minutes each (MINUTES=1 for less)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/fuzz/requirements.lock
+	@$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 .PHONY: bench
 bench: $(STAMP) ## Measure against upstream's algorithms and the limits; build/bench/results.json

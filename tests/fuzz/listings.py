@@ -1,0 +1,138 @@
+"""What a hub lists: whole, repository by repository as older ones do, and the pages of tags."""
+
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Final, cast
+
+from sync.agent.budget import OverBudgetError
+from sync.agent.hub import listing as hub
+from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
+from sync.agent.status_writer import name_list
+from sync.contract.spec import UsersSpec
+from tests.fuzz.target import RECORDINGS, Target, promise
+
+_LATEST: Final = 1 << 40
+_SPEC: Final = {
+    "stack": "fuzz",
+    "sources": ["http://master.test"],
+    "local_zdb": {"host": "zdb.test"},
+    "sources_zdb": [{"host": "zdb.test"}],
+}
+
+
+class Answering:
+    """Answers every page with one body, and 404 for those that are missing."""
+
+    source = "http://master.test"
+
+    def __init__(self, body: bytes, missing: tuple[str, ...] = ()) -> None:
+        self._body = body
+        self._missing = missing
+
+    def while_listing(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def get(self, path: str, max_bytes: int, *_: object, **__: object) -> Page:
+        if path in self._missing:
+            raise HttpMissingError(path, retry=False)
+        return Page(200, self._body[:max_bytes])
+
+
+def master(body: bytes, missing: tuple[str, ...] = ()) -> Master:
+    """Return what stands for a master that answers so."""
+    return cast("Master", Answering(body, missing))
+
+
+def is_file_name(name: str, *, tag: bool = False) -> None:
+    """Check that a name is safe as one component of a path."""
+    promise(name and "/" not in name and "\0" not in name, f"{name!r} is no file name")
+    promise(not name.startswith("."), f"{name!r} is hidden")
+    promise(len(name.encode()) + (len(".tag-") if tag else 0) <= 255, f"{name!r} is too long")
+
+
+def _name(name: hub.Name | hub.TagName) -> None:
+    is_file_name(name.repository)
+    if isinstance(name, hub.TagName):
+        is_file_name(name.tag, tag=True)
+        return
+    is_file_name(name.name)
+    if name.tag:
+        is_file_name(name.tag, tag=True)
+
+
+def _listing(found: hub.Listing) -> None:
+    for repository in found.repositories:
+        is_file_name(repository)
+    for regular in found.regulars.values():
+        _name(regular.name)
+        promise(abs(regular.updated) <= _LATEST, f"a time of {regular.updated}")
+    for link in found.links.values():
+        _name(link.name)
+        _name(link.target)
+        promise(abs(link.link_time) <= _LATEST, f"a time of {link.link_time}")
+    for tag in found.tags.values():
+        _name(tag.name)
+        promise(abs(tag.updated) <= _LATEST, f"a time of {tag.updated}")
+    promise(all(size is None or math.isfinite(size) for size in found.sizes.values()), "a size")
+    name_list(found.refused).model_dump_json().encode()
+
+
+_USERS: Final = UsersSpec.model_validate(_SPEC | {"job": "users"})
+
+
+def run(data: bytes, _scratch: Path) -> None:
+    """Read as a hub's listing, as an older hub's, or as a tag's page."""
+    how, data = data[:1], data[1:]
+    try:
+        if how == b"t":
+            _listing(hub.Source(master(data), _USERS).tag(hub.TagName("r", "t"))[1])
+        else:
+            missing = ("/api/fileslist",) if how == b"o" else ()
+            _listing(hub.Source(master(data, missing), _USERS).listing())
+    except (HttpError, OverBudgetError) as error:
+        str(error).encode()
+
+
+def seeds() -> Iterator[bytes]:
+    """Return listings as the real services gave them, and rows of each type."""
+    for body in recorded_json("hub"):
+        yield b"u" + body
+    rows = [
+        {"name": "f.flist", "type": "regular", "size": "26.65 KB", "updated": 1700000000},
+        {"name": "l.flist", "type": "symlink", "target": "r/f.flist", "linktime": 1.5e9},
+        {"name": "t", "type": "tag", "updated": 5},
+        {"name": "tl", "type": "taglink", "target": "r/tags/t", "linktime": 7},
+    ]
+    yield b"u" + json.dumps({"r": rows}).encode()
+    yield b"o" + json.dumps([{"name": "r"}, *rows]).encode()
+    yield b"t" + json.dumps([rows[1]]).encode()
+
+
+def recorded_json(service: str) -> Iterator[bytes]:
+    """Yield each list or object that a recorded answer of a service has as JSON."""
+    with gzip.open(RECORDINGS / f"{service}.json.gz") as file:
+        yield from _recorded(json.load(file))
+
+
+def _recorded(found: Any) -> Iterator[bytes]:
+    if isinstance(found, dict):
+        body = found.get("json")
+        if isinstance(body, list | dict) and 2 < len(text := json.dumps(body).encode()) < 4096:
+            yield text
+    for value in found.values() if isinstance(found, dict) else found:
+        if isinstance(value, dict | list):
+            yield from _recorded(value)
+
+
+JSON_WORDS: Final = tuple(
+    rb'NaN 1e999 -Infinity "\ud800" "\u0000" "\u202e" 1e11 99999999999999999999 null [] {}'.split()
+)
+_WORDS: Final = (
+    b'"name" "type" "regular" "symlink" "tag" "taglink" "target" "linktime" "updated" "size" '
+    b"../ .flist /tags/ KB"
+)
+TARGET: Final = Target("listings", run, seeds, (*JSON_WORDS, *_WORDS.split()))
