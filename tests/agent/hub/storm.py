@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,6 +21,7 @@ from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import model_tree
 from tests.sandbox.services.zdb import ZdbServer
 from tests.sandbox.upstream import UpstreamModel
+from tests.sandbox.upstream.nodes import File
 
 REPOSITORIES = ("tf-zos", "tf-bootable", "alice")
 OLD = 1_700_000_000.0
@@ -54,7 +56,7 @@ class World:
 
     def __init__(self, model: UpstreamModel, chance: random.Random) -> None:
         self.model = model
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.allowed: dict[str, set[str]] = {}
         self.allowed_tags: dict[str, set[TagState]] = {}
         self.must: set[str] = set()
@@ -65,6 +67,7 @@ class World:
         self._seed = 0
         self._clock = OLD
         self._used: set[float] = set()
+        self._broken: set[tuple[str, str]] = set()
         self._editing(self._begin)
 
     def edit(self) -> None:
@@ -84,6 +87,24 @@ class World:
             if name in self.now and pass_started_at > self._back_at.get(name, 0):
                 self.must.add(name)
 
+    def break_flist(self, data: bytes) -> None:
+        """Give a flist that is served a new version, which nobody can read."""
+        with self.model.lock, self.lock:
+            repository, name = self._pick()
+            node = self.model.repositories[repository].nodes[name]
+            # One that was never served would leave links to it waiting.
+            if f"{repository}/{name}" in self.must and isinstance(node, File):
+                self.model.put_node(repository, name, File(data, self._next_time()))
+                self._broken.add((repository, name))
+
+    def mend_flists(self) -> None:
+        """Give all of those a version again that can be read."""
+        with self.model.lock, self.lock:
+            broken, self._broken = self._broken, set()
+            for repository, name in sorted(broken):
+                if name in self.model.repositories[repository].nodes:
+                    self._editing(partial(self._put, repository, name))
+
     def _editing(self, change: Callable[[], None]) -> None:
         with self.model.lock, self.lock:
             change()
@@ -98,7 +119,9 @@ class World:
             self._back_at |= dict.fromkeys(self.now - before, time.time())
             # Before the mirror can know: what the master lost may go.
             self.must &= self.now
-            for name, (_, content) in tree.items():
+            for name, (kind, content) in tree.items():
+                if kind == "file" and digest(content) not in self.keys:
+                    continue  # one that `break_flist` broke: it must never be served
                 self.allowed.setdefault(name, set()).add(digest(content))
             for tag in tags:
                 inside = {
@@ -116,14 +139,17 @@ class World:
             self.model.set_tag(repository, "t0", {"n0.flist": f"{repository}/f1.flist"})
             self.model.set_taglink(repository, "latest", repository, "t0")
 
-    def _put(self, repository: str, name: str) -> None:
-        self._seed += 1
+    def _next_time(self) -> float:
         self._clock += self._chance.choice([-100, 1, 1, 100])
         while self._clock in self._used:  # contents of one time are told apart by nothing listed
             self._clock += 1
         self._used.add(self._clock)
+        return self._clock
+
+    def _put(self, repository: str, name: str) -> None:
+        self._seed += 1
         packed = small(self._seed % 60, files=2, file_bytes=3000)
-        data = self.model.add_flist(repository, name, packed, self._clock)
+        data = self.model.add_flist(repository, name, packed, self._next_time())
         self.keys[digest(data)] = frozenset(packed.chunks)
 
     def _pick(self) -> tuple[str, str]:
@@ -150,7 +176,7 @@ class World:
 
     def _rename(self) -> None:
         repository, name = self._pick()
-        if self._spare(repository):
+        if self._spare(repository) and (repository, name) not in self._broken:
             self.model.rename_flist(repository, name, f"new{self._chance.randrange(9)}.flist")
 
     def _link(self) -> None:
@@ -307,7 +333,10 @@ class Reader:
         if isinstance(content, str):
             self._look_through(name, path, content)
         elif missing := [key for key in keys if self._zdb.store.default.payload(key) is None]:
-            self._fault(name, f"published without {len(missing)} of its chunks")
+            # Between the two looks it may have gone, and then its chunks.
+            with contextlib.suppress(OSError):
+                if read_itself(path) == content:
+                    self._fault(name, f"served without {len(missing)} of its chunks")
         return True
 
     def _look_at_tag(self, folder: Path) -> None:
