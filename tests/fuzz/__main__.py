@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.fuzz.registry import TARGETS
+from tests.sandbox.host import run
 
 _FOLDER: Final = Path("build/fuzz")
 # Beyond its time a target has its seeds to read and one input to finish.
@@ -56,10 +57,6 @@ def _process(name: str, folder: Path, seconds: int) -> Iterator["subprocess.Pope
         finally:
             process.kill()
             process.wait()
-            scratch = folder / "scratch"
-            if scratch.is_symlink():
-                shutil.rmtree(scratch.resolve(), ignore_errors=True)
-                scratch.unlink()
 
 
 def fuzz(name: str, seconds: int) -> Outcome:
@@ -93,8 +90,11 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no such target: {', '.join(unknown)}")
     seconds = max(1, round(options.minutes * 60))
     names = options.targets or list(TARGETS)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = list(pool.map(lambda name: fuzz(name, seconds), names))
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool, run.whole():  # the processes end first
+            outcomes = list(pool.map(lambda name: fuzz(name, seconds), names))
+    except KeyboardInterrupt:
+        return 130
     table = Table("target", "executions", "branches seen", "findings", box=None)
     for one in outcomes:
         ended = "" if one.good or one.findings else f"ended with {one.status}: see its log"

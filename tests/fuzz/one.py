@@ -14,6 +14,7 @@ import atheris
 
 with atheris.instrument_imports(include=["sync"], enable_loader_override=False):
     from tests.fuzz.registry import TARGETS
+from tests.sandbox.host import run
 
 # No small input may cost more: past these libFuzzer calls it a finding.
 _SECONDS_PER_INPUT: Final = 20
@@ -41,10 +42,8 @@ def main(name: str, folder: Path, seconds: int) -> None:
     words = folder / "words"
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
     memory = _IN_MEMORY if _IN_MEMORY.is_dir() else None
-    # atheris ends the process without any clean-up, so the runner removes it with the folder.
-    scratch = Path(tempfile.mkdtemp(prefix="gridhub-fuzz-", dir=memory))
-    (folder / "scratch").unlink(missing_ok=True)
-    (folder / "scratch").symlink_to(scratch)
+    # atheris ends the process without any clean-up: the end of the run removes it, by its name.
+    scratch = Path(tempfile.mkdtemp(prefix=run.prefix(), dir=memory))
     arguments = [
         sys.argv[0],
         str(corpus),
