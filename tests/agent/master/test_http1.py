@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sync.agent.master import http1
 from sync.agent.master.http1 import HttpError, Reply
+from sync.agent.master.replies import http_seconds
 
 PIECES = st.lists(st.binary(max_size=40), max_size=5)
 TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=12)
@@ -138,3 +139,19 @@ def test_reply_that_is_not_clear_is_refused(said: bytes, words: str) -> None:
     with pytest.raises(HttpError, match=words) as refused:
         Reply(io.BytesIO(said), "GET").read_all(1 << 20)
     assert refused.value.retry
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Mon, 30 Nov 99999999999999999999 12:00:00 GMT",
+        "Mon, 30 Nov 2026 12:00:00 +99999999999999999999",
+        "Mon, 30 Nov 12345 12:00:00 GMT",
+        "Mon, 31 Feb 2026 12:00:00 GMT",
+        "Mon, 30 Nov 2026 99:99:99 GMT",
+        "0",
+        "\x00",
+    ],
+)
+def test_date_that_is_none_is_taken_for_none(date: str) -> None:
+    assert http_seconds(date) is None
