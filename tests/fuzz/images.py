@@ -14,7 +14,6 @@ from sync.contract.spec import KernelsSpec
 from tests.fuzz.listings import JSON_WORDS, is_file_name, master, recorded_json
 from tests.fuzz.target import Target, promise
 
-_NOW_SECONDS: Final = 1.8e9
 _LATEST_SECONDS: Final = 1e12
 _SPEC: Final = KernelsSpec.model_validate(
     {
@@ -41,7 +40,7 @@ def run(data: bytes, _scratch: Path) -> None:
         at = kernel.updated_seconds
         promise(at is None or (math.isfinite(at) and abs(at) < _LATEST_SECONDS), f"a time of {at}")
     linked = {found.kernels[0].name} if found.kernels else set()
-    wanted = listing.wanted(found.kernels, _SPEC, linked, _NOW_SECONDS)
+    wanted = listing.wanted(found, _SPEC, linked)
     names = [kernel.name for kernel in wanted]
     promise(len(set(names)) == len(names), "a kernel that is wanted twice")
     promise(linked <= set(names), "a kernel that a link names is left out")

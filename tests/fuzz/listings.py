@@ -2,26 +2,37 @@
 
 import gzip
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
-from sync.agent.budget import OverBudgetError
+from sync.agent.budget import Budget, OverBudgetError
 from sync.agent.hub import listing as hub
+from sync.agent.hub.name_room import NameRoom
+from sync.agent.hub.source import Source
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
+from sync.agent.master.json_rows import JsonRows
 from sync.agent.status_writer import name_list
 from sync.contract.spec import UsersSpec
 from tests.fuzz.target import RECORDINGS, Target, promise
 
 _LATEST: Final = 1 << 40
+_PIECE_BYTES: Final = 61
+_BUDGET_BYTES: Final = 64 << 20
 _SPEC: Final = {
     "stack": "fuzz",
     "sources": ["http://master.test"],
     "local_zdb": {"host": "zdb.test"},
     "sources_zdb": [{"host": "zdb.test"}],
 }
+
+
+_T = TypeVar("_T")
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES))
 
 
 class Answering:
@@ -36,10 +47,23 @@ class Answering:
     def while_listing(self) -> nullcontext[None]:
         return nullcontext()
 
-    def get(self, path: str, max_bytes: int, *_: object, **__: object) -> Page:
+    def get(self, path: str, max_bytes: int, _headers: Mapping[str, str] | None = None) -> Page:
         if path in self._missing:
             raise HttpMissingError(path, retry=False)
         return Page(200, self._body[:max_bytes])
+
+    def get_rows(
+        self,
+        path: str,
+        max_bytes: int,
+        take: Callable[[JsonRows], _T],
+        _headers: Mapping[str, str] | None = None,
+    ) -> tuple[Page, _T]:
+        page = self.get(path, max_bytes)
+        rows = JsonRows(_pieces(page.body))
+        taken = take(rows)
+        rows.end()
+        return page, taken
 
 
 def master(body: bytes, missing: tuple[str, ...] = ()) -> Master:
@@ -77,22 +101,32 @@ def _listing(found: hub.Listing) -> None:
     for tag in found.tags.values():
         _name(tag.name)
         promise(abs(tag.updated) <= _LATEST, f"a time of {tag.updated}")
-    promise(all(size is None or math.isfinite(size) for size in found.sizes.values()), "a size")
     name_list(found.refused).model_dump_json().encode()
 
 
 _USERS: Final = UsersSpec.model_validate(_SPEC | {"job": "users"})
 
 
+def _same_as_whole(data: bytes) -> None:
+    """Read an array of values row by row: as a reader that takes all of it at once."""
+    rows = JsonRows(_pieces(data))
+    found = list(rows.rows())
+    rows.end()
+    promise(repr(found) == repr(json.loads(data)), "rows that are not in the text")
+
+
 def run(data: bytes, _scratch: Path) -> None:
-    """Read as a hub's listing, as an older hub's, or as a tag's page."""
+    """Read as a hub's listing, an older hub's, a tag's page, or an array of any values."""
     how, data = data[:1], data[1:]
+    room = NameRoom.of(Budget(_BUDGET_BYTES))
     try:
-        if how == b"t":
-            _listing(hub.Source(master(data), _USERS).tag(hub.TagName("r", "t"))[1])
+        if how == b"j":
+            _same_as_whole(data)
+        elif how == b"t":
+            _listing(Source(master(data), _USERS).tag(hub.TagName("r", "t"), room)[1])
         else:
             missing = ("/api/fileslist",) if how == b"o" else ()
-            _listing(hub.Source(master(data, missing), _USERS).listing())
+            _listing(Source(master(data, missing), _USERS).listing(room, {}))
     except (HttpError, OverBudgetError) as error:
         str(error).encode()
 
@@ -109,6 +143,10 @@ def seeds() -> Iterator[bytes]:
     ]
     yield b"u" + json.dumps({"r": rows}).encode()
     yield b"o" + json.dumps([{"name": "r"}, *rows]).encode()
+    yield (
+        b"j" + json.dumps([1, -1.5e9, "\u00e9\U0001f600", None, True, {"a": [[]]}, 10**30]).encode()
+    )
+    yield b"j" + '["\u00e9", "\U0001f600"]'.encode()
     yield b"t" + json.dumps([rows[1]]).encode()
 
 
