@@ -31,7 +31,7 @@ def run(data: bytes, _scratch: Path) -> None:
     how, data = data[:1], data[1:]
     missing = ("/api/images",) if how == b"p" else ()
     try:
-        found = listing.fetch(master(data, missing))
+        found = listing.fetch(master(data, missing), _SPEC)
     except (HttpError, OverBudgetError) as error:
         str(error).encode()
         return

@@ -9,15 +9,16 @@ from typing import Any, Final, TypeVar, cast
 
 from sync.agent.budget import Budget, OverBudgetError
 from sync.agent.hub import listing as hub
-from sync.agent.hub.name_room import NameRoom
 from sync.agent.hub.source import Source
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
 from sync.agent.master.json_rows import JsonRows
+from sync.agent.name_room import NameRoom
 from sync.agent.status_writer import name_list
 from sync.contract.spec import UsersSpec
 from tests.fuzz.target import RECORDINGS, Target, promise
 
 _LATEST: Final = 1 << 40
+_LARGEST: Final = 1 << 80
 _PIECE_BYTES: Final = 61
 _BUDGET_BYTES: Final = 64 << 20
 _SPEC: Final = {
@@ -94,6 +95,7 @@ def _listing(found: hub.Listing) -> None:
     for regular in found.regulars.values():
         _name(regular.name)
         promise(abs(regular.updated) <= _LATEST, f"a time of {regular.updated}")
+        promise((hub.printed_bytes(regular.size_text) or 0) <= _LARGEST, "a size")
     for link in found.links.values():
         _name(link.name)
         _name(link.target)

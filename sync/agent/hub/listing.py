@@ -4,6 +4,7 @@ One strict rule decides which names become paths; an entry that breaks it is ref
 and stops none of the others.
 """
 
+import re
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from sync.contract.spec import UsersSpec
 # mtimes have whole seconds: a file that is younger than this may change again unseen.
 _FRESH_SECONDS: Final = 2.0
 _TAGS: Final = "tags"
+_PRINTED_SIZE: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,9})?) KB", re.ASCII)
 _TOLD: Final = 80
 # "26.65 KB", and room for other units and separators.
 _LONGEST_SIZE: Final = 40
@@ -183,10 +185,9 @@ def size_text(size_bytes: int) -> str:
 
 def printed_bytes(text: str) -> float | None:
     """Read a size that `size_text` printed; None for anything else."""
-    number, _, unit = text.partition(" ")
-    if unit == "KB" and number.isascii() and number.replace(".", "", 1).isdigit():
-        return float(number) * 1024
-    return None
+    # Digits without end are infinitely many bytes, which are no number of bytes.
+    found = _PRINTED_SIZE.fullmatch(text)
+    return float(found[1]) * 1024 if found else None
 
 
 def as_time(value: object) -> int | None:

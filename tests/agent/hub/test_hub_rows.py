@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.agent.budget import Budget
-from sync.agent.hub.listing import Listing, TagName, parse_entry
+from sync.agent.hub.listing import Listing, TagName, parse_entry, printed_bytes
 from sync.agent.hub.state_db import DATABASE, FlistRow, HubStateDb, TagRow, Withheld
 from sync.agent.master.json_rows import JsonRows
 from sync.agent.name_room import NameRoom
@@ -100,3 +100,25 @@ def test_one_bad_row_never_keeps_the_rest_from_being_complete(field: str, tmp_pa
             record = mirror.one_pass()
         assert mirror.served() == {"r/good.flist": ("file", data)}
         assert record.refused.count > len(WRONG) // 2
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("1.00 KB", 1024.0),
+        ("26.65 KB", 27289.6),
+        ("9" * 400 + " KB", None),
+        ("1" * 6000 + " KB", None),
+        ("1e400 KB", None),
+        ("nan KB", None),
+        ("-1 KB", None),
+        ("1.2.3 KB", None),
+        ("\u0661 KB", None),
+        (". KB", None),
+        ("1.00 MB", None),
+    ],
+)
+def test_printed_size_is_one_that_can_be_counted_or_none(
+    text: str, size_bytes: float | None
+) -> None:
+    assert printed_bytes(text) == size_bytes
