@@ -104,7 +104,7 @@ def _model(hub: Hub) -> tuple[UpstreamModel, int]:
         payloads = [chance.randbytes(hub.chunk_bytes) for _ in range(count)]
         model.add_chunks({hashlib.blake2b(one, digest_size=16).digest(): one for one in payloads})
     for number in range(hub.kernels):
-        data = chance.randbytes(hub.kernel_bytes)
+        data = b"MZ" + chance.randbytes(hub.kernel_bytes - 2)
         model.add_kernel(f"zos-{number:02}.efi", data, _OLD + number)
     for number, mode in enumerate(("prod", "test", "dev", "qa")):
         if hub.kernels:
