@@ -35,10 +35,16 @@ class ZdbLimits(ServiceLimits):
     )
 
 
-class EdgeLimits(ServiceLimits):
-    """Limits of the gate and Caddy."""
+class GateLimits(ServiceLimits):
+    """Limits of the gate."""
 
     memory_mb: int = Field(512, ge=32, description=_MEMORY)
+
+
+class CaddyLimits(ServiceLimits):
+    """Limits of Caddy."""
+
+    memory_mb: int = Field(1024, ge=32, description=_MEMORY)
 
 
 class HubLimits(ServiceLimits):
@@ -106,9 +112,9 @@ class LimitSettings(Section):
         BootstrapLimits(),
         description="0-bootstrap; its /tmp, where it builds boot media, counts.",
     )
-    caddy: EdgeLimits = Field(EdgeLimits(), description="Caddy.")
-    gate: EdgeLimits = Field(
-        EdgeLimits(), description="The gate in front of Caddy; the boot media that it keeps count."
+    caddy: CaddyLimits = Field(CaddyLimits(), description="Caddy.")
+    gate: GateLimits = Field(
+        GateLimits(), description="The gate in front of Caddy; the boot media that it keeps count."
     )
     users: UsersLimits = Field(UsersLimits(), description="The users job.")
     kernels: KernelsLimits = Field(KernelsLimits(), description="The kernels job.")

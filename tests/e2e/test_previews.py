@@ -51,7 +51,7 @@ EDITS: dict[str, tuple[dict[str, Any], Planned]] = {
         {"sync-users-container": "update"},
     ),
     "edge gets more memory": (
-        {"limits": {"caddy": {"memoryMb": 600}}},
+        {"limits": {"caddy": {"memoryMb": 1200}}},
         {"edge-container": "update"},
     ),
     "0-db may have more processes": (

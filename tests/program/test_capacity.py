@@ -76,7 +76,7 @@ def test_whatever_is_accepted_fits(
     assert 2 * total + 100 < 16384
 
 
-@pytest.mark.parametrize("memory_mb", [226, 256, 512, 663, 664, 1024, 4096])
+@pytest.mark.parametrize("memory_mb", [230, 256, 512, 663, 664, 1024, 4096])
 def test_what_is_built_at_once_leaves_memory_for_those_who_ask_for_kernels(memory_mb: int) -> None:
     settings = settings_of(limits={"bootstrap": {"memoryMb": memory_mb}})
     assert builds_at_once(settings) == (2 if memory_mb >= 664 else 1)

@@ -190,7 +190,7 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {
             *("limits.gate.memoryMb", "limits.caddy.memoryMb"),
             *("limits.hub.processes", "limits.bootstrap.processes"),
-            "limits.bootstrap.memoryMb",
+            *("limits.hub.memoryMb", "limits.bootstrap.memoryMb"),
         },
     ),
     "one address has more than all": (
