@@ -14,8 +14,9 @@ table cannot be read, treat every chunk as pinned and try again later.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -47,9 +48,8 @@ _READ_SECONDS: Final = 5.0
 class KeyGroup(Protocol):
     """Keys that flists share; equal only to itself, and weakly referable."""
 
-    @property
-    def keys(self) -> Collection[bytes]:
-        """The keys, each once."""
+    def slices(self) -> Iterator[Collection[bytes]]:
+        """Yield the keys, some at a time; one may be there several times."""
         ...
 
 
@@ -107,7 +107,17 @@ class PinnedChunks(StateDb):
     def add_groups(self, groups: Collection[KeyGroup]) -> None:
         """Add the keys of all groups, durably, before what names them is published."""
         new = [group for group in groups if group not in self._known]
-        self.add(frozenset[bytes]().union(*(group.keys for group in new)))
+        if not new:
+            return
+        with self.transaction():
+            some: set[bytes] = set()
+            for keys in chain.from_iterable(group.slices() for group in new):
+                some.update(keys)
+                if len(some) >= _KEYS_PER_STATEMENT:
+                    self._insert(some)
+                    some.clear()
+            self._insert(some)
+            self.set_number(_WRITES, self.writes + 1)
         self._known.update(new)
 
     def release(self, candidates: set[bytes], named: Iterable[list[bytes]]) -> int:
@@ -122,13 +132,18 @@ class PinnedChunks(StateDb):
             self._db.executemany("DELETE FROM chunk WHERE key=?", rows)
         return len(candidates)
 
-    def rebuild(self, named: Iterable[list[bytes]]) -> None:
-        """Write the table anew from all key lists: repairs whatever a kill left."""
+    def rebuild(self, named: Iterable[list[bytes]]) -> int:
+        """Write the table anew from all key lists, whatever a kill left; by how many it shrank."""
         self._known.clear()
         with self.transaction():
+            before = self._count()
             self._db.execute("DELETE FROM chunk")
             for keys in named:
                 self._insert(keys)
+            return max(0, before - self._count())
+
+    def _count(self) -> int:
+        return int(self._db.execute("SELECT COUNT(*) FROM chunk").fetchone()[0])
 
     def _insert(self, keys: Iterable[bytes]) -> None:
         """Insert keys, those of one size by one statement: each step of many lets other threads in.

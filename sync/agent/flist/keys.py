@@ -60,6 +60,10 @@ class KeyGroup:
         """The keys; one may be there several times."""
         return unpack_keys(self.packed)
 
+    def slices(self) -> Iterator[list[bytes]]:
+        """Yield the keys, some at a time."""
+        return key_slices(self.packed)
+
 
 def keys_of(groups: Iterable[KeyGroup]) -> frozenset[bytes]:
     """Return the keys of all groups, for flists that are known to be small."""

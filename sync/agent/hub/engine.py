@@ -239,7 +239,7 @@ class UsersEngine(Engine[UsersSpec]):
         if withheld is not None and as_listed(withheld, entry):
             return bool(withheld.missing) and (
                 self._spec.broken_flists == "publish"
-                or self._chunks.is_available(withheld.namespace, withheld.missing)
+                or self._chunks.is_available(withheld.namespace, self._db.missing(entry.name))
             )
         known = self._publisher.flists.get(entry.name)
         if known is None or not as_listed(known, entry):

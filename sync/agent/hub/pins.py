@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from sync.agent.flist.errors import FlistError
-from sync.agent.flist.keys import KeyGroup
+from sync.agent.flist.keys import KeyGroup, slices_of
 from sync.agent.flist.reader_pool import Read
 from sync.agent.hub.listing import Name
 from sync.agent.hub.state_db import HubStateDb
@@ -24,6 +24,8 @@ _TABLE: Final = "pinned_table"
 _GZIP: Final = b"\x1f\x8b"
 # Reads a flist's keys, and holds the memory for them.
 ReadKeys: TypeAlias = Callable[[Path], tuple[Read, Held]]
+# So many keys as objects take some 40 MB.
+_MOST_RELEASED: Final = 250_000
 # As many as are counted only once it is known how many.
 _SOME: Final = 1
 
@@ -55,6 +57,8 @@ class Pins:
         self._db = state_db
         self._table = table
         self._released: set[bytes] = set()
+        # There are too many to be kept.
+        self._all_released = False
         self._noted = ""
         self._unreadable: dict[Name, _Unreadable] = {}
         self.unread: set[Name] = set()
@@ -75,7 +79,7 @@ class Pins:
         if self._db.number(_DIRTY) or not self._is_of_rows():
             self._table.rebuild(self._db.all_keys())
             self._db.set_number(_DIRTY, 0)
-        self._released, self._noted = set(), ""
+        self._released, self._all_released, self._noted = set(), False, ""
         self._note_table()
         self._table.set_unread(len(self.unread))
 
@@ -112,7 +116,14 @@ class Pins:
         self._read(name)
 
     def _let_go(self, name: Name, kept: Collection[KeyGroup]) -> None:
-        released = set(self._db.keys(name)).difference(*(group.keys for group in kept))
+        if self._db.count_keys(name) + len(self._released) > _MOST_RELEASED:
+            # As objects they would cost more than writing the table anew does.
+            self._released, self._all_released = set(), True
+            self._db.set_number(_DIRTY, 1)
+            return
+        released = set(self._db.keys(name))
+        for keys in slices_of(kept) if released else ():
+            released.difference_update(keys)
         if released:
             self._released |= released
             self._db.set_number(_DIRTY, 1)
@@ -128,9 +139,12 @@ class Pins:
         """
         count = 0
         if self._db.number(_DIRTY):
-            count = self._table.release(self._released, self._db.all_keys())
+            if self._all_released:
+                count = self._table.rebuild(self._db.all_keys())
+            else:
+                count = self._table.release(self._released, self._db.all_keys())
             self._db.set_number(_DIRTY, 0)
-            self._released = set()
+            self._released, self._all_released = set(), False
         self._table.set_unread(len(self.unread))
         return count
 

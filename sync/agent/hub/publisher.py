@@ -4,6 +4,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -201,7 +202,8 @@ class Publisher:
         """Note a flist that cannot be published; the old one, if any, stays served."""
         with self._db.transaction():
             self._db.put_withheld(withheld)
-        self.withheld[withheld.name] = withheld
+        kept = frozenset(islice(withheld.missing, 1))
+        self.withheld[withheld.name] = replace(withheld, missing=kept)
 
     def drop_withheld(self, names: Collection[Name]) -> None:
         """Drop what is withheld no more, as the master has it no more."""

@@ -9,7 +9,8 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any, Final
 
-from sync.agent.flist.keys import KeyGroup, pack_groups, pack_keys, unpack_keys
+from sync.agent.digests import HASH_BYTES
+from sync.agent.flist.keys import KeyGroup, key_slices, pack_groups, pack_keys, unpack_keys
 from sync.agent.hub.listing import Link, Name, Regular, TagName
 from sync.agent.quarantine import QuarantineDb
 from sync.contract.state_db import WAL
@@ -77,7 +78,10 @@ class FlistRow:
 
 @dataclass(frozen=True)
 class Withheld:
-    """A flist that is not published as the master lists it, the reason, and the missing chunks."""
+    """A flist that is not published as the master lists it, the reason, and the missing chunks.
+
+    One that is kept has the first of them alone: all stand in its row (HubStateDb.missing).
+    """
 
     name: Name
     updated: int
@@ -109,6 +113,11 @@ def as_listed(known: FlistRow | Withheld | None, entry: Regular | None) -> bool:
         and entry is not None
         and (known.updated, known.size_text) == (entry.updated, entry.size_text)
     )
+
+
+def _first(packed: bytes) -> list[bytes]:
+    """Return the first of packed keys, if there is one."""
+    return next((keys[:1] for keys in key_slices(packed)), [])
 
 
 class HubStateDb(QuarantineDb):
@@ -158,9 +167,15 @@ class HubStateDb(QuarantineDb):
         return unpack_keys(row[0]) if row else []
 
     def all_keys(self) -> Iterator[list[bytes]]:
-        """Yield the chunk keys of each published flist."""
+        """Yield the chunk keys of all published flists, some at a time."""
         for (packed,) in self._db.execute("SELECT keys FROM flist_keys"):
-            yield unpack_keys(packed)
+            yield from key_slices(packed)
+
+    def count_keys(self, name: Name) -> int:
+        """Count the chunk keys of a published flist, about."""
+        query = "SELECT length(keys) FROM flist_keys WHERE repository=? AND name=?"
+        row = self._db.execute(query, name[:2]).fetchone()
+        return int(row[0]) // HASH_BYTES if row else 0
 
     def has_keys(self) -> bool:
         """Return whether the chunk keys of any published flist are known."""
@@ -195,10 +210,16 @@ class HubStateDb(QuarantineDb):
         """Return every flist that is not published as listed."""
         rows = self._db.execute("SELECT * FROM withheld")
         return {
-            name: Withheld(name, updated, size, namespace, reason, frozenset(unpack_keys(packed)))
+            name: Withheld(name, updated, size, namespace, reason, frozenset(_first(packed)))
             for repository, last, updated, size, namespace, reason, packed in rows
             if (name := Name(repository, last))
         }
+
+    def missing(self, name: Name) -> list[bytes]:
+        """Return the chunks that a withheld flist waits for."""
+        query = "SELECT missing FROM withheld WHERE repository=? AND name=?"
+        row = self._db.execute(query, name[:2]).fetchone()
+        return unpack_keys(row[0]) if row else []
 
     def put_withheld(self, withheld: Withheld) -> None:
         """Insert or replace one."""

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.budget import Budget
-from sync.agent.flist.reader_pool import READER_BYTES, USUAL, Granted, ReaderPool
+from sync.agent.flist.reader_pool import (
+    READER_BYTES,
+    USUAL,
+    Granted,
+    ReaderPool,
+)
 
 MIB: Final = 1 << 20
 # Of what a job may keep: chunks on their way (see chunk_store).

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import shutil
+import sqlite3
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,16 @@ from hypothesis import strategies as st
 from sync.agent.budget import Budget, BudgetClosedError
 from sync.agent.flist.keys import KEYS_AT_ONCE, KeyGroup, pack_keys, slices_of
 from sync.agent.flist.reader_pool import USUAL, ReaderPool
+from sync.agent.hub import chunk_store, pins
 from sync.agent.hub.chunk_store import batches
+from sync.agent.hub.listing import Name
+from sync.agent.hub.state_db import DATABASE, HubStateDb
 from sync.agent.hub.work_room import PAYLOADS_BYTES, ScratchError, WorkRoom
 from sync.agent.job import PassIncompleteError
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbError
+from sync.contract.pinned_chunks import FILE
+from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import MIRROR, UsersMirror
 from tests.sandbox.flist import Backend, Directory, Flist
 
@@ -281,3 +287,47 @@ def test_who_waits_for_memory_does_not_keep_a_job_that_stops(tmp_path: Path) -> 
     waiting.join(10)
     assert len(ended) == 1
     held.release()
+
+
+def named_keys(mirror: UsersMirror) -> set[bytes]:
+    with HubStateDb(mirror.directories.state / DATABASE) as rows:
+        return set(chain.from_iterable(rows.all_keys()))
+
+
+def pinned_keys(mirror: UsersMirror) -> set[bytes]:
+    table = sqlite3.connect(mirror.directories.state / FILE)
+    with contextlib.closing(table):
+        return {row[0] for row in table.execute("SELECT key FROM chunk")}
+
+
+@pytest.mark.parametrize("most", [0, 3, 1000])
+def test_keys_that_are_let_go_leave_the_table_however_many_they_are(
+    most: int, mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "_MOST_RELEASED", most)
+    model = mirror.upstream.model
+    mirror.one_pass()
+    before = pinned_keys(mirror)
+    assert before == named_keys(mirror)
+    model.change_flist("alice", "blog.flist", small(77))
+    model.delete_flist("alice", "shop.flist")
+    mirror.one_pass()
+    assert pinned_keys(mirror) == named_keys(mirror)
+    assert before - pinned_keys(mirror)
+
+
+def test_flist_that_lacks_many_chunks_is_tried_again_and_published_once_they_are_there(
+    mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_store, "MOST_MISSING", 5)
+    payloads = [b"%d" % number for number in range(40)]
+    chunks = {hashlib.blake2b(one, digest_size=16).digest(): one for one in payloads}
+    model = mirror.upstream.model
+    model.add_flist("alice", "lacks.flist", archive(message(b"".join(chunks))), OLD)
+    assert "40 of its chunks" in mirror.one_pass().broken.names[0]
+    with HubStateDb(mirror.directories.state / DATABASE) as rows:
+        assert [len(one.missing) for one in rows.withheld().values()] == [1]
+        assert len(rows.missing(Name("alice", "lacks.flist"))) == 5
+    model.add_chunks(chunks)
+    assert mirror.one_pass().broken.count == 0
+    assert "alice/lacks.flist" in mirror.served()
