@@ -1,5 +1,6 @@
 """Each target of `make fuzz` without the fuzzer: its seeds, and seeds damaged at random."""
 
+import logging
 import random
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,11 @@ def _damaged(seed: bytes, chance: random.Random, words: tuple[bytes, ...]) -> by
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_every_reader_accepts_or_refuses_what_comes_from_outside(name: str, tmp_path: Path) -> None:
+def test_every_reader_accepts_or_refuses_what_comes_from_outside(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What is logged may hold what no report of a test can.
+    caplog.set_level(logging.CRITICAL + 1)
     target, chance = TARGETS[name], random.Random(name)
     seeds = list(target.seeds())
     for data in [*seeds, b"", b"\0"]:
