@@ -101,8 +101,8 @@ class StatusWriter:
 
     def error(self, message: str) -> None:
         """Log `message` and keep it among the last errors of the record."""
-        _LOG.error(message)
         error = JobError(at=utc_now(), message=message)
+        _LOG.error(error.message)
         with self._lock:
             self.update(errors=[*self._record.errors, error][-ERRORS_SHOWN:])
 
