@@ -29,8 +29,8 @@ lint: $(STAMP) ## ruff (rules and format) and strict types
 	$(VENV)/bin/mypy . .github/stacks.py
 
 .PHONY: test
-test: $(STAMP) ## Run every test (starts a private Docker Engine where none answers)
-	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest -n 3 --durations 10 -p no:randomly
+test: $(STAMP) ## Run every test, in random order (starts a private Docker Engine where none answers)
+	GRIDHUB_TEST_ENGINE=1 $(PY) -m pytest -n 3 --durations 10
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## Run what needs no Docker Engine, in random order, in a few minutes

@@ -162,7 +162,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _order(items: list[pytest.Item], turns: _Turns) -> None:
     """Put what ends the engine first, something to do meanwhile after it, then the longest.
 
-    Within that the order is pytest-randomly's.
+    Within that the order is pytest-randomly's, but for files that use the engine: there a stack is
+    made, looked at, changed and destroyed by one test after the other.
     """
 
     def rank(item: pytest.Item) -> int:
@@ -173,7 +174,14 @@ def _order(items: list[pytest.Item], turns: _Turns) -> None:
             return -1
         return next((n for n, long in enumerate(_LONG) if file.startswith(long)), len(_LONG))
 
-    items.sort(key=rank)
+    def place(item: pytest.Item) -> tuple[object, ...]:
+        if item.path not in turns.users:
+            return rank(item), ""
+        file, line, _ = item.location
+        parameters = getattr(item, "callspec", None)
+        return rank(item), file, line or 0, list(parameters.indices.values() if parameters else ())
+
+    items.sort(key=place)
 
 
 def _files(items: list[pytest.Item], marker: str) -> frozenset[Path]:

@@ -72,8 +72,8 @@ def test_the_hubs_file_is_literals_only_whatever_the_names_in_it() -> None:
     names = {"o'hara": 'x"y', "b": "{evil}"}
     with pytest.raises(Exception, match="usersMap"):
         _declared("detached", hub={"usersMap": names})
-    config = _hub_file(_declared("detached", hub={"usersMap": {"tf": "o'h\"a\nra.3bot"}}))
-    assert config["threebot-users-map"] == {"tf": "o'h\"a\nra.3bot"}
+    config = _hub_file(_declared("detached", hub={"usersMap": {"tf": "o'h\"a\\nra.3bot"}}))
+    assert config["threebot-users-map"] == {"tf": "o'h\"a\\nra.3bot"}
 
 
 def test_the_hubs_keys_are_upstreams() -> None:
