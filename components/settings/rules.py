@@ -320,6 +320,13 @@ def _subnets_are_named_together(network: NetworkSettings) -> Found:
 @_rule
 def _jobs_have_memory_for_what_comes(limits: LimitSettings, flists: FlistsSettings) -> Found:
     """Refuse what would be told by a killed process only."""
+    fits = {"users": job_memory.users_fits, "kernels": job_memory.kernels_fits}
+    for job, holds in fits.items():
+        given = getattr(limits, job).memory_mb
+        if not holds(given):
+            least = next(mb for mb in count(given) if holds(mb))
+            reason = f"{given} MB hold no usual hub beside the largest file"
+            yield f"limits.{job}.memoryMb", reason, f"give {least} or more"
     given = limits.flists.memory_mb
     if not job_memory.flists_fits(flists, given):
         least = next(mb for mb in count(given) if job_memory.flists_fits(flists, mb))

@@ -28,6 +28,12 @@ _LARGEST_BYTES: Final = 12 * MIB
 # So much of a page is never needed, whatever the limit is.
 _LARGEST_PAGE_BYTES: Final = 64 * MIB
 
+# The users job: chunks on their way, and the least that one flist after the other is read in.
+PAYLOADS_BYTES: Final = 36 * MIB
+LEAST_READING_BYTES: Final = 24 * MIB
+# Names of flists or kernels, some ten thousand of them.
+_LEAST_NAMES_BYTES: Final = 16 * MIB
+
 
 def room_bytes(memory_limit_mb: int) -> int:
     """Return what a job may keep of what comes to it, with so many MiB for its container."""
@@ -56,3 +62,14 @@ def flists_fits(options: FlistsOptions, memory_limit_mb: int) -> bool:
     largest = max(_LARGEST_BYTES, 2 * options.batch_bytes)
     standing = flists_standing_bytes(options, memory_limit_mb)
     return standing + largest <= room_bytes(memory_limit_mb)
+
+
+def users_fits(memory_limit_mb: int) -> bool:
+    """Return whether the users job can take the largest chunks, and read one usual flist."""
+    standing = PAYLOADS_BYTES + LEAST_READING_BYTES + _LEAST_NAMES_BYTES
+    return standing <= room_bytes(memory_limit_mb)
+
+
+def kernels_fits(memory_limit_mb: int) -> bool:
+    """Return whether the kernels job can read a list of some ten thousand kernels."""
+    return room_bytes(memory_limit_mb) >= _LEAST_NAMES_BYTES

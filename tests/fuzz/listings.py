@@ -11,7 +11,7 @@ from sync.agent.budget import Budget, OverBudgetError
 from sync.agent.hub import listing as hub
 from sync.agent.hub.source import Source
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
-from sync.agent.master.json_rows import JsonRows, LeftOut
+from sync.agent.master.json_rows import JsonRows, LeftOut, read_all
 from sync.agent.name_room import NameRoom
 from sync.agent.status_writer import name_list
 from sync.contract.spec import UsersSpec
@@ -61,10 +61,7 @@ class Answering:
         _headers: Mapping[str, str] | None = None,
     ) -> tuple[Page, _T]:
         page = self.get(path, max_bytes)
-        rows = JsonRows(_pieces(page.body))
-        taken = take(rows)
-        rows.end()
-        return page, taken
+        return page, read_all(_pieces(page.body), take)
 
 
 def master(body: bytes, missing: tuple[str, ...] = ()) -> Master:
@@ -111,9 +108,7 @@ _USERS: Final = UsersSpec.model_validate(_SPEC | {"job": "users"})
 
 def _same_as_whole(data: bytes) -> None:
     """Read an array of values row by row: as a reader that takes all of it at once."""
-    rows = JsonRows(_pieces(data))
-    found = list(rows.rows())
-    rows.end()
+    found = read_all(_pieces(data), lambda rows: list(rows.rows()))
     if any(isinstance(one, LeftOut) for one in found):
         return
     # A byte that is no UTF-8 is its row's fault alone.

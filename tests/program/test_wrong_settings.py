@@ -213,6 +213,10 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"limits": {"flists": {"memoryMb": 200}}},
         {"limits.flists.memoryMb"},
     ),
+    "no room for a usual hub": (
+        {"limits": {"users": {"memoryMb": 158}, "kernels": {"memoryMb": 83}}},
+        {"limits.users.memoryMb", "limits.kernels.memoryMb"},
+    ),
     "no room for many connections": (
         {"limits": {"flists": {"memoryMb": 300}}, "flists": {"connections": 64, "scanners": 64}},
         {"limits.flists.memoryMb"},

@@ -20,7 +20,6 @@ from sync.agent.budget import Budget
 from sync.agent.digests import proves_itself
 from sync.agent.flist.database import Backend
 from sync.agent.flist.keys import KEYS_AT_ONCE, KeyGroup, slices_of
-from sync.agent.hub.work_room import PAYLOADS_BYTES
 from sync.agent.job import Control
 from sync.agent.master.client import HttpStoppedError
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
@@ -28,6 +27,7 @@ from sync.agent.rate_limit import TokenBucket
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbConnectionError, ZdbError
 from sync.agent.zdb.key_room import KeyRoom
+from sync.contract.job_memory import PAYLOADS_BYTES
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 
 _T = TypeVar("_T")

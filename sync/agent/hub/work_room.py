@@ -11,18 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from sync.agent.budget import Budget
-from sync.agent.flist.reader_pool import (
-    READER_BYTES,
-    USUAL,
-    Granted,
-    ReaderPool,
-)
+from sync.agent.flist.reader_pool import READER_BYTES, USUAL, Granted, ReaderPool
+from sync.contract.job_memory import LEAST_READING_BYTES, PAYLOADS_BYTES
 
 MIB: Final = 1 << 20
-# Of what a job may keep: chunks on their way (see chunk_store).
-PAYLOADS_BYTES: Final = 36 * MIB
-# However little memory the job has.
-_LEAST_BYTES: Final = 24 * MIB
 # Keys are there packed in their groups, as one row, in the database's copy of that, and a slice of
 # them as objects.
 _KEY_COPIES: Final = 4
@@ -73,14 +65,14 @@ class WorkRoom:
         self._floor_bytes = floor_bytes
         self._disk = threading.Condition()
         self._on_disk_bytes = 0
-        self._memory = Budget(_LEAST_BYTES)
+        self._memory = Budget(LEAST_READING_BYTES)
         self.usual = self.most = USUAL
 
     def begin(self, memory: Budget, names_bytes: int, readers: ReaderPool) -> None:
         """Begin a pass, in which names take so much of the job's memory; nothing is under way."""
-        left = max(_LEAST_BYTES, memory.total_bytes - names_bytes - PAYLOADS_BYTES)
+        left = max(LEAST_READING_BYTES, memory.total_bytes - names_bytes - PAYLOADS_BYTES)
         readers.limit(left // 2 // (READER_BYTES + _cost(USUAL)))
-        left = max(_LEAST_BYTES, left - readers.most * READER_BYTES)
+        left = max(LEAST_READING_BYTES, left - readers.most * READER_BYTES)
         self._memory = Budget(left, memory.setting)
         reader = int(left * _READER_PART)
         self.most = Granted(reader, (left - reader) // _KEY_COPIES, 0)

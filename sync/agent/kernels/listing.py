@@ -17,8 +17,9 @@ from sync.contract import names
 from sync.contract.spec import KernelsSpec
 
 MAX_LISTING_BYTES: Final = 16 << 20
-# Unlike JSON it is read as a whole, and may take four times as much as text.
+# Unlike JSON it is read as a whole, and may take four times as much as text, twice over.
 MAX_PAGE_BYTES: Final = 8 << 20
+PAGE_COST: Final = 9
 # As kernel_list of bootstrap.py formats it.
 _DATE: Final = re.compile(r"(\d{4}-\d\d-\d\d, \d\d:\d\d:\d\d) \(UTC\)", re.ASCII)
 # As templates/kernels.html has them.
@@ -47,14 +48,15 @@ class Listing:
 
 def fetch(master: Master, spec: KernelsSpec) -> Listing:
     """Ask /api/images, or read the page /images of older revisions. Raises HttpError."""
-    room = NameRoom.of(Budget.of(spec))
+    budget = Budget.of(spec)
+    room = NameRoom.of(budget)
     with master.while_listing():
         try:
             page, listing = master.get_rows(
                 "/api/images", MAX_LISTING_BYTES, lambda rows: _listing(_rows(rows), room)
             )
         except HttpMissingError:
-            page = master.get("/images", MAX_PAGE_BYTES)
+            page = master.get("/images", min(MAX_PAGE_BYTES, budget.total_bytes // PAGE_COST))
             listing = _listing(_page_rows(page), room)
     return replace(listing or Listing(()), clocks=Clocks(page.date_seconds))
 

@@ -27,7 +27,7 @@ from sync.agent.master.http1 import (
     Origin,
     Reply,
 )
-from sync.agent.master.json_rows import JsonRows
+from sync.agent.master.json_rows import JsonRows, read_all
 from sync.agent.master.replies import (
     Page,
     page_of,
@@ -205,14 +205,7 @@ class Master:
 
         `take` may be called several times: each time the page broke off. Raises HttpError.
         """
-
-        def read(pieces: Iterator[bytes]) -> _T:
-            rows = JsonRows(pieces)
-            taken = take(rows)
-            rows.end()
-            return taken
-
-        return self._fetched(path, max_bytes, read, headers)
+        return self._fetched(path, max_bytes, lambda pieces: read_all(pieces, take), headers)
 
     def _fetched(
         self,

@@ -7,12 +7,13 @@ rows decides how many are kept.
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json import JSONDecodeError, JSONDecoder
-from typing import Final
+from typing import Final, TypeVar
 
 from sync.agent.master.http1 import HttpError
 
+_T = TypeVar("_T")
 # A row of a hub or a bootstrap server holds a few names of at most 255 bytes.
 ROW_CHARACTERS: Final = 1 << 16
 # Of all values, also of those that Python alone writes: NaN and Infinity.
@@ -194,3 +195,11 @@ class JsonRows:
 
     def _wrong(self, fault: str) -> HttpError:
         return HttpError(f"not JSON: {fault}", retry=False)
+
+
+def read_all(pieces: Iterator[bytes], take: Callable[[JsonRows], _T]) -> _T:
+    """Return what `take` makes of JSON text, which is read to its end. Raises HttpError."""
+    rows = JsonRows(pieces)
+    taken = take(rows)
+    rows.end()
+    return taken

@@ -85,4 +85,4 @@ def test_the_default_memory_has_room_for_tens_of_thousands_of_kernels(tmp_path: 
     with NameRoom.of(budget).page() as room:
         for number in range(40_000):
             room.take(KERNEL_BYTES, [f"zos-development-v3.{number}.efi"])
-    assert budget.total_bytes > listing.MAX_PAGE_BYTES * 9
+    assert budget.total_bytes > listing.MAX_PAGE_BYTES * listing.PAGE_COST
