@@ -4,7 +4,6 @@ import json
 import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -40,16 +39,11 @@ def _is_clean(data: bytes) -> None:
         promise(_readable(text), f"a text that does something: {text[:80]!r}")
 
 
-@cache
-def _writer(path: Path) -> StatusWriter:
-    return StatusWriter(path, first_record("users", "http://master.test", "0"))
-
-
 def _write(data: bytes, scratch: Path) -> None:
     """Put a text wherever one from outside may come, write it, and read it again."""
     path = scratch / "status.json"
     text = data.decode("utf-8", "surrogatepass" if data[:1] == b"\xed" else "surrogateescape")
-    writer = _writer(path)
+    writer = StatusWriter(path, first_record("users", "http://master.test", "0"))
     writer.update(
         reason=text,
         broken=name_list([text, f"NAME: {text}"]),
@@ -59,7 +53,7 @@ def _write(data: bytes, scratch: Path) -> None:
     )
     writer.error(text)
     writer.seen_master(text, text)
-    writer.flush()
+    writer.close()
     written = path.read_bytes()
     promise(len(written) <= _MOST_BYTES, f"a record of {len(written)} bytes")
     _is_clean(written)

@@ -187,10 +187,7 @@ class Master:
             connection.close()
 
     def get(self, path: str, max_bytes: int, headers: Mapping[str, str] | None = None) -> Page:
-        """Fetch a small page; headers: conditions, under which a 304 comes back as a Page.
-
-        Other statuses raise HttpError.
-        """
+        """Fetch a small page; a 304 comes back under conditions (`headers`). Raises HttpError."""
         page, body = self._fetched(path, max_bytes, b"".join, headers)
         return replace(page, body=body or b"")
 
