@@ -176,6 +176,13 @@ def test_a_reply_is_the_same_however_it_comes(reply: object, piece: int) -> None
 @given(st.lists(REPLY, min_size=1, max_size=30))
 def test_what_a_reply_is_said_to_cost_is_what_it_costs_at_least(replies: list[object]) -> None:
     wire = encoded([encoded(reply) and reply for reply in replies if not _deep(reply)])
+    # Other threads of this process may allocate meanwhile, but not each time.
+    costs, said = zip(*(_parsed(wire) for _ in range(3)), strict=True)
+    assert min(costs) <= said[0] + 1024
+
+
+def _parsed(wire: bytes) -> tuple[int, int]:
+    """Return what a reply costs in memory, and what it is said to cost, in bytes."""
     parser = ReplyParser(iter([wire]).__next__)
     tracemalloc.start()
     try:
@@ -185,7 +192,7 @@ def test_what_a_reply_is_said_to_cost_is_what_it_costs_at_least(replies: list[ob
     finally:
         tracemalloc.stop()
     assert kept is not None
-    assert cost <= parser.held_bytes + 1024
+    return cost, parser.held_bytes
 
 
 def _deep(reply: object) -> bool:

@@ -1,5 +1,6 @@
 """What the bench or a run of the tests has started ends with it, also where it is interrupted."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -62,7 +63,11 @@ def marks(folder: Path) -> set[str]:
 
 
 def serving(folder: Path) -> bool:
-    return any("tests.sandbox.services.zdb" in " ".join(p.cmdline()) for p in relatives(folder))
+    for process in relatives(folder):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if "tests.sandbox.services.zdb" in " ".join(process.cmdline()):
+                return True
+    return False
 
 
 def files_of(mark: str) -> list[Path]:
