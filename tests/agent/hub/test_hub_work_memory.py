@@ -23,10 +23,11 @@ from sync.agent.hub import chunk_store, pins
 from sync.agent.hub.chunk_store import batches
 from sync.agent.hub.listing import Name
 from sync.agent.hub.state_db import DATABASE, HubStateDb
-from sync.agent.hub.work_room import PAYLOADS_BYTES, ScratchError, WorkRoom
+from sync.agent.hub.work_room import ScratchError, WorkRoom
 from sync.agent.job import PassIncompleteError
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbError
+from sync.contract.job_memory import PAYLOADS_BYTES
 from sync.contract.pinned_chunks import FILE
 from tests.agent.hub.flists_of import small
 from tests.agent.mirrors import MIRROR, UsersMirror
