@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sync.agent.master import tamed_json
 from sync.agent.master.http1 import LENGTH, HttpError, Reply
+from sync.agent.master.json_rows import JsonRows, read_all
 
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 _INFLATED_BYTES: Final = 1 << 18
@@ -38,10 +38,7 @@ class Page:
 
     def json(self) -> object:
         """Return the body as JSON. Raises HttpError where it is none."""
-        try:
-            return tamed_json.read(self.body)
-        except (ValueError, RecursionError) as error:
-            raise HttpError(f"not JSON: {error}", retry=True) from error
+        return read_all(iter([self.body]), JsonRows.value)
 
 
 @functools.lru_cache(1024)
