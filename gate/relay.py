@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import struct
 import termios
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -33,7 +34,7 @@ class Patience:
     lingering: float = 5.0
 
 
-class _Peer(asyncio.BufferedProtocol):
+class _Peer(asyncio.BufferedProtocol, ABC):
     """One end: what comes is read into the one buffer that all share, and passed on at once.
 
     So a peer that does not take its bytes holds one block of memory, and no more.
@@ -55,9 +56,9 @@ class _Peer(asyncio.BufferedProtocol):
         """Take what was read."""
         self.received(bytes(self._buffer[:nbytes]))
 
+    @abstractmethod
     def received(self, data: bytes) -> None:
         """Take bytes."""
-        raise NotImplementedError
 
     def say(self, data: bytes) -> None:
         """Send bytes to the peer, unless it is gone."""

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_network
-from typing import Final
+from typing import Final, cast
 
 from tests.sandbox.host import run
 from tests.sandbox.host.dockerd import PROJECT
@@ -150,7 +150,7 @@ async def _half_body(target: Target, source: str) -> None:
 
 async def _deaf(target: Target, source: str) -> None:
     _, writer = await target.connect(source, tls=True)
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    cast("asyncio.Transport", writer.transport).pause_reading()
     writer.write(f"GET {target.path} HTTP/1.1\r\nHost: {target.name}\r\n\r\n".encode())
     await asyncio.sleep(3600)
 

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -135,7 +136,7 @@ def test_a_client_that_takes_nothing_is_ended_and_its_server_freed() -> None:
 
         async with gate_before(pour) as place:
             _, writer = await place.client()
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            cast("asyncio.Transport", writer.transport).pause_reading()
             writer.write(HEAD)
             await freed.wait()
             assert place.gate.ledger.count == 0

@@ -1,7 +1,6 @@
 """A name of the master that sends what no 0-db sends is left for the next, with its reason."""
 
 import socket
-from collections.abc import Callable
 
 import pytest
 
@@ -94,8 +93,7 @@ def test_a_name_that_is_merely_away_is_waited_for_although_the_other_is_no_0_db(
 ) -> None:
     mirror.fill(400)
     own = mirror.master.endpoint
-    nothing: Callable[[list[bytes]], bytes | None] = lambda _: b"HTTP/1.1 400 Bad Request\r\n"  # noqa: E731
-    with ScriptedZdb(nothing) as stranger:
+    with ScriptedZdb(lambda _: b"HTTP/1.1 400 Bad Request\r\n") as stranger:
         mirror.sources = [stranger.endpoint, own]
         mirror.master.kill()
         with mirror.job() as job:

@@ -11,12 +11,13 @@ from sync.agent.hub import repair
 from sync.agent.job import VerifyOptions
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbProtocolError, ZdbReplyError
-from sync.contract.spec import FlistsSpec, ZdbEndpoint
-from tests.agent.chunks.chunks_mirror import Job, following
+from sync.contract.spec import ZdbEndpoint
+from tests.agent.chunks.chunks_mirror import following
 from tests.agent.chunks.scripted_zdb import ScriptedZdb
+from tests.agent.hub.chunks_job import chunks_job
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, small_model
-from tests.agent.mirrors import QUICK, UsersMirror, make_directories, model_tree, users_mirror
+from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
 from tests.sandbox.flist import Backend
 from tests.sandbox.services.zdb import Namespace, Settings, Store, ZdbServer, commands
 from tests.sandbox.upstream import Upstream
@@ -54,19 +55,6 @@ def local_times(mirror: UsersMirror) -> Times:
     return times_of(mirror.zdb.store.default)
 
 
-def flists_job(mirror: UsersMirror, folder: Path) -> Job:
-    zdb = mirror.upstream.zdb
-    spec = FlistsSpec(
-        stack="test",
-        sources=[ZdbEndpoint(host=zdb.address, port=zdb.port)],
-        local_zdb=ZdbEndpoint(host=mirror.zdb.address, port=mirror.zdb.port),
-        backoff=QUICK,
-        poll_seconds=0.5,
-        free_space_floor_bytes=0,
-    )
-    return Job(spec, make_directories(folder / "flists-job"))
-
-
 def test_users_job_alone_stores_the_masters_times(mirror: UsersMirror) -> None:
     mirror.one_pass()
     assert local_times(mirror) == masters_times(mirror)
@@ -83,7 +71,7 @@ def test_whichever_job_comes_first_the_times_are_the_masters(
 ) -> None:
     if first == "users":
         mirror.one_pass()
-    with flists_job(mirror, tmp_path) as job:
+    with chunks_job(mirror, tmp_path / "chunks", poll_seconds=0.5) as job:
         if first != "both at once":
             job.wait(following, "following")
         mirror.one_pass()

@@ -4,9 +4,9 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -17,6 +17,7 @@ from sync.agent.master.client import EndpointLostError, HttpError
 from sync.contract.pinned_chunks import FILE, PinnedChunks, PinnedChunksReader
 from sync.contract.state_db import StateDb
 from tests.agent.hub.flists_of import small
+from tests.agent.hub.kill_at import Killed, kill_at
 from tests.agent.hub.served_keys import may_be_deleted, pinned_keys, served_keys
 from tests.agent.hub.small_hub import DAY, OLD
 from tests.agent.mirrors import UsersMirror, users_mirror
@@ -307,34 +308,11 @@ def test_page_that_was_saved_as_a_flist_needs_no_chunks(data: bytes, mirror: Use
 # Kills
 
 
-class Killed(BaseException):
-    """The process is gone: nothing that it would do then is done."""
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, at: int) -> list[str]:
-    """Let the process end at the step `at` of those that change disk or databases."""
-    done: list[str] = []
-
-    def watched(owner: object, name: str) -> None:
-        inner = getattr(owner, name)
-
-        def step(*arguments: object, **named: object) -> object:
-            if threading.current_thread().name != "MainThread":
-                return inner(*arguments, **named)
-            if len(done) >= at:
-                raise Killed
-            done.append(name)
-            return inner(*arguments, **named)
-
-        monkeypatch.setattr(owner, name, step)
-
-    for name in ("rename", "replace", "unlink"):
-        watched(Path, name)
-    for name in ("_put", "_delete", "set_text"):
-        watched(StateDb, name)
-    for name in ("add", "release", "rebuild", "set_unread", "completed"):
-        watched(PinnedChunks, name)
-    return done
+STEPS: Final = (
+    (Path, ("rename", "replace", "unlink")),
+    (StateDb, ("_put", "_delete", "set_text")),
+    (PinnedChunks, ("add", "release", "rebuild", "set_unread", "completed")),
+)
 
 
 def before_adoption(mirror: UsersMirror) -> None:
@@ -391,7 +369,7 @@ def test_kill_at_any_step_lets_no_chunk_of_what_is_served_be_deleted(
         with users_mirror(root, upstream, **settings) as mirror:
             mirror.zdb.store.default.set_many([(one, data, 0) for one, data, _ in stored if data])
             with monkeypatch.context() as patch:
-                done = kill_at(patch, at)
+                done = kill_at(patch, at, STEPS, left_alone="all others")
                 ended = True
                 try:
                     mirror.one_pass()

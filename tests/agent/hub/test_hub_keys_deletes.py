@@ -1,14 +1,12 @@
 """Both jobs together: the master deletes the chunks of a flist that is served here and stays."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import StatusRecord
-from tests.agent.chunks.chunks_mirror import Job
+from tests.agent.hub.chunks_job import chunks_job
 from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import small_model
 from tests.agent.hub.test_hub_keys import (
@@ -21,7 +19,7 @@ from tests.agent.hub.test_hub_keys import (
     unreadable_by_now,
     without_chunks_by_now,
 )
-from tests.agent.mirrors import QUICK, UsersMirror, users_mirror
+from tests.agent.mirrors import UsersMirror, users_mirror
 from tests.sandbox.upstream import Upstream
 
 
@@ -41,24 +39,6 @@ def served_before(lost: str) -> Callable[[UsersMirror], None]:
 def mirror(tmp_path: Path) -> Iterator[UsersMirror]:
     with Upstream(small_model()) as upstream, users_mirror(tmp_path, upstream) as made:
         yield made
-
-
-def chunks_job(mirror: UsersMirror, state: Path) -> Job:
-    state.mkdir()
-    zdb = mirror.upstream.zdb
-    spec = FlistsSpec(
-        stack="test",
-        sources=[ZdbEndpoint(host=zdb.address, port=zdb.port)],
-        local_zdb=ZdbEndpoint(host=mirror.zdb.address, port=mirror.zdb.port),
-        backoff=QUICK,
-        delete_check_seconds=0.2,
-        poll_seconds=0.2,
-        connections=2,
-        free_space_floor_bytes=0,
-        removal_floor_items=1000,
-    )
-    users_state = mirror.directories.state
-    return Job(spec, replace(mirror.directories, state=state, users_state=users_state))
 
 
 CASES: dict[str, Callable[[UsersMirror], None]] = {
@@ -83,7 +63,9 @@ def test_chunks_of_a_served_flist_outlive_the_masters(
     model = mirror.upstream.model
     unneeded = small(99).chunks.keys()
     model.add_chunks(small(99).chunks)
-    with chunks_job(mirror, tmp_path / "chunks") as job:
+    with chunks_job(
+        mirror, tmp_path / "chunks", delete_check_seconds=0.2, removal_floor_items=1000
+    ) as job:
         job.wait(lambda record: record.phase == "following", "following")
         CASES[case](mirror)
         some_pass(mirror)

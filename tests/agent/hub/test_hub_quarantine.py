@@ -16,7 +16,7 @@ from tests.agent.hub.flists_of import small
 from tests.agent.hub.small_hub import DAY, OLD, corrupt
 from tests.agent.mirrors import UsersMirror, model_tree
 from tests.sandbox.services.http import Connection, HttpServer, Request, Response
-from tests.sandbox.upstream import Fault
+from tests.sandbox.upstream import Fault, FaultKind
 
 QUICK: Final = {"connections": 4, "read_timeout_seconds": 0.2, "connect_timeout_seconds": 2}
 BLOG: Final = "alice/blog.flist"
@@ -40,8 +40,8 @@ def sends(server: HttpServer, path: str, body: bytes) -> None:
 Damage = Callable[[UsersMirror], None]
 
 
-def fault(kind: str, path: str, status: int = 500) -> Damage:
-    return lambda mirror: mirror.upstream.hub_faults.add(Fault(kind, path, status=status))  # type: ignore[arg-type]
+def fault(kind: FaultKind, path: str, status: int = 500) -> Damage:
+    return lambda mirror: mirror.upstream.hub_faults.add(Fault(kind, path, status=status))
 
 
 def page(path: str, body: bytes) -> Damage:

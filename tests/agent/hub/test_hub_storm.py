@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -28,6 +29,13 @@ CONVERGE_SECONDS = 60
 _HTTP_KINDS: tuple[FaultKind, ...] = (
     *("status", "truncate", "flip", "reset", "hang", "html", "redirect-loop", "endless"),
 )
+# Passes without a pause, short patience, and a guard that lets everything go.
+RESTLESS: Final[dict[str, Any]] = {
+    "schedule": {"interval_seconds": 0.05},
+    "http": {"connections": 6, "connect_timeout_seconds": 1, "read_timeout_seconds": 0.5},
+    "max_flist_bytes": 1 << 20,
+    "removal_limit": 1,
+}
 _PATHS = (r"/api/fileslist", r".*/light", r"/[^/]+/[^/]+\.flist", r".*/tags/.*", r".*")
 
 
@@ -128,12 +136,7 @@ def storm(tmp_path: Path, events: int, seed: int) -> None:
     model = UpstreamModel()
     world = World(model, chance)
     with Upstream(model) as upstream, users_mirror(tmp_path, upstream) as mirror:
-        mirror.settings |= {
-            "schedule": {"interval_seconds": 0.05},
-            "http": {"connections": 6, "connect_timeout_seconds": 1, "read_timeout_seconds": 0.5},
-            "max_flist_bytes": 1 << 20,
-            "removal_limit": 1,
-        }
+        mirror.settings |= RESTLESS
         directories = mirror.directories
         reader = Reader(world, directories.public / "users", directories.state, mirror.zdb)
         (mirror.directories.public / "users").mkdir()

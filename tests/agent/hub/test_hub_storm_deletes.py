@@ -7,18 +7,17 @@ Flists are served that the master no longer lists (retained), whose new version 
 
 import random
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from sync.contract import pinned_chunks
-from sync.contract.spec import FlistsSpec, ZdbEndpoint
-from tests.agent.chunks.chunks_mirror import Job
+from tests.agent.hub.chunks_job import chunks_job
 from tests.agent.hub.storm import Reader, World, digest
-from tests.agent.hub.test_hub_storm import Storm
-from tests.agent.mirrors import QUICK, UsersMirror, model_tree, users_mirror
+from tests.agent.hub.test_hub_storm import RESTLESS, Storm
+from tests.agent.mirrors import UsersMirror, model_tree, users_mirror
 from tests.sandbox.upstream import Upstream, UpstreamModel
 
 _BROKEN: Final = b"no flist"
@@ -75,27 +74,6 @@ class _DeletingStorm(Storm):
         return False
 
 
-def _chunks_job(mirror: UsersMirror, root: Path) -> Job:
-    zdb = mirror.upstream.zdb
-    directories = replace(
-        mirror.directories, state=root / "chunks-state", users_state=mirror.directories.state
-    )
-    directories.state.mkdir()
-    spec = FlistsSpec(
-        stack="test",
-        sources=[ZdbEndpoint(host=zdb.address, port=zdb.port)],
-        local_zdb=ZdbEndpoint(host=mirror.zdb.address, port=mirror.zdb.port),
-        backoff=QUICK,
-        delete_check_seconds=0.2,
-        poll_seconds=0.2,
-        io_timeout_seconds=5,
-        connections=2,
-        free_space_floor_bytes=0,
-        removal_limit=1,
-    )
-    return Job(spec, directories)
-
-
 def _adopted(mirror: UsersMirror, world: World) -> None:
     """Let the mirror begin with flists in place that no record of it knows."""
     users = mirror.directories.public / "users"
@@ -116,19 +94,15 @@ def storm(tmp_path: Path, events: int, seed: int) -> tuple[int, int]:
     model = UpstreamModel()
     world = World(model, chance)
     with Upstream(model) as upstream, users_mirror(tmp_path, upstream) as mirror:
-        mirror.settings |= {
-            "schedule": {"interval_seconds": 0.05},
-            "http": {"connections": 6, "connect_timeout_seconds": 1, "read_timeout_seconds": 0.5},
-            "max_flist_bytes": 1 << 20,
-            "removal_limit": 1,
-            "retention_days": 1.0,
-        }
+        mirror.settings |= RESTLESS | {"retention_days": 1.0}
         directories = mirror.directories
         reader = Reader(world, directories.public / "users", directories.state, mirror.zdb)
         (directories.public / "users").mkdir()
         running = _DeletingStorm(mirror, world, chance)
         _adopted(mirror, world)
-        with _chunks_job(mirror, tmp_path) as job:
+        with chunks_job(
+            mirror, tmp_path / "chunks", delete_check_seconds=0.2, removal_limit=1
+        ) as job:
             running.start()
             reader.start()
             try:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -13,6 +14,7 @@ from sync.agent import durable
 from sync.agent.hub.state_db import HubStateDb
 from sync.agent.hub.tree import Tree
 from tests.agent.hub.flists_of import small
+from tests.agent.hub.kill_at import Killed, kill_at
 from tests.agent.hub.small_hub import DAY, OLD
 from tests.agent.hub.tagged_hub import THREE, move_to_2, tagged_model, users
 from tests.agent.mirrors import Served, UsersMirror, dangling, model_tree, names_in, users_mirror
@@ -34,36 +36,12 @@ def mirror(upstream: Upstream, tmp_path: Path) -> Iterator[UsersMirror]:
 # Kills and faults at every step
 
 
-class Killed(BaseException):
-    """The process is gone: nothing that it would do then is done."""
-
-
-def steps(monkeypatch: pytest.MonkeyPatch, at: int) -> list[str]:
-    """Let the process end at the step `at` of those that change disk or record; returns them."""
-    done: list[str] = []
-
-    def watched(owner: object, name: str) -> None:
-        inner = getattr(owner, name)
-
-        def step(*arguments: object, **named: object) -> object:
-            if threading.current_thread().name == "status":
-                return inner(*arguments, **named)
-            if len(done) >= at:
-                raise Killed
-            done.append(name)
-            return inner(*arguments, **named)
-
-        monkeypatch.setattr(owner, name, step)
-
-    for name in ("mkdir", "symlink_to", "rename", "replace", "unlink", "rmdir"):
-        watched(Path, name)
-    for name in ("fsync", "utime"):
-        watched(os, name)
-    for name in ("exchange", "discard"):
-        watched(durable, name)
-    for name in ("put_link", "put_tag_links", "delete_link", "put_flist", "put_tag"):
-        watched(HubStateDb, name)
-    return done
+STEPS: Final = (
+    (Path, ("mkdir", "symlink_to", "rename", "replace", "unlink", "rmdir")),
+    (os, ("fsync", "utime")),
+    (durable, ("exchange", "discard")),
+    (HubStateDb, ("put_link", "put_tag_links", "delete_link", "put_flist", "put_tag")),
+)
 
 
 def tag_state(mirror: UsersMirror, tag: str) -> frozenset[tuple[str, str]] | None:
@@ -107,7 +85,7 @@ def test_kill_at_any_step_shows_the_old_tag_or_the_new_one(
                 [(key, payload, 0) for n in range(4) for key, payload in small(n).chunks.items()]
             )
             with monkeypatch.context() as patch:
-                done = steps(patch, at)
+                done = kill_at(patch, at, STEPS)
                 ended = True
                 try:
                     mirror.one_pass()

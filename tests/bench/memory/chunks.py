@@ -142,9 +142,8 @@ def large_chunks(size_bytes: int, root: Path) -> contextlib.AbstractContextManag
     return _trial(root, script, lambda record: record.details.get("copied_items") == len(payloads))
 
 
-def longer_than_listed(count: int, root: Path) -> contextlib.AbstractContextManager[Trial]:
-    """Send payloads of 8 MiB for keys that were listed with a byte, so many in each reply."""
-    listed = page(1, names(8 * count, 16))
+def _with_largest(listed: bytes) -> Callable[[list[bytes]], bytes | None]:
+    """Return a script that lists a page, and sends a payload of 8 MiB for each key of it."""
 
     def script(request: list[bytes]) -> bytes | None:
         if request == [b"SCAN"]:
@@ -152,6 +151,13 @@ def longer_than_listed(count: int, root: Path) -> contextlib.AbstractContextMana
         if request[0] == b"MGET":
             return b"*%d\r\n" % (len(request) - 1) + bulk(bytes(LARGEST)) * (len(request) - 1)
         return None
+
+    return script
+
+
+def longer_than_listed(count: int, root: Path) -> contextlib.AbstractContextManager[Trial]:
+    """Send payloads of 8 MiB for keys that were listed with a byte, so many in each reply."""
+    script = _with_largest(page(1, names(8 * count, 16)))
 
     def done(record: StatusRecord) -> bool:
         return record.refused.count == 8 * count
@@ -161,15 +167,7 @@ def longer_than_listed(count: int, root: Path) -> contextlib.AbstractContextMana
 
 def overwritten(count: int, root: Path) -> contextlib.AbstractContextManager[Trial]:
     """Send payloads of 8 MiB for so many plain keys, all of which were overwritten."""
-    listed = page(1, names(count, 20))
-
-    def script(request: list[bytes]) -> bytes | None:
-        if request == [b"SCAN"]:
-            return listed
-        if request[0] == b"MGET":
-            return b"*%d\r\n" % (len(request) - 1) + bulk(bytes(LARGEST)) * (len(request) - 1)
-        return None
-
+    script = _with_largest(page(1, names(count, 20)))
     return _trial(root, script, lambda record: record.details.get("copied_items") == count)
 
 
