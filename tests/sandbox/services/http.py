@@ -22,6 +22,8 @@ _HEAD_LIMIT_BYTES: Final = 64 << 10
 _BODY_LIMIT_BYTES: Final = 1 << 30
 _IDLE_SECONDS: Final = 120.0
 _BLOCK_BYTES: Final = 1 << 20
+# What a client that does not read holds here (Werkzeug's wrap_file: 8 KiB).
+_FILE_BLOCK_BYTES: Final = 128 << 10
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _file_blocks(path: Path, start: int, length: int) -> Iterator[bytes]:
     with path.open("rb") as file:
         file.seek(start)
         while length > 0:
-            block = file.read(min(_BLOCK_BYTES, length))
+            block = file.read(min(_FILE_BLOCK_BYTES, length))
             if not block:
                 return
             length -= len(block)
