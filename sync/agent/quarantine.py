@@ -27,14 +27,14 @@ _ERRORS_NAMED: Final = 10
 _INCOMPLETE: Final = "pass_incomplete"
 _SPEC: Final = "quarantine_spec"
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS quarantine(     -- columns in the order of Held's fields
+CREATE TABLE IF NOT EXISTS quarantine(     -- columns in the order of QuarantineRow's fields
   name TEXT PRIMARY KEY, listed_as TEXT, reason TEXT, failures INTEGER, next_try_at REAL
 ) WITHOUT ROWID;
 """
 
 
 @dataclass(frozen=True)
-class Held:
+class QuarantineRow:
     """A quarantined name: what the master listed of it, and why and how often in a row it failed.
 
     next_try_at: unix seconds; 0: in the next pass.
@@ -53,12 +53,12 @@ class QuarantineDb(StateDb):
     def __init__(self, path: Path, schema: str, pragmas: tuple[str, ...] = WAL) -> None:
         super().__init__(path, _SCHEMA + schema, pragmas)
 
-    def held(self) -> dict[str, Held]:
+    def held(self) -> dict[str, QuarantineRow]:
         """Return every quarantined name."""
         rows = self._db.execute("SELECT * FROM quarantine")
-        return {row[0]: Held(*row) for row in rows}
+        return {row[0]: QuarantineRow(*row) for row in rows}
 
-    def put_held(self, held: Held) -> None:
+    def put_held(self, held: QuarantineRow) -> None:
         """Insert or replace one."""
         self._put("quarantine", *astuple(held))
 
@@ -91,7 +91,7 @@ class Quarantine:
             with state_db.transaction():
                 state_db.try_all_again()
                 state_db.set_text(_SPEC, digest)
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, QuarantineRow] = {}
         self._due: set[str] = set()
         self._tried: set[str] = set()
         self._failed: set[str] = set()
@@ -202,7 +202,7 @@ class Quarantine:
         failures = before.failures + 1 if before else 1
         longest = max(_LONGEST_SECONDS, self._first_seconds)
         wait = min(self._first_seconds * 2.0 ** min(failures - 1, 30), longest)
-        held = Held(
+        held = QuarantineRow(
             name, self._listed_as(name) or "", bounded(reason), failures, time.time() + wait
         )
         self._held[name] = held

@@ -38,7 +38,7 @@ from sync.agent.hub.state_db import (
     as_listed,
 )
 from sync.agent.hub.tree import Tree
-from sync.agent.hub.work_room import Held, WorkRoom
+from sync.agent.hub.work_room import HeldMemory, WorkRoom
 from sync.agent.job import Control, Directories, Engine, one_at_a_time
 from sync.agent.master.client import HttpError, HttpStoppedError, Master
 from sync.agent.master.identity import follow
@@ -318,7 +318,7 @@ class UsersEngine(Engine[UsersSpec]):
         if not self._publisher.pins.unread:
             return
 
-        def read(path: Path) -> tuple[Read, Held]:
+        def read(path: Path) -> tuple[Read, HeldMemory]:
             if self._control.stopping():
                 raise HttpStoppedError
             return self._preparer.read_keys(path)

@@ -16,14 +16,14 @@ from sync.agent.flist.keys import KeyGroup, slices_of
 from sync.agent.flist.reader_pool import Read
 from sync.agent.hub.listing import Name
 from sync.agent.hub.state_db import HubStateDb
-from sync.agent.hub.work_room import Held, ScratchError
+from sync.agent.hub.work_room import HeldMemory, ScratchError
 from sync.contract.pinned_chunks import PinnedChunks
 
 _DIRTY: Final = "published_dirty"
 _TABLE: Final = "pinned_table"
 _GZIP: Final = b"\x1f\x8b"
 # Reads a flist's keys, and holds the memory for them.
-ReadKeys: TypeAlias = Callable[[Path], tuple[Read, Held]]
+ReadKeys: TypeAlias = Callable[[Path], tuple[Read, HeldMemory]]
 # So many keys as objects take some 40 MB.
 _MOST_RELEASED: Final = 250_000
 # As many as are counted only once it is known how many.

@@ -34,7 +34,7 @@ from sync.agent.hub.state_db import FlistRow, Withheld
 from sync.agent.hub.tree import Tree
 from sync.agent.hub.work_room import (
     SCRATCH_COPIES,
-    Held,
+    HeldMemory,
     ScratchError,
     WorkRoom,
     held_by_keys,
@@ -82,7 +82,7 @@ class Ready:
     path: Path
     row: FlistRow
     groups: tuple[KeyGroup, ...]
-    held: Held = field(default_factory=Held, compare=False)
+    held: HeldMemory = field(default_factory=HeldMemory, compare=False)
 
 
 @dataclass(frozen=True)
@@ -233,11 +233,11 @@ class Preparer:
             fetched.path.unlink(missing_ok=True)
         return outcome
 
-    def read_keys(self, path: Path) -> tuple[Read, Held]:
+    def read_keys(self, path: Path) -> tuple[Read, HeldMemory]:
         """Read the chunk keys of a served flist. Raises FlistError, ScratchError, OSError."""
         return self._read(path, [])
 
-    def _read(self, path: Path, rewriting: Rewriting) -> tuple[Read, Held]:
+    def _read(self, path: Path, rewriting: Rewriting) -> tuple[Read, HeldMemory]:
         """Read a flist with what nearly all need, else with all that there is.
 
         Raises FlistError, ScratchError, OSError.
@@ -256,7 +256,9 @@ class Preparer:
                 else:
                     memory = room.most
 
-    def _read_within(self, path: Path, rewriting: Rewriting, grant: Granted) -> tuple[Read, Held]:
+    def _read_within(
+        self, path: Path, rewriting: Rewriting, grant: Granted
+    ) -> tuple[Read, HeldMemory]:
         held = self._room.hold(grant)
         try:
             with self._room.on_disk(SCRATCH_COPIES * grant.scratch_bytes, "its database"):
@@ -268,7 +270,7 @@ class Preparer:
         held.shrink(held_by_keys(sum(len(group.packed) for group in read.groups)))
         return read, held
 
-    def _prepared(self, fetched: Fetched, contents: Read, held: Held) -> Ready | Withheld:
+    def _prepared(self, fetched: Fetched, contents: Read, held: HeldMemory) -> Ready | Withheld:
         """Fetch the chunks of a flist that was read; what it holds it holds until published."""
         with ExitStack() as undo:
             undo.callback(held.release)

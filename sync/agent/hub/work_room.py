@@ -27,7 +27,7 @@ class ScratchError(Exception):
     """A flist needs more of the disk than there is above the floor that must stay free."""
 
 
-class Held:
+class HeldMemory:
     """Memory that a flist holds until it is published; given back more than once does no harm."""
 
     def __init__(self, budget: Budget | None = None, size_bytes: int = 0) -> None:
@@ -82,11 +82,11 @@ class WorkRoom:
         """End the pass: nobody waits any more."""
         self._memory.close()
 
-    def hold(self, grant: Granted) -> Held:
+    def hold(self, grant: Granted) -> HeldMemory:
         """Hold the memory of a grant. Raises OverBudgetError, BudgetClosedError."""
         size = _cost(grant)
         self._memory.wait(size, "a flist")
-        return Held(self._memory, size)
+        return HeldMemory(self._memory, size)
 
     def refusal(self) -> str:
         """Return why a flist is refused that even all of the memory is too little for."""
