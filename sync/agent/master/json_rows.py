@@ -2,7 +2,7 @@
 
 A page of some megabytes makes ten times as much of objects, and a few kilobytes of gzip make such a
 page. So neither the page nor its objects are ever there as a whole: a row is, and whoever takes the
-rows decides how many are kept.
+rows decides how many are kept (docs/adr/0024-json-pages-are-read-row-by-row.md).
 """
 
 import codecs
