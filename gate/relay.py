@@ -151,7 +151,9 @@ class Client(_Peer):
         header = proxy_header(*self._names()) if self._caddy.proxied else b""
         server.say(header + opening)
         self._server, self._connecting = server, None
-        self.transport.resume_reading()
+        # Else when Caddy has taken the opening: what came before would only pile up here.
+        if server.transport.get_write_buffer_size() == 0:
+            self.transport.resume_reading()
 
     def _names(self) -> tuple[tuple[str, int], tuple[str, int]]:
         """Return the client's address and port, and those that it came to."""

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -173,6 +173,48 @@ def test_a_connection_on_which_nothing_passes_is_ended() -> None:
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
             assert place.came == [HEAD]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("opening", [0, 60_000, 130_000])
+def test_what_caddy_does_not_read_does_not_pile_up_in_the_gate(
+    opening: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request and then junk without end, while Caddy is at its answer and reads no further."""
+
+    async def run() -> None:
+        servers, deaf_ends = [], []
+
+        async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            cast("asyncio.Transport", writer.transport).pause_reading()
+            deaf_ends.append(writer)
+
+        async with gate_before(deaf, patience=Patience()) as place:
+            connect = place.gate.caddy.connect
+
+            async def narrow(*arguments: Any) -> Any:
+                server = await connect(*arguments)
+                servers.append(server.transport)
+                sock = server.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                return server
+
+            monkeypatch.setattr(place.gate.caddy, "connect", narrow)
+            _, writer = await place.client()
+            # The first of it: a head that is not whole until the last block.
+            writer.write(HEAD[:-2] + b"X: " + b"x" * (opening // 2))
+            await asyncio.sleep(0.1)
+            writer.write(b"\r\n\r\n" + b"y" * (opening // 2))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    for _ in range(1000):
+                        writer.write(b"z" * 65536)
+                        await writer.drain()
+            (server,) = servers
+            assert server.get_write_buffer_size() < 300_000
+            assert cast("Any", writer.transport).get_write_buffer_size() > 0, "the client waits"
+            writer.transport.abort()
 
     asyncio.run(run())
 
