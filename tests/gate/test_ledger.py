@@ -1,5 +1,6 @@
 """What idles costs the others nothing: whose connection goes when there is one too many."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -82,6 +83,54 @@ def test_who_is_at_work_is_not_ended_for_who_comes() -> None:
     assert ended == [busy[0]]
 
 
+def test_who_drips_a_byte_each_second_shuts_out_nobody() -> None:
+    """Four addresses hold all there is, and every connection looks as if it were at work."""
+    ended: list[Connection] = []
+    ledger, now = Ledger(400, 100), 0.0
+    rude = [Connection(f"rude-{number % 4}", ended=ended) for number in range(400)]
+    for connection in rude:
+        assert ledger.admit(connection, now)
+        ledger.serve(connection)
+    nodes = [Connection(f"node-{number}", ended=ended) for number in range(90)]
+    for node in nodes:
+        now += 0.5
+        for connection in rude:
+            ledger.touch(connection, now)
+        assert ledger.admit(node, now)
+        ledger.serve(node)
+        for other in nodes:
+            ledger.touch(other, now)
+    assert {one.holder.partition("-")[0] for one in ended} == {"rude"}
+    assert max(Counter(one.holder for one in ended).values()) <= 90 / 4 + 1
+
+
+@pytest.mark.parametrize("working", [True, False], ids=["at work", "waiting for its answer"])
+def test_half_openings_of_thousands_of_addresses_cost_those_who_asked_nothing(
+    working: bool,
+) -> None:
+    ended: list[Connection] = []
+    ledger = Ledger(4000, 1000)
+    farm = [Connection("farm", ended=ended) for _ in range(200)]
+    for connection in farm:
+        assert ledger.admit(connection, 0.0)
+        ledger.serve(connection)
+    for number in range(20_000):
+        now = number / 1000
+        if working:
+            ledger.touch(farm[number % 200], now)
+        assert ledger.admit(Connection(f"idle-{number}", ended=ended), now)
+    assert ledger.of("farm") == 200
+    assert ledger.admit(Connection("node", ended=ended), 20.0)
+    assert ledger.of("farm") == 200
+
+
+def test_a_newcomer_takes_no_longer_the_more_addresses_there_are() -> None:
+    ledger, began = Ledger(4000, 1000), time.process_time()
+    for number in range(40_000):
+        assert ledger.admit(Connection(f"flood-{number}"), number / 1000)
+    assert time.process_time() - began < 5, "seconds for a flood; a look at each takes minutes"
+
+
 def test_behind_a_gateway_that_hides_addresses_only_the_total_counts() -> None:
     ledger = Ledger(100, 10, shared=["172.31.0.1"])
     for _ in range(100):
@@ -113,14 +162,19 @@ class Model:
         ended: list[Connection] = []
         for one in self.live:
             one.ended = ended
-        own = sum(one.holder == who for one in self.live)
-        full = len(self.live) >= self.ledger.total
-        full = full or (own >= self.ledger.per_holder and who != "gateway")
+        held = Counter(one.holder for one in self.live)
+        own_full = held[who] >= self.ledger.per_holder and who != "gateway"
+        full = own_full or len(self.live) >= self.ledger.total
         came = Connection(who)
         admitted = self.ledger.admit(came, now)
         assert admitted or full
         assert len(ended) == (1 if admitted and full else 0)
         for one in ended:
+            if own_full:
+                assert one.holder == who
+            elif one in self.asked and now - one.seen < AT_WORK_SECONDS:
+                self.pays_at_work(one, who, held)
+                continue
             self.pays(one, now)
         self.live += [came] if admitted else []
 
@@ -130,6 +184,11 @@ class Model:
             assert now - one.seen >= AT_WORK_SECONDS
             assert all(other in self.asked for other in fellows)
             assert one.seen <= min(other.seen for other in fellows) + 0.2
+        self.live.remove(one)
+
+    def pays_at_work(self, one: Connection, who: str, held: Counter[str]) -> None:
+        assert held[one.holder] == max(held.values()) > held[who] + 1
+        assert all(other in self.asked for other in self.live)
         self.live.remove(one)
 
 
