@@ -173,7 +173,9 @@ def test_an_alias_is_answered_on_plain_http_like_the_hub(stack: MirrorStack) -> 
     assert status_of(f"{probe}/tf-zos/zos-base.flist", "hub.elsewhere.tf") == 404
 
 
-@pytest.mark.parametrize("path", ["/uefimg/prod/12", "/krn-provision", "/provision/00:11"])
+@pytest.mark.parametrize(
+    "path", ["/uefimg/prod/12", "/krn-provision", "/krn-generic/", "/debug/prod/1", "/provision/0"]
+)
 def test_what_bootstrap_cannot_do_here_is_a_501_with_a_sentence(
     stack: MirrorStack, path: str
 ) -> None:

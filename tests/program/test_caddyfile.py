@@ -199,6 +199,62 @@ def test_every_phase_of_a_request_has_a_time_out() -> None:
             ]
 
 
+def light(path: str) -> bool:
+    found = re.search(r"@light path_regexp (\S+)", site(caddyfile(PRODUCTION), "(bootstrap)"))
+    assert found
+    return bool(re.search(found[1].replace("$", r"\Z"), path))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/images", "/images/", "/api/images", "/generate", "/expert"),
+        *("/kernel/zero-os.efi", "/kernel/net/prod.efi", "/ipxe/prod", "/ipxe/prod/1/a/b"),
+        "/static/css/bootstrap.css",
+    ],
+)
+def test_what_costs_bootstrap_little_is_asked_of_it(path: str) -> None:
+    assert light(path)
+
+
+# Those of 0-bootstrap (development-v3: bootstrap.py) that copy or compile, and what may come.
+@pytest.mark.parametrize(
+    "path", ["/krn-generic", "/uefi-generic", "/krn-provision", "/uefi-provision"]
+)
+@pytest.mark.parametrize("end", ["", "/", "\n", "/x"])
+def test_nothing_else_is(path: str, end: str) -> None:
+    assert not light(path + end)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/iso/prod", "/usb", "/uefimg/prod/1", "/debug/prod/1", "/new/prod", "/imagesx", "/api"],
+)
+def test_what_builds_or_is_not_known_is_not_asked_of_it(path: str) -> None:
+    assert not light(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/krn-generic", "/uefi-generic/", "/krn-provision/", "/debug/*", "/provision/*"]
+)
+def test_what_builds_for_nothing_is_answered_with_a_reason(path: str) -> None:
+    found = re.search(
+        rf"@(\w+) path [^\n]*{re.escape(path)}( |\n)", site(caddyfile(PRODUCTION), "(bootstrap)")
+    )
+    assert found
+    assert f"handle @{found[1]} {{\n\t\trespond" in caddyfile(PRODUCTION)
+
+
+def test_no_service_is_asked_what_it_would_read_in_another_way() -> None:
+    text = caddyfile(PRODUCTION)
+    for head in ("(hub)", "(bootstrap)"):
+        assert site(text, head).startswith("\timport misread\n")
+    for head in re.findall(r"^(https?://\S.*?) \{$", text, re.MULTILINE):
+        block = site(text, head)
+        asks = "reverse_proxy" in block
+        assert not asks or re.search(r"import (misread|hub|bootstrap)\n", block), head
+
+
 def test_boot_media_are_the_gates_to_hand_out_and_everything_else_is_bootstraps() -> None:
     shared = site(caddyfile(PRODUCTION), "(bootstrap)")
     media = "@media path /iso/* /usb/* /krn/* /uefi/* /snponly/*"

@@ -102,10 +102,28 @@ def test_a_path_that_climbs_never_reaches_the_hub(parts: list[str]) -> None:
     assert climbs("/" + "/".join(parts)) == bool({".", ".."} & set(parts))
 
 
+@given(NAMES)
+def test_a_path_that_werkzeug_reads_to_its_line_feed_only_never_reaches_the_hub(name: str) -> None:
+    for path in (f"/api/flist/tf-zos/{name}/metadata\n", f"/tf-zos/{name}.md\n", "/search\n"):
+        assert climbs(path)
+    assert climbs(f"/{name}") == (
+        name in {".", ".."} or re.search(r"[\x00-\x1f\x7f]", name) is not None
+    )
+
+
+def test_a_method_in_lower_case_is_none() -> None:
+    """Werkzeug takes `get` for GET, which `@inspects` does not."""
+    found = re.search(r"@unknown not method (.+)\n\thandle @unknown {\n\t\trespond 501", EDGE)
+    assert found
+    assert {"GET", "HEAD", "POST", "DELETE", "INFO"} <= set(found[1].split())
+    assert found[1].isupper()
+
+
 @pytest.mark.parametrize("head", SITES)
 def test_both_are_refused_under_each_name_before_anything_is_passed_on(head: str) -> None:
     block = site(EDGE, head)
     assert block.index("import hub") < block.index("reverse_proxy")
+    assert site(EDGE, "(hub)").startswith("\timport misread\n")
     assert re.search(r"handle @climbs \{\s*respond \"[^\"]+\" 400", EDGE)
     assert re.search(r"handle @inspects \{\s*respond \"[^\"]+\" 403", EDGE)
     assert "handle {\n\t\treverse_proxy hub:5555" in block or "redir" in block
