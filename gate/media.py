@@ -22,6 +22,11 @@ from gate.builds import Builds, BusyError, Medium, Order
 KINDS: Final = {"iso": (1, 4), "usb": (1, 4), "uefi": (1, 4), "krn": (1, 3), "snponly": (3, 3)}
 _LONGEST_HEAD: Final = 64 << 10
 _LARGEST_BYTES: Final = 64 << 20
+# Beside the shelf, what clients are still taking: one that takes a little at a time keeps a medium
+# for an hour that the shelf let go long ago.
+_MOST_SENT_BYTES: Final = 32 << 20
+# Linux's own bound for a command line, which is most of a path (COMMAND_LINE_SIZE of x86).
+_LONGEST_ORDER: Final = 2048
 _BLOCK_BYTES: Final = 64 << 10
 _HEAD_SECONDS: Final = 10.0
 # What a build takes, many times over; then its server is taken to be lost.
@@ -75,18 +80,36 @@ def ordered(request: Request, modes: Collection[str]) -> Order:
     if not _HOST.fullmatch(host):
         raise RefusedError(400, "The request names no host.")
     version = dict(reversed(parse_qsl(query, keep_blank_values=True))).get("version")
-    return Order(host, "/" + "/".join(quote(part, safe="") for part in (kind, *parts)), version)
+    path = "/" + "/".join(quote(part, safe="") for part in (kind, *parts))
+    # What is kept is counted by its bodies; a refusal is kept too, and has next to none.
+    if len(path) + len(version or "") > _LONGEST_ORDER:
+        raise RefusedError(414, "No boot medium has parameters as long as these.")
+    return Order(host, path, version)
 
 
 class Media:
     """Answers Caddy's requests for boot media.
 
     modes: the run modes that there are. known: gives whom an address stands for, nothing where it
-    may be anybody.
+    may be anybody. most_bytes: of the media that are on their way; the client that began to take
+    its own first loses it where there is more.
     """
 
-    def __init__(self, builds: Builds, modes: Collection[str], known: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        builds: Builds,
+        modes: Collection[str],
+        known: Callable[[str], str],
+        most_bytes: int = _MOST_SENT_BYTES,
+    ) -> None:
         self.builds, self.modes, self._known = builds, modes, known
+        self._most_bytes = most_bytes
+        self._sending: dict[asyncio.StreamWriter, Medium] = {}
+
+    @property
+    def sent_bytes(self) -> int:
+        """What is on its way; a medium that several take counts once."""
+        return sum({id(one): len(one.body) for one in self._sending.values()}.values())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the one request of a connection."""
@@ -98,7 +121,7 @@ class Media:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
             gone.cancel()
             if answer.done():
-                await _send(writer, await answer, head_only=request.method == "HEAD")
+                await self._send(writer, await answer, head_only=request.method == "HEAD")
             else:
                 answer.cancel()
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
@@ -118,19 +141,33 @@ class Media:
             sentence = b"Too many boot media are being built: please ask again in a minute.\n"
             return Medium(503, _LATER, sentence)
 
+    async def _send(self, writer: asyncio.StreamWriter, medium: Medium, *, head_only: bool) -> None:
+        lines = [
+            f"HTTP/1.1 {medium.status} {HTTPStatus(medium.status).phrase}",
+            *(f"{name}: {value}" for name, value in medium.headers),
+            f"content-length: {len(medium.body)}",
+            "connection: close",
+        ]
+        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        if head_only:
+            return
+        self._sending[writer] = medium
+        self._make_room(writer)
+        try:
+            body = memoryview(medium.body)
+            for start in range(0, len(body), _BLOCK_BYTES):
+                writer.write(bytes(body[start : start + _BLOCK_BYTES]))
+                await writer.drain()
+        finally:
+            self._sending.pop(writer, None)
 
-async def _send(writer: asyncio.StreamWriter, medium: Medium, *, head_only: bool) -> None:
-    lines = [
-        f"HTTP/1.1 {medium.status} {HTTPStatus(medium.status).phrase}",
-        *(f"{name}: {value}" for name, value in medium.headers),
-        f"content-length: {len(medium.body)}",
-        "connection: close",
-    ]
-    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-    body = memoryview(b"" if head_only else medium.body)
-    for start in range(0, len(body), _BLOCK_BYTES):
-        writer.write(bytes(body[start : start + _BLOCK_BYTES]))
-        await writer.drain()
+    def _make_room(self, newcomer: asyncio.StreamWriter) -> None:
+        while self.sent_bytes > self._most_bytes:
+            first = next(iter(self._sending))
+            if first is newcomer:
+                return
+            del self._sending[first]
+            first.transport.abort()
 
 
 class Bootstrap:

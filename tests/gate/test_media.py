@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from gate.media import Bootstrap, Media, RefusedError, Request, ordered
 
 MODES = ("dev", "prod")
 SECONDS = 20
+MOST_SENT = 12 << 20
 
 
 def request(target: str, method: str = "GET", **headers: str) -> Request:
@@ -52,6 +54,9 @@ def test_what_a_medium_depends_on_is_all_that_tells_one_from_another(
         ("/snponly/prod", 404),
         ("/x/../iso/prod", 404),
         ("/uefimg/prod/1", 404),
+        (f"/iso/prod/1/{'x' * 2048}", 414),
+        (f"/iso/prod/{'!' * 700}", 414),
+        (f"/iso/prod/1?version={'v' * 2048}", 414),
     ],
 )
 def test_what_is_no_medium_is_refused_before_any_work(target: str, status: int) -> None:
@@ -74,6 +79,7 @@ class Place:
     answer: bytes
     heard: list[bytes] = field(default_factory=list)
     port: int = 0
+    media: Media | None = None
     finish: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def asks(self, text: str) -> bytes:
@@ -98,7 +104,8 @@ async def media_before(answer: bytes) -> AsyncIterator[Place]:
     server = await asyncio.start_server(bootstrap, "127.0.0.1", 0)
     builder = Bootstrap("127.0.0.1", server.sockets[0].getsockname()[1])
     builds = Builds(builder.build, at_once=1, most_waiting=1, per_client=1, shelf=Shelf(1 << 20))
-    media = await asyncio.start_server(Media(builds, MODES, str).serve, "127.0.0.1", 0)
+    place.media = Media(builds, MODES, str, MOST_SENT)
+    media = await asyncio.start_server(place.media.serve, "127.0.0.1", 0)
     place.port = media.sockets[0].getsockname()[1]
     try:
         async with asyncio.timeout(SECONDS):
@@ -174,6 +181,34 @@ def test_one_too_many_is_told_to_come_again_and_one_that_leaves_makes_room() -> 
             place.finish.set()
             assert (await first).endswith(b"media")
             assert (await place.asks(target.format(4))).endswith(b"media")
+
+    asyncio.run(run())
+
+
+def test_media_that_many_take_slowly_are_bounded_and_who_takes_them_gets_them_whole() -> None:
+    """Each takes another medium and reads none of it: the shelf has let go of all of them."""
+
+    async def run() -> None:
+        body = bytes(3 << 20)  # more than the kernel holds on the way
+        good = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+        async with media_before(good + body) as place:
+            assert place.media
+            slow, most = [], 0
+            for farm in range(20):
+                client = socket.socket()
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.connect(("127.0.0.1", place.port))
+                client.send(f"GET /iso/prod/{farm} HTTP/1.1\r\nHost: b.test\r\n\r\n".encode())
+                slow.append(client)
+                while place.media.builds.built <= farm:  # noqa: ASYNC110 - it has no events for tests
+                    await asyncio.sleep(0.01)
+                most = max(most, place.media.sent_bytes)
+            assert 2 * len(body) <= most <= MOST_SENT
+            assert (await place.asks(ASKED.format("GET"))).endswith(body)
+            for client in slow:
+                client.close()
+            while place.media.sent_bytes:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     asyncio.run(run())
 
