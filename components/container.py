@@ -66,8 +66,9 @@ class ContainerConfig:
 
     health: test in Docker's form (CMD or CMD-SHELL first). image: the service whose image it runs,
     if not its own. tmpfs: path to mount options. capabilities: added to none. sysctls: of its
-    network. revision: what a restart must follow that the other fields do not show (digests of
-    configuration without secrets, rotation counters).
+    network. fellows: processes that another service may have of a uid that this one runs as, too:
+    the kernel counts them together. revision: what a restart must follow that the other fields do
+    not show (digests of configuration without secrets, rotation counters).
     """
 
     service: str
@@ -82,6 +83,7 @@ class ContainerConfig:
     tmpfs: Mapping[str, str] = field(default_factory=lambda: {"/tmp": "size=16m,mode=1777"})  # noqa: S108
     capabilities: Sequence[str] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    fellows: int = 0
     revision: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: int = 30
 
@@ -128,7 +130,10 @@ def declare(
         # The plugin has no pids limit; nproc counts the processes and threads of the service's uid.
         ulimits=[
             docker.ContainerUlimitArgs(name=name, soft=value, hard=value)
-            for name, value in (("nofile", _OPEN_FILES), ("nproc", limits.processes))
+            for name, value in (
+                ("nofile", _OPEN_FILES),
+                ("nproc", limits.processes + config.fellows),
+            )
         ],
         sysctls=dict(sorted(config.sysctls.items())) or None,
         log_driver="json-file",

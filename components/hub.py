@@ -230,5 +230,7 @@ def _packer_container(placement: Placement) -> ContainerConfig:
         mounts=mounts,
         environment=environment,
         capabilities=PACKER_CAPABILITIES if settings.writable else READER_CAPABILITIES,
+        # It runs tools as the hub's uid, and none would start where the hub serves many clients.
+        fellows=settings.limits.hub.processes,
         revision=revision,
     )

@@ -129,6 +129,18 @@ def test_every_container_is_limited_in_memory_swap_processes_files_and_logs(
         assert set(inputs["logOpts"]) == {"max-size", "max-file"}
 
 
+def test_clients_of_the_hub_leave_the_packers_tools_their_processes(declared: Declared) -> None:
+    """The kernel counts a uid's processes in all containers, and the hub has a thread a client."""
+    allowed = {
+        service: {limit["name"]: limit["hard"] for limit in inputs["ulimits"]}["nproc"]
+        for service, inputs in declared.containers().items()
+    }
+    if "packer" in allowed:
+        packers = [e for e in declared.containers()["packer"]["envs"] if "_HUB_UID=" in e]
+        assert packers == [f"GRIDHUB_HUB_UID={SERVICE_UIDS['hub']}"]
+        assert allowed["packer"] >= allowed["hub"] + 64
+
+
 def test_every_image_is_pinned_by_the_id_that_the_host_has(declared: Declared) -> None:
     known = {f"sha256:{image.name}" for image in declared.of_type(IMAGE)}
     for inputs in declared.containers().values():
