@@ -32,6 +32,8 @@ DATABASE = "flistdb.sqlite3"
 # As the mirror's own reader has it (sync/agent/flist/archive.py).
 MAX_DATABASE_BYTES = 512 << 20
 _MAX_MEMBERS = 64
+_MAX_LINKS = 40  # Linux follows no more on one way (include/linux/namei.h, MAXSYMLINKS)
+_MAX_STEPS = 5_000_000  # in all links of an upload, and all that they lead over
 _PART = 1 << 18
 # Folders, and pax headers, which libtar writes none of and others may.
 _SKIPPED = frozenset((tarfile.DIRTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE))
@@ -60,6 +62,49 @@ class _Inode:
     met: int = 0
 
 
+@dataclass
+class _Follower:
+    """Follows the links of an upload; own: the names at its top. Raises RefusedError, OSError."""
+
+    folder: str
+    own: frozenset[str]
+    steps: int = 0
+
+    def leads_out(self, path: str) -> bool:
+        """Whether a link leaves the upload by those on its way: `a/up/../x`, if a/up leads to `..`.
+
+        An absolute one goes on from the upload's own root, where a node mounts it.
+        """
+        at, absolute, links = path.split("/"), False, 0
+        waiting = [at.pop()]
+        while waiting:
+            self.steps += 1
+            if self.steps > _MAX_STEPS:
+                raise RefusedError("its links lead over too many others")
+            part = waiting.pop()
+            if part == "..":
+                if not at and not absolute:
+                    return True
+                del at[-1:]
+            elif part not in {"", "."}:
+                at.append(part)
+                if (target := self._target(at)) is None:
+                    continue
+                links += 1
+                if links > _MAX_LINKS:
+                    return False  # nobody follows it
+                absolute = absolute or target.startswith("/")
+                at = [] if target.startswith("/") else at[:-1]
+                waiting += reversed(target.split("/"))
+        return absolute and leads_out(path, "/" + "/".join(at), self.own)
+
+    def _target(self, at: list[str]) -> str | None:
+        try:
+            return os.readlink("/".join([self.folder, *at]))  # noqa: PTH115
+        except OSError:
+            return None
+
+
 def check_upload(folder: str) -> None:
     """Look through an unpacked upload. Raises RefusedError."""
     try:
@@ -70,6 +115,7 @@ def check_upload(folder: str) -> None:
 
 def _look(folder: str, own: frozenset[str]) -> None:
     inodes: dict[tuple[int, int], _Inode] = {}
+    follower = _Follower(folder, own)
     waiting = [""]  # not by recursion: a tree may be deeper than Python's
     while waiting:
         inside = waiting.pop()
@@ -81,7 +127,7 @@ def _look(folder: str, own: frozenset[str]) -> None:
                     raise RefusedError(f"{shown(path)} is no file but a link, device or FIFO")
                 if stat.S_ISLNK(mode):
                     target = os.readlink(entry.path)  # noqa: PTH115 - as it is, `a//b` too
-                    if leads_out(path, target, own):
+                    if leads_out(path, target, own) or follower.leads_out(path):
                         raise RefusedError(f"{shown(path)} is a link to {shown(target)}")
                 if stat.S_ISDIR(mode):
                     waiting.append(f"{path}/")
@@ -101,7 +147,7 @@ def leads_out(path: str, target: str, own: frozenset[str]) -> bool:
     if target.startswith("/"):
         parts = posixpath.normpath(target).lstrip("/").split("/")
         if parts[0] == "proc":
-            return not _OF_A_PROCESS.isdisjoint(parts[2:3])
+            return not _OF_A_PROCESS.isdisjoint(parts[2:])  # of its threads, too
         return parts[0] in HUBS_FOLDERS - own
     depth = path.count("/")
     for part in target.split("/"):
