@@ -1,5 +1,7 @@
 """Tells an uploader why the packer refused: the hub itself would answer a bare 500.
 
+And has what opens a flist for anybody wait for its turn.
+
 The hub's config.py imports this, when Flask is there already (0-hub: src/flist-uploader.py). What
 zflist puts out and is no JSON ends a request with json's error (src/hub/flist.py, execute); the
 error holds the text, which here is the packer's sentence (packer.py, front.py).
@@ -11,11 +13,16 @@ import html
 import importlib
 import json
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 REFUSED = "packer: refused: "
 _SAID = ("packer: ", "the packer ")
 _BAD_REQUEST, _ERROR = 400, 500
+# What opens a flist (src/flist-uploader.py: api_contents, api_flist_md), without a token.
+_OPENING = ("contents", "allmetadata")
+OPENED_AT_ONCE = 4
 
 
 def answer(error: BaseException) -> tuple[dict[str, str], int] | None:
@@ -58,6 +65,28 @@ def tell_page(flists: Any) -> None:
     flists.create = create
 
 
+def take_turns(flists: Any) -> None:
+    """Have few flists opened at a time, whoever asks.
+
+    flists: the class HubPublicFlist. Each takes a process here (front.py: 5 MB) and two in the
+    packer; as many as clients may have connections would take the hub's memory, and the packer's
+    from an upload. A thread that waits takes next to none.
+    """
+    slots = threading.BoundedSemaphore(OPENED_AT_ONCE)
+
+    def in_turn(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(self: Any) -> Any:
+            with slots:
+                return method(self)
+
+        return call
+
+    for name in _OPENING:
+        if hasattr(flists, name):
+            setattr(flists, name, in_turn(getattr(flists, name)))
+
+
 if "flask" in sys.modules:
     tell_clients(sys.modules["flask"].Flask)
-    tell_page(importlib.import_module("hub.flist").HubPublicFlist)
+    for prepare in (tell_page, take_turns):
+        prepare(importlib.import_module("hub.flist").HubPublicFlist)

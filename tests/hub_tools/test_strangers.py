@@ -8,6 +8,7 @@ import posixpath
 import socket
 import subprocess
 import tarfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -454,6 +455,42 @@ def test_the_upload_page_shows_the_reason_and_ends() -> None:
         with pytest.raises(type(error)):
             Flists(error).create("x")
         assert raw.told == told
+
+
+@pytest.mark.parametrize("method", ["contents", "allmetadata"])
+def test_whoever_asks_few_flists_are_opened_at_a_time_and_all_in_the_end(method: str) -> None:
+    lock, began, end = threading.Lock(), threading.Semaphore(0), threading.Event()
+    now, most, failed = [0], [0], []
+
+    def opened(self: object) -> object:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        began.release()
+        end.wait(20)
+        with lock:
+            now[0] -= 1
+        raise _hubs_error("packer: refused: it is no flist")
+
+    flists = type("Flists", (), {method: opened})
+    refusals.take_turns(flists)
+
+    def ask() -> None:
+        try:
+            getattr(flists(), method)()
+        except json.JSONDecodeError:
+            failed.append(1)
+
+    clients = [threading.Thread(target=ask) for _ in range(50)]
+    for client in clients:
+        client.start()
+    for _ in range(refusals.OPENED_AT_ONCE):
+        assert began.acquire(timeout=20)
+    assert not began.acquire(timeout=0.3)
+    end.set()
+    for client in clients:
+        client.join(20)
+    assert (most[0], len(failed)) == (refusals.OPENED_AT_ONCE, 50)
 
 
 def test_it_installs_itself_where_flask_is_and_nowhere_else() -> None:
