@@ -31,7 +31,7 @@ PROGRAM = (
     *("components/", "gate/", "hub_tools/", "sync/"),
 )
 # Not somebody's mirror: tried out or copied, never deployed.
-SANDBOX = "sandbox"
+NOBODYS = ("sandbox", "example-records", "example-wildcard")
 EXAMPLE = "example-"
 # Only a host that is named can be reached from here: a socket would be the runner's own.
 REMOTE = "ssh://"
@@ -75,7 +75,7 @@ def deployed() -> list[str]:
 def _stacks() -> list[str]:
     names = (path.name.removeprefix("Pulumi.") for path in STACKS.glob("Pulumi.*.yaml"))
     stacks = sorted(name.removesuffix(".yaml") for name in names)
-    return [name for name in stacks if name != SANDBOX and not name.startswith(EXAMPLE)]
+    return [name for name in stacks if name not in NOBODYS]
 
 
 def _reached(stacks: list[str]) -> list[str]:
@@ -90,6 +90,8 @@ def _reached(stacks: list[str]) -> list[str]:
 
 def _left_out(stack: str) -> str:
     """Return why a stack cannot be reached from here, nothing where it can."""
+    if stack.startswith(EXAMPLE):
+        return f"its name begins with {EXAMPLE}, as that of nobody's stack does; give it another"
     try:
         docker = host_of(stack).get("docker")
     except StackFileError:
@@ -113,9 +115,11 @@ def host_of(stack: str) -> dict[str, Any]:
         host = config.get(f"{PROJECT}:host") or {}
         # `pulumi config set host '{…}'` writes a text.
         return dict(yaml.safe_load(host) if isinstance(host, str) else host)
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, OSError) as error:
         problem = " ".join(str(error).split())
         raise StackFileError(f"{path}: no stack file of Pulumi: {problem}") from error
+    except RecursionError as error:
+        raise StackFileError(f"{path}: no stack file of Pulumi: nested too deep") from error
 
 
 def _full(key: str) -> str:
@@ -128,8 +132,9 @@ def _full(key: str) -> str:
 def changed_since(base: str) -> list[str]:
     """Return the paths that differ from `base`; an unknown base (first push) means all of them."""
     known = _run("git", "cat-file", "-e", f"{base}^{{commit}}", check=False).returncode == 0
-    command = ("diff", "--name-only", base, "HEAD") if known else ("ls-files",)
-    return _run("git", *command).stdout.splitlines()
+    # Of a file that moved both names count; a name that is not ASCII is not quoted.
+    diff = ("diff", "--name-only", "--no-renames", "-z", base, "HEAD")
+    return _run("git", *(diff if known else ("ls-files", "-z"))).stdout.split("\0")
 
 
 def affected(paths: list[str]) -> list[str]:

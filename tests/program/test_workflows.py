@@ -275,17 +275,46 @@ def test_a_stack_is_seen_however_pulumi_lets_its_host_be_written(
     assert script.deployed() == ["bare"]
 
 
-@pytest.mark.parametrize("text", ["config: [", "config: {host: 7}\n", "- a\n", "config: x\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("config: [", "config: {host: 7}\n", "- a\n", "config: x\n", "\0", "config: {1: 2}\n"),
+        "[" * 5000,
+        "config: {host: '" + "[" * 5000 + "'}\n",
+    ],
+)
 def test_a_stack_file_that_cannot_be_read_keeps_none_of_the_others_back(
     runner: Runner, text: str
 ) -> None:
     # Not left out: its own preview and `up` fail, and say why.
     (runner.folder / "stacks" / "Pulumi.broken.yaml").write_text(text)
+    broken_is_its_own_fault(runner)
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+def test_what_is_no_file_keeps_none_of_the_others_back(runner: Runner, kind: str) -> None:
+    path = runner.folder / "stacks" / "Pulumi.broken.yaml"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    broken_is_its_own_fault(runner)
+
+
+def broken_is_its_own_fault(runner: Runner) -> None:
     assert json.loads(runner.run("all")) == ["berlin", "broken", "ghent"]
     runner.run("connect", "broken")
     assert runner.code == 1
     assert "Pulumi.broken.yaml: no stack file of Pulumi" in runner.errors
     assert "Traceback" not in runner.errors
+
+
+def test_a_stack_that_is_named_like_an_example_is_left_out_by_name(runner: Runner) -> None:
+    (runner.folder / "stacks" / "Pulumi.example-grid-com.yaml").write_text(REMOTE)
+    assert json.loads(runner.run("all")) == ["berlin", "ghent"]
+    assert "stack example-grid-com is left out: its name begins with example-" in runner.errors
+    shipped = {path.name for path in (PROJECT / "stacks").glob("Pulumi.*.yaml")}
+    assert shipped == {f"Pulumi.{name}.yaml" for name in load().NOBODYS}
 
 
 @pytest.mark.parametrize(
@@ -346,6 +375,25 @@ def test_a_change_touches_the_stacks_it_is_about(runner: Runner) -> None:
     runner.git("add", "components")
     runner.git("commit", "--quiet", "-m", "third")
     assert json.loads(runner.run("affected", second)) == ["berlin", "ghent"]
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [("hub.py", "tests/hub.py"), ("größe.j2", "components/größe.txt"), ("ü b.py", "docs/u.md")],
+)
+def test_a_file_of_the_program_that_moves_touches_every_stack(
+    runner: Runner, name: str, moved: str
+) -> None:
+    runner.git("init", "--quiet", ".")
+    (runner.folder / "components").mkdir()
+    (runner.folder / "components" / name).write_text("a = 1\nb = 2\nc = 3\n")
+    runner.git("add", "stacks", "components")
+    runner.git("commit", "--quiet", "-m", "first")
+    first = runner.git("rev-parse", "HEAD")
+    (runner.folder / moved).parent.mkdir(exist_ok=True)
+    runner.git("mv", f"components/{name}", moved)
+    runner.git("commit", "--quiet", "-m", "second")
+    assert json.loads(runner.run("affected", first)) == ["berlin", "ghent"]
 
 
 def test_a_first_push_whose_base_is_unknown_touches_what_is_there(runner: Runner) -> None:
