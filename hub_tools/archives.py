@@ -19,6 +19,7 @@ import stat
 import sys
 import tarfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -116,27 +117,38 @@ def check_upload(folder: str) -> None:
 def _look(folder: str, own: frozenset[str]) -> None:
     inodes: dict[tuple[int, int], _Inode] = {}
     follower = _Follower(folder, own)
+    disk, size = os.statvfs(folder), 0
+    for path, status in _entries(folder):
+        mode = status.st_mode
+        if path in READMES and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise RefusedError(f"{shown(path)} is no file but a link, device or FIFO")
+        if stat.S_ISLNK(mode):
+            target = os.readlink(f"{folder}/{path}")  # noqa: PTH115 - as it is, `a//b` too
+            if leads_out(path, target, own) or follower.leads_out(path):
+                raise RefusedError(f"{shown(path)} is a link to {shown(target)}")
+        elif stat.S_ISREG(mode):
+            size += status.st_size
+        if not stat.S_ISDIR(mode) and status.st_nlink > 1:
+            key = (status.st_dev, status.st_ino)
+            inodes.setdefault(key, _Inode(path, status.st_nlink)).met += 1
+    for inode in inodes.values():
+        if inode.met < inode.names:
+            raise RefusedError(f"{shown(inode.name)} is a hard link to a file outside of it")
+    if size > disk.f_blocks * disk.f_frsize:
+        # Holes: zflist would read them for days.
+        raise RefusedError("its files say that they are larger than the whole disk")
+
+
+def _entries(folder: str) -> Iterator[tuple[str, os.stat_result]]:
     waiting = [""]  # not by recursion: a tree may be deeper than Python's
     while waiting:
         inside = waiting.pop()
         with os.scandir(f"{folder}/{inside}") as entries:
             for entry in entries:
                 path, status = inside + entry.name, entry.stat(follow_symlinks=False)
-                mode = status.st_mode
-                if path in READMES and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                    raise RefusedError(f"{shown(path)} is no file but a link, device or FIFO")
-                if stat.S_ISLNK(mode):
-                    target = os.readlink(entry.path)  # noqa: PTH115 - as it is, `a//b` too
-                    if leads_out(path, target, own) or follower.leads_out(path):
-                        raise RefusedError(f"{shown(path)} is a link to {shown(target)}")
-                if stat.S_ISDIR(mode):
+                if stat.S_ISDIR(status.st_mode):
                     waiting.append(f"{path}/")
-                elif status.st_nlink > 1:
-                    key = (status.st_dev, status.st_ino)
-                    inodes.setdefault(key, _Inode(path, status.st_nlink)).met += 1
-    for inode in inodes.values():
-        if inode.met < inode.names:
-            raise RefusedError(f"{shown(inode.name)} is a hard link to a file outside of it")
+                yield path, status
 
 
 def leads_out(path: str, target: str, own: frozenset[str]) -> bool:

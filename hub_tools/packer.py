@@ -32,7 +32,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -48,6 +48,8 @@ REFUSED = archives.REFUSED
 ENDED = 70  # EX_SOFTWARE
 PARALLEL = 2
 _POLL_SECONDS = 0.5
+_LEAST_INODES = 10_000
+_FULL = "unpacked, the upload does not fit on the mirror's disk"
 _REASON = 300
 # GNU tar takes the start of such a name away and goes on (tar: src/names.c, safer_name_suffix).
 _OF_TAR = re.compile(r"^\S*\btar: ")
@@ -77,7 +79,8 @@ class Config:
 
     workdir: the hub's. area: the packer's own folder for what is unpacked. uid: the hub's.
     backend: JSON of 0-db with its password, for zflist; None: nothing is packed. tools: name to
-    absolute path. users: where the hub publishes.
+    absolute path. users: where the hub publishes. floor_bytes: what an upload leaves free of the
+    disk, which is the whole mirror's; as the jobs' freeSpaceFloorBytes.
     """
 
     socket: Path
@@ -87,6 +90,7 @@ class Config:
     backend: str | None = field(repr=False)
     tools: dict[str, str]
     users: Path = Path("/public/users")
+    floor_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -148,11 +152,19 @@ class Packer:
             with self._opened(name, self._config.workdir, os.O_NOFOLLOW) as archive:
                 useless = folder = Path(tempfile.mkdtemp(dir=self._config.area))
                 command = [self._config.tools["tar"], "-xpf", _path_of(archive), "-C", str(folder)]
+                status, full = ENDED, False
                 with said(request.errors) as heard:
                     telling = replace(request, errors=heard.pipe)
-                    status = self._run(telling, command, caller, rights=True, keep=(archive,))
+                    try:
+                        status = self._run(
+                            telling, command, caller, rights=True, keep=(archive,), grows=True
+                        )
+                    except EndedError:
+                        full = self._is_full()
+                        if not full:
+                            raise
             # 0-hub goes on whatever tar says: what is refused is not packed, see _pack.
-            refusal = _refusal(status, heard.words, folder)
+            refusal = _FULL if full else _refusal(status, heard.words, folder)
             useless = self._exchange(workspace, refusal or folder)
             if refusal is None:
                 return status
@@ -280,10 +292,12 @@ class Packer:
         rights: bool = False,
         keep: tuple[int, ...] = (),
         kib: str = _UNLIMITED,
+        grows: bool = False,
     ) -> int:
         """Run a command: with the packer's rights and 0-db's password, or as the hub's uid.
 
-        keep: descriptors that it inherits. kib: the memory that it may have.
+        keep: descriptors that it inherits. kib: the memory that it may have. grows: it ends when it
+        has filled the disk.
         """
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         environment |= {
@@ -307,10 +321,16 @@ class Packer:
             extra_groups=None if uid is None else [],
             pass_fds=keep,
         ) as process:
-            status = _status(process, caller, uid)
+            status = _status(process, caller, uid, self._is_full if grows else None)
         if status < 0:
             raise EndedError(f"{request.tool} was ended by {signal.Signals(-status).name}")
         return status
+
+    def _is_full(self) -> bool:
+        disk = os.statvfs(self._config.area)
+        # Some file systems have inodes without a number to them.
+        no_names = disk.f_files > 0 and disk.f_favail < _LEAST_INODES
+        return no_names or disk.f_bavail * disk.f_frsize < self._config.floor_bytes
 
 
 _SOURCE = Path(archives.__file__).read_text()
@@ -336,13 +356,18 @@ def _refusal(status: int, words: str, folder: Path) -> str | None:
     return None if outside is None else f"the upload reaches outside of itself: {outside}"
 
 
-def _status(process: subprocess.Popen[bytes], caller: socket.socket, uid: int | None) -> int:
-    """Wait for the end of a process of `uid`; end it when the caller goes away."""
+def _status(
+    process: subprocess.Popen[bytes],
+    caller: socket.socket,
+    uid: int | None,
+    enough: Callable[[], bool] | None,
+) -> int:
+    """Wait for the end of a process of `uid`; end it when the caller goes away, or at `enough`."""
     while True:
         try:
             return process.wait(timeout=_POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            if _gone(caller):
+            if _gone(caller) or (enough is not None and enough()):
                 _end(process, uid)
 
 

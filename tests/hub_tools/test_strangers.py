@@ -8,6 +8,7 @@ import posixpath
 import socket
 import subprocess
 import tarfile
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,80 @@ def test_a_relative_link_leaves_if_any_step_of_it_does(place_: list[str], parts:
     ]
     left = any(not f"{step}/".startswith("/top/") for step in steps)
     assert archives.leads_out(path, target, frozenset()) == left
+
+
+def holes(size: int, *, names: int = 1) -> bytes:
+    """Return an archive with a file of holes alone, as `tar --sparse` makes it, of some KB."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(names):
+            path = Path(folder) / f"holes{number}"
+            if number == 0:
+                path.touch()
+                os.truncate(path, size)
+            else:
+                path.hardlink_to(Path(folder) / "holes0")
+        command = ["tar", "--sparse", "-czf", "-", "-C", folder, "."]
+        return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def refused(place: Place, archive: bytes) -> str:
+    """Return the reason that an uploader hears."""
+    upload = place.config.workdir / "upload.tar.gz"
+    upload.write_bytes(archive)
+    assert (
+        place.call("tar", "-xpf", str(upload), "-C", str(place.workspace)).returncode
+        == packer.REFUSED
+    )
+    packed = place.call("zflist", "putdir", str(place.workspace), "/")
+    assert packed.returncode == packer.REFUSED
+    assert "uid " not in packed.stdout, "zflist was not started"
+    assert list(place.config.area.iterdir()) == []
+    assert not upload.exists()
+    told = refusals.answer(_hubs_error(packed.stdout))
+    assert told
+    return told[0]["message"]
+
+
+@pytest.mark.parametrize("names", [1, 7])
+def test_an_upload_of_holes_does_not_keep_the_packer_for_days(place: Place, names: int) -> None:
+    disk = os.statvfs(place.config.area)
+    size = disk.f_blocks * disk.f_frsize // names + (1 << 20)
+    assert "larger than the whole disk" in refused(place, holes(size, names=names))
+
+
+def test_an_upload_that_unfolds_past_the_floor_of_the_disk_is_ended(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some KB of gzip are as many MB: until the floor is passed, and no further."""
+    disk = os.statvfs(place.config.area)
+    few = replace(place.config, floor_bytes=disk.f_bavail * disk.f_frsize - (256 << 20))
+    monkeypatch.setattr(packer, "_POLL_SECONDS", 0.01)
+    packing = packer.Packer(few)
+    archive = place.config.workdir / "upload.tar.gz"
+    with archive.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as gz:
+        info = member("zeros")
+        info.size = 2 << 30
+        gz.write(info.tobuf())
+        for _ in range(2048):
+            gz.write(bytes(1 << 20))
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Path(os.devnull).open("wb") as null:
+        request = packer.Request(
+            "tar",
+            ["-xpf", str(archive), "-C", str(place.workspace)],
+            {},
+            null.fileno(),
+            null.fileno(),
+        )
+        with pytest.raises(packer.RefusedError, match="does not fit"):
+            packing.carry_out(request, theirs)
+        with pytest.raises(packer.RefusedError, match="does not fit"):
+            packing.carry_out(
+                replace(request, tool="zflist", arguments=["putdir", str(place.workspace), "/"]),
+                theirs,
+            )
+    assert list(place.config.area.iterdir()) == []
+    assert not archive.exists()
 
 
 def test_a_tool_that_talks_without_end_holds_nobody(place: Place) -> None:
