@@ -31,6 +31,9 @@ _WAITING: Final = 32
 _WAITING_PER_CLIENT: Final = 8
 # With those on their way (gate/media.py) in what capacity.py has for a gate without clients.
 _SHELF_BYTES: Final = 44 << 20
+# The hub says nothing while an upload is unpacked and packed, and then its answer.
+_THINKING_SECONDS: Final = 300
+_PACKING_SECONDS: Final = 6 * 3600
 _SOURCES: Final = Path(__file__).parent.parent / "gate"
 _PACKAGES: Final = "/opt/gridhub"
 _PROBE: Final = (
@@ -73,6 +76,7 @@ def gate_config(settings: Settings) -> str:
         "connections": connections(settings),
         "connections_per_address": connections_per_address(settings),
         "health_port": HEALTH_PORT,
+        "silent_seconds": _PACKING_SECONDS if settings.writable else _THINKING_SECONDS,
     }
     if settings.bootstrap.enabled:
         config["media"] = {
