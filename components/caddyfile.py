@@ -10,8 +10,9 @@ from components.naming import Stack
 HTTP_PORT: Final = 80
 HTTPS_PORT: Final = 443
 METRICS_PORT: Final = 9180
-# The gate's, for boot media.
+# The gate's, for boot media, and for the hub's lists of all there is.
 MEDIA_PORT: Final = 8090
+LISTINGS_PORT: Final = 8091
 LOG_MOUNT: Final = "/log"
 _TEMPLATE: Final = Path(__file__).with_name("Caddyfile.j2")
 _AUTHORITIES: Final = {
@@ -40,4 +41,5 @@ def caddyfile(stack: Stack) -> str:
         https_port=HTTPS_PORT,
         metrics_port=METRICS_PORT,
         media_port=MEDIA_PORT,
+        listings_port=LISTINGS_PORT,
     )

@@ -9,8 +9,14 @@ from typing import Any, Final
 
 import pulumi
 
-from components import bootstrap
-from components.caddyfile import HTTP_PORT, HTTPS_PORT, MEDIA_PORT, METRICS_PORT
+from components import bootstrap, hub
+from components.caddyfile import (
+    HTTP_PORT,
+    HTTPS_PORT,
+    LISTINGS_PORT,
+    MEDIA_PORT,
+    METRICS_PORT,
+)
 from components.container import PYTHON, ContainerConfig, Mount, PublishedPort, declare, digest
 from components.host import Placement
 from components.host_files import HostFile, write_files
@@ -29,8 +35,8 @@ _SYSCTLS: Final = {
 # Boot media that wait to be built: two at a time, some 8 s each, make two minutes of the last.
 _WAITING: Final = 32
 _WAITING_PER_CLIENT: Final = 8
-# With those on their way (gate/media.py) in what capacity.py has for a gate without clients.
-_SHELF_BYTES: Final = 44 << 20
+# With what is on its way (gate/media.py, listings.py) in what capacity.py has for no clients.
+_SHELF_BYTES: Final = 32 << 20
 # The hub says nothing while an upload is unpacked and packed, and then its answer.
 _THINKING_SECONDS: Final = 300
 _PACKING_SECONDS: Final = 6 * 3600
@@ -76,6 +82,7 @@ def gate_config(settings: Settings) -> str:
         "connections": connections(settings),
         "connections_per_address": connections_per_address(settings),
         "health_port": HEALTH_PORT,
+        "listings": {"port": LISTINGS_PORT, "hub": "hub", "hub_port": hub.PORT},
         "silent_seconds": _PACKING_SECONDS if settings.writable else _THINKING_SECONDS,
     }
     if settings.bootstrap.enabled:

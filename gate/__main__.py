@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from gate.builds import Builds, Shelf
 from gate.ledger import Ledger, holder
-from gate.media import Bootstrap, Media
+from gate.listings import Hub, Listings
+from gate.media import Bootstrap, Media, Service
 from gate.relay import Client, Patience
 from gate.upstream import Caddy
 
@@ -44,6 +45,15 @@ class MediaConfig:
 
 
 @dataclass(frozen=True)
+class ListingsConfig:
+    """Where Caddy asks for the hub's lists, and who makes them."""
+
+    port: int
+    hub: str
+    hub_port: int
+
+
+@dataclass(frozen=True)
 class Config:
     """What the gate serves. lines: own port to Caddy's. ask_port: of Caddy's own site.
 
@@ -59,14 +69,20 @@ class Config:
     health_port: int
     silent_seconds: float = Patience.silent
     media: MediaConfig | None = None
+    listings: ListingsConfig | None = None
 
     @classmethod
     def parse(cls, text: str) -> Config:
         """Return the configuration that a JSON object says."""
         fields: dict[str, Any] = json.loads(text)
         lines = {int(own): int(port) for own, port in fields.pop("lines").items()}
-        media = fields.pop("media", None)
-        return cls(lines=lines, media=MediaConfig(**media) if media else None, **fields)
+        media, listings = fields.pop("media", None), fields.pop("listings", None)
+        return cls(
+            lines=lines,
+            media=MediaConfig(**media) if media else None,
+            listings=ListingsConfig(**listings) if listings else None,
+            **fields,
+        )
 
 
 class Gate:
@@ -86,9 +102,10 @@ class Gate:
         servers = [await self._listen(own, port) for own, port in self.config.lines.items()]
         if self.config.media and self.builds:
             media = Media(self.builds, self.config.media.modes, self._known)
-            servers.append(
-                await asyncio.start_server(media.serve, sock=_listener(self.config.media.port))
-            )
+            servers.append(await _serving(media, self.config.media.port))
+        if (told := self.config.listings) is not None:
+            listings = Listings(Hub(told.hub, told.hub_port))
+            servers.append(await _serving(listings, told.port))
         health = await asyncio.start_server(self._tell, "127.0.0.1", self.config.health_port)
         self.listening = True
         await stop.wait()
@@ -151,6 +168,10 @@ def _builds(config: MediaConfig) -> Builds:
         per_client=config.waiting_per_client,
         shelf=Shelf(config.shelf_bytes),
     )
+
+
+async def _serving(service: Service, port: int) -> asyncio.Server:
+    return await asyncio.start_server(service.serve, sock=_listener(port))
 
 
 def _listener(port: int) -> socket.socket:

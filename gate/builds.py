@@ -30,11 +30,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Medium:
-    """An answer: status, the headers that describe the body, the body."""
+    """An answer: status, the headers that describe the body, the body.
+
+    plain_bytes: what the body unfolds to, where zlib packed it; None: it is as it is.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    plain_bytes: int | None = None
 
 
 class BusyError(Exception):
@@ -117,7 +121,8 @@ class Shelf:
 class Builds:
     """Builds what is ordered: each once, `at_once` at a time, `most_waiting` in turn.
 
-    per_client: how many of those one client may have, where it is known who it is.
+    per_client: how many of those one client may have, where it is known who it is. joins_begun:
+    whether who asks may have what was begun before; else it has the next.
     """
 
     def __init__(
@@ -128,8 +133,9 @@ class Builds:
         most_waiting: int,
         per_client: int,
         shelf: Shelf,
+        joins_begun: bool = True,
     ) -> None:
-        self._build = build
+        self._build, self._joins_begun = build, joins_begun
         self.at_once, self.most_waiting, self.per_client = at_once, most_waiting, per_client
         self.shelf = shelf
         self.running = self.built = 0
@@ -164,7 +170,10 @@ class Builds:
 
     def _start(self) -> None:
         while self.running < self.at_once and len(self.turns):
-            task = asyncio.create_task(self._run(self.turns.take()))
+            build = self.turns.take()
+            if not self._joins_begun:
+                del self._builds[build.order]
+            task = asyncio.create_task(self._run(build))
             self.running += 1
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -177,6 +186,7 @@ class Builds:
             build.done.set_result(medium)
         finally:
             build.done.cancel()
-            del self._builds[build.order]
+            if self._builds.get(build.order) is build:
+                del self._builds[build.order]
             self.running -= 1
             self._start()

@@ -140,3 +140,16 @@ def test_a_setting_and_the_writable_modes_open_flists() -> None:
         assert not opens("/api/flist/tf-zos/zos.flist", text)
         assert "@inspects" not in text
         assert "handle @climbs" in text
+
+
+def test_lists_of_all_there_is_are_asked_of_the_gate() -> None:
+    for head, path in (
+        ("https://hub.gridhub.test", "/api/fileslist"),
+        ("https://hub.gridhub.test", "/api/flist"),
+        ("http://hub.gridhub.test", "/api/flist"),
+    ):
+        found = re.search(
+            rf"@(\w+) {{\s*method GET HEAD\s*path [^\n]*{path}[ \n]", site(EDGE, head)
+        )
+        assert found
+        assert f"handle @{found[1]} {{\n\t\treverse_proxy gate:8091\n" in site(EDGE, head)
