@@ -37,9 +37,6 @@ _WAITING: Final = 32
 _WAITING_PER_CLIENT: Final = 8
 # With what is on its way (gate/media.py, listings.py) in what capacity.py has for no clients.
 _SHELF_BYTES: Final = 32 << 20
-# The hub says nothing while an upload is unpacked and packed, and then its answer.
-_THINKING_SECONDS: Final = 300
-_PACKING_SECONDS: Final = 6 * 3600
 _SOURCES: Final = Path(__file__).parent.parent / "gate"
 _PACKAGES: Final = "/opt/gridhub"
 _PROBE: Final = (
@@ -83,7 +80,6 @@ def gate_config(settings: Settings) -> str:
         "connections_per_address": connections_per_address(settings),
         "health_port": HEALTH_PORT,
         "listings": {"port": LISTINGS_PORT, "hub": "hub", "hub_port": hub.PORT},
-        "silent_seconds": _PACKING_SECONDS if settings.writable else _THINKING_SECONDS,
     }
     if settings.bootstrap.enabled:
         config["media"] = {

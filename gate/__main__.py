@@ -57,8 +57,7 @@ class ListingsConfig:
 class Config:
     """What the gate serves. lines: own port to Caddy's. ask_port: of Caddy's own site.
 
-    connections: of all clients, and of each. silent_seconds: gate/relay.py. health_port: on the
-    loopback, for the probe.
+    connections: of all clients, and of each. health_port: on the loopback, for the probe.
     """
 
     caddy: str
@@ -67,7 +66,6 @@ class Config:
     connections: int
     connections_per_address: int
     health_port: int
-    silent_seconds: float = Patience.silent
     media: MediaConfig | None = None
     listings: ListingsConfig | None = None
 
@@ -209,7 +207,7 @@ async def main() -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Gate(config, shared, Patience(silent=config.silent_seconds)).serve(stop)
+    await Gate(config, shared, Patience()).serve(stop)
 
 
 if __name__ == "__main__":

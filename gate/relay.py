@@ -23,12 +23,13 @@ class Patience:
     """How long a client may take, in seconds; least_bytes: what it must take in `window`.
 
     opening: to its first whole record of TLS or head of HTTP (Caddy has time-outs of its own for
-    what follows). silent: with nothing passing in either direction, be it that Caddy thinks.
+    what follows). silent: with nothing passing in either direction: Caddy ends what idles in two
+    minutes, but the hub is silent while it unpacks and packs an upload, and then it answers.
     lingering: to close, after Caddy has.
     """
 
     opening: float = 10.0
-    silent: float = 300.0
+    silent: float = 3600.0
     window: float = 30.0
     least_bytes: int = 15_000
     lingering: float = 5.0

@@ -219,6 +219,11 @@ def test_what_caddy_does_not_read_does_not_pile_up_in_the_gate(
     asyncio.run(run())
 
 
+def test_an_uploader_is_not_cut_off_while_the_hub_packs() -> None:
+    """Five minutes were less than a large upload takes to be unpacked and packed."""
+    assert Patience().silent >= 3600
+
+
 def test_an_answer_is_whole_although_caddy_ends_and_the_client_goes_on_sending() -> None:
     async def run() -> None:
         async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

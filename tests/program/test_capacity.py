@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.gate import gate_config
 from components.settings import Settings, SettingsError, parse
 from components.settings.capacity import (
     builds_at_once,
@@ -39,14 +38,6 @@ def test_the_sandboxs_small_limits_of_the_release_before_are_taken() -> None:
     told = json.loads(text.partition("=")[2])
     assert 100 <= told["connections_per_address"] <= told["connections"] < 4000
     assert told["media"]["builds"] == 1
-
-
-@pytest.mark.parametrize(
-    ("mode", "least", "most"), [("mirror", 60, 300), ("detached", 3600, 86400)]
-)
-def test_an_uploader_is_not_cut_off_while_the_hub_packs(mode: str, least: int, most: int) -> None:
-    given = {} if mode == "mirror" else {"mode": mode}
-    assert least <= json.loads(gate_config(settings_of(**given)))["silent_seconds"] <= most
 
 
 @settings(deadline=None, max_examples=50)
