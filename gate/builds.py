@@ -75,6 +75,11 @@ class _Turns:
             self.by_client[client] = own
         return build
 
+    def newest_of_most(self) -> _Build | None:
+        """Return what the client with the most builds asked for last."""
+        own = max(self.by_client.values(), key=len, default=None)
+        return own[-1] if own else None
+
     def drop(self, build: _Build) -> bool:
         """Remove a build that waits; False where it does not."""
         own = self.by_client.get(build.client, deque())
@@ -159,14 +164,25 @@ class Builds:
                 del self._builds[order]
 
     def _begun(self, order: Order, client: str) -> _Build:
-        too_many = client != "" and self.turns.of(client) >= self.per_client
-        if self.running >= self.at_once and (too_many or len(self.turns) >= self.most_waiting):
-            raise BusyError
+        if self.running >= self.at_once:
+            if client != "" and self.turns.of(client) >= self.per_client:
+                raise BusyError
+            if len(self.turns) >= self.most_waiting:
+                self._make_room(client)
         build = _Build(order, client, asyncio.get_running_loop().create_future())
         self._builds[order] = build
         self.turns.add(build)
         self._start()
         return build
+
+    def _make_room(self, client: str) -> None:
+        """Take the last of who has most; a few clients with many must not shut out the others."""
+        last = self.turns.newest_of_most()
+        if last is None or self.turns.of(last.client) <= self.turns.of(client) + 1:
+            raise BusyError
+        self.turns.drop(last)
+        del self._builds[last.order]
+        last.done.set_exception(BusyError())
 
     def _start(self) -> None:
         while self.running < self.at_once and len(self.turns):

@@ -113,6 +113,29 @@ def test_one_client_with_many_holds_up_nobody() -> None:
     asyncio.run(run())
 
 
+def test_a_few_clients_with_a_full_queue_shut_out_nobody() -> None:
+    async def run() -> None:
+        shop = Workshop()
+        builds = shop.builds(at_once=1, waiting=32, per_client=8)
+        rude = [asked(builds, f"rude-{n}", f"rude-{n % 4}") for n in range(33)]
+        await settled()
+        assert not any(task.done() for task in rude)
+        polite = [asked(builds, f"polite-{n}", f"polite-{n}") for n in range(20)]
+        await settled()
+        assert not any(task.done() for task in polite)
+        told = [task for task in rude if task.done()]
+        assert len(told) == 20
+        assert all(isinstance(task.exception(), BusyError) for task in told)
+        assert {builds.turns.of(f"rude-{n}") for n in range(4)} == {3}
+        equal = asked(builds, "rude-more", "rude-1")
+        await settled()
+        assert isinstance(equal.exception(), BusyError)
+        for task in (*rude, *polite):
+            task.cancel()
+
+    asyncio.run(run())
+
+
 def test_who_may_be_anybody_shares_the_whole_queue() -> None:
     async def run() -> None:
         builds = Workshop().builds(at_once=1, waiting=10, per_client=1)
