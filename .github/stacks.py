@@ -16,6 +16,7 @@ a preview that failed still writes its text first.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -221,7 +222,9 @@ def _fenced(text: str) -> str:
     shown = text.strip()
     if len(shown) > LONGEST_TEXT:
         shown = f"{shown[:LONGEST_TEXT]}\n… cut; the whole is in the job's log"
-    # A fence longer than any in the text, so that nothing in it can end it.
+    # A fence longer than any in the text, so that nothing in it can end it; one that is no fence of
+    # anybody's is cut, or ours would be too long for a comment.
+    shown = re.sub("`{100,}", "`" * 100, shown)
     fence = "```"
     while fence in shown:
         fence += "`"

@@ -422,13 +422,17 @@ def test_a_failed_preview_is_told_and_fails_its_job(runner: Runner) -> None:
     assert "**failed**" in (runner.folder / "out.md").read_text()
 
 
-def test_a_long_preview_is_cut_to_what_a_comment_holds(runner: Runner) -> None:
-    runner.says.write_text("x" * 200_000)
+@pytest.mark.parametrize("kind", ["x", "`", "x`", "````\n"])
+def test_a_long_preview_is_cut_to_what_a_comment_holds(runner: Runner, kind: str) -> None:
+    runner.says.write_text(kind * 200_000)
     log = runner.run("preview", "berlin", "out.md")
     text = (runner.folder / "out.md").read_text()
     assert len(text) < 65_536
     assert "the whole is in the job's log" in text
-    assert "x" * 200_000 in log
+    assert kind * 200_000 in log
+    fence = re.search("^`+(?=diff$)", text, re.MULTILINE)
+    assert fence
+    assert text.count(f"\n{fence[0]}") == 2
 
 
 def test_each_stack_has_one_comment_that_is_updated(runner: Runner) -> None:
