@@ -16,6 +16,9 @@ _CLIENT_KB: Final = {"gate": 100, "caddy": 200, "hub": 130, "bootstrap": 130}
 BUILD_MB: Final = 150
 # Threads of hub and bootstrap that are no client's, compilers among them.
 _OWN_PROCESSES: Final = 64
+# The packer itself, and four flists that are opened at a time: 16 and 15 MB each, and what zflist
+# and an upload take beside them.
+LEAST_PACKER_MB: Final = 128
 # Below this, a farm that boots behind one address has too few.
 LEAST_CONNECTIONS: Final = 100
 _MOST_CONNECTIONS: Final = 4000

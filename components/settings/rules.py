@@ -13,7 +13,12 @@ from urllib.parse import urlsplit
 
 from pydantic.alias_generators import to_camel
 
-from components.settings.capacity import LEAST_CONNECTIONS, asked_for, clients_that_fit
+from components.settings.capacity import (
+    LEAST_CONNECTIONS,
+    LEAST_PACKER_MB,
+    asked_for,
+    clients_that_fit,
+)
 from components.settings.limits import LimitSettings
 from components.settings.model import (
     AcmeSettings,
@@ -300,6 +305,14 @@ def _clients_fit(edge: EdgeSettings, limits: LimitSettings, bootstrap: Bootstrap
     if total is not None and one is not None and one > total:
         reason = f"is more than edge.connections, {total}"
         yield "edge.connectionsPerAddress", reason, "lower it"
+
+
+@_rule
+def _packer_has_memory(mode: Mode, hub: HubSettings, limits: LimitSettings) -> Found:
+    given = limits.packer.memory_mb
+    if (mode != "mirror" or hub.inspection) and given < LEAST_PACKER_MB:
+        reason = f"{given} MB hold no four flists that are opened at a time"
+        yield "limits.packer.memoryMb", reason, f"give {LEAST_PACKER_MB} or more"
 
 
 @_rule

@@ -177,6 +177,14 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"limits": {"hub": {"processes": 128}}},
         {"limits.hub.processes"},
     ),
+    "no room for flists that are opened": (
+        {"limits": {"packer": {"memoryMb": 64}}, "hub": {"inspection": True}},
+        {"limits.packer.memoryMb"},
+    ),
+    "no room for uploads": (
+        {"limits": {"packer": {"memoryMb": 127}}, "mode": "detached"},
+        {"limits.packer.memoryMb"},
+    ),
     "no room for what is built": (
         {"limits": {"bootstrap": {"memoryMb": 128}}},
         {"limits.bootstrap.memoryMb"},
