@@ -82,7 +82,7 @@ class Publisher:
 
     def adopt(self) -> None:
         """Make the rows agree with the disk."""
-        self._tree.repair_times()
+        self._tree.make_readable()
         links = {name: path for name, path in self._tree.scan() if path.is_symlink()}
         self._adopt_links(links)
         self._untidy = set()
