@@ -5,6 +5,7 @@ stops before our key is offered.
 """
 
 import contextlib
+import shlex
 import socket
 import threading
 import time
@@ -29,7 +30,7 @@ from sync.providers.host.connection import (
 )
 from sync.providers.host.host import Host
 from sync.providers.host.host_keys import fingerprint, load
-from sync.providers.host.key_text import fault_of_key
+from sync.providers.host.key_text import fault_of_key, fault_of_mode
 from sync.providers.host.login_shell import Framed, Streamed
 
 CONNECT_SECONDS: Final = 15.0
@@ -267,7 +268,7 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
     path = Path(connection.ssh_key_path).expanduser()
     try:
         # What paramiko reads all the same the ssh of Docker's client does not.
-        fault = fault_of_key(path.read_bytes())
+        fault = fault_of_key(path.read_bytes()) or fault_of_mode(path.stat())
         key = None if fault else paramiko.PKey.from_path(path)
     except Exception as error:
         why = f"cannot be used: {error or type(error).__name__}"
@@ -277,14 +278,14 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
             why = (
                 "is encrypted, and nobody is there to ask for its passphrase; make a key for this "
                 "host alone that has none (ssh-keygen -t ed25519), or take the passphrase off: "
-                f"ssh-keygen -p -N '' -f {path}"
+                f"ssh-keygen -p -N '' -f {shlex.quote(str(path))}"
             )
         raise HostLoginError(f"host.sshKeyPath {path} {why}") from error
     if fault:
         what, remedy = fault
         raise HostLoginError(
-            f"host.sshKeyPath {path} {what}, and ssh does not read it so; "
-            f"make it right: {remedy.format(path=path)}"
+            f"host.sshKeyPath {path} {what}, and ssh does not take it so; "
+            f"make it right: {remedy.format(path=shlex.quote(str(path)))}"
         )
     return key
 
