@@ -32,6 +32,7 @@ _COMPLETED: Final = "pass_completed"
 _UNREAD: Final = "unread"
 _IDENTITY: Final = "identity"
 _WRITES: Final = "writes"
+_RELEASES: Final = "releases"
 # SQLite's limit for a value is 1 GB; this keeps the string small.
 _KEYS_PER_STATEMENT: Final = 100_000
 _INSERT: Final = """
@@ -83,6 +84,11 @@ class PinnedChunks(StateDb):
         return int(self.number(_WRITES))
 
     @property
+    def releases(self) -> int:
+        """How often keys were taken out."""
+        return int(self.number(_RELEASES))
+
+    @property
     def is_empty(self) -> bool:
         """Whether no key is in it."""
         return self._db.execute("SELECT 1 FROM chunk LIMIT 1").fetchone() is None
@@ -130,6 +136,7 @@ class PinnedChunks(StateDb):
         with self.transaction():
             rows = [(key,) for key in sorted(candidates)]
             self._db.executemany("DELETE FROM chunk WHERE key=?", rows)
+            self.set_number(_RELEASES, self.releases + 1)
         return len(candidates)
 
     def rebuild(self, named: Iterable[list[bytes]]) -> int:
@@ -140,6 +147,7 @@ class PinnedChunks(StateDb):
             self._db.execute("DELETE FROM chunk")
             for keys in named:
                 self._insert(keys)
+            self.set_number(_RELEASES, self.releases + 1)
             return max(0, before - self._count())
 
     def _count(self) -> int:

@@ -177,11 +177,11 @@ class Tree:
                 _make_readable(path)
 
     def scan(self) -> Iterator[tuple[Name, Path]]:
-        """Yield everything that the hub would serve, hidden files left out."""
+        """Yield everything that the hub would serve; of hidden files those that it calls flists."""
         for repository in _folders(self.users):
             # Names, as a path takes several times as much, and a repository may hold all there are.
             for name in sorted(os.listdir(repository)):  # noqa: PTH208
-                if not name.startswith("."):
+                if not name.startswith(".") or name.endswith(names.FLIST_SUFFIX):
                     yield Name(repository.name, name), repository / name
         for tag, folder in self._tag_folders():
             for path in sorted(folder.iterdir()):
