@@ -12,8 +12,10 @@ table cannot be read, treat every chunk as pinned and try again later.
 """
 
 import contextlib
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -44,6 +46,11 @@ _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS chunk(key BLOB PRIMARY KEY) WITHOUT
 # No WAL: a reader of one needs to write into the directory, and the flists job cannot.
 _PRAGMAS: Final = ("journal_mode=DELETE", "busy_timeout=60000")
 _READ_SECONDS: Final = 5.0
+# The table is another job's, who may put into its place whatever SQLite reads.
+_LONGEST_QUERY_SECONDS: Final = 60.0
+_STEPS: Final = 100_000
+_LONGEST_VALUE_BYTES: Final = 1 << 20
+_NUMBERS: Final = (_STARTED_AT, _COMPLETED_AT, _BEGUN, _COMPLETED, _UNREAD)
 
 
 class KeyGroup(Protocol):
@@ -256,11 +263,23 @@ class PinnedChunksReader:
         except plain_files.NotPlainError as error:
             raise sqlite3.OperationalError(str(error)) from error
         uri = f"file:{self._path}?mode=ro"
-        return contextlib.closing(sqlite3.connect(uri, uri=True, timeout=patience_seconds))
+        database = sqlite3.connect(uri, uri=True, timeout=patience_seconds)
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE_BYTES)
+        until = time.monotonic() + _LONGEST_QUERY_SECONDS
+        database.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
+        return contextlib.closing(database)
 
 
 def _meta(database: sqlite3.Connection) -> dict[str, str | float]:
-    return dict(database.execute("SELECT name, value FROM meta").fetchall())
+    """Return the values. Raises sqlite3.Error where one is none that a users job writes."""
+    names = (_IDENTITY, *_NUMBERS)
+    query = f"SELECT name, value FROM meta WHERE name IN ({','.join('?' * len(names))})"  # noqa: S608 - only question marks
+    rows: dict[str, str | float] = dict(database.execute(query, names).fetchall())
+    for name in rows.keys() & _NUMBERS:
+        value = rows[name]
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise sqlite3.DatabaseError(f"{name}: no number")
+    return rows
 
 
 def _unread(meta: dict[str, str | float]) -> int:
