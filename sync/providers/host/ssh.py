@@ -310,14 +310,22 @@ def _failure(connection: HostConnection, address: SshAddress, error: Exception) 
             f"{address}: its host key is not in {connection.known_hosts_path}; see its fingerprint "
             f"and pin it with: {_pin_command(connection)}"
         )
+    return refused_greeting(address, error)
+
+
+def refused_greeting(address: SshAddress, error: Exception) -> HostError:
+    """Return the error for a server with which no SSH connection came about."""
+    text = str(error) or type(error).__name__
     reset = isinstance(error, ConnectionResetError | BrokenPipeError | EOFError)
-    if reset or "banner" in text or "No existing session" in text:
+    if reset or not str(error) or "banner" in text or "No existing session" in text:
         return HostSessionsError(
             f"{address}: the SSH server ended the connection before it began, or does not greet "
-            f"({text}): too many connections at once? Run pulumi with --parallel 4, or raise "
-            "MaxStartups in the host's sshd_config"
+            f"({text}): is it sshd that listens there, on this port? If so, too many connections "
+            "at once? Run pulumi with --parallel 4, or raise MaxStartups in the host's sshd_config"
         )
-    return HostUnreachableError(f"{address}: SSH failed: {text or type(error).__name__}")
+    return HostUnreachableError(
+        f"{address}: SSH failed: {text}; is it sshd that listens there, on this port?"
+    )
 
 
 def _status(channel: paramiko.Channel) -> int:
