@@ -89,11 +89,8 @@ NO_TABLES = {
 
 
 @pytest.mark.parametrize("change", NO_TABLES.values(), ids=NO_TABLES)
-def test_whatever_stands_in_the_tables_place_pins_every_chunk(
-    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_stands_in_the_tables_place_pins_every_chunk(change: str, tmp_path: Path) -> None:
     """And it costs the flists job neither its session, nor its memory, nor long."""
-    monkeypatch.setattr(pinned_chunks, "_LONGEST_QUERY_SECONDS", 0.2)
     with PinnedChunks(tmp_path) as table:
         table.set_unread(0)
         table.begin()
