@@ -176,6 +176,23 @@ class Tree:
             for path in sorted(folder.iterdir()):
                 _make_readable(path)
 
+    def count(self) -> tuple[int, int]:
+        """Count the flists and links that the hub would serve, and keep none of them."""
+        files = links = 0
+        folders = [self.users]
+        while folders:
+            folder = folders.pop()
+            # One that cannot be read, or goes meanwhile, is met by what reads it.
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        links += 1
+                    elif not entry.is_dir():
+                        files += entry.name.endswith(names.FLIST_SUFFIX)
+                    elif folder == self.users or entry.name.startswith(_TAG_PREFIX):
+                        folders.append(Path(entry))
+        return files, links
+
     def scan(self) -> Iterator[tuple[Name, Path]]:
         """Yield everything that the hub would serve; of hidden files those that it calls flists."""
         for repository in _folders(self.users):
