@@ -61,6 +61,8 @@ class KernelsEngine(Engine[KernelsSpec]):
             if not taken_over and not folder.holds(self._root / name, row.size_bytes):
                 self._db.delete(name)
         for name in names - rows.keys():
+            # A careful umask kept it from the bootstrap server, another uid.
+            (self._root / name).chmod(durable.PUBLIC_MODE)
             self._db.put(KernelRow(name, None, None, None, None))
 
     def one_pass(self) -> None:
