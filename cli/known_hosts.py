@@ -1,6 +1,7 @@
 """`gridhub known-hosts`: show and pin a host's SSH key."""
 
 import contextlib
+import shlex
 from pathlib import Path
 
 import click
@@ -38,7 +39,8 @@ def show(host: str, path: Path) -> int:
         click.echo(f"pinned in {path}: ANOTHER key, {others}")
         return 1
     else:
-        command = f"gridhub known-hosts pin {address} --known-hosts {path}"
+        where = shlex.quote(str(path))
+        command = f"gridhub known-hosts pin {address} --known-hosts {where}"
         click.echo(f"not pinned in {path}; compare it on the host's console, then: {command}")
     return 0
 

@@ -258,7 +258,8 @@ def _load_known_hosts(client: paramiko.SSHClient, connection: HostConnection) ->
 
 
 def _pin_command(connection: HostConnection) -> str:
-    return f"{_PIN} {connection.docker_host} --known-hosts {connection.known_hosts_path}"
+    path = shlex.quote(connection.known_hosts_path)
+    return f"{_PIN} {connection.docker_host} --known-hosts {path}"
 
 
 def _load_key(connection: HostConnection) -> paramiko.PKey | None:
