@@ -1,14 +1,15 @@
 """`gridhub known-hosts`: show and pin a host's SSH key."""
 
 import contextlib
+import shlex
 from pathlib import Path
 
 import click
 import paramiko
 
-from sync.providers.host.connection import HostKeyError, HostUnreachableError, SshAddress
+from sync.providers.host.connection import HostKeyError, SshAddress
 from sync.providers.host.host_keys import fingerprint, pin, pinned
-from sync.providers.host.ssh import CONNECT_SECONDS, dial
+from sync.providers.host.ssh import CONNECT_SECONDS, dial, refused_greeting
 
 
 def _offered_key(address: SshAddress) -> paramiko.PKey:
@@ -21,7 +22,7 @@ def _offered_key(address: SshAddress) -> paramiko.PKey:
             transport.start_client(timeout=CONNECT_SECONDS)
             key = transport.get_remote_server_key()
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise HostUnreachableError(f"{address}: SSH failed: {error}") from error
+            raise refused_greeting(address, error) from error
     click.echo(f"{address} offers {fingerprint(key)}")
     return key
 
@@ -38,7 +39,8 @@ def show(host: str, path: Path) -> int:
         click.echo(f"pinned in {path}: ANOTHER key, {others}")
         return 1
     else:
-        command = f"gridhub known-hosts pin {address} --known-hosts {path}"
+        where = shlex.quote(str(path))
+        command = f"gridhub known-hosts pin {address} --known-hosts {where}"
         click.echo(f"not pinned in {path}; compare it on the host's console, then: {command}")
     return 0
 

@@ -12,7 +12,7 @@ import click
 import requests
 import yaml
 
-from cli.registry import ImageName, RegistryError, digest_of
+from cli.registry import ImageName, RegistryError, digest_of, open_session
 from cli.stack import StackFileError, stack_file
 from components.settings import PROJECT
 
@@ -111,7 +111,7 @@ def pin_images(stack: str, *, dry_run: bool) -> None:
     Raises click.ClickException, with the file as it was.
     """
     path = stack_file(stack)
-    session = requests.Session()
+    session = open_session()
 
     def pin(reference: str) -> str:
         found = pin_reference(reference, session)

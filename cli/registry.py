@@ -1,11 +1,18 @@
 """Image tags to digests, asked of an OCI registry (distribution-spec: HEAD manifests)."""
 
 import re
+import socket
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import NewConnectionError
+
+from sync.contract.dialing import dial
 
 # The index of a multi-platform image is wanted, so that one pin serves every processor.
 _ACCEPTED: Final = (
@@ -23,6 +30,42 @@ _PARAMETER: Final = re.compile(r'(\w+)="([^"]*)"')
 
 class RegistryError(Exception):
     """The registry gives no digest; `str()` says why and what to do."""
+
+
+class _Connection(HTTPConnection):
+    """By whichever address of a name answers first: urllib3 waits for each in turn."""
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            return dial(self._dns_host, self.port, _SECONDS)
+        except OSError as error:
+            raise NewConnectionError(self, error.strerror or str(error)) from error
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *sizes: Any, **options: Any) -> None:
+        super().init_poolmanager(*sizes, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+
+def open_session() -> requests.Session:
+    """Return a session for a few questions to registries."""
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter())
+    return session
 
 
 @dataclass(frozen=True)

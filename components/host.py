@@ -40,13 +40,18 @@ def ssh_options(host: HostSettings) -> list[str] | None:
         "IdentitiesOnly": "yes",
         "ServerAliveInterval": "15",
         "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": str(host.known_hosts_path),
+        "UserKnownHostsFile": _as_one(str(host.known_hosts_path)),
     }
     flags = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
     # No configuration of the machine or of its user says otherwise, by KnownHostsCommand, HostName,
     # ProxyCommand, ControlPath, RemoteCommand or a file of more keys (ssh(1), -F): the connections
     # that are not Docker's read none either.
     return ["-F", "none", "-i", str(host.ssh_key_path), *flags]
+
+
+def _as_one(path: str) -> str:
+    """Return a path as ssh takes it for one file, whose option may name several."""
+    return f'"{path}"' if set(path) & set(" '") else path
 
 
 def ssh_command(host: HostSettings) -> list[str]:

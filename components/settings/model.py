@@ -12,7 +12,6 @@ from pydantic import Field
 
 from components.settings.limits import LimitSettings
 from components.settings.values import (
-    AbsolutePath,
     CertificateAuthority,
     DataRoot,
     DockerHost,
@@ -25,6 +24,7 @@ from components.settings.values import (
     Ipv6Subnet,
     SourceEndpoints,
     SourceUrls,
+    SshPath,
 )
 from sync.contract.addresses import Host, HttpUrl, Port
 from sync.contract.preflight import Check
@@ -43,10 +43,10 @@ class HostSettings(Section):
         description="Docker Engine: `unix:///PATH`, or `ssh://USER@HOST[:PORT]` for a remote one; "
         "unset: DOCKER_HOST of the environment, else the local socket.",
     )
-    ssh_key_path: AbsolutePath | None = Field(
+    ssh_key_path: SshPath | None = Field(
         None, description="Private key file for `ssh://`; its path is kept, never its content."
     )
-    known_hosts_path: AbsolutePath | None = Field(
+    known_hosts_path: SshPath | None = Field(
         None, description="The known_hosts file that pins the host's key; checking is never off."
     )
 

@@ -133,7 +133,16 @@ SourceUrls: TypeAlias = Annotated[Urls, BeforeValidator(_one_url)]
 SourceEndpoints: TypeAlias = Annotated[Endpoints, BeforeValidator(_one_zdb)]
 CertificateAuthority: TypeAlias = Annotated[str, AfterValidator(_authority)]
 DockerHost: TypeAlias = Annotated[str, AfterValidator(_docker_host)]
-AbsolutePath: TypeAlias = Annotated[str, AfterValidator(_absolute)]
+# ssh takes the rest for tokens, variables, or the end of a quoted path (ssh_config(5), TOKENS,
+# ENVIRONMENT VARIABLES; openssh: misc.c, argv_split): Docker's client would look at another file.
+SshPath: TypeAlias = Annotated[
+    str,
+    AfterValidator(_absolute),
+    _fits(
+        re.compile(r"""([^%"\\$]|\$(?!\{))+""").fullmatch,
+        'holds %, ", \\ or ${, which ssh reads as its own; give the file a plainer path',
+    ),
+]
 DataRoot: TypeAlias = Annotated[str, AfterValidator(_data_root)]
 ImageReference: TypeAlias = Annotated[
     str,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 DAY_SECONDS: Final = 86_400.0
+# 2020: nobody mirrored before. A host whose battery is dead begins in 1970, or when it was built.
+_EARLIEST_SECONDS: Final = 1_577_836_800.0
 
 
 def _here() -> float:
@@ -49,9 +51,11 @@ class Clocks:
     def started(self, since_seconds: float | None) -> float | None:
         """Return since when a name is retained, from now on where nobody noted it; None: unknown.
 
-        A time to come was noted by a clock that was wrong: it counts from now on.
+        A time to come, or long past, was noted by a clock that was wrong: it counts from now on.
         """
         now = None if self.fault else self.master_seconds
-        if now is None or (since_seconds is not None and since_seconds <= now + DAY_SECONDS):
+        if now is None:
             return since_seconds
-        return now
+        if since_seconds is None or not _EARLIEST_SECONDS <= since_seconds <= now + DAY_SECONDS:
+            return now
+        return since_seconds

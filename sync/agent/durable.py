@@ -118,6 +118,8 @@ def discard(path: Path) -> None:
             for child in folder.iterdir():
                 with contextlib.suppress(OSError):
                     if stat.S_ISDIR(child.lstat().st_mode):
+                        # To move one is to change its "..", which takes the right to write in it.
+                        child.chmod(0o700)
                         beside = temporary_in(path.parent)
                         child.rename(beside)
                         pending.append(beside)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from sync.agent.budget import Budget
+from sync.agent.job import JobPaused
 from sync.agent.master.http1 import HttpError
 
 # What a flist costs through a pass, beside its text: entry, row, places in tables.
@@ -22,6 +23,7 @@ KERNEL_BYTES: Final = 2000
 TEXT_BYTES: Final = 200
 # Of the budget, at most: the rest is for work.
 _PART: Final = 0.65
+_RETRY_SECONDS: Final = 60.0
 
 
 class Named(Protocol):
@@ -56,6 +58,16 @@ class NameRoom:
         """Count what is here already or (below 0) no more, whether there is room for it or not."""
         with self._lock:
             self.taken_bytes += size_bytes
+
+    def require_for_disk(self, flists: int, links: int) -> None:
+        """Raise JobPaused where there is no room for what is served already."""
+        if flists * FLIST_BYTES + links * LINK_BYTES > self._limit_bytes:
+            raise JobPaused(
+                f"the hub's folder holds {flists} flists and {links} links, for which the "
+                f"{self._limit_bytes} bytes of memory that this job has for names are too few; a "
+                f"higher {self._setting} gives it more, or remove what nobody needs",
+                _RETRY_SECONDS,
+            )
 
     def require(self, size_bytes: int) -> None:
         """Raise HttpError where there is no room for what the master lists."""

@@ -181,6 +181,12 @@ class EngineLoop:
                 _LOG.exception("the engine stopped", exc_info=error)
                 self._close()
                 message = f"{type(error).__name__}: {error}"
+                if isinstance(error, PermissionError):
+                    uid = os.getuid()
+                    reason = message = (
+                        f"{error}; it is somebody else's, or its mode shuts this job out: on the "
+                        f"host, below the data root, chown -R {uid}:{uid} and chmod -R u+rwX it"
+                    )
                 wait_seconds = self._clock.after_failure()
         self._status.error(message)
         self._status.update(reason=reason, phase=phase, retries=retries)

@@ -12,8 +12,10 @@ table cannot be read, treat every chunk as pinned and try again later.
 """
 
 import contextlib
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -32,6 +34,7 @@ _COMPLETED: Final = "pass_completed"
 _UNREAD: Final = "unread"
 _IDENTITY: Final = "identity"
 _WRITES: Final = "writes"
+_RELEASES: Final = "releases"
 # SQLite's limit for a value is 1 GB; this keeps the string small.
 _KEYS_PER_STATEMENT: Final = 100_000
 _INSERT: Final = """
@@ -43,6 +46,12 @@ _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS chunk(key BLOB PRIMARY KEY) WITHOUT
 # No WAL: a reader of one needs to write into the directory, and the flists job cannot.
 _PRAGMAS: Final = ("journal_mode=DELETE", "busy_timeout=60000")
 _READ_SECONDS: Final = 5.0
+# The table is another job's, who may put into its place whatever SQLite reads.
+# No query of ours takes so many steps, however slow the disk: that takes a view without end.
+_STEPS: Final = 1_000_000
+_LONGEST_QUERY_SECONDS: Final = 1.0
+_LONGEST_VALUE_BYTES: Final = 1 << 20
+_NUMBERS: Final = (_STARTED_AT, _COMPLETED_AT, _BEGUN, _COMPLETED, _UNREAD)
 
 
 class KeyGroup(Protocol):
@@ -81,6 +90,11 @@ class PinnedChunks(StateDb):
     def writes(self) -> int:
         """How often keys were added; one that a backup brought back has fewer."""
         return int(self.number(_WRITES))
+
+    @property
+    def releases(self) -> int:
+        """How often keys were taken out."""
+        return int(self.number(_RELEASES))
 
     @property
     def is_empty(self) -> bool:
@@ -130,6 +144,7 @@ class PinnedChunks(StateDb):
         with self.transaction():
             rows = [(key,) for key in sorted(candidates)]
             self._db.executemany("DELETE FROM chunk WHERE key=?", rows)
+            self.set_number(_RELEASES, self.releases + 1)
         return len(candidates)
 
     def rebuild(self, named: Iterable[list[bytes]]) -> int:
@@ -140,6 +155,7 @@ class PinnedChunks(StateDb):
             self._db.execute("DELETE FROM chunk")
             for keys in named:
                 self._insert(keys)
+            self.set_number(_RELEASES, self.releases + 1)
             return max(0, before - self._count())
 
     def _count(self) -> int:
@@ -248,11 +264,23 @@ class PinnedChunksReader:
         except plain_files.NotPlainError as error:
             raise sqlite3.OperationalError(str(error)) from error
         uri = f"file:{self._path}?mode=ro"
-        return contextlib.closing(sqlite3.connect(uri, uri=True, timeout=patience_seconds))
+        database = sqlite3.connect(uri, uri=True, timeout=patience_seconds)
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE_BYTES)
+        until = time.monotonic() + _LONGEST_QUERY_SECONDS
+        database.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
+        return contextlib.closing(database)
 
 
 def _meta(database: sqlite3.Connection) -> dict[str, str | float]:
-    return dict(database.execute("SELECT name, value FROM meta").fetchall())
+    """Return the values. Raises sqlite3.Error where one is none that a users job writes."""
+    names = (_IDENTITY, *_NUMBERS)
+    query = f"SELECT name, value FROM meta WHERE name IN ({','.join('?' * len(names))})"  # noqa: S608 - only question marks
+    rows: dict[str, str | float] = dict(database.execute(query, names).fetchall())
+    for name in rows.keys() & _NUMBERS:
+        value = rows[name]
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise sqlite3.DatabaseError(f"{name}: no number")
+    return rows
 
 
 def _unread(meta: dict[str, str | float]) -> int:

@@ -1,6 +1,9 @@
 """Files are wholly there or not at all."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,3 +181,24 @@ def test_times_are_those_that_nodes_can_read(seconds: float, served: float, tmp_
     durable.publish(new, file, mtime_seconds=seconds)
     durable.publish_link("file", link, staging, seconds)
     assert (file.stat().st_mtime, link.lstat().st_mtime) == (served, served)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o300, 0o500, 0o600])
+def test_folder_that_shuts_its_owner_out_goes_too(mode: int, tmp_path: Path) -> None:
+    """A job is its files' owner and no more: it lacks root's right to pass everywhere."""
+    if os.getuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv, to be no more than an owner")
+    staging = durable.staging_directory(tmp_path)
+    inner = staging / "left" / "by" / "another"
+    (inner / "below").mkdir(parents=True)
+    (inner / "file").write_bytes(b"x")
+    for folder in (inner / "below", inner, inner.parent):
+        folder.chmod(mode)
+    as_owner = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    code = (
+        "import sys, pathlib; from sync.agent import durable;"
+        "durable.discard(pathlib.Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, str(staging / "left")]
+    subprocess.run([*(as_owner if os.getuid() == 0 else []), *command], check=True, timeout=30)
+    assert names_in(staging) == set()

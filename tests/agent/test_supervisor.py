@@ -1,6 +1,8 @@
 """A job's process: its spec, its engine, its waits, its end."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -125,6 +127,22 @@ def test_changed_spec_takes_effect_without_a_restart(
         until(lambda record: record.spec_digest == contract.digest(second))
         write_spec(directories, paused=True)
         until(lambda record: record.phase == "paused" and "operator" in record.reason)
+
+
+def test_what_a_job_may_not_touch_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = make_directories(tmp_path)
+    write_spec(directories)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/public/users/alice")
+
+    with running(directories, refused, monkeypatch) as until:
+        record = until(lambda record: bool(record.errors))
+    for text in (record.reason, record.errors[-1].message):
+        assert "/public/users/alice" in text
+        assert f"chown -R {os.getuid()}:{os.getuid()}" in text
 
 
 @pytest.mark.parametrize("wrong", ["not json", '{"job":"kernels"}', "{}"])

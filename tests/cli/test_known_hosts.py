@@ -1,5 +1,8 @@
 """`gridhub known-hosts` shows and pins what an SSH server offers, and never without being asked."""
 
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +62,32 @@ def test_a_changed_key_is_pinned_only_on_request(server: sshd.Sshd, tmp_path: Pa
     lines = path.read_text().splitlines()
     assert lines[:2] == ["# kept", f"example.org {other.strip()}"]
     assert len(lines) == 3
+
+
+NO_SSHD = {
+    "a web server": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+    "one that hangs up": b"",
+    "one that has too many": b"Exceeded MaxStartups\r\n",
+    "what is no text": bytes(range(256)) * 4,
+    "one that hangs up later": b"SSH-2.0-x\r\n",
+    "one that talks nonsense": b"SSH-2.0-x\r\n\0\0\0\x0c\x0a\x14" + bytes(30),
+    "one of long ago": b"SSH-1.5-x\r\n",
+}
+
+
+@pytest.mark.parametrize("said", NO_SSHD.values(), ids=NO_SSHD)
+def test_what_is_no_sshd_is_named_with_a_remedy(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            taken, _ = listener.accept()
+            with taken, contextlib.suppress(OSError):
+                taken.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        shown = run("known-hosts", "show", f"ssh://root@127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert shown.exit_code == 2
+    assert "is it sshd that listens there, on this port?" in shown.stderr
+    assert "()" not in shown.stderr

@@ -1,20 +1,23 @@
 """Tags become digests, asked of a registry that wants a token; the rest of the file stays."""
 
+import contextlib
 import hashlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import requests
 import yaml
 
 from cli import pin_images
-from cli.registry import ImageName, RegistryError, digest_of
+from cli.registry import ImageName, RegistryError, digest_of, open_session
 from cli.stack import StackFileError
 from tests.cli.conftest import run
 
@@ -92,12 +95,12 @@ def registry() -> Iterator[Registry]:
 def test_a_tag_becomes_the_digest_of_its_index(registry: Registry) -> None:
     registry.tags["grid/hub:master"] = _digest("hub")
     image = ImageName(registry.host, "grid/hub", "master")
-    assert digest_of(image, requests.Session()) == _digest("hub")
+    assert digest_of(image, open_session()) == _digest("hub")
     assert registry.asked == ["/v2/grid/hub/manifests/master"] * 2
 
 
 def test_each_refusal_names_its_remedy(registry: Registry) -> None:
-    session = requests.Session()
+    session = open_session()
     missing = ImageName(registry.host, "grid/hub", "missing")
     with pytest.raises(RegistryError, match="no such tag; check the name"):
         digest_of(missing, session)
@@ -112,9 +115,40 @@ def test_each_refusal_names_its_remedy(registry: Registry) -> None:
         digest_of(missing, session)
 
 
+@pytest.mark.parametrize("bad", ["refuses", "leads nowhere"])
+def test_an_address_that_does_not_do_costs_no_time_out(
+    bad: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token is asked for at another name, and each of several images anew."""
+    registry.tags["grid/hub:master"] = _digest("hub")
+    resolve = socket.getaddrinfo
+
+    def answer(host: str, port: int, *rest: Any, **options: Any) -> Any:
+        if options.get("flags"):
+            return resolve(host, port, *rest, **options)
+        both = ("127.0.0.2", "127.0.0.1")
+        return [found for one in both for found in resolve(one, port, *rest, **options)]
+
+    image = ImageName(f"localhost:{registry.port}", "grid/hub", "master")
+    with contextlib.ExitStack() as stack:
+        if bad == "leads nowhere":
+            # The queue of a listener that accepts nobody is full: each SYN is dropped.
+            place = ("127.0.0.2", registry.port)
+            stack.enter_context(socket.create_server(place, backlog=0))
+            for _ in range(8):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(place)
+        monkeypatch.setattr(socket, "getaddrinfo", answer)
+        began = time.monotonic()
+        for _ in range(3):
+            assert digest_of(image, open_session()) == _digest("hub")
+        assert time.monotonic() - began < 10
+
+
 def test_a_registry_that_is_down_is_reported() -> None:
     with pytest.raises(RegistryError, match="cannot be reached"):
-        digest_of(ImageName("127.0.0.1:1", "grid/hub", "master"), requests.Session())
+        digest_of(ImageName("127.0.0.1:1", "grid/hub", "master"), open_session())
 
 
 @pytest.mark.parametrize(
@@ -237,7 +271,7 @@ def test_a_key_without_the_projects_name_is_pulumis_too() -> None:
 
 def test_a_digest_without_a_tag_cannot_be_renewed() -> None:
     with pytest.raises(StackFileError, match="names no tag"):
-        pin_images.pin_reference(f"ghcr.io/grid/hub@{_digest('x')}", requests.Session())
+        pin_images.pin_reference(f"ghcr.io/grid/hub@{_digest('x')}", open_session())
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,14 @@ WRONG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"host": {"docker": "ssh://root@203.0.113.10"}},
         {"host.sshKeyPath", "host.knownHostsPath"},
     ),
+    "files that ssh looks for elsewhere": (
+        {"host": {**REMOTE, "sshKeyPath": "/k/100%h", "knownHostsPath": "/${HOME}/known"}},
+        {"host.sshKeyPath", "host.knownHostsPath"},
+    ),
+    "a path that ends its quotes": (
+        {"host": {**REMOTE, "knownHostsPath": '/k/a"b'}},
+        {"host.knownHostsPath"},
+    ),
     "key for a socket": ({"host": {"sshKeyPath": "/root/.ssh/id"}}, {"host.sshKeyPath"}),
     "one subnet of two": ({"network": {"ipv4Subnet": "10.9.0.0/24"}}, {"network.ipv6Subnet"}),
     "subnet is public": (
@@ -400,7 +408,7 @@ def test_a_ttl_that_cloudflare_refuses_is_refused_where_cloudflare_sets_it(
 
 TEXTS: dict[str, tuple[dict[str, Any], str]] = {
     "host.sshKeyPath": ({"host": {**REMOTE, "sshKeyPath": "/k/i d"}}, "/k/i d"),
-    "host.knownHostsPath": ({"host": {**REMOTE, "knownHostsPath": "/k/known"}}, "/k/known"),
+    "host.knownHostsPath": ({"host": {**REMOTE, "knownHostsPath": "/k/my kn$wn"}}, "/k/my kn$wn"),
     "users.repositories.include.0": ({"users": {"repositories": {"include": ["tf-*"]}}}, "tf-*"),
     "users.flists.exclude.0": ({"users": {"flists": {"exclude": ["a b"]}}}, "a b"),
     "dns.zoneId": (CLOUDFLARE, "z"),

@@ -70,11 +70,32 @@ def test_a_private_key_that_ssh_does_not_read_is_named(
 @pytest.mark.parametrize("remedied", ["CR LF", "no newline at the end", "a byte order mark"])
 def test_the_remedy_makes_it_right(key: Path, tmp_path: Path, remedied: str) -> None:
     path = tmp_path / "id"
+    path.touch(mode=0o600)
     path.write_bytes(DAMAGES[remedied](key.read_bytes()))
     _what, remedy = fault_of_key(path.read_bytes()) or ("", "false")
     subprocess.run(["sh", "-c", remedy.format(path=path)], check=True, timeout=30)
     assert path.read_bytes() == key.read_bytes()
     assert _load_key(HostConnection("ssh://root@mirror.example", str(path))) is not None
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o700, 0o604, 0o640, 0o644, 0o660, 0o666, 0o755])
+def test_a_private_key_that_ssh_ignores_for_its_mode_is_named(
+    key: Path, tmp_path: Path, mode: int
+) -> None:
+    path = tmp_path / "id"
+    path.write_bytes(key.read_bytes())
+    path.chmod(mode)
+    way = HostConnection("ssh://root@mirror.example", str(path))
+    command = ["ssh-keygen", "-y", "-P", "", "-f", str(path)]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    if done.returncode == 0:
+        assert _load_key(way) is not None
+        return
+    assert b"too open" in done.stderr
+    with pytest.raises(HostLoginError, match=f"open to others .mode {mode:04o}.*chmod 600 {path}"):
+        _load_key(way)
+    path.chmod(0o600)
+    assert _load_key(way) is not None
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,7 +3,8 @@
 import contextlib
 import socket
 import threading
-from typing import cast
+import time
+from typing import Any, cast
 
 import pytest
 
@@ -85,3 +86,32 @@ def test_the_probe_has_one_deadline_and_a_bound_for_an_answer_that_trickles(
     assert probe._keys(cast(socket.socket, trickling), "default") is None
     assert trickling.seconds <= 1005
     assert trickling.taken_bytes <= 64 << 10
+
+
+def test_an_address_that_leads_nowhere_costs_the_probe_no_time_out(
+    zdb: ZdbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = zdb_asked(zdb)
+    resolve = socket.getaddrinfo
+
+    def answer(host: str, port: int, *rest: Any, **options: Any) -> Any:
+        if host != "master.example":
+            return resolve(host, port, *rest, **options)
+        if options.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "no address")
+        both = ("127.0.0.2", asked["host"])
+        return [found for one in both for found in resolve(one, port, *rest, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with contextlib.ExitStack() as stack:
+        # The queue of a listener that accepts nobody is full: each SYN is dropped.
+        place = ("127.0.0.2", asked["port"])
+        stack.enter_context(socket.create_server(place, backlog=0))
+        for _ in range(8):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(place)
+        began = time.monotonic()
+        found = probe._reach(probe.Upstream(**{**asked, "host": "master.example"}))
+    assert found == ("", 1234)
+    assert time.monotonic() - began < probe._CONNECT_SECONDS / 2

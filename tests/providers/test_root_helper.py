@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from sync.contract import dialing
 from sync.providers.agent_bundle import packed
 from sync.providers.host import descent, root_helper
 from sync.providers.host.commands import Command, Completed, Running
-from sync.providers.host.connection import HostConnection
+from sync.providers.host.connection import HostConnection, HostError
 from sync.providers.host.descent import RefusedError
 from sync.providers.host.host import Host
 from sync.providers.preflight import probe
@@ -422,7 +423,8 @@ def test_only_the_standard_library_is_imported_and_what_is_sent_with_it() -> Non
     import ast
     import inspect
 
-    for module, sent in ((descent, set()), (root_helper, {descent.__name__}), (probe, set())):
+    sent_before = {descent: set(), root_helper: {descent.__name__}, dialing: set()}
+    for module, sent in {**sent_before, probe: {dialing.__name__}}.items():
         source = inspect.getsource(module)
         imported = {
             str(node.module) if isinstance(node, ast.ImportFrom) else alias.name
@@ -456,3 +458,8 @@ def test_what_is_sent_runs_where_nothing_of_ours_is_installed(tmp_path: Path) ->
     script = Path(str(root_helper.__file__))
     seen: Any = host.run_script(script, [], {"operation": "facts", **request})
     assert list(seen["paths"]) == ["secrets/key"]
+    # And the probe as far as it comes without /host.
+    asked = {"root": "/", "addresses": [], "names": [], "upstream": []}
+    given.clear()
+    with pytest.raises(HostError, match="/host/proc/1/mounts"):
+        host.run_script(Path(str(probe.__file__)), [], asked)

@@ -111,3 +111,16 @@ def test_no_configuration_runs_a_program_here(server: sshd.Sshd, tmp_path: Path)
     configured.write_text(f'Match exec "touch {tmp_path}/ran"\n')
     assert by_ssh(server, server.known_hosts, configured, "true").returncode == 0
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("folder", ["my hub", "two  blanks", "it's", "a#b", "a~b", "a$b", "x=y,z"])
+def test_the_projects_files_may_be_in_any_folder(
+    server: sshd.Sshd, tmp_path: Path, folder: str
+) -> None:
+    configured = tmp_path / "config"
+    configured.touch()
+    moved = tmp_path / folder
+    moved.mkdir()
+    known_hosts = moved / "known_hosts"
+    known_hosts.write_bytes(server.known_hosts.read_bytes())
+    assert by_ssh(server, known_hosts, configured, "true").returncode == 0

@@ -155,6 +155,8 @@ class UsersEngine(Engine[UsersSpec]):
     def _adopt(self) -> None:
         """Read the rows anew where they changed behind us, and look at the disk."""
         if self._generation != self._db.number(GENERATION):
+            # Strangers may have uploaded them, or an upstream mirror may have had more.
+            NameRoom.of(self._budget).require_for_disk(*self._tree.count())
             self._publisher.reload()
             self._publisher.adopt()
             self._generation = self._db.number(GENERATION)

@@ -73,9 +73,14 @@ class Pins:
         self._table.invalidate()
         self._table.set_unread(_SOME)
 
-    def adopt(self) -> None:
-        """Find the served flists whose keys are in no row, and mend the table."""
-        self.unread = self._db.unread()
+    def adopt(self, strays: Collection[Name]) -> None:
+        """Find the served flists whose keys are in no row, and mend the table.
+
+        strays: those that no row can be of; each is read anew.
+        """
+        for name in self._db.strays().difference(strays):
+            self.drop(name)
+        self.unread = self._db.unread().union(strays)
         if self._db.number(_DIRTY) or not self._is_of_rows():
             self._table.rebuild(self._db.all_keys())
             self._db.set_number(_DIRTY, 0)
@@ -84,16 +89,22 @@ class Pins:
         self._table.set_unread(len(self.unread))
 
     def _is_of_rows(self) -> bool:
-        """Return whether the table has all that these rows had pinned: neither lost nor older."""
-        identity, _, writes = self._db.text(_TABLE).partition(" ")
+        """Return whether the table has all that these rows had pinned: neither lost nor older.
+
+        Nor may it have let go since of what these rows, of a backup, name.
+        """
+        identity, *counts = self._db.text(_TABLE).split(" ")
         if not identity and self._db.has_keys():
             return not self._table.is_empty  # of the release before
+        writes, releases = (int(count) for count in [*counts, "0", "0"][:2])
         # One that a kill left with more is as good.
-        return identity == self._table.identity and int(writes) <= self._table.writes
+        return (identity, releases) == (self._table.identity, self._table.releases) and (
+            writes <= self._table.writes
+        )
 
     def _note_table(self) -> None:
         """Note in the rows how far the table has come."""
-        table = f"{self._table.identity} {self._table.writes}"
+        table = f"{self._table.identity} {self._table.writes} {self._table.releases}"
         if table != self._noted:
             self._db.set_text(_TABLE, table)
             self._noted = table
@@ -143,6 +154,7 @@ class Pins:
                 count = self._table.rebuild(self._db.all_keys())
             else:
                 count = self._table.release(self._released, self._db.all_keys())
+            self._note_table()
             self._db.set_number(_DIRTY, 0)
             self._released, self._all_released = set(), False
         self._table.set_unread(len(self.unread))

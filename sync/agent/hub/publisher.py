@@ -1,12 +1,14 @@
 """The one thread that changes what is served: content, then what leads to it, then removals."""
 
 import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from sync.agent import durable
 from sync.agent.flist.database import ACCEPTED
@@ -16,7 +18,7 @@ from sync.agent.hub.pins import Pins, ReadKeys
 from sync.agent.hub.pipeline import Ready
 from sync.agent.hub.state_db import FlistRow, HubStateDb, Withheld, as_listed
 from sync.agent.hub.tree import Tree
-from sync.contract.names import RefusedNameError, checked_flist, checked_repository
+from sync.contract.names import FLIST_SUFFIX, RefusedNameError, checked_flist, checked_repository
 from sync.contract.pinned_chunks import PinnedChunks
 from sync.contract.spec import UsersSpec
 
@@ -41,6 +43,8 @@ class Publisher:
         self._db = state_db
         self.pins = Pins(state_db, pinned)
         self._untidy: set[TagName] = set()
+        # Served flists that no row can be of: plain files in tags, and of names that are refused.
+        self._strays: dict[Name, Path] = {}
         self.reload()
         self.follow(Listing(), LinkPlan(), {})
 
@@ -82,12 +86,12 @@ class Publisher:
 
     def adopt(self) -> None:
         """Make the rows agree with the disk."""
-        self._tree.repair_times()
+        self._tree.make_readable()
         links = {name: path for name, path in self._tree.scan() if path.is_symlink()}
         self._adopt_links(links)
-        self._untidy = set()
+        self._untidy, self._strays = set(), {}
         self._adopt_flists(set(self._flists_on_disk(links.keys())))
-        self.pins.adopt()
+        self.pins.adopt(self._strays.keys())
 
     def _flists_on_disk(self, links: Collection[Name]) -> Iterator[Name]:
         for name, path in self._tree.scan():
@@ -99,6 +103,9 @@ class Publisher:
                 # The name that is here already: a large hub has hundreds of thousands.
                 row = self.flists.get(name)
                 yield name if row is None else row.name
+            elif path.is_file() and name.name.endswith(FLIST_SUFFIX):
+                place = os.fsencode(path.relative_to(self._tree.users))
+                self._strays[Name("", quote(place))] = path
 
     def _adopt_links(self, found: Mapping[Name, Path]) -> None:
         known, links = self.served_links(), dict[Name, Link]()
@@ -143,15 +150,20 @@ class Publisher:
 
     def read_keys(self, read: ReadKeys) -> None:
         """Read the chunk keys of served flists that are not known, from the files themselves."""
-        for keys in self.pins.read(self._tree.path, read):
-            # By these `adopt` tells whether it is the same file still.
-            self.flists[keys.name] = replace(
-                self.flists[keys.name],
-                published_bytes=keys.size_bytes,
-                updated=keys.modified_seconds,
-            )
+        for name in [name for name, path in self._strays.items() if not path.exists()]:
+            self.pins.drop(name)  # its tag is shown anew
+            del self._strays[name]
+        for keys in self.pins.read(
+            lambda name: self._strays.get(name) or self._tree.path(name), read
+        ):
+            flist = self.flists.get(keys.name)
             with self._db.transaction():
-                self._db.put_flist(self.flists[keys.name])
+                if flist is not None:
+                    # By these `adopt` tells whether it is the same file still.
+                    size, seconds = keys.size_bytes, keys.modified_seconds
+                    flist = replace(flist, published_bytes=size, updated=seconds)
+                    self._db.put_flist(flist)
+                    self.flists[keys.name] = flist
                 self.pins.put(keys.name, keys.groups)
 
     # What the master has

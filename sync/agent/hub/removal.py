@@ -187,7 +187,8 @@ class Removals:
 
     def _note_retained(self, work: Pass) -> None:
         """Have those retained no more that are listed again, and none by a time to come."""
-        for flist in [one for one in self._publisher.flists.values() if one.missing_since]:
+        retained = [one for one in self._publisher.flists.values() if one.missing_since is not None]
+        for flist in retained:
             listed = flist.name in work.listing.regulars
             since = None if listed else work.clocks.started(flist.missing_since)
             if since != flist.missing_since:

@@ -189,6 +189,11 @@ class HubStateDb(QuarantineDb):
         )
         return {Name(*row) for row in self._db.execute(query)}
 
+    def strays(self) -> set[Name]:
+        """Return what has keys and can have no row: it is of no repository."""
+        query = "SELECT repository, name FROM flist_keys WHERE repository=''"
+        return {Name(*row) for row in self._db.execute(query)}
+
     def delete_keys(self, name: Name) -> None:
         """Forget the chunk keys of a flist."""
         self._delete("flist_keys", repository=name.repository, name=name.name)

@@ -165,22 +165,40 @@ class Tree:
             if folder.stat().st_mtime != durable.served_seconds(updated):
                 durable.set_time(folder, updated)
 
-    def repair_times(self) -> None:
-        """Give whatever has a time that nodes cannot read one that they can."""
+    def make_readable(self) -> None:
+        """Give whatever the hub or nodes cannot read a mode and a time that they can."""
         # As deep as 0-hub lists: what is below does no harm, and may be deeper than any path.
         for repository in _folders(self.users):
-            for path in [repository, *sorted(repository.iterdir())]:
-                _repair_time(path)
+            _make_readable(repository)
+            for path in sorted(repository.iterdir()):
+                _make_readable(path)
         for _tag, folder in self._tag_folders():
             for path in sorted(folder.iterdir()):
-                _repair_time(path)
+                _make_readable(path)
+
+    def count(self) -> tuple[int, int]:
+        """Count the flists and links that the hub would serve, and keep none of them."""
+        files = links = 0
+        folders = [self.users]
+        while folders:
+            folder = folders.pop()
+            # One that cannot be read, or goes meanwhile, is met by what reads it.
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        links += 1
+                    elif not entry.is_dir():
+                        files += entry.name.endswith(names.FLIST_SUFFIX)
+                    elif folder == self.users or entry.name.startswith(_TAG_PREFIX):
+                        folders.append(Path(entry))
+        return files, links
 
     def scan(self) -> Iterator[tuple[Name, Path]]:
-        """Yield everything that the hub would serve, hidden files left out."""
+        """Yield everything that the hub would serve; of hidden files those that it calls flists."""
         for repository in _folders(self.users):
             # Names, as a path takes several times as much, and a repository may hold all there are.
             for name in sorted(os.listdir(repository)):  # noqa: PTH208
-                if not name.startswith("."):
+                if not name.startswith(".") or name.endswith(names.FLIST_SUFFIX):
                     yield Name(repository.name, name), repository / name
         for tag, folder in self._tag_folders():
             for path in sorted(folder.iterdir()):
@@ -199,15 +217,20 @@ def _folders(folder: Path) -> list[Path]:
         return sorted(Path(one) for one in entries if one.is_dir(follow_symlinks=False))
 
 
-def _repair_time(path: Path) -> None:
+def _make_readable(path: Path) -> None:
     # Nodes read `updated` as unsigned (zosbase: pkg/upgrade/hub/hub.go, FList), and a negative one
-    # fails the whole list.
+    # fails the whole list. So does a folder that the hub, another uid, may not list (0-hub:
+    # api_list_files); one that keeps this job out fails each pass. Whoever left it was careful.
     try:
-        seconds = path.lstat().st_mtime
-        if durable.served_seconds(seconds) != seconds:
-            durable.set_time(path, seconds)
+        found = path.lstat()
+        least = {stat.S_IFDIR: _FOLDER_MODE, stat.S_IFREG: durable.PUBLIC_MODE}
+        mode = stat.S_IMODE(found.st_mode) | least.get(stat.S_IFMT(found.st_mode), 0)
+        if mode != stat.S_IMODE(found.st_mode):
+            path.chmod(mode)
+        if durable.served_seconds(found.st_mtime) != found.st_mtime:
+            durable.set_time(path, found.st_mtime)
     except OSError as error:
-        _LOG.warning("%s: its time fails the lists of nodes, and stays: %s", path, error)
+        _LOG.warning("%s: the hub or nodes cannot read it, and it stays so: %s", path, error)
 
 
 def _remove_if_empty(folder: Path) -> None:

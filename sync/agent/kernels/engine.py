@@ -61,6 +61,8 @@ class KernelsEngine(Engine[KernelsSpec]):
             if not taken_over and not folder.holds(self._root / name, row.size_bytes):
                 self._db.delete(name)
         for name in names - rows.keys():
+            # A careful umask kept it from the bootstrap server, another uid.
+            (self._root / name).chmod(durable.PUBLIC_MODE)
             self._db.put(KernelRow(name, None, None, None, None))
 
     def one_pass(self) -> None:
@@ -83,7 +85,7 @@ class KernelsEngine(Engine[KernelsSpec]):
             self._report(work, chosen)
             if self._control.stopping():
                 raise HttpStoppedError
-            self._remove(work, {kernel.name for kernel in chosen})
+            self._remove(work, {kernel.name for kernel in chosen} | self._spares(work, chosen))
             self._report(work, chosen)
             self._finish(work, chosen)
 
@@ -151,6 +153,17 @@ class KernelsEngine(Engine[KernelsSpec]):
         may_be = {kernel.name for path in work.unresolved for kernel in work.candidates(path)}
         needed = may_be.union(work.targets.values())
         return listing.wanted(work.listing, self._spec, needed)
+
+    def _spares(self, work: Pass, chosen: list[Kernel]) -> set[str]:
+        """Return the next newest kernels that are here, one for each chosen one that is not yet.
+
+        `newest` limits how many there are: what the master does not deliver pushes nothing out.
+        """
+        names, on_disk = {kernel.name for kernel in chosen}, folder.names(self._root)
+        unlimited = self._spec.model_copy(update={"newest": None})
+        older = [kernel.name for kernel in listing.wanted(work.listing, unlimited, set())]
+        here = [name for name in older if name in on_disk and name not in names]
+        return set(here[: len(names - on_disk)])
 
     def _apply_links(self, work: Pass) -> None:
         if self._links.apply(work) and self._status.record.bootable_at is None:

@@ -60,8 +60,12 @@ def retry_after(reply: Reply) -> float:
     # isdigit alone takes digits of all scripts.
     if text.isdigit() and text.isascii():
         return min(float(text), _LONGEST_RETRY_AFTER_SECONDS)
-    at = http_seconds(text)
-    return 0.0 if at is None else min(max(0.0, at - time.time()), _LONGEST_RETRY_AFTER_SECONDS)
+    at, now = http_seconds(text), http_seconds(reply.header("Date"))
+    if at is None:
+        return 0.0
+    # By the clock that the date is of, where it is said: ours may be years away.
+    wait = at - (time.time() if now is None else now)
+    return min(max(0.0, wait), _LONGEST_RETRY_AFTER_SECONDS)
 
 
 def _validator(value: str) -> str | None:

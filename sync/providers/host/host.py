@@ -14,6 +14,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from sync.contract import dialing
 from sync.providers.host import cache
 from sync.providers.host.commands import Command, Completed, Running
 from sync.providers.host.connection import (
@@ -27,9 +28,11 @@ from sync.providers.host.docker_failure import docker_failure
 _CONTAINER_SECONDS: Final = 600
 _BOOT: Final = "import sys;i=sys.stdin.buffer;exec(i.read(int(i.readline())))"
 _ROOT_HELPER: Final = Path(__file__).with_name("root_helper.py")
-# What it imports of ours goes before it: the helper image has nothing of it.
-_MODULE: Final = "sync.providers.host.descent"
-_MODULE_FILE: Final = Path(__file__).with_name("descent.py")
+# What a script imports of ours goes before it: the helper image has nothing of it.
+_MODULES: Final = {
+    "root_helper.py": ("sync.providers.host.descent", Path(__file__).with_name("descent.py")),
+    "probe.py": ("sync.contract.dialing", Path(dialing.__file__)),
+}
 _CAPABILITIES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 _REPLY: Final = TypeAdapter(dict[str, object])  # {"result"}, or {"error", "kind"}
 
@@ -105,9 +108,10 @@ class Host(ABC):
 
 def _source(script: Path) -> bytes:
     text = script.read_text(encoding="utf-8")
-    if script == _ROOT_HELPER:
-        module = _MODULE_FILE.read_text(encoding="utf-8")
-        made = f"import sys,types;made=sys.modules[{_MODULE!r}]=types.ModuleType({_MODULE!r})"
+    if script.name in _MODULES:
+        name, file = _MODULES[script.name]
+        module = file.read_text(encoding="utf-8")
+        made = f"import sys,types;made=sys.modules[{name!r}]=types.ModuleType({name!r})"
         text = f"{made}\nexec({module!r},vars(made))\n{text}"
     return text.encode()
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -67,7 +68,8 @@ def _content(path: Path) -> bytes:
         ) from error
     if fault := fault_of_encoding(data):
         what, remedy = fault
-        raise HostKeyError(f"{path} {what}; make it right: {remedy.format(path=path)}")
+        done = remedy.format(path=shlex.quote(str(path)))
+        raise HostKeyError(f"{path} {what}; make it right: {done}")
     return data
 
 

@@ -6,7 +6,9 @@ says "error in libcrypto", or nothing.
 """
 
 import codecs
+import os
 import re
+import stat
 from typing import Final
 
 _BEGIN: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----"
@@ -43,3 +45,12 @@ def fault_of_key(data: bytes) -> tuple[str, str] | None:
         "has lines that are joined, blanks around them, or more before the first",
         "copy it anew, byte for byte, from where ssh-keygen wrote it",
     )
+
+
+def fault_of_mode(found: os.stat_result) -> tuple[str, str] | None:
+    """Return why ssh ignores a private key that others may read, and the remedy."""
+    # One that is somebody else's may have any mode (OpenSSH: authfile.c, sshkey_perm_ok).
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid == os.getuid() and mode & 0o077:
+        return f"is open to others (mode {mode:04o})", "chmod 600 {path}"
+    return None

@@ -5,6 +5,7 @@ stops before our key is offered.
 """
 
 import contextlib
+import shlex
 import socket
 import threading
 import time
@@ -29,7 +30,7 @@ from sync.providers.host.connection import (
 )
 from sync.providers.host.host import Host
 from sync.providers.host.host_keys import fingerprint, load
-from sync.providers.host.key_text import fault_of_key
+from sync.providers.host.key_text import fault_of_key, fault_of_mode
 from sync.providers.host.login_shell import Framed, Streamed
 
 CONNECT_SECONDS: Final = 15.0
@@ -257,7 +258,8 @@ def _load_known_hosts(client: paramiko.SSHClient, connection: HostConnection) ->
 
 
 def _pin_command(connection: HostConnection) -> str:
-    return f"{_PIN} {connection.docker_host} --known-hosts {connection.known_hosts_path}"
+    path = shlex.quote(connection.known_hosts_path)
+    return f"{_PIN} {connection.docker_host} --known-hosts {path}"
 
 
 def _load_key(connection: HostConnection) -> paramiko.PKey | None:
@@ -267,7 +269,7 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
     path = Path(connection.ssh_key_path).expanduser()
     try:
         # What paramiko reads all the same the ssh of Docker's client does not.
-        fault = fault_of_key(path.read_bytes())
+        fault = fault_of_key(path.read_bytes()) or fault_of_mode(path.stat())
         key = None if fault else paramiko.PKey.from_path(path)
     except Exception as error:
         why = f"cannot be used: {error or type(error).__name__}"
@@ -277,14 +279,14 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
             why = (
                 "is encrypted, and nobody is there to ask for its passphrase; make a key for this "
                 "host alone that has none (ssh-keygen -t ed25519), or take the passphrase off: "
-                f"ssh-keygen -p -N '' -f {path}"
+                f"ssh-keygen -p -N '' -f {shlex.quote(str(path))}"
             )
         raise HostLoginError(f"host.sshKeyPath {path} {why}") from error
     if fault:
         what, remedy = fault
         raise HostLoginError(
-            f"host.sshKeyPath {path} {what}, and ssh does not read it so; "
-            f"make it right: {remedy.format(path=path)}"
+            f"host.sshKeyPath {path} {what}, and ssh does not take it so; "
+            f"make it right: {remedy.format(path=shlex.quote(str(path)))}"
         )
     return key
 
@@ -309,14 +311,22 @@ def _failure(connection: HostConnection, address: SshAddress, error: Exception) 
             f"{address}: its host key is not in {connection.known_hosts_path}; see its fingerprint "
             f"and pin it with: {_pin_command(connection)}"
         )
+    return refused_greeting(address, error)
+
+
+def refused_greeting(address: SshAddress, error: Exception) -> HostError:
+    """Return the error for a server with which no SSH connection came about."""
+    text = str(error) or type(error).__name__
     reset = isinstance(error, ConnectionResetError | BrokenPipeError | EOFError)
-    if reset or "banner" in text or "No existing session" in text:
+    if reset or not str(error) or "banner" in text or "No existing session" in text:
         return HostSessionsError(
             f"{address}: the SSH server ended the connection before it began, or does not greet "
-            f"({text}): too many connections at once? Run pulumi with --parallel 4, or raise "
-            "MaxStartups in the host's sshd_config"
+            f"({text}): is it sshd that listens there, on this port? If so, too many connections "
+            "at once? Run pulumi with --parallel 4, or raise MaxStartups in the host's sshd_config"
         )
-    return HostUnreachableError(f"{address}: SSH failed: {text or type(error).__name__}")
+    return HostUnreachableError(
+        f"{address}: SSH failed: {text}; is it sshd that listens there, on this port?"
+    )
 
 
 def _status(channel: paramiko.Channel) -> int:

@@ -1,8 +1,8 @@
 """The probe of a mirror host: it gathers facts, and changes nothing.
 
-Only the standard library of Python 3.11: this file is sent on stdin to a one-shot container that
-shares the host's network and has its file system mounted read-only at /host. One length-prefixed
-JSON request in, one JSON object {"result": facts} out.
+Only the standard library of Python 3.11: this file is sent on stdin, after the one that it imports,
+to a one-shot container that shares the host's network and has its file system mounted read-only at
+/host. One length-prefixed JSON request in, one JSON object {"result": facts} out.
 """
 
 import ipaddress
@@ -15,6 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NotRequired, TypedDict
+
+from sync.contract.dialing import dial
 
 HOST = Path("/host")
 _CONNECT_SECONDS = 5.0
@@ -123,8 +125,7 @@ def _resolve(name: str) -> list[str]:
 def _reach(upstream: Upstream) -> tuple[str, int | None]:
     """Connect to a master; returns the problem, or of a 0-db's namespace how many keys it has."""
     try:
-        address = (upstream["host"], upstream["port"])
-        with socket.create_connection(address, _CONNECT_SECONDS) as connected:
+        with dial(upstream["host"], upstream["port"], _CONNECT_SECONDS) as connected:
             return "", _keys(connected, upstream["namespace"]) if "namespace" in upstream else None
     except OSError as error:
         return str(error.strerror or error), None

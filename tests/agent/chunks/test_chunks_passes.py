@@ -1,5 +1,6 @@
 """Dropped keys wait for a users pass that began after they were seen, whatever clocks say."""
 
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sync.agent.chunks.checkpoint import Checkpoint
 from sync.agent.chunks.key_files import KeyFile
 from sync.agent.chunks.reconcile.deletes import Deletes
 from sync.agent.chunks.reconcile.tasks import TaskContext
@@ -101,6 +103,30 @@ def test_table_that_was_lost_meanwhile_judges_from_its_second_pass_on(tmp_path: 
             assert waiting.may_be_judged() == expected
 
 
+@pytest.mark.parametrize("later", [0, 1, 5])
+def test_table_that_came_back_from_a_backup_judges_from_its_next_pass_on(
+    later: int, tmp_path: Path
+) -> None:
+    waiting, now = Waiting(tmp_path), time.time()
+    table_file, backup = waiting.users_state / FILE, tmp_path / "backup"
+
+    def a_pass() -> None:
+        with PinnedChunks(waiting.users_state) as table:
+            table.begin()
+            table.completed(now, now + 1)
+
+    for _ in range(3):
+        a_pass()
+    shutil.copy(table_file, backup)
+    for _ in range(later + 1):
+        a_pass()
+    waiting.observe(now)
+    shutil.copy(backup, table_file)
+    assert not waiting.may_be_judged()
+    a_pass()
+    assert waiting.may_be_judged()
+
+
 def test_table_of_the_release_before_is_judged_by_its_times(tmp_path: Path) -> None:
     waiting, now = Waiting(tmp_path), time.time()
     with PinnedChunks(waiting.users_state) as table:
@@ -112,17 +138,33 @@ def test_table_of_the_release_before_is_judged_by_its_times(tmp_path: Path) -> N
     assert waiting.may_be_judged()
 
 
-def test_keys_that_a_flist_named_wait_for_a_newer_pass_too(tmp_path: Path) -> None:
+def test_keys_that_a_flist_named_wait_for_a_newer_pass_than_the_one_that_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waiting, now = Waiting(tmp_path), time.time()
+    monkeypatch.setattr(waiting.deletes, "_delete", lambda *_: None)  # of no key
+    table_file, backup = waiting.users_state / FILE, tmp_path / "backup"
+    dropped = waiting.deletes.dropped
     with PinnedChunks(waiting.users_state) as table:
         table.begin()
+        table.completed(now, now + 1)
         waiting.observe(now)
-        observation = waiting.deletes.dropped.observation()
-        assert observation is not None
-        keys = KeyFile(tmp_path / "kept")
-        keys.add([b"k" * 16])
-        dropped = waiting.deletes.dropped
-        dropped.replace(keys, observation.observed_at, judged=True, passes=observation.passes)
+        table.begin()
+        table.completed(now, now + 1)
+        assert waiting.may_be_judged()
+        # Before the flist was published that names the key.
+        shutil.copy(table_file, backup)
+        table.add([b"k" * 16])
+        table.begin()
+        table.completed(now, now + 1)
+        waiting.deletes.remove(Checkpoint())
         kept = dropped.observation()
         assert kept is not None
-        assert (kept.table, kept.passes_begun) == (observation.table, observation.passes_begun)
+        assert (kept.judged, kept.items) == (True, 1)
+        assert not waiting.may_be_judged()
+    shutil.copy(backup, table_file)
+    assert not waiting.may_be_judged()
+    with PinnedChunks(waiting.users_state) as table:
+        table.begin()
+        table.completed(now, now + 1)
+    assert waiting.may_be_judged()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,3 +176,32 @@ def test_three_hundred_thousand_flists_have_room_in_the_default_memory(mirror: U
     with room.page() as page:
         for number in range(300_000):
             page.take(FLIST_BYTES, [f"an-application-of-somebody-{number}-v1.2.3.flist"])
+
+
+@pytest.mark.parametrize("kind", ["flists", "links", "links in a tag", "flists in a tag"])
+def test_more_than_the_job_has_room_for_on_the_disk_is_refused_with_a_reason(
+    kind: str, mirror: UsersMirror
+) -> None:
+    """Left by strangers while the hub took uploads, or by a larger mirror: no kill for memory."""
+    mirror.settings["memory_limit_mb"] = SMALL_MB
+    mirror.one_pass()
+    before = mirror.served()
+    folder = mirror.directories.public / "users" / "carol" / (".tag-1" if "tag" in kind else "")
+    folder.mkdir(parents=True)
+    for number in range(12_000):
+        path = folder / f"f{number:07}.flist"
+        if kind.startswith("flists"):
+            path.touch()
+        else:
+            path.symlink_to("../../alice/blog.flist" if "tag" in kind else "../alice/blog.flist")
+    tracemalloc.start()
+    try:
+        with pytest.raises(JobPaused, match=r"hub's folder holds \d+ .*limits\.users\.memoryMb"):
+            mirror.one_pass()
+        assert tracemalloc.get_traced_memory()[1] < 6 * MIB
+    finally:
+        tracemalloc.stop()
+    assert before.items() <= mirror.served().items()
+    shutil.rmtree(mirror.directories.public / "users" / "carol")
+    mirror.one_pass()
+    assert mirror.served() == before

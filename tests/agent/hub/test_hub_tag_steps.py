@@ -216,6 +216,21 @@ def test_adopted_entries_with_negative_times_are_mended(mirror: UsersMirror) -> 
     assert all(0 <= time < 1 << 32 for time in times(mirror))
 
 
+@pytest.mark.parametrize("mode", [0o000, 0o500, 0o700, 0o555, 0o750, 0o2770])
+def test_adopted_folders_and_files_are_open_to_the_hub(mode: int, mirror: UsersMirror) -> None:
+    """A careful umask, a copy, or a hub that was taken over while it could write."""
+    mirror.one_pass()
+    own = users(mirror) / "tf-auto" / "readme.txt"
+    own.write_text("the hub lists it")
+    below = [path for path in users(mirror).rglob("*") if not path.is_symlink()]
+    for path in below:
+        path.chmod(mode)
+    mirror.one_pass()
+    for path in below:
+        wanted = 0o755 if path.is_dir() else 0o644
+        assert path.stat().st_mode & wanted == wanted, path
+
+
 def test_staging_is_outside_of_what_the_hub_lists(mirror: UsersMirror) -> None:
     """Names below users are those that are served, at every step that changes one."""
     move_to_2(mirror.upstream.model)

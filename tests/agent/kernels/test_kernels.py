@@ -1,5 +1,6 @@
 """Kernels and net links: never half, never stale, and a net link always leads somewhere."""
 
+import contextlib
 import json
 import time
 
@@ -207,3 +208,21 @@ def test_file_taken_over_from_an_earlier_mirror_goes_after_its_retention_over_re
         assert one_pass(kept, directories).details["retained"] == 1
     one_pass(kernels_spec(upstream, retention_days=0), directories)
     assert served(directories) == kernels(upstream)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o600, 0o640])
+def test_kernel_taken_over_is_open_to_the_bootstrap_server(
+    mode: int, upstream: Upstream, directories: Directories
+) -> None:
+    """Also one that the master does not deliver, so that it is not written anew."""
+    spec = kernels_spec(upstream, retention_days=30)
+    left = [directories.kernels / name for name in ("dropped.efi", "zos-3.efi")]
+    for path in left:
+        path.write_bytes(b"MZ of an earlier mirror")
+        path.chmod(mode)
+    upstream.bootstrap_faults.add(Fault("status", r"/kernel/zos-3\.efi"))
+    with contextlib.suppress(PassIncompleteError):
+        one_pass(spec, directories)
+    for path in left:
+        assert path.read_bytes() == b"MZ of an earlier mirror"
+        assert path.stat().st_mode & 0o777 == 0o644

@@ -92,8 +92,9 @@ def test_master_that_says_no_time_lets_nothing_outlive(
     assert served(directories) == before
 
 
-def test_retention_noted_by_a_clock_that_was_ahead_counts_from_now(
-    upstream: Upstream, directories: Directories, clocks: TwoClocks
+@pytest.mark.parametrize("noted", [NOW + 15 * YEAR, 0.0, 300.0, 10 * YEAR])
+def test_retention_noted_by_a_clock_that_was_wrong_counts_from_now(
+    noted: float, upstream: Upstream, directories: Directories, clocks: TwoClocks
 ) -> None:
     """As an earlier release noted it, which counted by this host's clock."""
     spec = kernels_spec(upstream, run_modes=["prod"], retention_days=30)
@@ -101,9 +102,7 @@ def test_retention_noted_by_a_clock_that_was_ahead_counts_from_now(
     upstream.model.delete_kernel("zos-5.efi")
     one_pass(spec, directories)
     with KernelStateDb(directories.state) as state_db:
-        state_db._db.execute(
-            "UPDATE kernel SET missing_since=? WHERE name='zos-5.efi'", (NOW + 15 * YEAR,)
-        )
+        state_db._db.execute("UPDATE kernel SET missing_since=? WHERE name='zos-5.efi'", (noted,))
     one_pass(spec, directories)
     clocks.set(NOW + 29 * DAY)
     one_pass(spec, directories)

@@ -221,3 +221,27 @@ def test_one_page_s_odd_headers_cost_no_other(
         for _ in range(2):
             one_pass(spec, directories)
     assert served(directories) == {"odd.efi": b"MZ odd", "good.efi": b"MZ good"}
+
+
+@pytest.mark.parametrize("newest", [1, 3, 5])
+@pytest.mark.parametrize("came", [1, 2, 6])
+@pytest.mark.parametrize("kind", ["status", "truncate"])
+def test_newer_kernels_push_none_out_until_they_are_here(
+    kind: FaultKind, came: int, newest: int, upstream: Upstream, directories: Directories
+) -> None:
+    """`newest` counts what is listed, and nodes need what is served."""
+    spec = spec_of(upstream, newest=newest, run_modes=["prod"], links=[])
+    one_pass(spec, directories)
+    before = served(directories)
+    for number in range(6, 6 + came):
+        name = f"zos-{number}.efi"
+        upstream.model.add_kernel(name, b"MZ" + bytes(4_000 + number), OLD + number * DAY)
+    upstream.bootstrap_faults.add(Fault(kind, r"/kernel/zos-([6-9]|1\d)\.efi"))
+    passes(spec, directories, 3)
+    assert served(directories) == before
+    upstream.bootstrap_faults.clear()
+    # Another spec: they are tried again at once.
+    one_pass(spec.model_copy(update={"removal_floor_items": 100}), directories)
+    last = 6 + came
+    chosen = [f"zos-{number}.efi" for number in range(max(0, last - newest), last)]
+    assert served(directories).keys() == {"zos-1.efi", *chosen}

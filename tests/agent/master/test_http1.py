@@ -1,6 +1,7 @@
 """A reply is read as the standard library reads it, and one that is not clear is refused."""
 
 import contextlib
+import email.utils
 import http.client
 import io
 import socket
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.agent.master import http1
+from sync.agent.master import replies as replies_of
 from sync.agent.master.http1 import HttpError, Reply
 from sync.agent.master.replies import http_seconds
 
@@ -155,3 +157,17 @@ def test_reply_that_is_not_clear_is_refused(said: bytes, words: str) -> None:
 )
 def test_date_that_is_none_is_taken_for_none(date: str) -> None:
     assert http_seconds(date) is None
+
+
+@pytest.mark.parametrize("said", [5, 90, 0, -60, 1 << 20])
+@pytest.mark.parametrize("wrong_days", [0.0, 5475.0, -5475.0, 0.5])
+def test_a_date_to_wait_for_is_read_by_the_clock_that_it_is_of(
+    said: int, wrong_days: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that is years behind would wait for the longest each time, one ahead never."""
+    now = 1_700_000_000
+    monkeypatch.setattr(replies_of, "time", mock.Mock(time=lambda: now + wrong_days * 86_400))
+    dates = [email.utils.formatdate(at, usegmt=True).encode() for at in (now, now + said)]
+    head = b"HTTP/1.1 503 Busy\r\nDate: %b\r\nRetry-After: %b\r\nContent-Length: 0\r\n\r\n"
+    reply = Reply(io.BufferedReader(io.BytesIO(head % (*dates,))), "GET")
+    assert replies_of.retry_after(reply) == min(max(0, said), 3600)

@@ -7,6 +7,7 @@ published or retained here names it, judged by a users pass that began after the
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -149,8 +150,8 @@ class Deletes:
         passes = self.pinned.passes()
         if passes is None or observation.passes_begun is None:
             return started_at > observation.observed_at
-        if passes.table != observation.table:
-            # Another table was begun meanwhile: as if the keys were seen to be dropped just now.
+        if passes.table != observation.table or passes.begun < observation.passes_begun:
+            # Another table, or an older one: as if the keys were seen to be dropped just now.
             self.dropped.update(table=passes.table, passes_begun=passes.begun)
             return False
         return passes.completed > observation.passes_begun
@@ -163,6 +164,7 @@ class Deletes:
         # Where no users job ever ran the operator may say to delete all the same.
         nobody_judges = context.spec.deletes_without_users and not self.pinned.exists
         pinned = None if nobody_judges else self.pinned
+        passes = self.pinned.passes()
         try:
             for keys in grouped(self.dropped.keys(), _GROUP):
                 named = pinned.pinned(keys) if pinned else set()
@@ -181,9 +183,9 @@ class Deletes:
             # The master has dropped more than was judged: the numbers of keys are to differ.
             context.report(Finding({"extra_items": 0}))
         elif observation:
-            self.dropped.replace(
-                kept, observation.observed_at, judged=True, passes=observation.passes
-            )
+            # Only a newer pass than the one that judged: an older table may come from a backup.
+            by = replace(passes, begun=passes.completed) if passes else observation.passes
+            self.dropped.replace(kept, observation.observed_at, judged=True, passes=by)
 
     def _guard(self, doomed: int, checkpoint: Checkpoint) -> None:
         """Raise JobPaused where more would vanish than the operator allows."""
