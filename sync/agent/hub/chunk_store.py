@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 from weakref import WeakSet
@@ -25,7 +25,7 @@ from sync.agent.master.client import HttpStoppedError
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.zdb.connection import ZdbConnection
-from sync.agent.zdb.errors import ZdbConnectionError, ZdbError
+from sync.agent.zdb.errors import ZdbAuthError, ZdbConnectionError, ZdbError
 from sync.agent.zdb.key_room import KeyRoom
 from sync.contract.job_memory import PAYLOADS_BYTES
 from sync.contract.spec import UsersSpec, ZdbEndpoint
@@ -44,6 +44,10 @@ MOST_MISSING: Final = 10_000
 _FETCHERS: Final = 4
 # The mirror's own 0-db answers at once; when it is silent, it waits for more bytes.
 _LOCAL_NUDGE_SECONDS: Final = 0.005
+
+
+class ForeignZdbError(ZdbError):
+    """A 0-db of `allowedBackends` does not do its part: flists that need it fail, no others."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,8 @@ class ChunkStore:
         self._known: dict[str, WeakSet[KeyGroup]] = {}
         self._lock = threading.Lock()
         self._foreign_ready = False
+        # Foreign 0-dbs that nobody reached in this pass, and why.
+        self._foreign_dead: dict[ZdbEndpoint, str] = {}
         # Threads of the pool share the limit on chunks in flight.
         self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
         self._bandwidth = bandwidth
@@ -194,6 +200,7 @@ class ChunkStore:
         self._masters.choose()
         with self._lock:
             self._known.clear()
+            self._foreign_dead.clear()
 
     def _local(self, namespace: str) -> ZdbEndpoint:
         return self._spec.local_zdb.model_copy(update={"namespace": namespace})
@@ -211,15 +218,16 @@ class ChunkStore:
         absent = self._absent_here(namespace, keys)
         for route in self.routes(namespace):
             if absent:
-                absent = self._ask(route, functools.partial(_absent, keys=absent))
+                with suppress(ForeignZdbError):
+                    absent = self._ask(route, functools.partial(_absent, keys=absent))
         return not absent
 
     def fetch(self, route: Route, keys: Iterable[bytes]) -> frozenset[bytes]:
         """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
 
         Returns those that the source has not, or only with a payload that is not theirs. Raises
-        ZdbError when a 0-db does not do its part, HttpStoppedError when stopping, JobPaused when
-        the local 0-db has no memory for them.
+        ZdbError when a 0-db does not do its part (ForeignZdbError: one of `allowedBackends`),
+        HttpStoppedError when stopping, JobPaused when the local 0-db has no memory for them.
         """
         absent = self._absent_here(route.namespace, keys)
         if not absent:
@@ -228,8 +236,15 @@ class ChunkStore:
 
     def refetch(self, namespace: str, keys: Sequence[bytes]) -> bool:
         """Do as `fetch` from wherever the chunks may come; returns whether all are here then."""
+
+        def has(route: Route, some: Sequence[bytes]) -> bool:
+            try:
+                return not self.fetch(route, some)
+            except ForeignZdbError:
+                return False
+
         return all(
-            any(not self.fetch(route, some) for route in self.routes(namespace))
+            any(has(route, some) for route in self.routes(namespace))
             for some in groups(keys, KEYS_AT_ONCE)
         )
 
@@ -289,7 +304,7 @@ class ChunkStore:
     def _ask(self, route: Route, question: Callable[[ZdbConnection], _T]) -> _T:
         """Ask a route's 0-db: the master's by whichever of its names answers. Raises ZdbError."""
         if route.source != self._spec.source_zdb:
-            return self._ask_at(route.source, question)
+            return self._ask_foreign(route.source, question)
         losses = 0
         while True:
             source = self._masters.current
@@ -303,6 +318,21 @@ class ChunkStore:
             else:
                 self._masters.answered()
                 return answer
+
+    def _ask_foreign(self, source: ZdbEndpoint, question: Callable[[ZdbConnection], _T]) -> _T:
+        """Ask a 0-db of `allowedBackends`. Raises ForeignZdbError."""
+        with self._lock:
+            dead = self._foreign_dead.get(source)
+        if dead is not None:
+            raise ForeignZdbError(dead)
+        try:
+            return self._ask_at(source, question)
+        except ZdbError as error:
+            # Each of its flists would cost the time-outs once more.
+            if isinstance(error, ZdbConnectionError | ZdbAuthError):
+                with self._lock:
+                    self._foreign_dead[source] = str(error)
+            raise ForeignZdbError(str(error)) from error
 
     def _ask_at(self, source: ZdbEndpoint, question: Callable[[ZdbConnection], _T]) -> _T:
         """Ask, once more over a new connection where the first one was lost."""

@@ -19,7 +19,7 @@ from sync.agent.flist.database import Backend
 from sync.agent.flist.errors import FlistError, NeedsMoreError
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.flist.reader_pool import Granted, Read, ReaderPool, Rewriting
-from sync.agent.hub.chunk_store import ChunkStore, as_backend, route_of
+from sync.agent.hub.chunk_store import ChunkStore, ForeignZdbError, as_backend, route_of
 from sync.agent.hub.listing import (
     Name,
     Regular,
@@ -216,14 +216,14 @@ class Preparer:
         """Read a fetched flist, fetch its chunks, rewrite its backend, make it durable.
 
         Raises ZdbError, OSError, HttpStoppedError; what is wrong with the flist itself makes it
-        Withheld.
+        Withheld, and it fails alone where there is no scratch disk for it, or its own 0-db is dead.
         """
         entry = fetched.entry
         try:
             outcome = self._prepared(fetched, *self._read(fetched.path, self._rewriting))
-        except ScratchError as error:
+        except (ScratchError, ForeignZdbError) as error:
             fetched.path.unlink(missing_ok=True)
-            return Failure(entry.name, HttpError(f"{entry.name}: {error}", retry=False))
+            return Failure(entry.name, HttpError(str(error), retry=False))
         except FlistError as error:
             # A hub copies a flist in place (shutil.copyfile, hub/flist.py): what is fresh may
             # have been half there, so the next pass fetches it again.
