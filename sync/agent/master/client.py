@@ -57,6 +57,8 @@ ATTEMPTS: Final = 4
 _ATTEMPTS_BEFORE_OTHERS: Final = 2
 # Of the read timeout.
 _BRIEF_SHARE: Final = 0.25
+# For how long any one page may have all others wait.
+_PAGE_PATIENCE_SECONDS: Final = 10.0
 _SLICE_SECONDS: Final = 0.5  # how soon one that waits notices that the name was given up
 # Every service answers it in some way: asked where a request got no answer at all.
 _FRONT_PAGE: Final = "/"
@@ -344,9 +346,8 @@ class Master:
         if reply.status in _GONE:
             raise HttpMissingError(f"{path}: {reply.status}", retry=False)
         wait = retry_after(reply)
-        if wait:
-            with self._lock:
-                self._not_before = max(self._not_before, time.monotonic() + wait)
+        # Whether all wait longer is found out by _asks_alone.
+        self._have_all_wait(min(wait, _PAGE_PATIENCE_SECONDS))
         raise HttpError(
             f"{path}: {reply.status}",
             retry=reply.status in _TRY_AGAIN,
@@ -378,7 +379,8 @@ class Master:
             except HttpError as error:
                 if error.at_once:
                     continue
-                if not error.retry or clock.failures + 1 >= self._attempts(error):
+                alone = self._asks_alone(error)
+                if alone or not error.retry or clock.failures + 1 >= self._attempts(error):
                     self._judge(error)
                     raise
                 self._wait(clock.after_failure(error.retry_after_seconds))
@@ -395,6 +397,29 @@ class Master:
         if error.retry_after_seconds > self._limits.read_timeout_seconds:
             return 1
         return _ATTEMPTS_BEFORE_OTHERS if self._endpoints.has_others() else ATTEMPTS
+
+    def _have_all_wait(self, seconds: float) -> None:
+        with self._lock:
+            self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def _asks_alone(self, error: HttpError) -> bool:
+        """Return whether a page asks for a long wait, and the master's front page for none.
+
+        One page must not keep all others away for hours: that is a failure of its own. Where the
+        front page asks for patience, too, or does not answer, all wait for as long as was said.
+        """
+        wait = error.retry_after_seconds
+        if wait <= _PAGE_PATIENCE_SECONDS:
+            return False
+        with self._judging:
+            # Another thread found out already.
+            if self._not_before - time.monotonic() > _PAGE_PATIENCE_SECONDS:
+                return False
+            front = self._front_page()
+            if isinstance(front, Reply) and not retry_after(front):
+                return True
+            self._have_all_wait(wait)
+            return False
 
     def _wait(self, seconds: float) -> None:
         """Wait, unless the job stops or the name in use is given up meanwhile."""
@@ -436,17 +461,22 @@ class Master:
 
         A redirect to another origin is usual there, and an answer; unless `error` is one, too.
         """
+        front = self._front_page()
+        if isinstance(front, Reply):
+            return front.status not in _NOBODY_BEHIND
+        if front.elsewhere:
+            return not error.elsewhere
+        return not front.unreachable and not front.unanswered
+
+    def _front_page(self) -> Reply | HttpError:
+        """Ask for the head of the front page, at once; returns the failure where none comes."""
         while True:
             try:
                 with self._connection(at_once=True) as connection:
-                    reply = self._exchange(connection, "HEAD", _FRONT_PAGE, {})
-                    return reply.status not in _NOBODY_BEHIND
+                    return self._exchange(connection, "HEAD", _FRONT_PAGE, {})
             except HttpError as failure:
-                if failure.at_once:
-                    continue
-                if failure.elsewhere:
-                    return not error.elsewhere
-                return not failure.unreachable and not failure.unanswered
+                if not failure.at_once:
+                    return failure
 
     def _kept(self) -> Connection | None:
         """Return a connection that is open already, if one did not rest."""
