@@ -267,7 +267,7 @@ class Preparer:
         except BaseException:
             held.release()
             raise
-        held.shrink(held_by_keys(sum(len(group.packed) for group in read.groups)))
+        held.shrink(held_by_keys(sum(group.cost_bytes for group in read.groups)))
         return read, held
 
     def _prepared(self, fetched: Fetched, contents: Read, held: HeldMemory) -> Ready | Withheld:

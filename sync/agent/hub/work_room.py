@@ -45,9 +45,9 @@ class HeldMemory:
         self.shrink(0)
 
 
-def held_by_keys(packed_bytes: int) -> int:
-    """Return what chunk keys take until their flist is published; packed_bytes: of their groups."""
-    return _KEY_COPIES * packed_bytes
+def held_by_keys(cost_bytes: int) -> int:
+    """Return what chunk keys take until their flist is published; cost_bytes: of their groups."""
+    return _KEY_COPIES * cost_bytes
 
 
 def _cost(grant: Granted) -> int:
