@@ -23,7 +23,7 @@ from sync.agent.flist.errors import FlistError, NeedsMoreError, NoMessageError
 from sync.agent.flist.keys import GROUP_BYTES, pack_keys, unpack_keys
 
 # Counted up when flists are accepted that were refused before: mirrors then read those again.
-ACCEPTED: Final = 3
+ACCEPTED: Final = 4
 MAX_VALUE_BYTES: Final = 64 << 20
 MAX_KEYS: Final = 16 << 20
 _MAX_BACKEND_BYTES: Final = 4096
