@@ -26,7 +26,7 @@ from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_repo
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbAuthError, ZdbConnectionError, ZdbError
-from sync.agent.zdb.key_room import KeyRoom
+from sync.agent.zdb.key_room import KeyRoom, require_disk_room
 from sync.contract.job_memory import PAYLOADS_BYTES
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 
@@ -187,8 +187,8 @@ class ChunkStore:
         self._bandwidth = bandwidth
         self._payloads = Budget(PAYLOADS_BYTES)
         # Each try is a whole pass, and until the operator acts it ends where the one before did.
-        retry_seconds = max(_LEAST_RETRY_SECONDS, spec.schedule.interval_seconds)
-        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys, retry_seconds)
+        self._retry_seconds = max(_LEAST_RETRY_SECONDS, spec.schedule.interval_seconds)
+        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys, self._retry_seconds)
 
     def close(self) -> None:
         """End the threads and connections."""
@@ -227,7 +227,7 @@ class ChunkStore:
 
         Returns those that the source has not, or only with a payload that is not theirs. Raises
         ZdbError when a 0-db does not do its part (ForeignZdbError: one of `allowedBackends`),
-        HttpStoppedError when stopping, JobPaused when the local 0-db has no memory for them.
+        HttpStoppedError when stopping, JobPaused when the local 0-db has no room for them.
         """
         absent = self._absent_here(route.namespace, keys)
         if not absent:
@@ -298,7 +298,9 @@ class ChunkStore:
         return self._fetch_group(route, batch)
 
     def _count_keys(self) -> int:
+        floor_bytes = self._spec.free_space_floor_bytes
         with self._lines.lend(self._spec.local_zdb, admin=True) as line:
+            require_disk_room(line.nsinfo().free_bytes, floor_bytes, self._retry_seconds)
             return line.count_keys()
 
     def _ask(self, route: Route, question: Callable[[ZdbConnection], _T]) -> _T:

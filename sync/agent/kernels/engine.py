@@ -9,6 +9,7 @@ from typing import Final
 
 from sync.agent import durable
 from sync.agent.deletion_guard import Absences, Vanished, guard
+from sync.agent.disk_room import DiskRoom
 from sync.agent.job import Control, Directories, Engine, one_at_a_time
 from sync.agent.kernels import folder, listing
 from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, master_of, url_of
@@ -48,7 +49,8 @@ class KernelsEngine(Engine[KernelsSpec]):
             durable.require_directory(self._root / NET)
             staging = durable.staging_directory(self._root)
             self._adopt()
-        self._fetcher = Fetcher(self._master, spec, staging, control)
+        room = DiskRoom(staging, spec.free_space_floor_bytes)
+        self._fetcher = Fetcher(self._master, spec, staging, control, room)
         self._links = Links(self._fetcher, self._root, self._db)
         self._absences: Absences[str] = Absences(self._master, spec.http.connections, url_of)
 

@@ -233,13 +233,18 @@ class Master:
         return self._retried("HEAD", path, dict, read, _PAGE)
 
     def download(
-        self, path: str, target: Path, max_bytes: int, expected: Expected | None = None
+        self,
+        path: str,
+        target: Path,
+        max_bytes: int,
+        expected: Expected | None = None,
+        begins: Callable[[int], None] | None = None,
     ) -> Downloaded:
         """Fetch a file to `target`, resumed where it broke off, and verify size and MD5.
 
-        On failure `target` is gone. Raises HttpError, and OSError of the disk.
+        begins: see Partial. On failure `target` is gone. Raises HttpError, and OSError of the disk.
         """
-        partial = Partial(path, target, max_bytes, expected or Expected(), self._count)
+        partial = Partial(path, target, max_bytes, expected or Expected(), self._count, begins)
         try:
             return self._downloaded(path, partial)
         except BaseException:

@@ -2,13 +2,18 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sync.agent import durable
 from sync.agent.flist import read_flist
 from sync.agent.flist.database import ACCEPTED, Backend
 from sync.agent.hub import publisher
+from sync.agent.job import JobPaused
+from sync.agent.zdb.namespace_info import NamespaceInfo
+from sync.agent.zdb.protocol import Reply
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import keys_in, small
 from tests.agent.hub.small_hub import DAY, OLD
@@ -216,3 +221,25 @@ def test_published_flists_name_the_mirror_s_own_backend(
     mirror.settings["publish_backend"] = MIRROR
     mirror.one_pass()
     assert mirror.served() == first, "the same input gives the same bytes"
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+def test_chunks_do_not_take_the_disk_of_the_local_zdb_below_its_floor(
+    spare: int, mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The users job pauses where the flists job does: both fill the same 0-db."""
+    floor, free = 1 << 30, NamespaceInfo.of
+
+    def info(reply: Reply) -> NamespaceInfo:
+        return replace(free(reply), free_bytes=floor + spare)
+
+    monkeypatch.setattr(NamespaceInfo, "of", info)
+    monkeypatch.setattr(durable, "require_free_space", lambda *_: None)
+    mirror.settings["free_space_floor_bytes"] = floor
+    if spare < 0:
+        with pytest.raises(JobPaused, match="freeSpaceFloorBytes"):
+            mirror.one_pass()
+        assert mirror.local_keys() == set()
+    else:
+        mirror.one_pass()
+        assert mirror.served() == model_tree(mirror.upstream.model)

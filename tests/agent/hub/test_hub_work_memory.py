@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.agent.budget import Budget, BudgetClosedError
+from sync.agent.disk_room import ScratchError
 from sync.agent.flist.database import Backend as Named
 from sync.agent.flist.errors import NeedsMoreError
 from sync.agent.flist.keys import KEYS_AT_ONCE, KeyGroup, pack_keys, slices_of
@@ -25,7 +26,7 @@ from sync.agent.hub import chunk_store, pins
 from sync.agent.hub.chunk_store import batches
 from sync.agent.hub.listing import Name
 from sync.agent.hub.state_db import DATABASE, HubStateDb
-from sync.agent.hub.work_room import ScratchError, WorkRoom
+from sync.agent.hub.work_room import WorkRoom
 from sync.agent.job import PassIncompleteError
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbError
