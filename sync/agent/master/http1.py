@@ -24,7 +24,8 @@ from sync.contract.spec import HttpLimits
 
 _SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
 _READ_BYTES: Final = 1 << 18
-_LINE_BYTES: Final = 1 << 16
+# Of a head, or of the trailers: each connection may hold one, and no budget counts it.
+_HEAD_BYTES: Final = 1 << 16
 _MOST_FIELDS: Final = 100
 _MOST_HEADS: Final = 8
 _INTERIM: Final = range(100, 200)
@@ -195,10 +196,10 @@ class Reply:
         # Names have no case, and fields of one name are one list (RFC 9110, 5.1 and 5.3).
         return self._fields.get(name.lower(), "")
 
-    def _line(self) -> str:
-        line = self._received(self._source.readline, _LINE_BYTES)
+    def _line(self, most_bytes: int = _HEAD_BYTES) -> str:
+        line = self._received(self._source.readline, most_bytes)
         if not line.endswith(b"\n"):
-            fault = f"a line of more than {_LINE_BYTES} bytes" if line else "closed"
+            fault = f"a head of more than {_HEAD_BYTES} bytes" if line else "closed"
             raise HttpError(f"no reply: {fault}", retry=True)
         # A lone LF ends a line as well (RFC 9112, 2.2).
         return line.rstrip(b"\r\n").decode("latin-1")
@@ -214,10 +215,12 @@ class Reply:
 
     def _read_fields(self) -> dict[str, str]:
         fields: dict[str, str] = {}
+        left_bytes = _HEAD_BYTES
         for _ in range(_MOST_FIELDS):
-            line = self._line()
+            line = self._line(left_bytes)
             if not line:
                 return fields
+            left_bytes = max(1, left_bytes - len(line))
             name, colon, value = line.partition(":")
             key, value = name.lower(), value.strip(" \t")
             # No blank before the colon, and no line that goes on with another (RFC 9112, 5.1, 5.2).
