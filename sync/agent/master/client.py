@@ -20,6 +20,7 @@ from sync.agent.job import Control
 from sync.agent.master.download import Downloaded, Expected, Partial
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.master.http1 import (
+    LEAST_BYTES,
     Connection,
     EndpointLostError,
     HttpError,
@@ -57,6 +58,8 @@ ATTEMPTS: Final = 4
 _ATTEMPTS_BEFORE_OTHERS: Final = 2
 # Of the read timeout.
 _BRIEF_SHARE: Final = 0.25
+# Of all that are under way: a file that trickles in would keep a pass from its end for days.
+_SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
 # For how long any one page may have all others wait.
 _PAGE_PATIENCE_SECONDS: Final = 10.0
 _SLICE_SECONDS: Final = 0.5  # how soon one that waits notices that the name was given up
@@ -119,6 +122,7 @@ class Master:
         rate = limits.requests_per_second
         self._requests = TokenBucket(rate, max(1.0, rate / 4)) if rate else None
         self._slots = threading.BoundedSemaphore(limits.connections)
+        self._busy = 0
         self._lock = threading.Lock()
         # Taken while one thread finds out whether the name in use died.
         self._judging = threading.Lock()
@@ -507,6 +511,8 @@ class Master:
             self._slots.acquire()
         connection: Connection | None = None
         kept_replies = 0
+        with self._lock:
+            self._busy += 1
         try:
             # One that was kept may be dead, which takes a time-out to find out.
             connection = None if self._is_brief else self._kept()
@@ -514,8 +520,7 @@ class Master:
             connection = connection or Connection(
                 self._origin, self._limits, self._control, self._bandwidth
             )
-            share = _BRIEF_SHARE if self._is_brief and not at_once else 1.0
-            connection.patience_seconds = self._limits.read_timeout_seconds * share
+            self._set_patience(connection, brief=self._is_brief and not at_once)
             yield connection
             if connection.reusable and self._lost is None and connection.origin == self._origin:
                 connection.idle_since = time.monotonic()
@@ -531,4 +536,12 @@ class Master:
         finally:
             if connection is not None:
                 connection.close()
+            with self._lock:
+                self._busy -= 1
             self._slots.release()
+
+    def _set_patience(self, connection: Connection, *, brief: bool) -> None:
+        """Set how slow a reply may be: what is left alone has all of the way to itself."""
+        seconds = self._limits.read_timeout_seconds * (_BRIEF_SHARE if brief else 1.0)
+        least_bytes = _SLOWEST_BYTES_PER_SECOND * seconds / (_BRIEF_SHARE if brief else 1.0)
+        connection.set_patience(seconds, lambda: max(LEAST_BYTES, least_bytes / self._busy))

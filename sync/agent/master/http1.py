@@ -34,7 +34,7 @@ _STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?", re.ASCII)
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CHUNK: Final = re.compile(r"[0-9a-fA-F]{1,15}", re.ASCII)
-# A transfer that brings less than this in a read timeout counts as hung.
+# A transfer that brings less than this in a read timeout counts as hung, whatever else is going on.
 LEAST_BYTES: Final = 1024
 
 
@@ -117,6 +117,7 @@ class _Reader(io.RawIOBase):
     timeout_seconds: float
     control: Control
     bandwidth: TokenBucket | None
+    least_bytes: Callable[[], float] = lambda: LEAST_BYTES
 
     def __post_init__(self) -> None:
         self.restart()
@@ -150,7 +151,7 @@ class _Reader(io.RawIOBase):
             finally:
                 self._left_seconds -= time.monotonic() - began
             self._window_bytes += count
-            if self._window_bytes >= LEAST_BYTES:
+            if self._window_bytes >= self.least_bytes():
                 self.restart()
             if self.bandwidth is not None and count and (wait := self.bandwidth.take(count)):
                 if self.control.wait(wait):
@@ -316,12 +317,13 @@ class Connection:
 
     @property
     def patience_seconds(self) -> float:
-        """How long a reply may bring nothing."""
+        """How long a reply may bring nothing, or too little."""
         return self._reader.timeout_seconds
 
-    @patience_seconds.setter
-    def patience_seconds(self, seconds: float) -> None:
+    def set_patience(self, seconds: float, least_bytes: Callable[[], float]) -> None:
+        """Set for how long a reply may bring less than so many bytes."""
         self._reader.timeout_seconds = seconds
+        self._reader.least_bytes = least_bytes
 
     @property
     def reusable(self) -> bool:

@@ -1,5 +1,6 @@
 """The HTTP client against a master that does everything wrong."""
 
+import contextlib
 import gzip
 import hashlib
 import threading
@@ -177,6 +178,26 @@ def test_drip_of_single_bytes_counts_as_hung(server: ScriptedServer, tmp_path: P
     server.pages["/file"] = Answer(BODY, fault="drip")
     with pytest.raises(HttpError, match="hung"):
         make_master(server, read_timeout_seconds=0.2).download("/file", tmp_path / "f", MAX)
+
+
+@pytest.mark.parametrize("brief", [False, True])
+@pytest.mark.parametrize("connections", [1, 4])
+def test_file_that_trickles_in_counts_as_hung_once_it_is_alone(
+    brief: bool, connections: int, server: ScriptedServer, tmp_path: Path
+) -> None:
+    """It would take 46 s here; a large one of a patient stranger takes weeks."""
+    server.pages["/file"] = Answer(BODY, fault="trickle")
+    server.pages["/sound"] = Answer(BODY)
+    limits = {"read_timeout_seconds": 0.4, "connections": connections}
+    master, started = make_master(server, **limits), time.monotonic()
+    with (
+        master.briefly() if brief else contextlib.nullcontext(),
+        pytest.raises(HttpError, match="hung"),
+    ):
+        master.download("/file", tmp_path / "f", MAX)
+    assert time.monotonic() - started < 15
+    assert master.download("/sound", tmp_path / "g", MAX).size_bytes == len(BODY)
+    assert master._busy == 0
 
 
 def test_error_page_with_status_404_is_missing_and_500_is_tried_again(
