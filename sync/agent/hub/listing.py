@@ -91,13 +91,14 @@ Entry: TypeAlias = Regular | Link | Tag
 
 @dataclass
 class Listing:
-    """A complete listing. refused: what was left out, and why."""
+    """A complete listing. refused: what was left out, and why. left_out: repositories, likewise."""
 
     repositories: set[str] = field(default_factory=set)
     regulars: dict[Name, Regular] = field(default_factory=dict)
     links: dict[Name, Link] = field(default_factory=dict)
     tags: dict[TagName, Tag] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add(
         self, page: str, rows: JsonRows, parse: Callable[[object], Entry | None], room: PageRoom

@@ -178,7 +178,7 @@ class _Pages:
         largest = max(large, key=lambda one: (one not in official, sizes[one]))
         room.give(sizes.pop(largest))
         listing.leave_out(largest, self.served)
-        listing.refuse(f"{largest}: left out, {error}", room)
+        listing.left_out.append(f"{largest}: left out, {error}")
 
     def repositories_of(self, rows: JsonRows) -> Listing:
         """Read /api/repositories: a listing without entries. Raises HttpError."""

@@ -127,9 +127,9 @@ def test_repository_that_costs_more_than_the_job_has_is_left_out_alone(
         record = status.record
     assert mirror.served() == model_tree(mirror.upstream.model)
     assert record.lag.items == 0
-    assert record.refused.count == 1
-    assert record.refused.names[0].startswith("bob: left out, lists more names")
-    assert "limits.users.memoryMb" in record.refused.names[0]
+    assert record.broken.count == 1
+    assert record.broken.names[0].startswith("bob: left out, lists more names")
+    assert "limits.users.memoryMb" in record.broken.names[0]
 
 
 @pytest.mark.parametrize("what", LEFT_OUT)

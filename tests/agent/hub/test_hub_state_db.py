@@ -46,9 +46,7 @@ def test_database_of_the_release_before_is_taken_over(tmp_path: Path) -> None:
 def test_one_entry_of_a_tag_is_found_without_reading_the_others(tmp_path: Path) -> None:
     """It is asked for each quarantined one: among 100,000 of them that took minutes."""
     tag = TagName("r", "t")
-    entries = [
-        Link(Name("r", f"{one}.flist", "t"), Name("x", f"{one}.flist"), one) for one in "abc"
-    ]
+    entries = [Link(Name("r", f"{one}.flist", "t"), Name("x", f"{one}.flist"), 1) for one in "abc"]
     with HubStateDb(tmp_path / DATABASE) as rows:
         rows.put_tag(TagRow(tag, 1, False), entries)
         assert [rows.tag_link(link.name) for link in entries] == entries
