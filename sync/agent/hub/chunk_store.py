@@ -25,7 +25,13 @@ from sync.agent.master.client import HttpStoppedError
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.zdb.connection import ZdbConnection
-from sync.agent.zdb.errors import ZdbAuthError, ZdbConnectionError, ZdbError
+from sync.agent.zdb.errors import (
+    ZdbAuthError,
+    ZdbConnectionError,
+    ZdbError,
+    ZdbProtocolError,
+    ZdbReplyError,
+)
 from sync.agent.zdb.key_room import KeyRoom, require_disk_room
 from sync.contract.job_memory import PAYLOADS_BYTES
 from sync.contract.spec import UsersSpec, ZdbEndpoint
@@ -369,7 +375,14 @@ class ChunkStore:
 
     def _fetch_held(self, route: Route, batch: Batch) -> frozenset[bytes]:
         keys = batch.keys
-        answers = self._ask(route, lambda source: source.mget_timed(keys, batch.payload_bytes))
+        try:
+            answers = self._ask(route, lambda source: source.mget_timed(keys, batch.payload_bytes))
+        except (ZdbProtocolError, ZdbReplyError):
+            # One that is answered as no 0-db does, or longer than it was said to be: no others.
+            if len(keys) == 1:
+                return frozenset(keys)
+            alone = (Batch([key], batch.payload_bytes) for key in keys)
+            return frozenset[bytes]().union(*(self._fetch_held(route, one) for one in alone))
         # With the source's time, as the flists job stores them: a later SET of the same payload
         # keeps the time of the first (0-db: zdbd/commands_set.c). Where the source does not give
         # it, the local 0-db takes its own.
