@@ -164,7 +164,6 @@ class Session:
         # Since when nothing is under way to it (monotonic).
         self._idle_since: float | None = None
         self._probed_from = (0, 0)
-        self._unreadable_noted = 0
 
     def run(self, control: Control) -> None:
         """Copy and follow until stopping, or until a better name of the master is back.
@@ -289,8 +288,6 @@ class Session:
         counters = self.loop.counters
         known = {*checkpoint.refused, *(key.hex() for key in counters.refused)}
         lacking_items = checkpoint.lacking_items + len(known) - len(checkpoint.refused)
-        lacking_items += counters.unreadable_items - self._unreadable_noted
-        self._unreadable_noted = counters.unreadable_items
         counters.refused.clear()
         refused = tuple(sorted(known)[:REFUSED_KEPT])
         return checkpoint.changed(refused=refused, lacking_items=lacking_items)
