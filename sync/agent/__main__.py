@@ -5,6 +5,7 @@ import importlib
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Final
 
 from sync.agent import logs
 from sync.agent.first_to_die import die_first
@@ -13,7 +14,9 @@ from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.supervisor import load_spec, run_job
 from sync.agent.zdb.errors import ZdbError
 from sync.contract import layout
-from sync.contract.names import shown
+from sync.contract.names import bounded
+
+_MOST_LINES: Final = 100
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -54,7 +57,7 @@ def _verify(options: argparse.Namespace, directories: Directories) -> int:
     asked = VerifyOptions(part, parts, chunks=options.chunks, offline=options.offline)
     report = getattr(engine, options.command)(spec, directories, asked)
     for problem in report.problems:
-        print(shown(f"{problem.name}: {problem.what}"))
+        print(bounded(f"{problem.name}: {problem.what}"))
     if report.unnamed:
         print(f"and {report.unnamed} more")
     wrong = len(report.problems) + report.unnamed
@@ -76,7 +79,9 @@ def main(arguments: list[str]) -> int:
     try:
         return _verify(options, directories)
     except (JobFailed, HttpError, HttpStoppedError, ZdbError, OSError) as error:
-        print(error, file=sys.stderr)
+        # What a master said may be in it.
+        for line in str(error).splitlines()[:_MOST_LINES]:
+            print(bounded(line), file=sys.stderr)
         return 1
 
 

@@ -3,7 +3,7 @@
 A listing has no digest: a byte that a proxy, a disk or a bug turned over can rename an entry, or a
 whole repository, and an empty or broken answer can look like a master without content. So:
 
-1. A list of kernels that would remove a name is fetched once more, and acted on when both agree.
+1. A list of kernels that would remove a name is fetched once more: what either of both has stays.
    The users job asks for each new or moved link by its own name instead (docs/adr/0014).
 2. A removal is also asked for by its own name and needs a 404 (`Absences`).
 3. Only so much may vanish at once without the operator's word (`guard`), by age or retention too.

@@ -26,6 +26,10 @@ _PART: Final = 0.65
 _RETRY_SECONDS: Final = 60.0
 
 
+class NoNameRoomError(HttpError):
+    """A master lists more names than the job has memory for."""
+
+
 class Named(Protocol):
     """A name of a hub."""
 
@@ -38,11 +42,11 @@ class Named(Protocol):
 class NameRoom:
     """What names take in one pass, and how much they may take; threads may share it.
 
-    taken_bytes: by now. setting: what gives more.
+    taken_bytes: by now. limit_bytes: at most. setting: what gives more.
     """
 
     def __init__(self, limit_bytes: int, setting: str) -> None:
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._setting = setting
         self._lock = threading.Lock()
         self.taken_bytes = 0
@@ -70,10 +74,10 @@ class NameRoom:
             )
 
     def require(self, size_bytes: int) -> None:
-        """Raise HttpError where there is no room for what the master lists."""
-        if self.taken_bytes + size_bytes > self._limit_bytes:
-            raise HttpError(
-                f"lists more names than the {self._limit_bytes} bytes of memory that this job has "
+        """Raise NoNameRoomError where there is no room for what the master lists."""
+        if self.taken_bytes + size_bytes > self.limit_bytes:
+            raise NoNameRoomError(
+                f"lists more names than the {self.limit_bytes} bytes of memory that this job has "
                 f"for them; a higher {self._setting} gives it more",
                 retry=False,
             )
@@ -96,8 +100,18 @@ class PageRoom:
         self._room = room
         self.taken_bytes = 0
 
+    @property
+    def limit_bytes(self) -> int:
+        """What all pages together may take."""
+        return self._room.limit_bytes
+
+    def give(self, size_bytes: int) -> None:
+        """Give back what names took that are left out after all."""
+        self._room.add(-size_bytes)
+        self.taken_bytes -= size_bytes
+
     def take(self, base_bytes: int, texts: Iterable[str]) -> None:
-        """Take room for a name or a text. Raises HttpError where there is no more."""
+        """Take room for a name or a text. Raises NoNameRoomError where there is no more."""
         size = size_of(base_bytes, texts)
         self._room.require(size)
         self._room.add(size)

@@ -19,7 +19,7 @@ class Answer:
     status: int = 200
     mtime: float | None = 1_700_000_000.0
     headers: dict[str, str] = field(default_factory=dict)
-    fault: str = ""  # "", truncate, reset, hang, endless, drip, flip, no-length
+    fault: str = ""  # "", truncate, reset, hang, endless, drip, trickle, flip, no-length
 
 
 @dataclass
@@ -88,11 +88,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "endless":
             self._endless()
             return
-        if fault == "drip":
-            for byte in body:
-                if self.server.closing.wait(0.05):
+        if fault in {"drip", "trickle"}:
+            # A byte at a time, or just so much that something keeps coming.
+            size, seconds = (1, 0.05) if fault == "drip" else (1100, 0.1)
+            for at in range(0, len(body), size):
+                if self.server.closing.wait(seconds):
                     break
-                self.wfile.write(bytes([byte]))
+                self.wfile.write(body[at : at + size])
                 self.wfile.flush()
             return
         if fault == "flip" and body:

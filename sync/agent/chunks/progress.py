@@ -44,14 +44,15 @@ def progress(
 
     caught_up_at: when nothing was missing last (monotonic). following: nothing is missing now.
     """
-    items, size_bytes = checkpoint.done_items, checkpoint.done_bytes
+    items, size_bytes, given_up = checkpoint.done_items, checkpoint.done_bytes, 0
     if following:
-        items = max(0, master.entries - checkpoint.lacking_items)
-        size_bytes = master.data_size_bytes
+        # What the master has and does not deliver is waited for by nobody.
+        given_up = min(checkpoint.lacking_items, master.entries)
+        items, size_bytes = master.entries - given_up, master.data_size_bytes
     # The counts are of listed entries, of which the master may have deleted some since.
     items, size_bytes = min(items, master.entries), min(size_bytes, master.data_size_bytes)
     lag = Lag(
-        items=master.entries - items,
+        items=master.entries - items - given_up,
         bytes=master.data_size_bytes - size_bytes,
         seconds=None if caught_up_at is None else max(0.0, time.monotonic() - caught_up_at),
     )

@@ -23,10 +23,10 @@ from sync.agent.chunks.scan.cut_points import CutPointFinder
 from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.chunks.scan.scanner import Scanner, open_scanners
-from sync.agent.job import Control, Directories, JobFailed, JobPaused
+from sync.agent.job import Control, Directories, JobFailed
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
-from sync.agent.zdb.key_room import RETRY_SECONDS, require_key_room
+from sync.agent.zdb.key_room import require_disk_room, require_key_room
 from sync.agent.zdb.namespace_info import NamespaceInfo
 from sync.contract.spec import FlistsSpec, ZdbEndpoint
 from sync.contract.status import MasterIdentity
@@ -62,7 +62,7 @@ def open_session(
         handshake, loop, scanners = _connect(spec, directories, checkpoint, memory, opened)
         sources.answered()
         _report_master(spec, handshake, status)
-        _require_disk_room(spec, handshake.slave.free_bytes)
+        require_disk_room(handshake.slave.free_bytes, spec.free_space_floor_bytes)
         _require_memory(spec, handshake, handshake.slave_keys)
         index = IndexSource(spec, handshake.spans, scanners, memory)
         loop.watch(index.scanners)
@@ -125,16 +125,6 @@ def _report_master(spec: FlistsSpec, handshake: Handshake, status: StatusWriter)
     status.update(phase="snapshot", reason="", master=master)
 
 
-def _require_disk_room(spec: FlistsSpec, free_bytes: int | None) -> None:
-    floor = spec.free_space_floor_bytes
-    if free_bytes is not None and free_bytes < floor:
-        raise JobPaused(
-            f"the local 0-db's disk has {free_bytes} bytes free and {floor} must stay free; "
-            "add space or lower freeSpaceFloorBytes, it goes on by itself",
-            RETRY_SECONDS,
-        )
-
-
 def _require_memory(spec: FlistsSpec, handshake: Handshake, keys: int) -> None:
     others = handshake.slave_keys - handshake.slave.entries
     wanted = handshake.master.entries + others
@@ -174,7 +164,6 @@ class Session:
         # Since when nothing is under way to it (monotonic).
         self._idle_since: float | None = None
         self._probed_from = (0, 0)
-        self._unreadable_noted = 0
 
     def run(self, control: Control) -> None:
         """Copy and follow until stopping, or until a better name of the master is back.
@@ -221,7 +210,7 @@ class Session:
     def _look_around(self, now: float) -> None:
         master, slave = self.master.latest, self.slave.latest
         if slave:
-            _require_disk_room(self.spec, slave.info.free_bytes)
+            require_disk_room(slave.info.free_bytes, self.spec.free_space_floor_bytes)
             self._watch_foreign_writes(slave.info.entries)
         self._following = self.index.following and not self.loop.busy
         if self._following:
@@ -299,8 +288,6 @@ class Session:
         counters = self.loop.counters
         known = {*checkpoint.refused, *(key.hex() for key in counters.refused)}
         lacking_items = checkpoint.lacking_items + len(known) - len(checkpoint.refused)
-        lacking_items += counters.unreadable_items - self._unreadable_noted
-        self._unreadable_noted = counters.unreadable_items
         counters.refused.clear()
         refused = tuple(sorted(known)[:REFUSED_KEPT])
         return checkpoint.changed(refused=refused, lacking_items=lacking_items)

@@ -20,10 +20,10 @@ from urllib.parse import quote
 
 from sync.agent.flist.capnp import chunk_keys
 from sync.agent.flist.errors import FlistError, NeedsMoreError, NoMessageError
-from sync.agent.flist.keys import pack_keys, unpack_keys
+from sync.agent.flist.keys import GROUP_BYTES, pack_keys, unpack_keys
 
 # Counted up when flists are accepted that were refused before: mirrors then read those again.
-ACCEPTED: Final = 3
+ACCEPTED: Final = 4
 MAX_VALUE_BYTES: Final = 64 << 20
 MAX_KEYS: Final = 16 << 20
 _MAX_BACKEND_BYTES: Final = 4096
@@ -237,7 +237,7 @@ def _directories(
         if directory.count and directory not in directories:
             directories[directory] = None
             count += directory.count
-            size += len(directory.packed)
+            size += GROUP_BYTES + len(directory.packed)
         if count > MAX_KEYS:
             raise FlistError(f"names more than {MAX_KEYS} chunks")
         if size > most_key_bytes:

@@ -8,6 +8,9 @@ from sync.agent.digests import HASH_BYTES
 
 # A key takes 16 bytes where it is packed, and ten times as much as an object in a set.
 KEYS_AT_ONCE: Final = 50_000
+# Beside its keys a group takes as much as so many bytes of them (see work_room): an object, its
+# number, and its place in some tables. One of a single key costs thirty times what it holds.
+GROUP_BYTES: Final = 128
 
 
 def pack_keys(keys: Collection[bytes]) -> bytes:
@@ -54,6 +57,11 @@ class KeyGroup:
 
     def __init__(self, packed: bytes) -> None:
         self.packed = packed
+
+    @property
+    def cost_bytes(self) -> int:
+        """What it is counted as."""
+        return GROUP_BYTES + len(self.packed)
 
     @property
     def keys(self) -> list[bytes]:

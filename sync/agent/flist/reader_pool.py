@@ -38,7 +38,8 @@ class Granted(NamedTuple):
     scratch_bytes: int
 
 
-# Enough for nearly all: the database, one of its directories at a time, and 128,000 keys.
+# Enough for nearly all: the database, one of its directories at a time, and 128,000 keys in few
+# directories, or 14,000 directories.
 USUAL: Final = Granted(16 * MIB, 2 * MIB, 64 * MIB)
 
 
@@ -97,13 +98,14 @@ class _Reader:
         """Return the answer. Raises OSError, ValueError when the process ends or is too slow."""
         self._socket.settimeout(LONGEST_SECONDS)
         self._socket.sendall(json.dumps(request).encode() + b"\n")
-        answer: dict[str, Any] = json.loads(self._answers.readline())
-        return answer
+        return self._line()
 
-    def groups(
-        self, answer: dict[str, Any], shared: Callable[[bytes], KeyGroup]
-    ) -> tuple[KeyGroup, ...]:
-        """Return the groups of keys of an answer; raises as `ask`."""
+    def _line(self) -> dict[str, Any]:
+        line: dict[str, Any] = json.loads(self._answers.readline())
+        return line
+
+    def groups(self, shared: Callable[[bytes], KeyGroup]) -> tuple[KeyGroup, ...]:
+        """Return the groups of keys that follow the answer; raises as `ask`."""
 
         def take(size: int) -> KeyGroup:
             packed = self._answers.read(size)
@@ -111,7 +113,7 @@ class _Reader:
                 raise ValueError("the reader ended in its answer")
             return shared(packed)
 
-        return self._directories.groups(answer, take)
+        return self._directories.groups(self._line(), take)
 
     def close(self) -> None:
         """End the process."""
@@ -171,7 +173,7 @@ class ReaderPool:
                 reader = _Reader()
             try:
                 answer = reader.ask(request)
-                groups = reader.groups(answer, self._shared) if "new" in answer else ()
+                groups = reader.groups(self._shared) if "backend" in answer else ()
             except (OSError, ValueError):
                 reader.close()
                 scratch.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """A reader process: one JSON request a line on standard input, answers on standard output.
 
-An answer is a line of JSON, and after it the chunk keys that the line counts, as they are.
+An answer is a line of JSON; for a flist that was read a second one follows, of its directories, and
+the chunk keys that it counts, as they are.
 Its memory and processor time are limited, so the worst that a hostile flist can do is to end it.
 """
 
@@ -24,11 +25,11 @@ _OWN_BYTES: Final = 24 << 20
 def answer(request: dict[str, Any], cache: DirectoryCache) -> tuple[dict[str, Any], list[bytes]]:
     """Read the flist that the request names, and rewrite it in place where it says so.
 
-    Returns the line to answer, and packed keys to follow it.
+    Returns the line to answer, and what is to follow it.
     """
     flist, scratch = Path(request["flist"]), Path(request["scratch"])
     try:
-        contents = _contents(request, cache)
+        contents, following = _read(request, cache)
         backend = _new_backend(request, contents.backend)
         rewritten = None
         if backend is not None:
@@ -37,26 +38,34 @@ def answer(request: dict[str, Any], cache: DirectoryCache) -> tuple[dict[str, An
     except NeedsMoreError as error:
         return {"needs": error.scratch_bytes}, []
     except FlistError as error:
+        # Its directories may count as sent.
+        cache.clear()
         return {"wrong": str(error)}, []
     except OSError as error:
+        cache.clear()
         return {"errno": error.errno, "error": str(error)}, []
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
-    named, keys = directories(contents, cache)
-    return {"backend": contents.backend, "rewritten": rewritten, **named}, keys
+    return {"backend": contents.backend, "rewritten": rewritten}, following
 
 
-def _contents(request: dict[str, Any], cache: DirectoryCache) -> Contents:
-    """Read the flist. Raises FlistError, NeedsMoreError, OSError."""
+def _read(request: dict[str, Any], cache: DirectoryCache) -> tuple[Contents, list[bytes]]:
+    """Read the flist; returns as well what is to be said of its directories.
+
+    Both before it is rewritten, as both may take more than was granted: hundreds of thousands of
+    directories do. Raises FlistError, NeedsMoreError, OSError.
+    """
     try:
-        return read_flist(
+        contents = read_flist(
             Path(request["flist"]),
             Path(request["scratch"]),
             cache,
             keep=bool(request["rewriting"]),
             grant=Grant(*request["grant"]),
         )
+        named, keys = directories(contents, cache)
+        return contents, [json.dumps(named).encode() + b"\n", *keys]
     except MemoryError:
         cache.clear()
         raise NeedsMoreError from None
@@ -106,13 +115,14 @@ def main() -> None:
         request = json.loads(line)
         _limit_memory(baseline_bytes, request["memory"])
         try:
-            reply, keys = answer(request, cache)
+            reply, following = answer(request, cache)
         except MemoryError:
             # Not in reading it, so that there is no saying whether the file is as it was.
-            reply, keys = {"wrong": "needs more memory to be rewritten than it was given"}, []
+            cache.clear()
+            reply, following = {"wrong": "needs more memory to be rewritten than it was given"}, []
         sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
-        for packed in keys:
-            sys.stdout.buffer.write(packed)
+        for part in following:
+            sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
 
 

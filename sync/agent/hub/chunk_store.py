@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 from weakref import WeakSet
@@ -25,8 +25,14 @@ from sync.agent.master.client import HttpStoppedError
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.rate_limit import TokenBucket
 from sync.agent.zdb.connection import ZdbConnection
-from sync.agent.zdb.errors import ZdbConnectionError, ZdbError
-from sync.agent.zdb.key_room import KeyRoom
+from sync.agent.zdb.errors import (
+    ZdbAuthError,
+    ZdbConnectionError,
+    ZdbError,
+    ZdbProtocolError,
+    ZdbReplyError,
+)
+from sync.agent.zdb.key_room import KeyRoom, require_disk_room
 from sync.contract.job_memory import PAYLOADS_BYTES
 from sync.contract.spec import UsersSpec, ZdbEndpoint
 
@@ -44,6 +50,10 @@ MOST_MISSING: Final = 10_000
 _FETCHERS: Final = 4
 # The mirror's own 0-db answers at once; when it is silent, it waits for more bytes.
 _LOCAL_NUDGE_SECONDS: Final = 0.005
+
+
+class ForeignZdbError(ZdbError):
+    """A 0-db of `allowedBackends` does not do its part: flists that need it fail, no others."""
 
 
 @dataclass(frozen=True)
@@ -176,13 +186,15 @@ class ChunkStore:
         self._known: dict[str, WeakSet[KeyGroup]] = {}
         self._lock = threading.Lock()
         self._foreign_ready = False
+        # Foreign 0-dbs that nobody reached in this pass, and why.
+        self._foreign_dead: dict[ZdbEndpoint, str] = {}
         # Threads of the pool share the limit on chunks in flight.
         self._batch = max(1, min(_FETCH_BATCH, spec.chunk_fetch_limit // _FETCHERS))
         self._bandwidth = bandwidth
         self._payloads = Budget(PAYLOADS_BYTES)
         # Each try is a whole pass, and until the operator acts it ends where the one before did.
-        retry_seconds = max(_LEAST_RETRY_SECONDS, spec.schedule.interval_seconds)
-        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys, retry_seconds)
+        self._retry_seconds = max(_LEAST_RETRY_SECONDS, spec.schedule.interval_seconds)
+        self._room = KeyRoom(spec.local_zdb_memory_bytes, self._count_keys, self._retry_seconds)
 
     def close(self) -> None:
         """End the threads and connections."""
@@ -194,6 +206,7 @@ class ChunkStore:
         self._masters.choose()
         with self._lock:
             self._known.clear()
+            self._foreign_dead.clear()
 
     def _local(self, namespace: str) -> ZdbEndpoint:
         return self._spec.local_zdb.model_copy(update={"namespace": namespace})
@@ -211,15 +224,16 @@ class ChunkStore:
         absent = self._absent_here(namespace, keys)
         for route in self.routes(namespace):
             if absent:
-                absent = self._ask(route, functools.partial(_absent, keys=absent))
+                with suppress(ForeignZdbError):
+                    absent = self._ask(route, functools.partial(_absent, keys=absent))
         return not absent
 
     def fetch(self, route: Route, keys: Iterable[bytes]) -> frozenset[bytes]:
         """Make sure that the keys are in the local namespace; fetch, verify, store what is not.
 
         Returns those that the source has not, or only with a payload that is not theirs. Raises
-        ZdbError when a 0-db does not do its part, HttpStoppedError when stopping, JobPaused when
-        the local 0-db has no memory for them.
+        ZdbError when a 0-db does not do its part (ForeignZdbError: one of `allowedBackends`),
+        HttpStoppedError when stopping, JobPaused when the local 0-db has no room for them.
         """
         absent = self._absent_here(route.namespace, keys)
         if not absent:
@@ -228,8 +242,15 @@ class ChunkStore:
 
     def refetch(self, namespace: str, keys: Sequence[bytes]) -> bool:
         """Do as `fetch` from wherever the chunks may come; returns whether all are here then."""
+
+        def has(route: Route, some: Sequence[bytes]) -> bool:
+            try:
+                return not self.fetch(route, some)
+            except ForeignZdbError:
+                return False
+
         return all(
-            any(not self.fetch(route, some) for route in self.routes(namespace))
+            any(has(route, some) for route in self.routes(namespace))
             for some in groups(keys, KEYS_AT_ONCE)
         )
 
@@ -283,13 +304,15 @@ class ChunkStore:
         return self._fetch_group(route, batch)
 
     def _count_keys(self) -> int:
+        floor_bytes = self._spec.free_space_floor_bytes
         with self._lines.lend(self._spec.local_zdb, admin=True) as line:
+            require_disk_room(line.nsinfo().free_bytes, floor_bytes, self._retry_seconds)
             return line.count_keys()
 
     def _ask(self, route: Route, question: Callable[[ZdbConnection], _T]) -> _T:
         """Ask a route's 0-db: the master's by whichever of its names answers. Raises ZdbError."""
         if route.source != self._spec.source_zdb:
-            return self._ask_at(route.source, question)
+            return self._ask_foreign(route.source, question)
         losses = 0
         while True:
             source = self._masters.current
@@ -303,6 +326,21 @@ class ChunkStore:
             else:
                 self._masters.answered()
                 return answer
+
+    def _ask_foreign(self, source: ZdbEndpoint, question: Callable[[ZdbConnection], _T]) -> _T:
+        """Ask a 0-db of `allowedBackends`. Raises ForeignZdbError."""
+        with self._lock:
+            dead = self._foreign_dead.get(source)
+        if dead is not None:
+            raise ForeignZdbError(dead)
+        try:
+            return self._ask_at(source, question)
+        except ZdbError as error:
+            # Each of its flists would cost the time-outs once more.
+            if isinstance(error, ZdbConnectionError | ZdbAuthError):
+                with self._lock:
+                    self._foreign_dead[source] = str(error)
+            raise ForeignZdbError(str(error)) from error
 
     def _ask_at(self, source: ZdbEndpoint, question: Callable[[ZdbConnection], _T]) -> _T:
         """Ask, once more over a new connection where the first one was lost."""
@@ -337,7 +375,14 @@ class ChunkStore:
 
     def _fetch_held(self, route: Route, batch: Batch) -> frozenset[bytes]:
         keys = batch.keys
-        answers = self._ask(route, lambda source: source.mget_timed(keys, batch.payload_bytes))
+        try:
+            answers = self._ask(route, lambda source: source.mget_timed(keys, batch.payload_bytes))
+        except (ZdbProtocolError, ZdbReplyError):
+            # One that is answered as no 0-db does, or longer than it was said to be: no others.
+            if len(keys) == 1:
+                return frozenset(keys)
+            alone = (Batch([key], batch.payload_bytes) for key in keys)
+            return frozenset[bytes]().union(*(self._fetch_held(route, one) for one in alone))
         # With the source's time, as the flists job stores them: a later SET of the same payload
         # keeps the time of the first (0-db: zdbd/commands_set.c). Where the source does not give
         # it, the local 0-db takes its own.

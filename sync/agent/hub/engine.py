@@ -189,8 +189,8 @@ class UsersEngine(Engine[UsersSpec]):
         if target in listing.regulars:
             flist = listing.regulars[target]
             return f"{flist.updated} {flist.size_text}"
-        inside = self._db.tag_links() if target.its_tag in listing.tags else {}
-        link = listing.links.get(target) or inside.get(target)
+        inside = target.its_tag in listing.tags
+        link = self._db.tag_link(target) if inside else listing.links.get(target)
         return None if link is None else f"{link.link_time} {link.target}"
 
     def _judged(self, listing: Listing, room: NameRoom) -> Pass:

@@ -6,7 +6,7 @@ and stops none of the others.
 
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias, TypeGuard
 from urllib.parse import quote
@@ -91,13 +91,14 @@ Entry: TypeAlias = Regular | Link | Tag
 
 @dataclass
 class Listing:
-    """A complete listing. refused: what was left out, and why."""
+    """A complete listing. refused: what was left out, and why. left_out: repositories, likewise."""
 
     repositories: set[str] = field(default_factory=set)
     regulars: dict[Name, Regular] = field(default_factory=dict)
     links: dict[Name, Link] = field(default_factory=dict)
     tags: dict[TagName, Tag] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add(
         self, page: str, rows: JsonRows, parse: Callable[[object], Entry | None], room: PageRoom
@@ -106,12 +107,31 @@ class Listing:
         if not rows.begins("["):
             raise HttpError(f"{page}: its entries are not a list", retry=True)
         for row in rows.rows():
-            try:
-                entry = parse(row)
-                if entry is not None:
-                    self._put(entry, room)
-            except RefusedNameError as error:
-                self.refuse(f"{page}: {error}", room)
+            self.take(page, row, parse, room)
+
+    def take(
+        self, page: str, row: object, parse: Callable[[object], Entry | None], room: PageRoom
+    ) -> None:
+        """Take one entry of a page, or note why it is refused. Raises NoNameRoomError."""
+        try:
+            entry = parse(row)
+            if entry is not None:
+                self._put(entry, room)
+        except RefusedNameError as error:
+            self.refuse(f"{page}: {error}", room)
+
+    def leave_out(self, repository: str, served: Container[Name]) -> None:
+        """Leave out what takes room of a repository: all but the flists that are served."""
+        self.regulars = {
+            name: entry
+            for name, entry in self.regulars.items()
+            if name.repository != repository or name in served
+        }
+        self.links = {
+            name: link for name, link in self.links.items() if name.repository != repository
+        }
+        self.tags = {name: tag for name, tag in self.tags.items() if name.repository != repository}
+        self.refused = [text for text in self.refused if not text.startswith(f"{repository}: ")]
 
     def update(self, part: "Listing") -> None:
         """Take all entries of another one, which is about other repositories."""

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from sync.agent.disk_room import ScratchError
 from sync.agent.flist.errors import FlistError
 from sync.agent.flist.keys import KeyGroup, slices_of
 from sync.agent.flist.reader_pool import Read
 from sync.agent.hub.listing import Name
 from sync.agent.hub.state_db import HubStateDb
-from sync.agent.hub.work_room import HeldMemory, ScratchError
+from sync.agent.hub.work_room import HeldMemory
 from sync.contract.pinned_chunks import PinnedChunks
 
 _DIRTY: Final = "published_dirty"

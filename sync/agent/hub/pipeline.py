@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Final, Self, TypeAlias, TypeVar
 
 from sync.agent import durable
+from sync.agent.disk_room import ScratchError
 from sync.agent.flist.database import Backend
 from sync.agent.flist.errors import FlistError, NeedsMoreError
 from sync.agent.flist.keys import KeyGroup
 from sync.agent.flist.reader_pool import Granted, Read, ReaderPool, Rewriting
-from sync.agent.hub.chunk_store import ChunkStore, as_backend, route_of
+from sync.agent.hub.chunk_store import ChunkStore, ForeignZdbError, as_backend, route_of
 from sync.agent.hub.listing import (
     Name,
     Regular,
@@ -35,7 +36,6 @@ from sync.agent.hub.tree import Tree
 from sync.agent.hub.work_room import (
     SCRATCH_COPIES,
     HeldMemory,
-    ScratchError,
     WorkRoom,
     held_by_keys,
 )
@@ -180,11 +180,7 @@ class Preparer:
             size = found[-1].expected.size_bytes or 0
             if size > self._spec.max_flist_bytes:
                 raise TooLargeError(f"its {size} bytes are more than maxFlistBytes", retry=False)
-            disk.close()
-            try:
-                disk.enter_context(self._room.on_disk(size, "it"))
-            except ScratchError as error:
-                raise HttpError(f"{entry.name}: {error}", retry=False) from error
+            self._hold_disk(disk, size)
             return found[-1].expected
 
         try:
@@ -207,23 +203,36 @@ class Preparer:
         md5 = page.body.decode("ascii", "replace").strip().lower()
         fresh = is_fresh(page, entry.updated)
         description = Description(Expected(None, md5), entry.updated, fresh)
-        download = self._master.download(
-            path, target, self._spec.max_flist_bytes, description.expected
-        )
+        with ExitStack() as disk:
+            download = self._master.download(
+                path,
+                target,
+                self._spec.max_flist_bytes,
+                description.expected,
+                lambda size: self._hold_disk(disk, size),
+            )
         return Fetched(entry, target, description, download)
+
+    def _hold_disk(self, disk: ExitStack, size_bytes: int) -> None:
+        """Hold what a flist takes of the disk, in place of what is held. Raises HttpError."""
+        disk.close()
+        try:
+            disk.enter_context(self._room.on_disk(size_bytes, "it"))
+        except ScratchError as error:
+            raise HttpError(str(error), retry=False) from error
 
     def prepare(self, fetched: Fetched) -> Ready | Withheld | Failure:
         """Read a fetched flist, fetch its chunks, rewrite its backend, make it durable.
 
         Raises ZdbError, OSError, HttpStoppedError; what is wrong with the flist itself makes it
-        Withheld.
+        Withheld, and it fails alone where there is no scratch disk for it, or its own 0-db is dead.
         """
         entry = fetched.entry
         try:
             outcome = self._prepared(fetched, *self._read(fetched.path, self._rewriting))
-        except ScratchError as error:
+        except (ScratchError, ForeignZdbError) as error:
             fetched.path.unlink(missing_ok=True)
-            return Failure(entry.name, HttpError(f"{entry.name}: {error}", retry=False))
+            return Failure(entry.name, HttpError(str(error), retry=False))
         except FlistError as error:
             # A hub copies a flist in place (shutil.copyfile, hub/flist.py): what is fresh may
             # have been half there, so the next pass fetches it again.
@@ -267,7 +276,7 @@ class Preparer:
         except BaseException:
             held.release()
             raise
-        held.shrink(held_by_keys(sum(len(group.packed) for group in read.groups)))
+        held.shrink(held_by_keys(sum(group.cost_bytes for group in read.groups)))
         return read, held
 
     def _prepared(self, fetched: Fetched, contents: Read, held: HeldMemory) -> Ready | Withheld:

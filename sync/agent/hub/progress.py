@@ -137,6 +137,7 @@ class Progress:
             if isinstance(target := target_of(held), Name) and not target.tag:
                 yield f"{held}: {reason}"
         yield from work.waiting
+        yield from work.listing.left_out
         if work.clocks.fault:
             yield work.clocks.fault
 

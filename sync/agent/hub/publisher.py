@@ -185,6 +185,7 @@ class Publisher:
 
     def publish(self, batch: list[Ready]) -> None:
         """Serve flists, and every link that waited for just them."""
+        batch = [*map(self._as_it_is_listed, batch)]
         # Before the flists: from then on the flists job deletes none of their chunks.
         self.pins.pin({group for ready in batch for group in ready.groups})
         repositories = sorted({ready.row.name.repository for ready in batch})
@@ -202,6 +203,21 @@ class Publisher:
         for ready in batch:
             self.withheld.pop(ready.row.name, None)
         self.link_to(ready.row.name for ready in batch)
+
+    def _as_it_is_listed(self, ready: Ready) -> Ready:
+        """Return a flist to publish with the time and size of the listing, where it came twice.
+
+        The same file again: /light and the listing disagree on it for good, and each pass would
+        fetch it and call it missing. What a listing says is only compared with the next one's.
+        """
+        row = ready.row
+        known, entry = self.flists.get(row.name), self._listing.regulars.get(row.name)
+        if known is None or entry is None or known.md5 != row.md5 or as_listed(row, entry):
+            return ready
+        # By it `adopt` tells whether it is the same file still.
+        durable.set_time(ready.path, entry.updated)
+        listed = replace(row, updated=entry.updated, size_text=entry.size_text)
+        return replace(ready, row=listed)
 
     def _put_rows(self, ready: Ready) -> None:
         name = ready.row.name

@@ -21,7 +21,7 @@ from sync.agent.hub.listing import (
 from sync.agent.hub.state_db import FlistRow, as_listed
 from sync.agent.master.client import HttpError, HttpMissingError, Master, Page
 from sync.agent.master.json_rows import JsonRows
-from sync.agent.name_room import FLIST_BYTES, TEXT_BYTES, NameRoom, PageRoom
+from sync.agent.name_room import FLIST_BYTES, TEXT_BYTES, NameRoom, NoNameRoomError, PageRoom
 from sync.contract import names
 from sync.contract.names import RefusedNameError
 from sync.contract.spec import UsersSpec
@@ -30,6 +30,8 @@ MAX_LISTING_BYTES: Final = 256 << 20
 MAX_REPOSITORY_BYTES: Final = 64 << 20
 # Each becomes a folder here, empty or not; the master has some thousand.
 MAX_REPOSITORIES: Final = 100_000
+# Of the room for names: a repository that takes less is not why there is too little.
+_LARGE_PART: Final = 0.125
 
 
 class Source:
@@ -122,7 +124,7 @@ class _Pages:
 
     def all_of(self, rows: JsonRows) -> Listing:
         """Read /api/fileslist: an object of repositories. Raises HttpError."""
-        listing = Listing()
+        listing, sizes = Listing(), dict[str, int]()
         if not rows.begins("{"):
             raise HttpError("/api/fileslist: not an object", retry=True)
         with self.room.page() as room:
@@ -135,8 +137,48 @@ class _Pages:
                     listing.refuse(f"{repository}: its entries are not a list", room)
                     rows.value()
                 else:
-                    listing.add(repository, rows, self._wanted(repository, room), room)
+                    self._take(listing, repository, rows, room, sizes)
         return listing
+
+    def _take(
+        self,
+        listing: Listing,
+        repository: str,
+        rows: JsonRows,
+        room: PageRoom,
+        sizes: dict[str, int],
+    ) -> None:
+        """Take the entries of a repository; sizes: what each takes so far. Raises HttpError.
+
+        Where names have no more room the largest repository goes, unless none is that large: one
+        user must not keep all others away.
+        """
+        wanted = self._wanted(repository, room)
+        sizes.setdefault(repository, 0)
+        for row in rows.rows():
+            while repository in sizes:
+                before = room.taken_bytes
+                try:
+                    listing.take(repository, row, wanted, room)
+                except NoNameRoomError as error:
+                    sizes[repository] += room.taken_bytes - before
+                    self._leave_out_largest(listing, error, room, sizes)
+                    continue
+                sizes[repository] += room.taken_bytes - before
+                break
+
+    def _leave_out_largest(
+        self, listing: Listing, error: NoNameRoomError, room: PageRoom, sizes: dict[str, int]
+    ) -> None:
+        large = [one for one in sizes if sizes[one] >= room.limit_bytes * _LARGE_PART]
+        if not large:
+            raise error
+        # Nodes boot from the official ones: they stay for as long as others are large.
+        official = self.spec.official
+        largest = max(large, key=lambda one: (one not in official, sizes[one]))
+        room.give(sizes.pop(largest))
+        listing.leave_out(largest, self.served)
+        listing.left_out.append(f"{largest}: left out, {error}")
 
     def repositories_of(self, rows: JsonRows) -> Listing:
         """Read /api/repositories: a listing without entries. Raises HttpError."""

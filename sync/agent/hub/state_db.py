@@ -51,6 +51,9 @@ CREATE TABLE IF NOT EXISTS tag_entry(      -- what the master's tag holds, publi
 -- Earlier releases kept answers about entries there, which would be stale if one came back.
 DROP TABLE IF EXISTS tag_answer;
 """
+_TAG_LINKS: Final = (
+    "SELECT repository, tag, name, target_repository, target_name, '', link_time FROM tag_entry"
+)
 # A commit that a power loss takes is found by `adopt`: a sync for each would cost more.
 _PRAGMAS: Final = (*WAL, "synchronous=NORMAL")
 
@@ -243,18 +246,21 @@ class HubStateDb(QuarantineDb):
 
     def tag_links(self) -> dict[Name, Link]:
         """Return what the master's tags hold, as last read."""
-        return self._links(
-            "SELECT repository, tag, name, target_repository, target_name, '', link_time"
-            " FROM tag_entry"
-        )
+        return self._links(_TAG_LINKS)
+
+    def tag_link(self, name: Name) -> Link | None:
+        """Return one of them; None where the tag, as last read, has none of that name."""
+        query = f"{_TAG_LINKS} WHERE repository=? AND tag=? AND name=?"
+        return self._links(query, (name.repository, name.tag, name.name)).get(name)
 
     def count_tag_links(self) -> int:
         """Count what the master's tags hold, as last read."""
         return int(self._db.execute("SELECT COUNT(*) FROM tag_entry").fetchone()[0])
 
-    def _links(self, query: str) -> dict[Name, Link]:
+    def _links(self, query: str, values: tuple[str, ...] = ()) -> dict[Name, Link]:
         links: dict[Name, Link] = {}
-        for repository, tag, name, to_repository, to_name, to_tag, time in self._db.execute(query):
+        rows = self._db.execute(query, values)
+        for repository, tag, name, to_repository, to_name, to_tag, time in rows:
             # A taglink's row has no target name.
             target = Name(to_repository, to_name) if to_name else TagName(to_repository, to_tag)
             link = Link(Name(repository, name, tag), target, time)

@@ -3,14 +3,11 @@
 Both are waited for where others have them, and what would not fit alone is refused with a reason.
 """
 
-import contextlib
-import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from sync.agent.budget import Budget
+from sync.agent.disk_room import DiskRoom
 from sync.agent.flist.reader_pool import READER_BYTES, USUAL, Granted, ReaderPool
 from sync.contract.job_memory import LEAST_READING_BYTES, PAYLOADS_BYTES
 
@@ -21,10 +18,6 @@ _KEY_COPIES: Final = 4
 _READER_PART: Final = 0.6
 # Of a database: itself, and the flist that is packed of it.
 SCRATCH_COPIES: Final = 2
-
-
-class ScratchError(Exception):
-    """A flist needs more of the disk than there is above the floor that must stay free."""
 
 
 class HeldMemory:
@@ -45,26 +38,20 @@ class HeldMemory:
         self.shrink(0)
 
 
-def held_by_keys(packed_bytes: int) -> int:
-    """Return what chunk keys take until their flist is published; packed_bytes: of their groups."""
-    return _KEY_COPIES * packed_bytes
+def held_by_keys(cost_bytes: int) -> int:
+    """Return what chunk keys take until their flist is published; cost_bytes: of their groups."""
+    return _KEY_COPIES * cost_bytes
 
 
 def _cost(grant: Granted) -> int:
     return grant.reader_bytes + held_by_keys(grant.key_bytes)
 
 
-class WorkRoom:
-    """Memory and scratch disk for the flists of one pass; threads may share it.
-
-    folder, floor_bytes: where scratch files go, and what must stay free there.
-    """
+class WorkRoom(DiskRoom):
+    """Memory and scratch disk for the flists of one pass; threads may share it."""
 
     def __init__(self, folder: Path, floor_bytes: int) -> None:
-        self._folder = folder
-        self._floor_bytes = floor_bytes
-        self._disk = threading.Condition()
-        self._on_disk_bytes = 0
+        super().__init__(folder, floor_bytes)
         self._memory = Budget(LEAST_READING_BYTES)
         self.usual = self.most = USUAL
 
@@ -95,34 +82,7 @@ class WorkRoom:
             f"a higher {self._memory.setting} gives it more"
         )
 
-    @contextlib.contextmanager
-    def on_disk(self, size_bytes: int, what: str) -> Iterator[None]:
-        """Hold so many bytes of the disk, once others need them no more.
-
-        Raises ScratchError where they are not to be had though nobody else holds any.
-        """
-        with self._disk:
-            self._disk.wait_for(lambda: size_bytes <= self._free_bytes() or not self._on_disk_bytes)
-            free = self._free_bytes()
-            if size_bytes > free:
-                raise ScratchError(
-                    f"{what} takes {size_bytes} bytes of the disk, and {free} are free above "
-                    "freeSpaceFloorBytes; add space or lower it"
-                )
-            self._on_disk_bytes += size_bytes
-        try:
-            yield
-        finally:
-            with self._disk:
-                self._on_disk_bytes -= size_bytes
-                self._disk.notify_all()
-
     def usual_scratch_bytes(self) -> int:
         """Return how large a database may be for which the disk is not asked in particular."""
         with self._disk:
             return min(USUAL.scratch_bytes, self._free_bytes() // SCRATCH_COPIES)
-
-    def _free_bytes(self) -> int:
-        # What others hold may be written already, and counts twice then: for a moment, no more.
-        free = shutil.disk_usage(self._folder).free - self._floor_bytes
-        return max(0, free - self._on_disk_bytes)

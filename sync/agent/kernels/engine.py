@@ -1,6 +1,6 @@
 """One pass of the kernels job: list, resolve links, fetch, link, remove."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
@@ -9,11 +9,12 @@ from typing import Final
 
 from sync.agent import durable
 from sync.agent.deletion_guard import Absences, Vanished, guard
+from sync.agent.disk_room import DiskRoom
 from sync.agent.job import Control, Directories, Engine, one_at_a_time
 from sync.agent.kernels import folder, listing
 from sync.agent.kernels.fetcher import Fetched, Fetcher, Head, head, master_of, url_of
 from sync.agent.kernels.links import Links, Pass, is_net, linked, named, net_link
-from sync.agent.kernels.listing import NET, Kernel
+from sync.agent.kernels.listing import NET, Kernel, Listing
 from sync.agent.kernels.state_db import KernelRow, KernelStateDb
 from sync.agent.master.client import HttpError, HttpStoppedError
 from sync.agent.master.identity import follow
@@ -48,7 +49,8 @@ class KernelsEngine(Engine[KernelsSpec]):
             durable.require_directory(self._root / NET)
             staging = durable.staging_directory(self._root)
             self._adopt()
-        self._fetcher = Fetcher(self._master, spec, staging, control)
+        room = DiskRoom(staging, spec.free_space_floor_bytes)
+        self._fetcher = Fetcher(self._master, spec, staging, control, room)
         self._links = Links(self._fetcher, self._root, self._db)
         self._absences: Absences[str] = Absences(self._master, spec.http.connections, url_of)
 
@@ -108,14 +110,21 @@ class KernelsEngine(Engine[KernelsSpec]):
         source = self._master.source
         identity = follow(self._spec, self._directories.state, source, mirrored, listed)
         self._status.seen_master(source, identity)
-        if (
-            not served.keys() <= work.listed.keys()
-            and listing.fetch(self._master, self._spec) != found
-        ):
-            message = "two readings of what the master lists differ: nothing is removed"
-            raise HttpError(message, retry=True)
+        if not served.keys() <= work.listed.keys():
+            work = replace(work, listing=self._listed_in_either(found, served))
         self._quarantine.begin(lambda name: self._listed_as(work, name))
         return work
+
+    def _listed_in_either(self, found: Listing, served: Container[str]) -> Listing:
+        """Read the list once more: what is served goes only where neither reading has it.
+
+        They need not agree in anything else: a file that is being written has another date each
+        time, and must not keep the rest from being complete.
+        """
+        again = listing.fetch(self._master, self._spec)
+        there = {kernel.name for kernel in again.kernels}
+        more = [one for one in found.kernels if one.name in served and one.name not in there]
+        return replace(again, kernels=(*again.kernels, *more))
 
     def _listed_as(self, work: Pass, name: str) -> str | None:
         """Return what the master lists of a name that may fail; None where nobody asks for it."""

@@ -1,11 +1,13 @@
 """Kernels on their way from the master's /kernel/: asked for, fetched into staging, whole."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote
 
 from sync.agent import durable
+from sync.agent.disk_room import DiskRoom, ScratchError
 from sync.agent.job import Control
 from sync.agent.kernels.state_db import KernelRow, LinkRow
 from sync.agent.master.client import Downloaded, HttpError, Master
@@ -73,12 +75,16 @@ def head(master: Master, path: str) -> Head:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Fetches kernels, and the files at links; its threads share it."""
+    """Fetches kernels, and the files at links; its threads share it.
+
+    room: of the disk, where `staging` is.
+    """
 
     master: Master
     spec: KernelsSpec
     staging: Path
     control: Control
+    room: DiskRoom
 
     def fetch_kernel(self, name: str, updated_seconds: float | None) -> Fetched:
         """Fetch a listed kernel. Raises HttpError, also for what is none, and NoSpaceError."""
@@ -94,7 +100,13 @@ class Fetcher:
         """Fetch a file whole and durably. Raises HttpError, NoSpaceError."""
         durable.require_free_space(self.staging.parent, self.spec.free_space_floor_bytes)
         target = durable.temporary_in(self.staging)
-        done = self.master.download(url_of(path), target, self.spec.max_kernel_bytes)
+        with ExitStack() as disk:
+            done = self.master.download(
+                url_of(path),
+                target,
+                self.spec.max_kernel_bytes,
+                begins=lambda size: self._hold_disk(disk, path, size),
+            )
         try:
             durable.sync(target)
             self._require_whole(path, done)
@@ -104,6 +116,14 @@ class Fetcher:
         modified = done.page.modified_seconds
         row = KernelRow(path, updated_seconds, modified, done.size_bytes, done.md5)
         return Fetched(target, row)
+
+    def _hold_disk(self, disk: ExitStack, path: str, size_bytes: int) -> None:
+        """Hold what a file takes of the disk, in place of what is held. Raises HttpError."""
+        disk.close()
+        try:
+            disk.enter_context(self.room.on_disk(size_bytes, "it"))
+        except ScratchError as error:
+            raise HttpError(f"/kernel/{path}: {error}", retry=False) from error
 
     def _require_whole(self, path: str, done: Downloaded) -> None:
         """Raise HttpError for nothing at all, or where HEAD says another length or date.

@@ -20,6 +20,7 @@ from sync.agent.job import Control
 from sync.agent.master.download import Downloaded, Expected, Partial
 from sync.agent.master.endpoints import EndpointReport, MasterEndpoints, no_report
 from sync.agent.master.http1 import (
+    LEAST_BYTES,
     Connection,
     EndpointLostError,
     HttpError,
@@ -57,6 +58,10 @@ ATTEMPTS: Final = 4
 _ATTEMPTS_BEFORE_OTHERS: Final = 2
 # Of the read timeout.
 _BRIEF_SHARE: Final = 0.25
+# Of all that are under way: a file that trickles in would keep a pass from its end for days.
+_SLOWEST_BYTES_PER_SECOND: Final = 16 << 10
+# For how long any one page may have all others wait.
+_PAGE_PATIENCE_SECONDS: Final = 10.0
 _SLICE_SECONDS: Final = 0.5  # how soon one that waits notices that the name was given up
 # Every service answers it in some way: asked where a request got no answer at all.
 _FRONT_PAGE: Final = "/"
@@ -117,6 +122,7 @@ class Master:
         rate = limits.requests_per_second
         self._requests = TokenBucket(rate, max(1.0, rate / 4)) if rate else None
         self._slots = threading.BoundedSemaphore(limits.connections)
+        self._busy = 0
         self._lock = threading.Lock()
         # Taken while one thread finds out whether the name in use died.
         self._judging = threading.Lock()
@@ -231,13 +237,18 @@ class Master:
         return self._retried("HEAD", path, dict, read, _PAGE)
 
     def download(
-        self, path: str, target: Path, max_bytes: int, expected: Expected | None = None
+        self,
+        path: str,
+        target: Path,
+        max_bytes: int,
+        expected: Expected | None = None,
+        begins: Callable[[int], None] | None = None,
     ) -> Downloaded:
         """Fetch a file to `target`, resumed where it broke off, and verify size and MD5.
 
-        On failure `target` is gone. Raises HttpError, and OSError of the disk.
+        begins: see Partial. On failure `target` is gone. Raises HttpError, and OSError of the disk.
         """
-        partial = Partial(path, target, max_bytes, expected or Expected(), self._count)
+        partial = Partial(path, target, max_bytes, expected or Expected(), self._count, begins)
         try:
             return self._downloaded(path, partial)
         except BaseException:
@@ -344,9 +355,8 @@ class Master:
         if reply.status in _GONE:
             raise HttpMissingError(f"{path}: {reply.status}", retry=False)
         wait = retry_after(reply)
-        if wait:
-            with self._lock:
-                self._not_before = max(self._not_before, time.monotonic() + wait)
+        # Whether all wait longer is found out by _asks_alone.
+        self._have_all_wait(min(wait, _PAGE_PATIENCE_SECONDS))
         raise HttpError(
             f"{path}: {reply.status}",
             retry=reply.status in _TRY_AGAIN,
@@ -378,7 +388,8 @@ class Master:
             except HttpError as error:
                 if error.at_once:
                     continue
-                if not error.retry or clock.failures + 1 >= self._attempts(error):
+                alone = self._asks_alone(error)
+                if alone or not error.retry or clock.failures + 1 >= self._attempts(error):
                     self._judge(error)
                     raise
                 self._wait(clock.after_failure(error.retry_after_seconds))
@@ -395,6 +406,29 @@ class Master:
         if error.retry_after_seconds > self._limits.read_timeout_seconds:
             return 1
         return _ATTEMPTS_BEFORE_OTHERS if self._endpoints.has_others() else ATTEMPTS
+
+    def _have_all_wait(self, seconds: float) -> None:
+        with self._lock:
+            self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def _asks_alone(self, error: HttpError) -> bool:
+        """Return whether a page asks for a long wait, and the master's front page for none.
+
+        One page must not keep all others away for hours: that is a failure of its own. Where the
+        front page asks for patience, too, or does not answer, all wait for as long as was said.
+        """
+        wait = error.retry_after_seconds
+        if wait <= _PAGE_PATIENCE_SECONDS:
+            return False
+        with self._judging:
+            # Another thread found out already.
+            if self._not_before - time.monotonic() > _PAGE_PATIENCE_SECONDS:
+                return False
+            front = self._front_page()
+            if isinstance(front, Reply) and not retry_after(front):
+                return True
+            self._have_all_wait(wait)
+            return False
 
     def _wait(self, seconds: float) -> None:
         """Wait, unless the job stops or the name in use is given up meanwhile."""
@@ -436,17 +470,22 @@ class Master:
 
         A redirect to another origin is usual there, and an answer; unless `error` is one, too.
         """
+        front = self._front_page()
+        if isinstance(front, Reply):
+            return front.status not in _NOBODY_BEHIND
+        if front.elsewhere:
+            return not error.elsewhere
+        return not front.unreachable and not front.unanswered
+
+    def _front_page(self) -> Reply | HttpError:
+        """Ask for the head of the front page, at once; returns the failure where none comes."""
         while True:
             try:
                 with self._connection(at_once=True) as connection:
-                    reply = self._exchange(connection, "HEAD", _FRONT_PAGE, {})
-                    return reply.status not in _NOBODY_BEHIND
+                    return self._exchange(connection, "HEAD", _FRONT_PAGE, {})
             except HttpError as failure:
-                if failure.at_once:
-                    continue
-                if failure.elsewhere:
-                    return not error.elsewhere
-                return not failure.unreachable and not failure.unanswered
+                if not failure.at_once:
+                    return failure
 
     def _kept(self) -> Connection | None:
         """Return a connection that is open already, if one did not rest."""
@@ -472,6 +511,8 @@ class Master:
             self._slots.acquire()
         connection: Connection | None = None
         kept_replies = 0
+        with self._lock:
+            self._busy += 1
         try:
             # One that was kept may be dead, which takes a time-out to find out.
             connection = None if self._is_brief else self._kept()
@@ -479,8 +520,7 @@ class Master:
             connection = connection or Connection(
                 self._origin, self._limits, self._control, self._bandwidth
             )
-            share = _BRIEF_SHARE if self._is_brief and not at_once else 1.0
-            connection.patience_seconds = self._limits.read_timeout_seconds * share
+            self._set_patience(connection, brief=self._is_brief and not at_once)
             yield connection
             if connection.reusable and self._lost is None and connection.origin == self._origin:
                 connection.idle_since = time.monotonic()
@@ -496,4 +536,12 @@ class Master:
         finally:
             if connection is not None:
                 connection.close()
+            with self._lock:
+                self._busy -= 1
             self._slots.release()
+
+    def _set_patience(self, connection: Connection, *, brief: bool) -> None:
+        """Set how slow a reply may be: what is left alone has all of the way to itself."""
+        seconds = self._limits.read_timeout_seconds * (_BRIEF_SHARE if brief else 1.0)
+        least_bytes = _SLOWEST_BYTES_PER_SECOND * seconds / (_BRIEF_SHARE if brief else 1.0)
+        connection.set_patience(seconds, lambda: max(LEAST_BYTES, least_bytes / self._busy))

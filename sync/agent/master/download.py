@@ -53,8 +53,9 @@ class _Part:
 class Partial:
     """A file on its way: how much of it has come, and the page under which it came.
 
-    name: of the file, for messages. count: is given the size of each piece that comes. total_bytes:
-    how long the master said the whole is, None until it did.
+    name: of the file, for messages. count: is given the size of each piece that comes. begins: is
+    given the size of the whole, or what it may be at most, before its first byte is kept.
+    total_bytes: how long the master said the whole is, None until it did.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Partial:
     max_bytes: int
     expected: Expected
     count: Callable[[int], None]
+    begins: Callable[[int], None] | None = None
     size_bytes: int = 0
     total_bytes: int | None = None
     page: Page | None = None
@@ -95,6 +97,8 @@ class Partial:
         too_long = HttpError(f"{self.name}: longer than {self.max_bytes} bytes", retry=False)
         if max(part.end or 0, part.total or 0) > self.max_bytes:
             raise too_long
+        if self.begins is not None and self.size_bytes == 0:
+            self.begins(self.max_bytes if part.total is None else part.total)
         with self.path.open("ab" if self.size_bytes else "wb") as file:
             while data := reply.read():
                 if self.size_bytes + len(data) > (self.max_bytes if part.end is None else part.end):

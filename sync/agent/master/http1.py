@@ -24,7 +24,8 @@ from sync.contract.spec import HttpLimits
 
 _SLICE_SECONDS: Final = 0.5  # how soon a blocked read notices that the job stops
 _READ_BYTES: Final = 1 << 18
-_LINE_BYTES: Final = 1 << 16
+# Of a head, or of the trailers: each connection may hold one, and no budget counts it.
+_HEAD_BYTES: Final = 1 << 16
 _MOST_FIELDS: Final = 100
 _MOST_HEADS: Final = 8
 _INTERIM: Final = range(100, 200)
@@ -33,7 +34,7 @@ _STATUS: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?", re.ASCII)
 _TOKEN: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _CHUNK: Final = re.compile(r"[0-9a-fA-F]{1,15}", re.ASCII)
-# A transfer that brings less than this in a read timeout counts as hung.
+# A transfer that brings less than this in a read timeout counts as hung, whatever else is going on.
 LEAST_BYTES: Final = 1024
 
 
@@ -116,6 +117,7 @@ class _Reader(io.RawIOBase):
     timeout_seconds: float
     control: Control
     bandwidth: TokenBucket | None
+    least_bytes: Callable[[], float] = lambda: LEAST_BYTES
 
     def __post_init__(self) -> None:
         self.restart()
@@ -149,7 +151,7 @@ class _Reader(io.RawIOBase):
             finally:
                 self._left_seconds -= time.monotonic() - began
             self._window_bytes += count
-            if self._window_bytes >= LEAST_BYTES:
+            if self._window_bytes >= self.least_bytes():
                 self.restart()
             if self.bandwidth is not None and count and (wait := self.bandwidth.take(count)):
                 if self.control.wait(wait):
@@ -195,10 +197,10 @@ class Reply:
         # Names have no case, and fields of one name are one list (RFC 9110, 5.1 and 5.3).
         return self._fields.get(name.lower(), "")
 
-    def _line(self) -> str:
-        line = self._received(self._source.readline, _LINE_BYTES)
+    def _line(self, most_bytes: int = _HEAD_BYTES) -> str:
+        line = self._received(self._source.readline, most_bytes)
         if not line.endswith(b"\n"):
-            fault = f"a line of more than {_LINE_BYTES} bytes" if line else "closed"
+            fault = f"a head of more than {_HEAD_BYTES} bytes" if line else "closed"
             raise HttpError(f"no reply: {fault}", retry=True)
         # A lone LF ends a line as well (RFC 9112, 2.2).
         return line.rstrip(b"\r\n").decode("latin-1")
@@ -214,10 +216,12 @@ class Reply:
 
     def _read_fields(self) -> dict[str, str]:
         fields: dict[str, str] = {}
+        left_bytes = _HEAD_BYTES
         for _ in range(_MOST_FIELDS):
-            line = self._line()
+            line = self._line(left_bytes)
             if not line:
                 return fields
+            left_bytes = max(1, left_bytes - len(line))
             name, colon, value = line.partition(":")
             key, value = name.lower(), value.strip(" \t")
             # No blank before the colon, and no line that goes on with another (RFC 9112, 5.1, 5.2).
@@ -313,12 +317,13 @@ class Connection:
 
     @property
     def patience_seconds(self) -> float:
-        """How long a reply may bring nothing."""
+        """How long a reply may bring nothing, or too little."""
         return self._reader.timeout_seconds
 
-    @patience_seconds.setter
-    def patience_seconds(self, seconds: float) -> None:
+    def set_patience(self, seconds: float, least_bytes: Callable[[], float]) -> None:
+        """Set for how long a reply may bring less than so many bytes."""
         self._reader.timeout_seconds = seconds
+        self._reader.least_bytes = least_bytes
 
     @property
     def reusable(self) -> bool:

@@ -12,6 +12,8 @@ from sync.agent.master.http1 import LENGTH, HttpError, Reply
 from sync.agent.master.json_rows import JsonRows, read_all
 
 _LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+# The longest of the three forms has 33 characters (RFC 9110, 5.6.7); more would be kept for long.
+_LONGEST_DATE: Final = 64
 _INFLATED_BYTES: Final = 1 << 18
 
 
@@ -41,11 +43,13 @@ class Page:
         return read_all(iter([self.body]), JsonRows.value)
 
 
-@functools.lru_cache(1024)
 def http_seconds(text: str | None) -> float | None:
     """Read an HTTP date as unix seconds; None for anything else."""
-    if not text:
-        return None
+    return _date_seconds(text) if text and len(text) <= _LONGEST_DATE else None
+
+
+@functools.lru_cache(1024)
+def _date_seconds(text: str) -> float | None:
     # Reads all three forms, also the obsolete ones (RFC 9110, 5.6.7).
     try:
         return email.utils.parsedate_to_datetime(text).timestamp()

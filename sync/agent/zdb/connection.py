@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from typing_extensions import override
 
-from sync.agent.zdb.errors import ZdbAuthError, ZdbError, ZdbProtocolError, ZdbReplyError
+from sync.agent.zdb.errors import ZdbAuthError, ZdbError, ZdbReplyError
 from sync.agent.zdb.namespace_info import NamespaceInfo, boot_of, text_fields
 from sync.agent.zdb.protocol import (
     MAX_KEY_BYTES,
@@ -147,8 +147,8 @@ class ZdbConnection(ZdbTransport):
     def lengths(self, keys: Sequence[bytes]) -> list[int | None]:
         """Payload lengths (bytes) of the keys, None for one that is not there.
 
-        For those who have to know what an MGET will take. Raises ZdbProtocolError for a length that
-        no 0-db can have.
+        For those who have to know what an MGET will take. A length that no 0-db can have is as good
+        as none: the key cannot be had.
         """
         with self._understanding():
             return [_length(reply) for reply in self.pipeline([(b"LENGTH", key) for key in keys])]
@@ -353,9 +353,7 @@ def _length(reply: Reply) -> int | None:
     if reply is None or isinstance(reply, ZdbReplyError):
         return None
     length = expect(reply, int, "LENGTH")
-    if not 0 <= length <= MAX_PAYLOAD_BYTES:
-        raise ZdbProtocolError(f"LENGTH: {length} bytes; 0-db has up to {MAX_PAYLOAD_BYTES}")
-    return length
+    return length if 0 <= length <= MAX_PAYLOAD_BYTES else None
 
 
 def _seconds(reply: Reply) -> int | None:

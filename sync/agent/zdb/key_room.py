@@ -1,6 +1,6 @@
-"""Room for keys in the local 0-db: a job pauses before it fills 0-db past its memory limit.
+"""Room in the local 0-db: a job pauses before it fills its memory, or its disk below the floor.
 
-0-db would be killed there, and again at each start, as it loads its index first.
+0-db would be killed past its memory limit, and again at each start, as it loads its index first.
 """
 
 import threading
@@ -40,10 +40,23 @@ def require_key_room(
     )
 
 
-class KeyRoom:
-    """The same for many threads that each add a few keys; others may add keys at the same time.
+def require_disk_room(
+    free_bytes: int | None, floor_bytes: int, retry_seconds: float = RETRY_SECONDS
+) -> None:
+    """Raise JobPaused where less than the floor is free on 0-db's disk; None: it does not say."""
+    if free_bytes is not None and free_bytes < floor_bytes:
+        raise JobPaused(
+            f"the local 0-db's disk has {free_bytes} bytes free and {floor_bytes} must stay free; "
+            "add space or lower freeSpaceFloorBytes, it goes on by itself",
+            retry_seconds,
+        )
 
-    count: asks the local 0-db how many keys it holds in all namespaces.
+
+class KeyRoom:
+    """Room for many threads that each add a few keys; others may add keys at the same time.
+
+    count: asks the local 0-db how many keys it holds in all namespaces, and raises JobPaused where
+    its disk has no room.
     """
 
     def __init__(
@@ -61,8 +74,6 @@ class KeyRoom:
 
     def take(self, keys: int) -> None:
         """Note that so many keys will be added. Raises JobPaused, ZdbError."""
-        if self._limit_bytes is None:
-            return
         with self._lock:
             now = time.monotonic()
             if self._counted_at is None or now - self._counted_at >= _COUNTED_SECONDS:

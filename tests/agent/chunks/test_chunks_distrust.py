@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,7 +119,9 @@ def test_a_payload_that_is_not_its_keys_is_refused_and_named(
         mirror.source = master.endpoint
         with mirror.job() as job:
             record = job.wait(lambda record: record.refused.count == 1, "refused")
-    assert record.refused.names == [KEY.hex()]
+            assert record.refused.names == [KEY.hex()]
+            record = job.wait(lambda record: record.lag.items == 0, "in sync but for that")
+    assert (record.total.items, record.done.items) == (1, 0)
     assert_nothing_was_written(mirror)
 
 
@@ -295,3 +298,24 @@ def test_a_foreign_write_on_the_slave_breaks_nothing(mirror: FlistsMirror) -> No
     with mirror.slave.connect() as slave:
         assert slave.call(b"GET", added[0]) == added[1]
         assert slave.exists([b"foreign"]) == [True]
+
+
+@pytest.mark.parametrize("element", [b"-Internal Error\r\n", b"$-1\r\n", bulk(b"other")])
+def test_a_payload_that_the_master_cannot_read_is_named_and_not_looked_for_again_and_again(
+    mirror: FlistsMirror, element: bytes
+) -> None:
+    """It is listed and has a length for ever."""
+
+    def script(request: list[bytes]) -> bytes | None:
+        if request[0] == b"LENGTH":
+            return b":%d\r\n" % len(PAYLOAD)
+        return serving(b"*1\r\n" + element)(request)
+
+    with ScriptedZdb(script) as master:
+        mirror.source = master.endpoint
+        with mirror.job() as job:
+            job.wait(lambda record: record.refused.names == [KEY.hex()], "named")
+            compared = job.wait(lambda record: record.lag.items == 0).details.get("compared", 0)
+            time.sleep(2)
+            assert job.record.details.get("compared", 0) == compared
+    assert_nothing_was_written(mirror)

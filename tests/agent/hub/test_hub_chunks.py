@@ -2,13 +2,18 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sync.agent import durable
 from sync.agent.flist import read_flist
 from sync.agent.flist.database import ACCEPTED, Backend
 from sync.agent.hub import publisher
+from sync.agent.job import JobPaused
+from sync.agent.zdb.namespace_info import NamespaceInfo
+from sync.agent.zdb.protocol import Reply
 from sync.contract.spec import ZdbEndpoint
 from tests.agent.hub.flists_of import keys_in, small
 from tests.agent.hub.small_hub import DAY, OLD
@@ -16,6 +21,7 @@ from tests.agent.mirrors import MIRROR, UsersMirror, model_tree
 from tests.sandbox.flist import Backend as PackedBackend
 from tests.sandbox.flist import Flist
 from tests.sandbox.services.zdb import Settings, Store, ZdbServer
+from tests.sandbox.services.zdb.rights import Session
 
 
 def test_flist_whose_chunks_the_master_lacks_is_withheld_named_and_published_later(
@@ -216,3 +222,69 @@ def test_published_flists_name_the_mirror_s_own_backend(
     mirror.settings["publish_backend"] = MIRROR
     mirror.one_pass()
     assert mirror.served() == first, "the same input gives the same bytes"
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+def test_chunks_do_not_take_the_disk_of_the_local_zdb_below_its_floor(
+    spare: int, mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The users job pauses where the flists job does: both fill the same 0-db."""
+    floor, free = 1 << 30, NamespaceInfo.of
+
+    def info(reply: Reply) -> NamespaceInfo:
+        return replace(free(reply), free_bytes=floor + spare)
+
+    monkeypatch.setattr(NamespaceInfo, "of", info)
+    monkeypatch.setattr(durable, "require_free_space", lambda *_: None)
+    mirror.settings["free_space_floor_bytes"] = floor
+    if spare < 0:
+        with pytest.raises(JobPaused, match="freeSpaceFloorBytes"):
+            mirror.one_pass()
+        assert mirror.local_keys() == set()
+    else:
+        mirror.one_pass()
+        assert mirror.served() == model_tree(mirror.upstream.model)
+
+
+BAD = min(small(20).chunks)
+# What the master's 0-db answers for ever to a command that names one key, among others or alone.
+ODD_ANSWERS: dict[str, tuple[str, bytes]] = {
+    "length of more than any chunk": ("LENGTH", b":99999999\r\n"),
+    "length below nothing": ("LENGTH", b":-7\r\n"),
+    "length refused": ("LENGTH", b"-Internal Error\r\n"),
+    "payload longer than was said": ("MGET", b"*1\r\n$3000000\r\n%b\r\n" % bytes(3_000_000)),
+    "payload longer than any": ("MGET", b"*1\r\n$99999999\r\n"),
+    "payload of no length": ("MGET", b"*1\r\n$x\r\n"),
+    "payload refused": ("MGET", b"-Internal Error\r\n"),
+    "more payloads than were asked for": ("MGET", b"*70\r\n" + b"$-1\r\n" * 70),
+    "no payloads at all": ("MGET", b"+OK\r\n"),
+    "time that is none": ("KEYTIME", b"-Internal Error\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_ANSWERS)
+def test_one_chunk_that_the_master_answers_oddly_for_costs_its_own_flist_alone(
+    kind: str, mirror: UsersMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, reply = ODD_ANSWERS[kind]
+    commands = mirror.upstream.zdb.commands
+    run, fetch = commands.run, commands.fetch
+
+    def odd_run(client: Session, arguments: list[bytes]) -> bytes:
+        odd = BAD in arguments[1:] and commands.resolve(arguments[0]) == command
+        return reply if odd else run(client, arguments)
+
+    def odd_fetch(client: Session, keys: tuple[bytes, ...]) -> bytes:
+        return reply if BAD in keys and command == "MGET" else fetch(client, keys)
+
+    monkeypatch.setattr(commands, "run", odd_run)
+    monkeypatch.setattr(commands, "fetch", odd_fetch)
+    record = mirror.one_pass()
+    expected = model_tree(mirror.upstream.model)
+    if command != "KEYTIME":
+        assert record.broken.names == [
+            "alice/blog.flist: 1 of its chunks are on no 0-db that may be asked"
+        ]
+        del expected["alice/blog.flist"]
+    assert mirror.served() == expected
+    assert record.lag.items == 0

@@ -282,3 +282,35 @@ def test_a_name_that_goes_from_the_master_is_named_no_more(mirror: UsersMirror) 
     passes(mirror)
     mirror.upstream.model.delete_flist("alice", "blog.flist")
     assert mirror.one_pass().broken.count == 0
+
+
+# What the master's listing, or its description of the flist, says for ever and the other does not.
+DISAGREE: Final[dict[str, tuple[str, bytes, bytes]]] = {
+    "an older time": ("/api/fileslist", b'"updated": 1700777600', b'"updated": 1600777600'),
+    "a later time": ("/api/fileslist", b'"updated": 1700777600', b'"updated": 1800777600'),
+    "a time before 1970": ("/api/fileslist", b'"updated": 1700777600', b'"updated": -7'),
+    "a time with a fraction": ("/api/fileslist", b'"updated": 1700777600', b'"updated": 1.5e9'),
+    "another description": (LIGHT, b'"updated": 17', b'"updated": 16'),
+    "sizes in another unit": ("/api/fileslist", b" KB", b" KiB"),
+    "sizes of other digits": ("/api/fileslist", b" KB", b"0 KB"),
+    "sizes of nothing": ("/api/fileslist", b'"size": "', b'"size": "", "was": "'),
+}
+
+
+@pytest.mark.parametrize("kind", DISAGREE)
+def test_flist_of_which_the_listing_says_something_else_is_here_all_the_same(
+    kind: str, mirror: UsersMirror
+) -> None:
+    corrupt(mirror.upstream.hub, *DISAGREE[kind])
+    passes(mirror, 3)
+    record = mirror.one_pass()
+    assert (record.lag.items, record.done.items) == (0, record.total.items)
+    assert record.details["received_bytes"] == 0, "nothing is fetched again in each pass"
+    served = mirror.served()
+    for name in ("blog.flist", "shop.flist"):
+        assert served[f"alice/{name}"] == model_tree(mirror.upstream.model)[f"alice/{name}"]
+    mirror.upstream.model.change_flist("alice", "shop.flist", small(78), modified=OLD + 70 * DAY)
+    passes(mirror, 3)
+    assert (
+        mirror.served()["alice/shop.flist"] == model_tree(mirror.upstream.model)["alice/shop.flist"]
+    )

@@ -17,13 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync.agent.budget import Budget, BudgetClosedError
+from sync.agent.disk_room import ScratchError
+from sync.agent.flist.database import Backend as Named
+from sync.agent.flist.errors import NeedsMoreError
 from sync.agent.flist.keys import KEYS_AT_ONCE, KeyGroup, pack_keys, slices_of
-from sync.agent.flist.reader_pool import USUAL, ReaderPool
+from sync.agent.flist.reader_pool import USUAL, Granted, ReaderPool
 from sync.agent.hub import chunk_store, pins
 from sync.agent.hub.chunk_store import batches
 from sync.agent.hub.listing import Name
 from sync.agent.hub.state_db import DATABASE, HubStateDb
-from sync.agent.hub.work_room import ScratchError, WorkRoom
+from sync.agent.hub.work_room import WorkRoom
 from sync.agent.job import PassIncompleteError
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.errors import ZdbError
@@ -95,6 +98,18 @@ def many_directories_of_many_keys() -> bytes:
     return archive(*(message(keys_from(number * 20_000, 20_000)) for number in range(14)))
 
 
+def directories_of_one_key(count: int) -> bytes:
+    """Return a flist of so many directories, each of one file of one block."""
+    key = bytes(range(100, 116))
+    one = message(key)
+    return archive(*(one.replace(key, keys_from(number << 64, 1)) for number in range(count)))
+
+
+def very_many_directories() -> bytes:
+    """Return a flist whose keys are few, and the objects for them many."""
+    return directories_of_one_key(60_000)
+
+
 def one_key_named_very_often() -> bytes:
     """Return a flist whose blocks all point to one key: 16 bytes on the disk, 72 as an object."""
     return archive(message(keys_from(0, 1), 300_000))
@@ -107,6 +122,7 @@ def an_entry_of_many_megabytes() -> bytes:
 COSTLY = [
     one_directory_of_many_keys,
     many_directories_of_many_keys,
+    very_many_directories,
     one_key_named_very_often,
     an_entry_of_many_megabytes,
 ]
@@ -140,6 +156,27 @@ def test_flist_that_cost_too_much_is_published_once_the_job_has_more(mirror: Use
     mirror.settings["memory_limit_mb"] = 1024
     assert mirror.one_pass().broken.count == 0
     assert "alice/costly.flist" in mirror.served()
+
+
+def test_flist_is_read_or_needs_more_whatever_its_reader_is_given(tmp_path: Path) -> None:
+    """Wherever the memory ends: nothing is wrong with the flist, which is as it was."""
+    flist, pool, outcomes = tmp_path / "x.flist", ReaderPool(), list[bool]()
+    data = directories_of_one_key(60_000)
+    for reader_bytes in (2 * MIB, 8 * MIB, 20 * MIB):
+        flist.write_bytes(data)
+        grant = Granted(reader_bytes, 16 * MIB, 64 * MIB)
+        try:
+            read = pool.read(
+                flist, tmp_path / "scratch", [(None, Named("mirror", 9900, "x"))], grant
+            )
+        except NeedsMoreError:
+            outcomes.append(False)
+            assert flist.read_bytes() == data
+        else:
+            outcomes.append(True)
+            assert len(read.groups) == 60_000
+    assert {*outcomes} == {False, True}
+    assert outcomes == sorted(outcomes)
 
 
 def disk_with(free_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """One kernel or link that the master never delivers: everything else is complete all the same."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import Final
 
 import pytest
@@ -20,7 +22,7 @@ from tests.agent.kernels.kernels_mirror import (
     served,
 )
 from tests.agent.mirrors import kernels_spec
-from tests.agent.scripted import Answer, ScriptedServer
+from tests.agent.scripted import Answer, Asked, ScriptedServer
 from tests.sandbox.upstream import Fault, FaultKind, Upstream
 
 QUICK: Final = {"connections": 4, "read_timeout_seconds": 0.2, "connect_timeout_seconds": 2}
@@ -245,3 +247,44 @@ def test_newer_kernels_push_none_out_until_they_are_here(
     last = 6 + came
     chosen = [f"zos-{number}.efi" for number in range(max(0, last - newest), last)]
     assert served(directories).keys() == {"zos-1.efi", *chosen}
+
+
+def steady(_: int) -> list[dict[str, object]]:
+    return []
+
+
+# What else stands in the list each time that it is read.
+MOVING: Final[dict[str, Callable[[int], list[dict[str, object]]]]] = {
+    "nothing": steady,
+    "a log that is written to": lambda at: [{"name": "access.log", "timestamp": OLD + at}],
+    "another name each time": lambda at: [{"name": f"part-{at}", "timestamp": OLD}],
+    "a name that comes and goes": lambda at: [{"name": "odd.efi", "timestamp": OLD}] * (at % 2),
+    "a served name comes and goes": lambda at: [{"name": "c.efi", "timestamp": OLD}] * (at % 2),
+    "times that no clock has": lambda at: [{"name": "b.log", "timestamp": 1e300 * at}],
+}
+
+
+@pytest.mark.parametrize("kind", MOVING)
+def test_list_that_is_another_each_time_keeps_nothing_else_away(
+    kind: str, directories: Directories
+) -> None:
+    names, readings = ["a.efi", "b.efi", "c.efi"], count()
+
+    def script(asked: Asked) -> Answer | None:
+        name = asked.path.rpartition("/")[2]
+        if asked.path == "/api/images":
+            rows = [{"name": name, "timestamp": OLD} for name in names]
+            return Answer(json.dumps([*rows, *MOVING[kind](next(readings))]).encode(), mtime=None)
+        return Answer(b"MZ " + name.encode(), mtime=OLD) if name in {*names, "c.efi"} else None
+
+    with ScriptedServer(script) as server:
+        spec = KernelsSpec(
+            stack="t", sources=[server.url], run_modes=[], http=QUICK, free_space_floor_bytes=0
+        )
+        with engine_of(spec, directories) as engine:
+            for changed in (names, ["a.efi", "d.efi"]):
+                names[:] = changed
+                for _ in range(3):
+                    with suppress(PassIncompleteError):
+                        engine.one_pass()
+    assert served(directories).keys() - {"c.efi"} == {"a.efi", "d.efi"}

@@ -1,5 +1,6 @@
 """The HTTP client against a master that does everything wrong."""
 
+import contextlib
 import gzip
 import hashlib
 import threading
@@ -7,10 +8,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from sync.agent.job import Control
+from sync.agent.master import client
 from sync.agent.master.client import (
     EndpointLostError,
     Expected,
@@ -175,6 +178,26 @@ def test_drip_of_single_bytes_counts_as_hung(server: ScriptedServer, tmp_path: P
     server.pages["/file"] = Answer(BODY, fault="drip")
     with pytest.raises(HttpError, match="hung"):
         make_master(server, read_timeout_seconds=0.2).download("/file", tmp_path / "f", MAX)
+
+
+@pytest.mark.parametrize("brief", [False, True])
+@pytest.mark.parametrize("connections", [1, 4])
+def test_file_that_trickles_in_counts_as_hung_once_it_is_alone(
+    brief: bool, connections: int, server: ScriptedServer, tmp_path: Path
+) -> None:
+    """It would take 46 s here; a large one of a patient stranger takes weeks."""
+    server.pages["/file"] = Answer(BODY, fault="trickle")
+    server.pages["/sound"] = Answer(BODY)
+    limits = {"read_timeout_seconds": 0.4, "connections": connections}
+    master, started = make_master(server, **limits), time.monotonic()
+    with (
+        master.briefly() if brief else contextlib.nullcontext(),
+        pytest.raises(HttpError, match="hung"),
+    ):
+        master.download("/file", tmp_path / "f", MAX)
+    assert time.monotonic() - started < 15
+    assert master.download("/sound", tmp_path / "g", MAX).size_bytes == len(BODY)
+    assert master._busy == 0
 
 
 def test_error_page_with_status_404_is_missing_and_500_is_tried_again(
@@ -417,3 +440,38 @@ def test_connections_that_rested_are_not_waited_for(
             time.sleep(0.5)
         assert nat.accepted == 3 * kept
         master.close()
+
+
+LONG: Final = 2.0  # in place of an hour
+
+
+@pytest.mark.parametrize("status", [403, 404, 408, 429, 500, 503])
+@pytest.mark.parametrize("at", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT", "99999999999999"])
+def test_one_page_that_asks_for_a_long_wait_fails_alone(
+    status: int, at: str, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_PAGE_PATIENCE_SECONDS", 0.05)
+    server.script = lambda asked: (
+        Answer(status=status, headers={"Retry-After": at}) if asked.path == "/bad" else None
+    )
+    server.pages["/file"] = Answer(BODY)
+    master, started = make_master(server), time.monotonic()
+    with pytest.raises(HttpError, match=str(status)):
+        master.get("/bad", MAX)
+    for _ in range(3):
+        assert master.get("/file", MAX).body == BODY
+    assert time.monotonic() - started < LONG
+
+
+def test_master_that_asks_for_a_long_wait_on_all_pages_is_left_alone(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_PAGE_PATIENCE_SECONDS", 0.05)
+    busy = Answer(status=503, headers={"Retry-After": f"{LONG:.0f}"})
+    until = time.monotonic() + 1
+    server.pages["/file"] = Answer(BODY)
+    server.script = lambda _: busy if time.monotonic() < until else None
+    master, started = make_master(server), time.monotonic()
+    assert master.get("/file", MAX).body == BODY
+    assert time.monotonic() - started >= LONG
+    assert len(server.asked) == 3, "the page, the front page, the page again"

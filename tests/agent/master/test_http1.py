@@ -117,8 +117,10 @@ OK = b"HTTP/1.1 200 OK\r\n"
         (b"HTTP/1.1 20 OK\r\n\r\n", "is not HTTP/1"),
         (b"HTTP/2 200 OK\r\n\r\n", "is not HTTP/1"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * 20, "without end"),
-        (b"HTTP/1.1 " + b"2" * 70_000, "a line of more than"),
-        (OK + b"A: " + b"b" * 70_000 + b"\r\n\r\n", "a line of more than"),
+        (b"HTTP/1.1 " + b"2" * 70_000, "a head of more than"),
+        (OK + b"A: " + b"b" * 70_000 + b"\r\n\r\n", "a head of more than"),
+        (OK + (b"A: " + b"b" * 7_000 + b"\r\n") * 10 + b"\r\n", "a head of more than"),
+        (OK + (b"A: " + b"\xe9" * 700 + b"\r\n") * 99 + b"\r\n", "a head of more than"),
         (OK + b"A: b\r\n" * 200 + b"\r\n", "more than 100 headers"),
         (OK + b"no colon\r\n\r\n", "is no header"),
         (OK + b" folded: x\r\n\r\n", "is no header"),
@@ -134,6 +136,12 @@ OK = b"HTTP/1.1 200 OK\r\n"
         (OK + b"Transfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n", "a chunk of"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\nxyz\r\n0\r\n\r\n", "in a chunk"),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"T: x\r\n" * 200, "more than 100"),
+        (
+            OK
+            + b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
+            + (b"T: " + b"x" * 7_000 + b"\r\n") * 10,
+            "a head of more than",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -150,6 +158,7 @@ def test_reply_that_is_not_clear_is_refused(said: bytes, words: str) -> None:
         "Mon, 30 Nov 2026 12:00:00 +99999999999999999999",
         "Mon, 30 Nov 12345 12:00:00 GMT",
         "Mon, 31 Feb 2026 12:00:00 GMT",
+        "Mon, 30 Nov 2026 12:00:00 GMT" + " " * 60_000,
         "Mon, 30 Nov 2026 99:99:99 GMT",
         "0",
         "\x00",

@@ -83,8 +83,17 @@ def test_lines_of_a_namespace_that_are_too_many_are_no_answer() -> None:
         connection.nsinfo()
 
 
-@pytest.mark.parametrize("length", [b":-1\r\n", b":8388609\r\n", b"+OK\r\n", bulk(b"5"), b"*0\r\n"])
-def test_a_length_that_no_0_db_has_is_no_answer(length: bytes) -> None:
+@pytest.mark.parametrize("length", [b":-1\r\n", b":8388609\r\n", b":9223372036854775807\r\n"])
+def test_a_key_of_a_length_that_no_0_db_has_cannot_be_had(length: bytes) -> None:
+    with (
+        ScriptedZdb(lambda request: length if request[0] == b"LENGTH" else None) as server,
+        ZdbConnection.open(server.endpoint) as connection,
+    ):
+        assert connection.lengths([b"key"]) == [None]
+
+
+@pytest.mark.parametrize("length", [b"+OK\r\n", bulk(b"5"), b"*0\r\n"])
+def test_a_length_that_is_no_number_is_no_answer(length: bytes) -> None:
     with (
         ScriptedZdb(lambda request: length if request[0] == b"LENGTH" else None) as server,
         ZdbConnection.open(server.endpoint) as connection,

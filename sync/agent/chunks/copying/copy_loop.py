@@ -39,7 +39,10 @@ _outstanding: Final = attrgetter("outstanding")
 
 @dataclass
 class Counters:
-    """What this run has done so far; refused: keys whose payload has another hash."""
+    """What this run has done so far.
+
+    refused: keys whose payload has another hash, or that the master cannot read.
+    """
 
     done_items: int = 0
     new_items: int = 0
@@ -277,7 +280,7 @@ class CopyLoop:
         counters = self.counters
         self._delivered = True
         counters.missing_items += len(fetched.missing)
-        counters.refused += fetched.refused
+        counters.refused += [*fetched.refused, *fetched.unreadable]
         counters.unreadable_items += len(fetched.unreadable)
         if fetched.keys:
             self._store(fetched)

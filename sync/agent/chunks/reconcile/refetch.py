@@ -20,7 +20,7 @@ _GROWN_BYTES: Final = MAX_PAYLOAD_BYTES
 
 @dataclass
 class Refetched:
-    """How many keys were stored; refused: those whose payload has another hash."""
+    """How many keys were stored; refused: those whose payload is another's, or cannot be read."""
 
     stored: int = 0
     gone: int = 0
@@ -37,9 +37,9 @@ def refetch(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) 
             good: list[tuple[bytes, bytes, int | None]] = []
             answers = master.mget_timed(group, group_bytes + _GROWN_BYTES)
             for key, found in zip(group, answers, strict=True):
-                if found is None:
-                    result.gone += 1
-                elif proves_itself(key, found[0]):
+                # None of one that has a length: where it is gone since then, the numbers of keys
+                # will say so. Else it would be missing anew, and all compared, again and again.
+                if found is not None and proves_itself(key, found[0]):
                     good.append((key, *found))
                 else:
                     result.refused.append(key)
