@@ -65,10 +65,10 @@ class NameRoom:
 
     def require_for_disk(self, flists: int, links: int) -> None:
         """Raise JobPaused where there is no room for what is served already."""
-        if flists * FLIST_BYTES + links * LINK_BYTES > self._limit_bytes:
+        if flists * FLIST_BYTES + links * LINK_BYTES > self.limit_bytes:
             raise JobPaused(
                 f"the hub's folder holds {flists} flists and {links} links, for which the "
-                f"{self._limit_bytes} bytes of memory that this job has for names are too few; a "
+                f"{self.limit_bytes} bytes of memory that this job has for names are too few; a "
                 f"higher {self._setting} gives it more, or remove what nobody needs",
                 _RETRY_SECONDS,
             )
