@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from weakref import WeakSet
 
 from sync.contract import plain_files
-from sync.contract.state_db import StateDb, require_plain
+from sync.contract.state_db import StateDb, require_plain, syncs
 
 FILE: Final = "published.sqlite"
 _STARTED_AT: Final = "pass_started_at"
@@ -75,7 +75,17 @@ class PinnedChunks(StateDb):
     """The table, as the users job writes it; state: the job's state directory."""
 
     def __init__(self, state: Path) -> None:
-        super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
+        try:
+            super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
+        except sqlite3.OperationalError as error:
+            # A write that a kill cut off is taken back with fsync, whatever `synchronous` says
+            # (SQLite: pager.c, pager_playback; no pragma comes before it). Where there is none the
+            # table is lost, and written anew from the rows.
+            if error.sqlite_errorname != "SQLITE_IOERR_FSYNC" or syncs(state):
+                raise
+            for end in ("", "-journal"):
+                (state / f"{FILE}{end}").unlink(missing_ok=True)
+            super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
         # What is in the table for sure: flists that share directories write their keys once.
         self._known: WeakSet[KeyGroup] = WeakSet()
         if not self.identity:

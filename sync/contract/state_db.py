@@ -37,7 +37,7 @@ class StateDb:
         self._db = sqlite3.connect(path, isolation_level=None)
         for pragma in pragmas:
             self._db.execute(f"PRAGMA {pragma}")
-        if not _syncs(path.parent):
+        if not syncs(path.parent):
             # SQLite takes a refused fsync for a broken disk (os_unix.c, unixSync).
             self._db.execute("PRAGMA synchronous=OFF")
         self._db.executescript(_META + schema)
@@ -87,7 +87,7 @@ class StateDb:
         self._put("meta", name, value)
 
 
-def _syncs(folder: Path) -> bool:
+def syncs(folder: Path) -> bool:
     """Return whether the file system of a folder has fsync."""
     # Not of the database itself: closing a second descriptor of it would drop the locks that this
     # process has on it (fcntl(2), advisory record locking).
