@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from weakref import WeakSet
 
 from sync.contract import plain_files
-from sync.contract.state_db import StateDb, require_plain, syncs
+from sync.contract.state_db import HalfWrittenError, StateDb, require_plain
 
 FILE: Final = "published.sqlite"
 _STARTED_AT: Final = "pass_started_at"
@@ -77,12 +77,8 @@ class PinnedChunks(StateDb):
     def __init__(self, state: Path) -> None:
         try:
             super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
-        except sqlite3.OperationalError as error:
-            # A write that a kill cut off is taken back with fsync, whatever `synchronous` says
-            # (SQLite: pager.c, pager_playback; no pragma comes before it). Where there is none the
-            # table is lost, and written anew from the rows.
-            if error.sqlite_errorname != "SQLITE_IOERR_FSYNC" or syncs(state):
-                raise
+        except HalfWrittenError:
+            # It is written anew from the rows.
             for end in ("", "-journal"):
                 (state / f"{FILE}{end}").unlink(missing_ok=True)
             super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
