@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from weakref import WeakSet
 
 from sync.contract import plain_files
-from sync.contract.state_db import StateDb, require_plain
+from sync.contract.state_db import HalfWrittenError, StateDb, require_plain
 
 FILE: Final = "published.sqlite"
 _STARTED_AT: Final = "pass_started_at"
@@ -75,7 +75,13 @@ class PinnedChunks(StateDb):
     """The table, as the users job writes it; state: the job's state directory."""
 
     def __init__(self, state: Path) -> None:
-        super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
+        try:
+            super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
+        except HalfWrittenError:
+            # It is written anew from the rows.
+            for end in ("", "-journal"):
+                (state / f"{FILE}{end}").unlink(missing_ok=True)
+            super().__init__(state / FILE, _SCHEMA, _PRAGMAS)
         # What is in the table for sure: flists that share directories write their keys once.
         self._known: WeakSet[KeyGroup] = WeakSet()
         if not self.identity:

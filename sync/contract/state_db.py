@@ -26,6 +26,10 @@ def require_plain(path: Path) -> None:
         plain_files.require(f"{path}{end}")
 
 
+class HalfWrittenError(sqlite3.OperationalError):
+    """A write was cut off, and cannot be taken back."""
+
+
 class StateDb:
     """An open database; only the thread that opened it may use it (sqlite3.ProgrammingError).
 
@@ -35,12 +39,21 @@ class StateDb:
     def __init__(self, path: Path, schema: str, pragmas: tuple[str, ...] = WAL) -> None:
         require_plain(path)
         self._db = sqlite3.connect(path, isolation_level=None)
-        for pragma in pragmas:
-            self._db.execute(f"PRAGMA {pragma}")
-        if not _syncs(path.parent):
-            # SQLite takes a refused fsync for a broken disk (os_unix.c, unixSync).
-            self._db.execute("PRAGMA synchronous=OFF")
-        self._db.executescript(_META + schema)
+        # SQLite takes a refused fsync for a broken disk (os_unix.c, unixSync). Said first so that a
+        # WAL can be begun at all, and last, as a pragma may say otherwise.
+        unsynced = () if _syncs(path.parent) else ("synchronous=OFF",)
+        try:
+            for pragma in (*unsynced, *pragmas, *unsynced):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._db.executescript(_META + schema)
+        except sqlite3.OperationalError as error:
+            if unsynced and error.sqlite_errorname == "SQLITE_IOERR_FSYNC":
+                raise HalfWrittenError(
+                    f"{path}: a kill cut off a write, and its file system has no fsync to take it "
+                    f"back; remove it and {path.name}-journal, and the job begins anew (better: "
+                    "put the data root on ext4, XFS or Btrfs)"
+                ) from error
+            raise
 
     def __enter__(self) -> Self:
         return self

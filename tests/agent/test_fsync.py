@@ -3,15 +3,19 @@
 import errno
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from sync.agent import durable
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.contract import fsync as contract
-from sync.contract.pinned_chunks import PinnedChunks, PinnedChunksReader
+from sync.contract.pinned_chunks import FILE, PinnedChunks, PinnedChunksReader
 from sync.contract.state_db import StateDb
 from sync.providers.host import root_helper
 
@@ -145,3 +149,89 @@ def test_sqlite_does_not_take_it_for_a_broken_disk(
 def test_where_there_is_fsync_sqlite_uses_it(tmp_path: Path) -> None:
     with StateDb(tmp_path / "state.sqlite", "") as database:
         assert database._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+_KILLED: Final = """
+import os, sys, pathlib, sqlite3
+from sync.contract.pinned_chunks import PinnedChunks
+from sync.contract.state_db import StateDb
+state, what = pathlib.Path(sys.argv[1]), sys.argv[2]
+if what == "table":
+    table = PinnedChunks(state)
+    table.add([b"k" * 16])
+    table.completed(1.0, 2.0)
+    write = lambda: table._insert([os.urandom(16) for _ in range(20_000)])
+else:
+    if what == "rows of before":
+        database = sqlite3.connect(state / "users.sqlite", isolation_level=None)
+        database.execute("PRAGMA synchronous=OFF")
+        database.execute("CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID")
+        table = StateDb.__new__(StateDb)
+        table._db = database
+    else:
+        table = StateDb(state / "users.sqlite", "")
+    table.set_text("kept", "yes")
+    write = lambda: [table.set_text(f"n{number}", "x" * 2000) for number in range(2_000)]
+table._db.execute("PRAGMA cache_size=10")
+table._db.execute("BEGIN IMMEDIATE")
+write()
+os._exit(1)
+"""
+_OPENED: Final = """
+import sys, pathlib
+from sync.contract.pinned_chunks import PinnedChunks, PinnedChunksReader
+from sync.contract.state_db import HalfWrittenError, StateDb
+state, what = pathlib.Path(sys.argv[1]), sys.argv[2]
+if what == "table":
+    assert PinnedChunksReader(state).pass_started_at() is None
+    with PinnedChunks(state) as table:
+        assert table.is_empty, "lost, so that it is written anew"
+        table.add([b"n" * 16])
+    assert PinnedChunksReader(state).pass_started_at() is None
+elif what == "rows":
+    with StateDb(state / "users.sqlite", "") as rows:
+        assert (rows.text("kept"), rows.text("n1")) == ("yes", "")
+        rows.set_text("more", "yes")
+else:
+    try:
+        StateDb(state / "users.sqlite", "")
+    except HalfWrittenError as error:
+        assert "users.sqlite-journal, and the job begins anew" in str(error)
+    else:
+        sys.exit(2)
+"""
+_NO_FSYNC: Final = """
+#include <errno.h>
+int fsync(int descriptor) { errno = EINVAL; return -1; }
+int fdatasync(int descriptor) { errno = EINVAL; return -1; }
+"""
+
+
+@pytest.mark.parametrize("what", ["table", "rows", "rows of before"])
+def test_what_a_kill_left_half_written_hinders_no_start_where_there_is_no_fsync(
+    what: str, tmp_path: Path
+) -> None:
+    """Rows go on; the table is written anew from them; those of before are named."""
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("needs a C compiler: SQLite calls fsync by itself")
+    source, library = tmp_path / "no.c", tmp_path / "no.so"
+    source.write_text(_NO_FSYNC)
+    built = [compiler, "-shared", "-fPIC", "-o", str(library), str(source)]
+    subprocess.run(built, check=True, timeout=60)
+    state = tmp_path / "state"
+    state.mkdir()
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    for code, status in ((_KILLED, 1), (_OPENED, 0)):
+        command = [sys.executable, "-c", code, str(state), what]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == status, done.stderr
+
+
+def test_table_that_a_kill_left_half_written_is_taken_back(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), "table"]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 1
+    assert (tmp_path / f"{FILE}-journal").exists()
+    with PinnedChunks(tmp_path) as table:
+        assert table.lacks([b"k" * 16]) == []
