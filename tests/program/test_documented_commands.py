@@ -59,7 +59,8 @@ def test_a_quoted_command_is_one(page: str, line: str) -> None:
     options = parsed(line)
     if "path" in options:
         assert options["host"].startswith(("ssh://", "{address}")), page
-        assert str(options["path"]) in ("FILE", "{path}", "{where}"), f"{page}: it names the stack's file"
+        named = ("FILE", "{path}", "{where}")
+        assert str(options["path"]) in named, f"{page}: it names the stack's file"
 
 
 def test_an_errors_command_to_pin_a_host_key_is_one() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -307,7 +308,7 @@ def test_a_payload_that_the_master_cannot_read_is_named_and_not_looked_for_again
     """It is listed and has a length for ever."""
 
     def script(request: list[bytes]) -> bytes | None:
-        if request[0] == b"LENGTH":
+        if request[0] in (b"LENGTH", b"KEYTIME"):
             return b":%d\r\n" % len(PAYLOAD)
         return serving(b"*1\r\n" + element)(request)
 
@@ -319,3 +320,30 @@ def test_a_payload_that_the_master_cannot_read_is_named_and_not_looked_for_again
             time.sleep(2)
             assert job.record.details.get("compared", 0) == compared
     assert_nothing_was_written(mirror)
+
+
+@pytest.mark.parametrize("element", [b"-Internal Error\r\n", bulk(b"other"), bulk(b"hellO")])
+def test_a_payload_that_was_damaged_on_its_way_comes_when_it_is_asked_for_again(
+    mirror: FlistsMirror, element: bytes
+) -> None:
+    damaged = threading.Event()
+    damaged.set()
+
+    def script(request: list[bytes]) -> bytes | None:
+        if request[0] in (b"LENGTH", b"KEYTIME"):
+            return b":%d\r\n" % len(PAYLOAD)
+        answer = element if damaged.is_set() else bulk(PAYLOAD)
+        return serving(b"*1\r\n" + answer)(request)
+
+    with ScriptedZdb(script) as master:
+        mirror.source = master.endpoint
+        with mirror.job() as job:
+            job.wait(lambda record: record.refused.names == [KEY.hex()], "named")
+            time.sleep(1)
+            assert job.record.refused.names == [KEY.hex()], "asked for again in vain"
+            damaged.clear()
+            record = job.wait(lambda record: record.refused.count == 0, "mended")
+            job.wait(lambda record: record.done.items == 1, "counted")
+    assert record.details["mended_items"] == 1
+    with mirror.slave.connect() as slave:
+        assert slave.mget([KEY]) == [PAYLOAD]

@@ -15,6 +15,7 @@ from sync.agent.chunks.pollers import Answer, InfoPoller
 from sync.agent.chunks.reconcile.crash_recovery import check_plain_keys, prove
 from sync.agent.chunks.reconcile.deletes import Deletes
 from sync.agent.chunks.reconcile.key_comparison import compare_keys
+from sync.agent.chunks.reconcile.refetch import fetch_refused
 from sync.agent.chunks.reconcile.tasks import Finding, Stopped, TaskContext
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.job import Directories
@@ -27,6 +28,8 @@ _REMOVAL_SECONDS: Final = 0.5
 # A killed agent's last SETs may still stand in the slave's socket and come after ours.
 _PLAIN_KEYS_SECONDS: Final = 3.0
 _NEVER: Final = -1.0
+# Between two tries to get what was refused, at most.
+_LONGEST_SECONDS: Final = 3600.0
 
 
 class Reconciler:
@@ -51,6 +54,9 @@ class Reconciler:
         # When the users pass began by which dropped keys were judged last.
         self._judged_by: float | None = _NEVER
         self._check_plain_at: float | None = time.monotonic() + _PLAIN_KEYS_SECONDS
+        # When to ask again for what was refused, and how long after that once more.
+        self._refused_at: float | None = None
+        self._refused_seconds = 0.0
         self._kept_items = 0
         self._counts = {"compared": 0, "deleted_items": 0, "mended_items": 0}
         observation = self.deletes.dropped.observation()
@@ -117,6 +123,8 @@ class Reconciler:
             self._start(lambda: check_plain_keys(self._context, checkpoint))
         elif self._removal_is_due():
             self._start(lambda: self.deletes.remove(checkpoint))
+        elif self._refused_is_due(checkpoint):
+            self._start(lambda: fetch_refused(self._context, checkpoint))
         elif time.monotonic() >= self._look_at:
             self._look(checkpoint, master, slave)
 
@@ -144,6 +152,23 @@ class Reconciler:
         self._looks += 1
         if self._looks >= _LOOKS:
             self._start(lambda: compare_keys(self._context, self.deletes))
+
+    def _refused_is_due(self, checkpoint: Checkpoint) -> bool:
+        """Return whether to ask once more for what was refused, at intervals that grow."""
+        # No numbers would tell: neither side changes where the master mends what it has.
+        now = time.monotonic()
+        if not checkpoint.refused:
+            self._refused_at = None
+            return False
+        if self._refused_at is None:
+            self._refused_seconds = self._spec.delete_check_seconds
+        elif now < self._refused_at:
+            return False
+        else:
+            self._refused_seconds = min(2 * self._refused_seconds, _LONGEST_SECONDS)
+        is_due = self._refused_at is not None
+        self._refused_at = now + self._refused_seconds
+        return is_due
 
     def _settle(self, seconds: float) -> None:
         self._looks = 0

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
+from sync.agent.chunks.checkpoint import Checkpoint
+from sync.agent.chunks.reconcile.tasks import Finding, TaskContext
 from sync.agent.digests import digest_of, proves_itself
 from sync.agent.zdb.connection import ZdbConnection
 from sync.agent.zdb.protocol import MAX_PAYLOAD_BYTES
@@ -46,6 +48,19 @@ def refetch(master: ZdbConnection, slave: ZdbConnection, keys: Iterable[bytes]) 
             slave.set_many(good)
             result.stored += len(good)
     return result
+
+
+def fetch_refused(context: TaskContext, checkpoint: Checkpoint) -> None:
+    """Ask once more for what was refused: damaged on its way, or mended since. Raises ZdbError."""
+    keys = [bytes.fromhex(key) for key in checkpoint.refused]
+    with context.connections() as (master, slave):
+        again = refetch(master, slave, keys)
+    changes = {
+        "refused": tuple(sorted(key.hex() for key in again.refused)),
+        "lacking_items": max(0, checkpoint.lacking_items - again.stored - again.gone),
+    }
+    if again.stored or again.gone:
+        context.report(Finding(changes, {"mended_items": again.stored}))
 
 
 def _there(source: ZdbConnection, keys: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
