@@ -33,12 +33,21 @@ def disk(folder: Path, free_bytes: int, monkeypatch: pytest.MonkeyPatch) -> Iter
     """Let the disk of a folder have so much more above the floor; yields what was free, often."""
     seen, ended = [free_bytes], threading.Event()
 
-    def usage(_: object) -> Usage:
-        free = FLOOR + free_bytes
+    def sizes() -> dict[Path, int]:
+        found = {}
         for path in folder.rglob("*"):
             with contextlib.suppress(OSError):
-                free -= path.lstat().st_size if path.is_file() else 0
-        return Usage(1 << 40, 0, free)
+                found[path] = path.lstat().st_size if path.is_file() else 0
+        return found
+
+    def usage(_: object) -> Usage:
+        before, now = sizes(), sizes()
+        for _again in range(1000):
+            # Else what moved meanwhile would count twice, or not at all.
+            if before.keys() == now.keys():
+                break
+            before, now = now, sizes()
+        return Usage(1 << 40, 0, FLOOR + free_bytes - sum(now.values()))
 
     def watch() -> None:
         while not ended.wait(0.002):
