@@ -60,13 +60,12 @@ def test_an_answer_that_comes_late_lets_no_more_in(
     monkeypatch.setattr(pollers, "_SLAVE_SECONDS", 0.01)
     with mirror.master.connect() as master:
         master.set_many(chunks(20_000, 6))
-    # What is under way when it pauses is given up, and fills what it left when it tries again.
-    for _ in range(4):
-        with mirror.job(local_zdb_memory_bytes=bytes_for(8000), batch_keys=50, batches=2) as job:
-            job.wait_for_end()
-            assert isinstance(job.ended, JobPaused)
-        assert keys_here(mirror) <= 8000 + 3 * 2 * 50
-    assert keys_here(mirror) > 7000
+    with mirror.job(local_zdb_memory_bytes=bytes_for(8000), batch_keys=50, batches=2) as job:
+        job.wait_for_end()
+        assert isinstance(job.ended, JobPaused)
+    # What was sent and not yet stored counts as there, and is given up: of chunks as small as
+    # these that is many.
+    assert 4000 < keys_here(mirror) <= 8000 + 3 * 2 * 50
 
 
 def test_keys_of_all_namespaces_count(mirror: FlistsMirror) -> None:
