@@ -269,8 +269,9 @@ def _load_key(connection: HostConnection) -> paramiko.PKey | None:
     path = Path(connection.ssh_key_path).expanduser()
     try:
         # What paramiko reads all the same the ssh of Docker's client does not.
-        fault = fault_of_key(path.read_bytes()) or fault_of_mode(path.stat())
+        fault = fault_of_key(path.read_bytes())
         key = None if fault else paramiko.PKey.from_path(path)
+        fault = fault or fault_of_mode(path.stat())
     except Exception as error:
         why = f"cannot be used: {error or type(error).__name__}"
         if isinstance(error, FileNotFoundError):
