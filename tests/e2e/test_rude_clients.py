@@ -307,6 +307,7 @@ def test_a_flood_leaves_a_booting_node_its_second(
 
 def _kept(told: dict[str, Any]) -> None:
     if folder := os.environ.get("GRIDHUB_FIGURES"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         with (Path(folder) / "rude-clients.jsonl").open("a") as file:
             file.write(json.dumps(told) + "\n")
 
