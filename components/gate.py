@@ -35,7 +35,7 @@ _SYSCTLS: Final = {
 # Boot media that wait to be built: two at a time, some 8 s each, make two minutes of the last.
 _WAITING: Final = 32
 _WAITING_PER_CLIENT: Final = 8
-# With what is on its way (gate/media.py, listings.py) in what capacity.py has for no clients.
+# With what is on its way (gate/service.py) in what capacity.py has for no clients.
 _SHELF_BYTES: Final = 32 << 20
 _SOURCES: Final = Path(__file__).parent.parent / "gate"
 _PACKAGES: Final = "/opt/gridhub"

@@ -16,8 +16,9 @@ from typing import Any, Final
 from gate.builds import Builds, Shelf
 from gate.ledger import Ledger, holder
 from gate.listings import Hub, Listings
-from gate.media import Bootstrap, Media, Service
+from gate.media import Bootstrap, Media
 from gate.relay import Client, Patience
+from gate.service import Service
 from gate.upstream import Caddy
 
 CONFIG: Final = "GRIDHUB_GATE"

@@ -11,19 +11,18 @@ from __future__ import annotations
 from typing import Final
 
 from gate.builds import Builds, Medium, Order, Shelf
-from gate.media import Bootstrap, Request, Service
+from gate.service import PLAIN, Origin, Request, Service
 
 PATHS: Final = ("/api/flist", "/api/fileslist")
-_MOST_PLAIN_BYTES: Final = 512 << 20
+_MOSTPLAIN_BYTES: Final = 512 << 20
 _MOST_SENT_BYTES: Final = 16 << 20
-_PLAIN: Final = (("content-type", "text/plain"),)
 
 
-class Hub(Bootstrap):
+class Hub(Origin):
     """0-hub, which lists."""
 
     packs = True
-    most_bytes = _MOST_PLAIN_BYTES
+    most_bytes = 512 << 20
 
 
 class Listings(Service):
@@ -49,5 +48,5 @@ class Listings(Service):
         parts = request.target.partition("?")[0].split("/")
         path = "/" + "/".join(part for part in parts if part)
         if path not in self._made or request.method not in {"GET", "HEAD"}:
-            return Medium(404, _PLAIN, b"There is no such list.\n")
+            return Medium(404, PLAIN, b"There is no such list.\n")
         return await self._made[path].medium(Order("hub", path), "")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from gate.builds import Builds, Order, Shelf
-from gate.media import Bootstrap, Media, RefusedError, Request, ordered
+from gate.media import Bootstrap, Media, RefusedError, ordered
+from gate.service import Request
 
 MODES = ("dev", "prod")
 SECONDS = 20

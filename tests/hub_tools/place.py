@@ -1,6 +1,7 @@
 """A packer that runs, over a stand-in for zflist that tells how it was started."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from hub_tools import front, packer
 
@@ -136,3 +139,10 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.T
     for key, value in fields.items():
         setattr(info, key, value)
     return info
+
+
+def hubs_error(text: str) -> ValueError:
+    """Return what 0-hub raises for such an output (src/hub/flist.py, execute)."""
+    with pytest.raises(json.JSONDecodeError) as raised:
+        json.loads(text.strip())
+    return raised.value

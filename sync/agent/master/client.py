@@ -542,6 +542,9 @@ class Master:
 
     def _set_patience(self, connection: Connection, *, brief: bool) -> None:
         """Set how slow a reply may be: what is left alone has all of the way to itself."""
-        seconds = self._limits.read_timeout_seconds * (_BRIEF_SHARE if brief else 1.0)
-        least_bytes = _SLOWEST_BYTES_PER_SECOND * seconds / (_BRIEF_SHARE if brief else 1.0)
-        connection.set_patience(seconds, lambda: max(LEAST_BYTES, least_bytes / self._busy))
+        seconds = self._limits.read_timeout_seconds
+        least_bytes = _SLOWEST_BYTES_PER_SECOND * seconds
+        connection.set_patience(
+            seconds * (_BRIEF_SHARE if brief else 1.0),
+            lambda: max(LEAST_BYTES, least_bytes / self._busy),
+        )
