@@ -91,7 +91,7 @@ def test_one_bad_flist_never_blocks_the_others_and_is_never_half_there(
 ) -> None:
     model = mirror.upstream.model
     mirror.settings |= {
-        "http": {"connections": 4, "read_timeout_seconds": 0.3, "connect_timeout_seconds": 2},
+        "http": {"connections": 4, "read_timeout_seconds": 0.5, "connect_timeout_seconds": 2},
         "max_flist_bytes": 1 << 20,
     }
     mirror.upstream.hub_faults.add(Fault(kind, r"/tf-zos/zos-1\.flist"))

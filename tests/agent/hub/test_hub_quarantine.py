@@ -18,7 +18,7 @@ from tests.agent.mirrors import UsersMirror, model_tree
 from tests.sandbox.services.http import Connection, HttpServer, Request, Response
 from tests.sandbox.upstream import Fault, FaultKind
 
-QUICK: Final = {"connections": 4, "read_timeout_seconds": 0.2, "connect_timeout_seconds": 2}
+QUICK: Final = {"connections": 4, "read_timeout_seconds": 0.5, "connect_timeout_seconds": 2}
 BLOG: Final = "alice/blog.flist"
 LIGHT: Final = f"/api/flist/{BLOG}/light"
 TAG: Final = "/api/flist/tf-zos/tags/3.1"

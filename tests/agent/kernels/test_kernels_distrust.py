@@ -110,7 +110,7 @@ def test_one_bad_kernel_never_blocks_the_others_and_is_never_half_there(
     kind: FaultKind, upstream: Upstream, directories: Directories
 ) -> None:
     upstream.bootstrap_faults.add(Fault(kind, r"/kernel/zos-3\.efi"))
-    limits = {"connections": 4, "read_timeout_seconds": 0.3, "connect_timeout_seconds": 2}
+    limits = {"connections": 4, "read_timeout_seconds": 0.5, "connect_timeout_seconds": 2}
     spec = kernels_spec(upstream, http=limits, max_kernel_bytes=1 << 20)
     with pytest.raises(PassIncompleteError, match=r"zos-3\.efi"):
         one_pass(spec, directories)
