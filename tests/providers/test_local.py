@@ -57,12 +57,14 @@ def test_a_child_that_keeps_the_outputs_open_is_ended_at_the_deadline(tmp_path: 
 
 
 def test_a_failure_of_what_feeds_the_stdin_is_raised_and_ends_the_program(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
     def pieces() -> Iterator[bytes]:
         yield b"x"
+        wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"), "its number", 30)
         raise OSError("the file is gone")
 
-    pid = tmp_path / "pid"
     script = f"echo $$ > {pid}; cat; sleep 60"
     with pytest.raises(OSError, match="the file is gone"):
         HOST.run(Command(["sh", "-c", script], pieces()))
-    wait_until(lambda: not pid.exists() or pid_has_ended(int(pid.read_text())), "its end", 10)
+    wait_until(lambda: pid_has_ended(int(pid.read_text())), "its end", 10)
