@@ -14,7 +14,6 @@ from gate.builds import Builds, Medium, Order, Shelf
 from gate.service import PLAIN, Origin, Request, Service
 
 PATHS: Final = ("/api/flist", "/api/fileslist")
-_MOSTPLAIN_BYTES: Final = 512 << 20
 _MOST_SENT_BYTES: Final = 16 << 20
 
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -39,8 +39,7 @@ class Request:
         """Return what a head says; raise ValueError for nonsense."""
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ")
-        pairs = (line.partition(":") for line in lines if line)
-        return cls(method, target, {name.lower(): value.strip() for name, _, value in pairs})
+        return cls(method, target, _fields_of(lines))
 
     @property
     def client(self) -> str:
@@ -145,6 +144,12 @@ def _blocks_of(medium: Medium) -> Iterator[bytes]:
     yield unpack.flush()
 
 
+def _fields_of(lines: Iterable[str]) -> dict[str, str]:
+    """Return the fields of a head by their names in lower case."""
+    pairs = (line.partition(":") for line in lines if line)
+    return {name.lower(): value.strip() for name, _, value in pairs}
+
+
 class Origin:
     """A server that makes what is asked for.
 
@@ -184,8 +189,7 @@ class Origin:
             raise ValueError("a head without an end") from error
         first, *lines = head.decode("latin-1").split("\r\n")
         status = HTTPStatus(int(first.partition(" ")[2][:3]))
-        pairs = (line.partition(":") for line in lines if line)
-        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        headers = _fields_of(lines)
         length = int(headers["content-length"]) if "content-length" in headers else None
         if (length or 0) > self.most_bytes:
             raise ValueError("larger than any answer")
