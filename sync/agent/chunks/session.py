@@ -23,7 +23,7 @@ from sync.agent.chunks.scan.cut_points import CutPointFinder
 from sync.agent.chunks.scan.index_source import IndexSource
 from sync.agent.chunks.scan.ledger import Ledger
 from sync.agent.chunks.scan.scanner import Scanner, open_scanners
-from sync.agent.job import Control, Directories, JobFailed
+from sync.agent.job import Control, Directories, JobFailed, JobPaused
 from sync.agent.master.endpoints import MasterEndpoints
 from sync.agent.status_writer import StatusWriter, name_list, utc_now
 from sync.agent.zdb.key_room import require_disk_room, require_key_room
@@ -257,7 +257,7 @@ class Session:
     def _watch_memory(self) -> None:
         """Count what is under way to the slave as there: 0-db must not be filled."""
         answer, added = self.slave.latest, self.loop.added_items
-        if self.loop.busy:
+        if self.loop.in_flight:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = time.monotonic()
@@ -268,7 +268,15 @@ class Session:
             # only how many other keys there are at least.
             exact = self._idle_since is not None and answer.asked_at > self._idle_since
             self._other_keys = others if exact else max(others, self._other_keys)
-        _require_memory(self.spec, self.handshake, self._other_keys + added)
+        try:
+            _require_memory(self.spec, self.handshake, self._other_keys + added)
+        except JobPaused:
+            # Never with anything under way: it would be given up, and may be no new key at all.
+            if not self.loop.in_flight:
+                raise
+            self.loop.held = True
+        else:
+            self.loop.held = False
 
     def save(self) -> None:
         """Save what is acknowledged and found, soon."""

@@ -86,6 +86,8 @@ class CopyLoop:
         self._page_done = False
         self._bandwidth = batch_bandwidth(spec.bandwidth_bytes_per_second)
         self._paused = False
+        # Asks for no more while set: what is under way ends.
+        self.held = False
         self.renewals = Renewals()
         try:
             self._connect(password)
@@ -145,6 +147,11 @@ class CopyLoop:
         return bool(self._open_batches or self._probed_pages)
 
     @property
+    def in_flight(self) -> bool:
+        """Whether anything was asked of the master, or sent, that the slave did not acknowledge."""
+        return self.writer.unacknowledged_bytes > 0 or any(map(_outstanding, self.fetchers))
+
+    @property
     def added_items(self) -> int:
         """How many entries it added to the slave: what is not acknowledged yet counts as new."""
         return self._sent_items - self.writer.known_items
@@ -169,7 +176,7 @@ class CopyLoop:
 
         Returns whether some page is done since the last step. Raises ZdbError.
         """
-        if not self._paused:
+        if not self._paused and not self.held:
             self._ask()
         self._drive(until)
         done, self._page_done = self._page_done, False
